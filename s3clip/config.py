@@ -1,0 +1,77 @@
+"""Every setting of a head, checked when it is given."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from s3clip.metrics import METRICS
+from s3clip.options import is_number, resolve_options
+from s3clip.rips import SCALE_RULES
+
+
+class HeadConfig(BaseModel):
+    """The settings of a `SynonymousSpaceHead`. Frozen; unknown keys are refused.
+
+    Options are stored with their defaults filled in, so that a saved artifact does not change its meaning
+    when a default does.
+
+    Attributes:
+        metric: how near an image lies to a space, a key of `s3clip.metrics.METRICS`.
+        metric_options: the options of the metric.
+        scale_rule: how the ε of each class is chosen, a key of `s3clip.rips.SCALE_RULES`; None keeps every
+            distinct text.
+        scale_options: the options of the rule.
+        keep_name: which component holds: "tie", the largest, the own name's among equals; "always", the own
+            name's, however small.
+        centering: "class_mean" subtracts the mean of the class centres from every text; None does not.
+        logit_scale: multiplies the scores instead of the backbone's own scale.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str = "local_center"
+    metric_options: dict[str, Any] = Field(default_factory=dict, validate_default=True)
+    scale_rule: str | None = "quantile"
+    scale_options: dict[str, Any] = Field(default_factory=dict, validate_default=True)
+    keep_name: Literal["tie", "always"] = "tie"
+    centering: Literal["class_mean"] | None = "class_mean"
+    logit_scale: float | None = None
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, metric: str) -> str:
+        if metric not in METRICS:
+            raise ValueError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
+        return metric
+
+    @field_validator("scale_rule")
+    @classmethod
+    def _known_rule(cls, rule: str | None) -> str | None:
+        if rule is not None and rule not in SCALE_RULES:
+            raise ValueError(f"unknown scale_rule {rule!r}; known: {', '.join(SCALE_RULES)}, or None")
+        return rule
+
+    @field_validator("logit_scale")
+    @classmethod
+    def _positive(cls, scale: float | None) -> float | None:
+        if scale is not None and not (is_number(scale) and 0 < scale < float("inf")):
+            raise ValueError(f"logit_scale: expected a finite number > 0, got {scale}")
+        return scale
+
+    @model_validator(mode="after")
+    def _fill_options(self) -> "HeadConfig":
+        metric_options = resolve_options(self.metric, METRICS[self.metric].options, self.metric_options)
+        rule = {} if self.scale_rule is None else SCALE_RULES[self.scale_rule].options
+        scale_options = resolve_options(self.scale_rule or "scale_rule=None", rule, self.scale_options)
+        object.__setattr__(self, "metric_options", metric_options)
+        object.__setattr__(self, "scale_options", scale_options)
+        return self
+
+    def replaced(self, **changes: Any) -> "HeadConfig":
+        """Return a copy with some settings changed; a new metric or rule comes with its default options."""
+        kept = self.model_dump()
+        if changes.get("metric", self.metric) != self.metric:
+            del kept["metric_options"]
+        if changes.get("scale_rule", self.scale_rule) != self.scale_rule:
+            del kept["scale_options"]
+        return HeadConfig(**{**kept, **changes})

@@ -1,0 +1,100 @@
+"""A space and a metric, folded into what `forward` needs: rows to multiply with, and small tables."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from s3clip.metrics import METRICS
+from s3clip.options import resolve_options
+from s3clip.space import SynonymousSpace
+
+BLOCK_ROWS = 32_768
+"""Rows multiplied with the images at once. `forward` holds a few (batch, BLOCK_ROWS) matrices, whatever the
+number of classes: about 8 MB each in float32 for 64 images. A constant, not a function of the batch, so that
+`torch.export` can leave the batch size open."""
+
+
+class Piece(NamedTuple):
+    """Classes of equal size inside a block of rows: `classes` of them from `first` of group `group` on."""
+
+    group: int
+    first: int
+    classes: int
+    start: int
+    stop: int
+
+
+class FoldedSpace(nn.Module):
+    """Scores of images against every class, by one matrix product and little else.
+
+    Classes are grouped by their number of points, so that no padding is needed, and taken in blocks of
+    `BLOCK_ROWS` rows. The buffers are derived, hence not part of a state dict.
+
+    Args:
+        space: the space of every class.
+        metric: a key of `s3clip.metrics.METRICS`.
+        metric_options: the options of the metric.
+    """
+
+    rows: Tensor
+    class_order: Tensor
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, space: SynonymousSpace, metric: str, metric_options: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._metric = METRICS[metric]
+        self._options = resolve_options(metric, self._metric.options, metric_options)
+        points, sizes = space.points, space.sizes
+        starts = sizes.cumsum(0) - sizes
+        self.table_names: list[list[str]] = []
+        self.blocks: list[list[Piece]] = []
+        self.centered = space.centered
+        rows, order, block_start, position = [], [], 0, 0
+        for group, size in enumerate(sizes.unique().tolist()):
+            members = torch.nonzero(sizes == size)[:, 0]
+            index = starts[members][:, None] + torch.arange(size, device=points.device)
+            folded = self._metric.fold(points[index], space.scales[members], **self._options)
+            self.table_names.append(sorted(folded.tables))
+            for name, table in folded.tables.items():
+                self.register_buffer(f"{name}_{group}", table, persistent=False)
+            rows.append(folded.rows.flatten(0, 1))
+            order.append(members)
+            height = folded.rows.shape[1]
+            first = 0
+            while first < len(members):
+                room = (BLOCK_ROWS - (position - block_start)) // height
+                if not self.blocks or (room < 1 and position > block_start):
+                    self.blocks.append([])
+                    block_start, room = position, max(1, BLOCK_ROWS // height)
+                count = min(room, len(members) - first)
+                stop = position + count * height
+                self.blocks[-1].append(Piece(group, first, count, position - block_start, stop - block_start))
+                first, position = first + count, stop
+        self.register_buffer("rows", torch.cat(rows), persistent=False)
+        self.register_buffer("class_order", torch.cat(order).argsort(), persistent=False)
+        self.register_buffer("mean", space.mean, persistent=False)
+        self.register_buffer("spread", space.spread, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the scores of unit image embeddings. Args: images: (batch, dim). Returns: (batch, classes).
+
+        In a centered space the score is v·μ + m·s, s the metric on the centered texts: the same two numbers
+        for every class, so the ranking is that of s, and the scale that of CLIP's cosines.
+        """
+        scores, block_start = [], 0
+        for block in self.blocks:
+            block_stop = block_start + block[-1].stop
+            products = images @ self.rows[block_start:block_stop].T
+            block_start = block_stop
+            for piece in block:
+                part = products[:, piece.start : piece.stop].unflatten(1, (piece.classes, -1))
+                tables = {
+                    name: self.get_buffer(f"{name}_{piece.group}")[piece.first : piece.first + piece.classes]
+                    for name in self.table_names[piece.group]
+                }
+                scores.append(self._metric.score(part, tables, **self._options))
+        score = torch.cat(scores, dim=1)[:, self.class_order]
+        return images @ self.mean[:, None] + self.spread * score if self.centered else score

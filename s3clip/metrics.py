@@ -1,0 +1,280 @@
+"""Point-to-space metrics: how near an image lies to the synonymous space of a class.
+
+Every metric has two halves. `fold` runs once, when classes are fitted: it turns the points of a class into
+the rows that images are multiplied with, and into small tables. `score` runs per image, on those products
+alone, so no embedding is ever gathered: with S = images · textsᵀ and the Gram matrix G of a class, the cosine
+to the normalised mean of chosen texts is `Σ_chosen S / sqrt(mᵀ G m)`, m the 0/1 mask of the chosen texts.
+
+A metric called as a function does both: `METRICS["local_center"](images, points, k=5)`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from s3clip.options import Option, is_count, is_number, resolve_options
+from s3clip.rips import chordal_distances
+
+SHORTEST_MEAN = 1e-6
+"""A mean of unit vectors shorter than this has no direction to speak of: the nearest text stands for it."""
+
+HULL_STEPS = 200
+"""Steps of projected gradient: enough for 1e-12 in float64 on texts in general position."""
+
+
+class Folded(NamedTuple):
+    """What is kept of c classes with n points each.
+
+    Attributes:
+        rows: (c, r, dim), the vectors that images are multiplied with.
+        tables: further tensors, each (c, ...).
+    """
+
+    rows: Tensor
+    tables: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A point-to-space metric.
+
+    Attributes:
+        name: its key in `METRICS`.
+        fold: (points (c, n, dim), scales (c,), **options) -> Folded.
+        score: (products (b, c, r), tables, **options) -> (b, c).
+        options: the options that both halves take.
+    """
+
+    name: str
+    fold: Callable[..., Folded]
+    score: Callable[..., Tensor]
+    options: Mapping[str, Option]
+
+    def __call__(
+        self, images: Tensor, points: Tensor, *, scale: float | Tensor = math.inf, **options: Any
+    ) -> Tensor:
+        """Return the score of every image against every class.
+
+        Args:
+            images: (b, dim) unit vectors.
+            points: (n, dim) or (c, n, dim) unit vectors, the texts of one class or of several of equal size.
+            scale: the ε of the classes, read by `local_star` alone.
+            options: the metric's own.
+
+        Returns:
+            (b,) or (b, c), in [-1, 1]; for one point the cosine.
+
+        Raises:
+            ValueError: shapes that do not fit, an unknown option or a value out of range.
+        """
+        resolved = resolve_options(self.name, self.options, options)
+        if images.ndim != 2 or points.ndim not in (2, 3) or images.shape[-1] != points.shape[-1]:
+            raise ValueError(
+                f"images, points: expected shapes (b, dim) and (c, n, dim) or (n, dim), "
+                f"got {tuple(images.shape)} and {tuple(points.shape)}"
+            )
+        classes = points if points.ndim == 3 else points[None]
+        scales = torch.as_tensor(scale, device=points.device).expand(len(classes))
+        folded = self.fold(classes, scales, **resolved)
+        scores = self.score(torch.einsum("bd,crd->bcr", images, folded.rows), folded.tables, **resolved)
+        return scores if points.ndim == 3 else scores[:, 0]
+
+
+def fold_local_center(points: Tensor, scales: Tensor, *, k: int | None, renormalize: bool) -> Folded:
+    """Keep the texts and their Gram matrix; where all n texts are chosen, their mean alone."""
+    if k is None or k >= points.shape[1]:
+        mean = points.mean(1, keepdim=True)
+        if not renormalize:
+            return Folded(mean, {})
+        length = mean.norm(dim=-1, keepdim=True)
+        if bool((length >= SHORTEST_MEAN).all()):
+            return Folded(mean / length, {})
+    return Folded(points, {"gram": points @ points.mT} if renormalize else {})
+
+
+def score_local_center(
+    products: Tensor, tables: Mapping[str, Tensor], *, k: int | None, renormalize: bool
+) -> Tensor:
+    """Cosine to (or, without renormalising, product with) the mean of the k texts nearest to the image."""
+    n = products.shape[-1]
+    k = n if k is None else min(k, n)
+    nearest = products.topk(k, dim=-1)
+    mean = nearest.values.mean(-1)
+    if not tables or k == 1:
+        return mean
+    # 1/k instead of 1 keeps mᵀ G m below 1, inside float16.
+    chosen = torch.zeros_like(products).scatter_(-1, nearest.indices, 1 / k)
+    length = _quadratic(chosen, tables["gram"]).clamp_min(0).sqrt()
+    return torch.where(length < SHORTEST_MEAN, nearest.values[..., 0], mean / length.clamp_min(SHORTEST_MEAN))
+
+
+def fold_nearest(points: Tensor, scales: Tensor) -> Folded:
+    """Keep the texts."""
+    return Folded(points, {})
+
+
+def score_nearest(products: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
+    """Cosine to the nearest text."""
+    return products.amax(-1)
+
+
+def fold_soft_nearest(points: Tensor, scales: Tensor, *, beta: float) -> Folded:
+    """Keep the texts."""
+    return Folded(points, {})
+
+
+def score_soft_nearest(products: Tensor, tables: Mapping[str, Tensor], *, beta: float) -> Tensor:
+    """(1/β) log mean exp(β cos): a mean, not a sum, so that the number of texts does not count."""
+    return (torch.logsumexp(beta * products, dim=-1) - math.log(products.shape[-1])) / beta
+
+
+def fold_mean_similarity(points: Tensor, scales: Tensor) -> Folded:
+    """Keep the mean of the texts."""
+    return fold_local_center(points, scales, k=None, renormalize=False)
+
+
+def score_mean_similarity(products: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
+    """Mean cosine to the texts."""
+    return score_local_center(products, tables, k=None, renormalize=False)
+
+
+def fold_center(points: Tensor, scales: Tensor) -> Folded:
+    """Keep the normalised mean of the texts."""
+    return fold_local_center(points, scales, k=None, renormalize=True)
+
+
+def score_center(products: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
+    """Cosine to the normalised mean of the texts: the usual prompt ensemble."""
+    return score_local_center(products, tables, k=None, renormalize=True)
+
+
+def fold_local_star(points: Tensor, scales: Tensor) -> Folded:
+    """Keep the texts, then for each the normalised mean of its star: the texts within ε of it."""
+    star = (chordal_distances(points.double()) <= scales[:, None, None]).to(points.dtype)
+    mean = star @ points / star.sum(-1, keepdim=True)
+    length = mean.norm(dim=-1, keepdim=True)
+    centre = torch.where(length < SHORTEST_MEAN, points, mean / length.clamp_min(SHORTEST_MEAN))
+    return Folded(torch.cat([points, centre], dim=1), {})
+
+
+def score_local_star(products: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
+    """Cosine to the centre of the star of the nearest text."""
+    texts, centres = products.chunk(2, dim=-1)
+    return centres.gather(-1, texts.argmax(-1, keepdim=True))[..., 0]
+
+
+def fold_hull(points: Tensor, scales: Tensor, *, k: int | None) -> Folded:
+    """Keep the texts, their Gram matrix, and how curved the problem of `score_hull` is."""
+    gram = points @ points.mT
+    centered = (points - points.mean(1, keepdim=True)).double()
+    curvature = torch.linalg.matrix_norm(centered @ centered.mT, ord=2).clamp_min(1e-12)
+    return Folded(points, {"gram": gram, "curvature": curvature.to(points.dtype)})
+
+
+def score_hull(products: Tensor, tables: Mapping[str, Tensor], *, k: int | None) -> Tensor:
+    """1 - d²/2, d the distance from the image to the convex hull of its k nearest texts.
+
+    The barycentric weights of the nearest point are found by accelerated projected gradient with restarts
+    (Beck and Teboulle 2009; O'Donoghue and Candès 2015) on the simplex, a fixed number of steps, in float32
+    at least. Distances are taken from the mean of the texts, where the problem is well conditioned.
+    """
+    dtype = torch.promote_types(products.dtype, torch.float32)
+    products, gram = products.to(dtype), tables["gram"].to(dtype)
+    n = products.shape[-1]
+    to_mean = gram.mean(-1)
+    mean_squared = to_mean.mean(-1)[:, None]
+    curved = gram - to_mean[:, :, None] - to_mean[:, None, :] + mean_squared[..., None]
+    linear = products - products.mean(-1, keepdim=True) - to_mean + mean_squared
+    step = 1 / tables["curvature"].to(dtype)[:, None]
+    closed = torch.zeros_like(products)
+    if k is not None and k < n:
+        closed.fill_(-torch.inf).scatter_(-1, products.topk(k, dim=-1).indices, 0)
+    weights = _project_to_simplex(closed)
+    ahead, momentum = weights, torch.ones_like(products[..., :1])
+    for _ in range(HULL_STEPS):
+        moved = _project_to_simplex(ahead - step * (_apply(ahead, curved) - linear) + closed)
+        uphill = ((ahead - moved) * (moved - weights)).sum(-1, keepdim=True) > 0
+        faster = (1 + (1 + 4 * momentum**2).sqrt()) / 2
+        pace = torch.where(uphill, 0, (momentum - 1) / faster)
+        momentum = torch.where(uphill, 1, faster)
+        ahead, weights = moved + pace * (moved - weights), moved
+    return (weights * products).sum(-1) + (1 - _quadratic(weights, gram)) / 2
+
+
+def fold_subspace(points: Tensor, scales: Tensor, *, r: int) -> Folded:
+    """Keep the mean of the texts and their top principal directions."""
+    exact = points.double()
+    mean = exact.mean(1, keepdim=True)
+    centered = exact - mean
+    variance, vectors = torch.linalg.eigh(centered @ centered.mT)  # n x n instead of dim x dim
+    r = min(r, points.shape[1] - 1)
+    variance, vectors = variance.flip(-1)[:, :r], vectors.flip(-1)[:, :, :r]
+    # Directions without variance (texts on a line) are rounding, and are left out as zero vectors.
+    real = (variance > 1e-10)[:, :, None]
+    directions = torch.where(real, (vectors.mT @ centered) / variance.clamp_min(1e-10).sqrt()[..., None], 0)
+    tables = {"offset": (directions @ mean.mT)[..., 0], "squared": (mean**2).sum((1, 2))}
+    rows = torch.cat([mean, directions], dim=1)
+    return Folded(rows.to(points.dtype), {name: table.to(points.dtype) for name, table in tables.items()})
+
+
+def score_subspace(products: Tensor, tables: Mapping[str, Tensor], *, r: int) -> Tensor:
+    """Cosine to the image's projection on the affine subspace of the texts, c + U Uᵀ(v - c).
+
+    Signed, unlike the length of a projection: in a centered space most scores are negative.
+    """
+    along = products[..., 1:]
+    move = along - tables["offset"]
+    inner = products[..., 0] + (move * along).sum(-1)
+    squared = tables["squared"] + (move * (2 * tables["offset"] + move)).sum(-1)
+    return inner / squared.clamp_min(SHORTEST_MEAN**2).sqrt()
+
+
+def _apply(vectors: Tensor, matrices: Tensor) -> Tensor:
+    """(b, c, n) vectors times symmetric (c, n, n) matrices -> (b, c, n)."""
+    return (vectors.transpose(0, 1) @ matrices).transpose(0, 1)
+
+
+def _quadratic(vectors: Tensor, matrices: Tensor) -> Tensor:
+    """(b, c, n) vectors and (c, n, n) matrices -> (b, c) quadratic forms."""
+    return (_apply(vectors, matrices) * vectors).sum(-1)
+
+
+def _project_to_simplex(vectors: Tensor) -> Tensor:
+    """Nearest point with weights >= 0 that sum to 1 (Held, Wolfe and Crowder 1974); -inf stays at 0."""
+    descending = vectors.sort(dim=-1, descending=True).values
+    excess = descending.cumsum(-1) - 1
+    counts = torch.arange(1, vectors.shape[-1] + 1, device=vectors.device, dtype=vectors.dtype)
+    support = (descending * counts > excess).sum(-1, keepdim=True)
+    threshold = excess.gather(-1, support - 1) / support
+    return (vectors - threshold).clamp_min(0)
+
+
+_K = Option(5, "a whole number >= 1, or None for all texts", lambda v: v is None or is_count(v))
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("nearest", fold_nearest, score_nearest, {}),
+        Metric(
+            "soft_nearest",
+            fold_soft_nearest,
+            score_soft_nearest,
+            {"beta": Option(20.0, "a finite number > 0", lambda v: is_number(v) and 0 < v < math.inf)},
+        ),
+        Metric("mean_similarity", fold_mean_similarity, score_mean_similarity, {}),
+        Metric("center", fold_center, score_center, {}),
+        Metric(
+            "local_center",
+            fold_local_center,
+            score_local_center,
+            {"k": _K, "renormalize": Option(True, "True or False", lambda v: isinstance(v, bool))},
+        ),
+        Metric("local_star", fold_local_star, score_local_star, {}),
+        Metric("hull", fold_hull, score_hull, {"k": Option(None, _K.expected, _K.valid)}),
+        Metric("subspace", fold_subspace, score_subspace, {"r": Option(3, "a whole number >= 1", is_count)}),
+    )
+}

@@ -1,0 +1,229 @@
+"""0-dimensional persistent homology of the Vietoris-Rips filtration, batched, in pure torch.
+
+H0 of a Rips filtration is single linkage: every point is born at 0, the n - 1 finite death times are the
+edge lengths of a minimum spanning tree (Gower and Ross 1969), and the components at a scale ε are what
+remains of the tree when the edges longer than ε are cut. So one Prim walk over the distances gives
+everything. Points that share an edge are at distance <= ε.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from s3clip.options import Option, is_number, resolve_options
+
+
+def chordal_distances(points: Tensor) -> Tensor:
+    """Return the pairwise distances |a - b| of the points after projection to the unit sphere.
+
+    The Gram matrix is taken in float64: in float32, sqrt(2 - 2 cos) errs by up to 7e-4 near zero, and
+    distances that small decide what counts as the same text.
+
+    Args:
+        points: (..., n, dim), any floating dtype, any length but zero.
+
+    Returns:
+        (..., n, n) in [0, 2], symmetric, zero on the diagonal; float64 for float64 points, else float32.
+
+    Raises:
+        ValueError: fewer than two dimensions, or a point of length zero or not finite.
+    """
+    if points.ndim < 2:
+        raise ValueError(f"points: expected a tensor of shape (..., n, dim), got {tuple(points.shape)}")
+    # MPS has no float64; the sizes are small enough for the CPU.
+    exact = points.to(device="cpu" if points.device.type == "mps" else None, dtype=torch.float64)
+    lengths = exact.norm(dim=-1, keepdim=True)
+    if not bool((torch.isfinite(lengths) & (lengths > 0)).all()):
+        raise ValueError("points: expected finite vectors of non-zero length, got one that is not")
+    exact = exact / lengths
+    distances: Tensor = (2 - 2 * (exact @ exact.mT)).clamp_min_(0).sqrt_()
+    distances.diagonal(dim1=-2, dim2=-1).zero_()
+    dtype = torch.float64 if points.dtype == torch.float64 else torch.float32
+    return distances.to(device=points.device, dtype=dtype)
+
+
+class SpanningTree(NamedTuple):
+    """A minimum spanning tree in the order in which Prim's algorithm finds it, starting at point 0.
+
+    Attributes:
+        order: (..., n) int64, the points in the order of the walk.
+        lengths: (..., n - 1), `lengths[i]` is the edge by which `order[i + 1]` was reached; inf for padding.
+
+    The walk leaves a component only when nothing in it is left, so at every scale the components are
+    consecutive runs of `order`, split where `lengths` passes the scale.
+    """
+
+    order: Tensor
+    lengths: Tensor
+
+
+def minimum_spanning_tree(distances: Tensor, sizes: Tensor | None = None) -> SpanningTree:
+    """Return the minimum spanning tree of each distance matrix by a Prim walk from point 0.
+
+    Args:
+        distances: (..., n, n), symmetric and non-negative.
+        sizes: (...) integers in [1, n]: only the first `size` points exist. None: all.
+
+    Raises:
+        ValueError: not square, no point, or sizes that do not fit.
+    """
+    if distances.ndim < 2 or distances.shape[-1] != distances.shape[-2] or distances.shape[-1] == 0:
+        raise ValueError(f"distances: expected shape (..., n, n), n >= 1, got {tuple(distances.shape)}")
+    batch, n = distances.shape[:-2], distances.shape[-1]
+    flat = distances.reshape(-1, n, n)
+    unreachable = torch.finfo(flat.dtype).max  # below inf, which marks what is reached
+    if sizes is not None:
+        if sizes.shape != batch or bool(((sizes < 1) | (sizes > n)).any()):
+            raise ValueError(f"sizes: expected shape {tuple(batch)} with values in [1, {n}], got {sizes}")
+        padding = torch.arange(n, device=flat.device) >= sizes.reshape(-1, 1)
+        flat = flat.masked_fill(padding[:, None, :], unreachable)
+    trees = torch.arange(flat.shape[0], device=flat.device)
+    order = torch.zeros(flat.shape[0], n, dtype=torch.int64, device=flat.device)
+    lengths = flat.new_zeros(flat.shape[0], n - 1)
+    frontier = flat[:, 0].clone()
+    frontier[:, 0] = torch.inf
+    for step in range(n - 1):
+        length, nearest = frontier.min(dim=1)
+        order[:, step + 1], lengths[:, step] = nearest, length
+        frontier = torch.where(frontier == torch.inf, frontier, torch.minimum(frontier, flat[trees, nearest]))
+        frontier[trees, nearest] = torch.inf
+    lengths.masked_fill_(lengths == unreachable, torch.inf)
+    return SpanningTree(order.reshape(*batch, n), lengths.reshape(*batch, n - 1))
+
+
+def death_times(distances: Tensor, sizes: Tensor | None = None) -> Tensor:
+    """Return the finite death times of H0 of the Rips filtration of each distance matrix.
+
+    Args:
+        distances: (..., n, n), symmetric and non-negative.
+        sizes: (...) integers in [1, n]: only the first `size` points exist. None: all of them.
+
+    Returns:
+        (..., n - 1), ascending, padded with inf. The number of components at ε is 1 + #(deaths > ε).
+    """
+    return minimum_spanning_tree(distances, sizes).lengths.sort(dim=-1).values
+
+
+def components(tree: SpanningTree, scale: Tensor) -> Tensor:
+    """Return the connected component of every point at a scale.
+
+    Args:
+        tree: a spanning tree of n points.
+        scale: (...) the ε of each tree.
+
+    Returns:
+        (..., n) int64: components are numbered in the order of the walk, so that of point 0 is 0.
+    """
+    breaks = torch.zeros_like(tree.order)
+    breaks[..., 1:] = tree.lengths > scale[..., None]
+    return torch.empty_like(tree.order).scatter_(-1, tree.order, breaks.cumsum(-1))
+
+
+def chosen_component(
+    distances: Tensor, tree: SpanningTree, scale: Tensor, *, keep_name: str = "tie"
+) -> Tensor:
+    """Return which points belong to the component that makes the space: the largest one.
+
+    Among components of equal size: the one with point 0 (the class's own name), else the one nearest to
+    point 0, else the one with the shorter minimum spanning tree; never the first in the list.
+
+    Args:
+        distances: (..., n, n).
+        tree: its minimum spanning tree, from point 0.
+        scale: (...) the ε of each tree.
+        keep_name: "tie", or "always": the component of point 0, however small.
+
+    Returns:
+        (..., n) bool.
+    """
+    labels = components(tree, scale)
+    if keep_name == "always":
+        return labels == 0
+    wide = distances.to(torch.float64)
+    per_component = torch.zeros_like(wide[..., 0])
+    size = per_component.scatter_add(-1, labels, torch.ones_like(per_component))
+    to_name = torch.full_like(per_component, torch.inf)
+    to_name = to_name.scatter_reduce(-1, labels, wide[..., 0, :], "amin")
+    walk_labels = labels.gather(-1, tree.order)
+    inside = (walk_labels[..., 1:] == walk_labels[..., :-1]).to(wide.dtype)
+    tree_length = per_component.scatter_add(-1, walk_labels[..., 1:], tree.lengths.to(wide.dtype) * inside)
+    best = size == size.amax(-1, keepdim=True)
+    for cost in (to_name, tree_length):  # point 0 is at distance 0 from its own component
+        cost = cost.masked_fill(~best, torch.inf)
+        best &= cost == cost.amin(-1, keepdim=True)
+    return labels == best.to(torch.int64).argmax(-1, keepdim=True)
+
+
+def fixed(lengths: Tensor, *, epsilon: float) -> Tensor:
+    """Return the same ε for every class. Args: lengths: (..., n - 1) in walk order. Returns: (...)."""
+    return lengths.new_full(lengths.shape[:-1], epsilon)
+
+
+def quantile(lengths: Tensor, *, q: float) -> Tensor:
+    """Return the q-quantile of each class's death times, linearly interpolated as in numpy.quantile."""
+    return torch.quantile(lengths, q, dim=-1) if lengths.shape[-1] > 1 else _everything(lengths)
+
+
+def largest_gap(lengths: Tensor) -> Tensor:
+    """Return the death time below the widest gap between two consecutive ones (of equal gaps the last)."""
+    if lengths.shape[-1] < 2:
+        return _everything(lengths)
+    deaths = lengths.sort(dim=-1).values
+    gaps = deaths.diff(dim=-1)
+    last_widest = gaps.shape[-1] - 1 - gaps.flip(-1).argmax(-1, keepdim=True)
+    return deaths.gather(-1, last_widest)[..., 0]
+
+
+def kept_share(lengths: Tensor, *, share: float) -> Tensor:
+    """Return the smallest ε at which the largest component holds at least `share` of the points."""
+    if lengths.shape[-1] < 2:
+        return _everything(lengths)
+    deaths = lengths.sort(dim=-1).values
+    points = lengths.shape[-1] + 1
+    # The size of the largest component grows with ε, so bisect among the death times.
+    low = torch.zeros(lengths.shape[:-1], dtype=torch.int64, device=lengths.device)
+    high = torch.full_like(low, points - 2)
+    while bool((low < high).any()):
+        middle = (low + high) // 2
+        scale = deaths.gather(-1, middle[..., None])[..., 0]
+        enough = _largest_size(lengths, scale) >= share * points
+        low, high = torch.where(enough, low, middle + 1), torch.where(enough, middle, high)
+    return deaths.gather(-1, low[..., None])[..., 0]
+
+
+def _everything(lengths: Tensor) -> Tensor:
+    # Fewer than two death times have no statistic worth the name: both points stay.
+    return lengths.new_full(lengths.shape[:-1], torch.inf)
+
+
+def _largest_size(lengths: Tensor, scale: Tensor) -> Tensor:
+    runs = torch.nn.functional.pad((lengths > scale[..., None]).to(torch.int64), (1, 0)).cumsum(-1)
+    sizes = torch.zeros_like(runs).scatter_add_(-1, runs, torch.ones_like(runs))
+    return sizes.amax(-1)
+
+
+@dataclass(frozen=True)
+class ScaleRule:
+    """How the scale ε of a class is read off its spanning tree: a function and its options."""
+
+    function: Callable[..., Tensor]
+    options: Mapping[str, Option]
+
+    def __call__(self, lengths: Tensor, **options: Any) -> Tensor:
+        """Return (...) scales for (..., n - 1) edge lengths in walk order."""
+        return self.function(lengths, **resolve_options(self.function.__name__, self.options, options))
+
+
+SCALE_RULES: dict[str, ScaleRule] = {
+    "fixed": ScaleRule(fixed, {"epsilon": Option(0.8, "a number >= 0", lambda v: is_number(v) and v >= 0)}),
+    "quantile": ScaleRule(
+        quantile, {"q": Option(0.9, "a number in [0, 1]", lambda v: is_number(v) and 0 <= v <= 1)}
+    ),
+    "largest_gap": ScaleRule(largest_gap, {}),
+    "kept_share": ScaleRule(
+        kept_share, {"share": Option(0.75, "a number in (0, 1]", lambda v: is_number(v) and 0 < v <= 1)}
+    ),
+}
