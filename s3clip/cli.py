@@ -1,0 +1,253 @@
+"""The `s3clip` command: one function a verb, no arithmetic."""
+
+import csv
+import io
+import json
+import math
+import sys
+import warnings
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+app = typer.Typer(
+    name="s3clip",
+    help="Zero-shot image classification where every class has many names. "
+    "Start with `s3clip demo`; then `s3clip fit` your class names, and `s3clip predict` your images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Format(StrEnum):
+    """How a result is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+HeadFolder = Annotated[Path, typer.Option("--head", help="Folder that `s3clip fit` wrote.")]
+Device = Annotated[str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
+BatchSize = Annotated[int, typer.Option(help="How many texts or images go through the model at once.")]
+Output = Annotated[Format, typer.Option("--format", help="How to print the result.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the picture and the saved head.")] = Path(
+        "s3clip-demo"
+    ),
+) -> None:
+    """Classify handwritten digits with the small CLIP that comes with s3clip: offline, in seconds."""
+    from s3clip.demo.run import run_demo
+
+    result = run_demo(out)
+    typer.echo(
+        f"{result.images} held-out handwritten digits, 10 classes with {result.texts} texts, "
+        f"of which the space keeps {result.kept}. Top-1 accuracy:"
+    )
+    for contender, accuracy in result.accuracy.items():
+        typer.echo(f"  {contender:<18} {accuracy:6.1%}")
+    typer.echo(
+        f"Saved the head to {result.head_folder} and loaded it again: logits differ by at most "
+        f"{result.reload_difference:.1e}."
+    )
+    typer.echo(f"Picture: {result.picture}")
+
+
+@app.command()
+def fit(
+    classes: Annotated[
+        str,
+        typer.Argument(
+            help='Synonym file: JSON such as {"cat": ["feline", "kitty"], "dog": []}, a text file with one '
+            "class a line, or hf://datasets/user/name/file.json."
+        ),
+    ],
+    backbone: Annotated[
+        str,
+        typer.Option(help="CLIP-like model: a Hub repository (openai/clip-vit-base-patch32) or a folder."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to save the head in.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the backbone.")] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='Prompt such as "a photo of a {}.", several times for an average of several, or the name of a '
+            "set: openai_imagenet_80, openai_imagenet_7. Default: the file's own."
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help='Settings as JSON, or a file of them: {"metric": "center", "scale_rule": null}.'),
+    ] = None,
+    values: Annotated[
+        str, typer.Option(help='What {"class": [texts]} lists: synonyms, descriptors or prompts (sentences).')
+    ] = "synonyms",
+    batch_size: BatchSize = 256,
+    device: Device = None,
+) -> None:
+    """Build the synonymous space of every class in a synonym file, and save it."""
+    from s3clip import HeadConfig, SynonymousSpaceHead, SynonymSet
+    from s3clip.inspection import inspect_head
+
+    settings = HeadConfig.model_validate({} if config is None else _json_option("config", config))
+    synonyms = SynonymSet.read(classes, values=values)  # type: ignore[arg-type]  # read() names a wrong one
+    templates = template[0] if template and len(template) == 1 else template
+    head = SynonymousSpaceHead.from_backbone(backbone, revision=revision, device=device, config=settings)
+    head.fit_classes(synonyms, templates=templates or None, batch_size=batch_size)
+    head.save_pretrained(out)
+    reports = inspect_head(head)
+    total, kept = sum(len(r.texts) for r in reports), sum(r.count("kept") for r in reports)
+    dropped = sum(r.count("dropped") for r in reports)
+    typer.echo(
+        f"{len(reports)} classes, {total} texts: {kept} kept, {dropped} dropped, "
+        f"{total - kept - dropped} repeated"
+    )
+    if len(reports) == 1:
+        typer.echo("One class only: every image gets it; centering was skipped.")
+    typer.echo(f"Saved to {out}. Try: s3clip predict IMAGES --head {out}")
+
+
+@app.command()
+def predict(
+    images: Annotated[list[str], typer.Argument(help="Image files, folders or globs.")],
+    head: HeadFolder,
+    top_k: Annotated[int, typer.Option(help="How many classes to print for each image.")] = 1,
+    output: Output = Format.TABLE,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+) -> None:
+    """Classify images with a saved head.
+
+    An image that cannot be read is named, the others are classified all the same, and the exit status is 1.
+    """
+    from s3clip import SynonymousSpaceHead
+    from s3clip.images import find_images
+
+    files = find_images(images)
+    fitted = SynonymousSpaceHead.from_pretrained(head, device=device)
+    answers = fitted.predict(files, top_k=top_k, batch_size=batch_size)
+    if output is Format.JSON:
+        listed = [
+            {"file": str(file), "predictions": [asdict(prediction) for prediction in own]}
+            if own
+            else {"file": str(file), "error": "not a readable image"}
+            for file, own in zip(files, answers, strict=True)
+        ]
+        typer.echo(json.dumps(listed, indent=1, ensure_ascii=False))
+    else:
+        header = ["file", "rank", "label", "score", "class_index", "class_id", "text"]
+        rows = [
+            [
+                str(file),
+                rank,
+                p.label,
+                f"{p.score:.4f}",
+                p.class_index,
+                _or_dash(p.class_id),
+                _or_dash(p.text),
+            ]
+            for file, own in zip(files, answers, strict=True)
+            for rank, p in enumerate(own, 1)
+        ]
+        _print_rows(header, rows, output)
+    if not all(answers):
+        raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    head: Annotated[Path, typer.Argument(help="Folder that `s3clip fit` wrote.")],
+    name: Annotated[str | None, typer.Option("--class", help="Only the classes of this name.")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Show what the space made of every class: texts kept, dropped and shared, death times and scale."""
+    from s3clip import SynonymousSpaceHead
+    from s3clip.inspection import inspect_head
+
+    every = inspect_head(SynonymousSpaceHead.from_pretrained(head, backbone=None))
+    reports = [report for report in every if name is None or report.name == name]
+    if not reports:
+        raise ValueError(
+            f"--class: {head} has no class {name!r}; it has: {', '.join(r.name for r in every[:10])}"
+        )
+    if output is Format.JSON:
+        listed = [{**asdict(r), "scale": r.scale if math.isfinite(r.scale) else None} for r in reports]
+        typer.echo(json.dumps(listed, indent=1, ensure_ascii=False))
+        return
+    if output is Format.CSV:
+        header = ["class_index", "class", "text", "status", "duplicate_of", "shared_with", "scale"]
+        rows = [
+            [r.index, r.name, t.text, t.status, t.duplicate_of or "", _names(every, t.shared_with), r.scale]
+            for r in reports
+            for t in r.texts
+        ]
+        _print_rows(header, rows, output)
+        return
+    for r in reports:
+        scale = f"ε = {r.scale:.4f}" if math.isfinite(r.scale) else "ε = ∞"
+        typer.echo(f"{r.index} {r.name}: {r.count('kept')} of {len(r.texts)} texts kept, {scale}")
+        if r.death_times:
+            typer.echo("  death times: " + " ".join(f"{death:.4f}" for death in r.death_times))
+        for t in r.texts:
+            of = f" of {t.duplicate_of!r}" if t.duplicate_of else ""
+            shared = f"  (also in: {_names(every, t.shared_with)})" if t.shared_with else ""
+            typer.echo(f"  {t.status + of:<10} {t.text}{shared}")
+
+
+def _names(reports: list[Any], positions: list[int]) -> str:
+    return ", ".join(f"{position} {reports[position].name}" for position in positions)
+
+
+def _or_dash(value: object) -> object:
+    return "-" if value is None else value
+
+
+def _print_rows(header: list[str], rows: list[list[Any]], output: Format) -> None:
+    if output is Format.CSV:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([header, *rows])
+        typer.echo(text.getvalue(), nl=False)
+        return
+    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
+    for row in cells:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _json_option(option: str, given: str) -> Any:
+    path = Path(given)
+    text = given if given.lstrip().startswith("{") else path.read_text(encoding="utf-8")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"--{option}: not JSON ({error})") from error
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return f"{where}: {first['msg']}" if where else first["msg"]
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def main() -> None:
+    """Run the command; bad input ends it with status 2 and one line on standard error."""
+    warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
+    try:
+        app()
+    except (ValueError, TypeError, OSError) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

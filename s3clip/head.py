@@ -1,0 +1,738 @@
+"""The head: class names and synonyms in, zero-shot logits out."""
+
+import math
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from s3clip.artifact import (
+    Artifact,
+    BackboneReference,
+    FittedClass,
+    check_fingerprint,
+    load_artifact,
+    save_artifact,
+)
+from s3clip.backbone import Backbone
+from s3clip.config import HeadConfig
+from s3clip.folding import FoldedSpace
+from s3clip.images import BrokenImageError, open_image
+from s3clip.options import is_count, is_number
+from s3clip.prompts import DEFAULT_TEMPLATES, class_texts, resolve_templates
+from s3clip.space import SynonymousSpace, build_space
+from s3clip.synonyms import SynonymSet
+
+PROMPT_BLOCK = 16_384
+"""Prompts whose embeddings are held at once while fitting (32 MiB at 512 dimensions)."""
+
+_DERIVED = ("kept", "duplicate_of", "scales", "deaths", "death_owners", "mean", "spread")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer for one image.
+
+    Attributes:
+        label: the class's name.
+        score: its probability, in [0, 1].
+        class_index: its position among `head.class_names`.
+        class_id: the id that the synonym file gives it, if any.
+        text: the text of the class that is nearest to the image; None where texts are not known.
+    """
+
+    label: str
+    score: float
+    class_index: int
+    class_id: int | str | None = None
+    text: str | None = None
+
+
+class SynonymousSpaceHead(nn.Module):
+    """A zero-shot classifier head for CLIP-like models, over the synonymous semantic space of each class.
+
+    What is kept is the raw text embeddings and the settings (`config`); the space is a function of the two,
+    built in float64 whenever one of them changes.
+
+    Args:
+        model: a dual encoder of transformers, anything with `encode_text`, `encode_image` and `logit_scale`,
+            a `Backbone`, or None for a head that works on embeddings alone.
+        processor: its processor; needed for texts and pictures, not for `forward`.
+        config: the settings; the defaults of `HeadConfig` if None.
+
+    Example:
+        >>> head = SynonymousSpaceHead.from_backbone("openai/clip-vit-base-patch32")  # doctest: +SKIP
+        >>> head.fit_classes({"cat": ["feline", "kitty"], "dog": ["hound"]})          # doctest: +SKIP
+        >>> head.predict("photo.jpg", top_k=1)                                        # doctest: +SKIP
+    """
+
+    text_embeddings: Tensor | None
+    owners: Tensor | None
+
+    def __init__(self, model: Any = None, processor: Any = None, *, config: HeadConfig | None = None) -> None:
+        super().__init__()
+        self.backbone: Backbone | None
+        if model is None or isinstance(model, Backbone):
+            self.backbone = model
+        else:
+            self.backbone = Backbone(model, processor)
+        self.config = HeadConfig() if config is None else config
+        self.templates: tuple[str, ...] | None = None
+        self.folded: FoldedSpace | None = None
+        self._classes: list[FittedClass] = []
+        self._fitted_scale: float | None = None
+        # What an artifact says of the backbone it was made with, for use without it.
+        self._saved: Artifact | None = None
+        self.register_buffer("text_embeddings", None)
+        self.register_buffer("owners", None)
+        for name in _DERIVED:
+            self.register_buffer(f"space_{name}", None, persistent=False)
+
+    @classmethod
+    def from_backbone(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        config: HeadConfig | None = None,
+        **kwargs: Any,
+    ) -> "SynonymousSpaceHead":
+        """Load a dual encoder from the Hub or a folder and put an unfitted head on it.
+
+        Args:
+            name: a Hub repository or a folder, as transformers' `from_pretrained` takes it.
+            revision: branch, tag or commit.
+            dtype: of the backbone's parameters.
+            device: where to put it; the CPU if None.
+            config: the settings of the head.
+            kwargs: for transformers' `from_pretrained`.
+        """
+        backbone = Backbone.from_pretrained(
+            os.fspath(name), revision=revision, dtype=dtype, device=device, **kwargs
+        )
+        return cls(backbone, config=config)
+
+    # ---- fitting ------------------------------------------------------------------------------------------
+
+    def fit_classes(
+        self,
+        classes: Any,
+        *,
+        templates: str | Sequence[str] | None = None,
+        batch_size: int = 256,
+        progress: bool | None = None,
+    ) -> "SynonymousSpaceHead":
+        """Encode the texts of every class, each distinct one once, and build the space.
+
+        Args:
+            classes: a path, a dict, a list of names or records, a `SynonymSet`, or "hf://...".
+            templates: prompt templates or the name of a set of them (`s3clip.prompts.TEMPLATES`); else the
+                file's own, else "a photo of a {}.".
+            batch_size: texts per call of the text tower.
+            progress: show a progress bar; None: on a terminal.
+
+        Returns:
+            The head itself.
+
+        Raises:
+            ValueError: no backbone, or a synonym file that is refused (see `SynonymSet.read`).
+        """
+        synonyms = SynonymSet.read(classes)
+        chosen = templates if templates is not None else synonyms.templates
+        resolved = resolve_templates(DEFAULT_TEMPLATES if chosen is None else chosen)
+        fitted, raw = self._encode_classes(synonyms, resolved, batch_size, progress)
+        self._adopt(raw, fitted, resolved, None)
+        return self
+
+    def fit_embeddings(
+        self,
+        embeddings: Sequence[Tensor],
+        class_names: Sequence[str],
+        *,
+        texts: Sequence[Sequence[str]] | None = None,
+        logit_scale: float | None = None,
+    ) -> "SynonymousSpaceHead":
+        """Build the space from text embeddings computed before.
+
+        Args:
+            embeddings: one (n_c, dim) tensor per class, normalised or not; the first row is the class's own
+                name.
+            class_names: one per class.
+            texts: what each row stands for, for `Prediction.text`.
+            logit_scale: multiplies the scores; else `config.logit_scale`, else the backbone's.
+
+        Returns:
+            The head itself.
+
+        Raises:
+            ValueError: counts or shapes that do not agree, an empty class, NaN, Inf or a row of length zero.
+        """
+        if logit_scale is not None and not (is_number(logit_scale) and 0 < logit_scale < math.inf):
+            raise ValueError(f"logit_scale: expected a finite number > 0, got {logit_scale}")
+        if logit_scale is None and self.config.logit_scale is None and self.backbone is None:
+            raise ValueError(
+                "logit_scale: a head without a backbone has none; give logit_scale=, or "
+                "HeadConfig(logit_scale=...): the exp of the model's parameter, 100 for OpenAI's CLIP"
+            )
+        rows = _check_embeddings(embeddings, class_names)
+        if self.backbone is not None and rows[0].shape[1] != self.backbone.dim:
+            raise ValueError(
+                f"embeddings: expected the backbone's dimension {self.backbone.dim}, got {rows[0].shape[1]}"
+            )
+        if texts is not None and [len(own) for own in texts] != [len(own) for own in rows]:
+            raise ValueError("texts: expected one text for every row of embeddings, class by class")
+        fitted = [
+            FittedClass(name=name, rows=len(own), texts=None if texts is None else list(texts[i]))
+            for i, (name, own) in enumerate(zip(class_names, rows, strict=True))
+        ]
+        self._adopt(torch.cat(rows), fitted, None, logit_scale)
+        return self
+
+    def add_classes(
+        self, classes: Any, *, batch_size: int = 256, progress: bool | None = None
+    ) -> "SynonymousSpaceHead":
+        """Append classes; only their texts are encoded, with the templates of the fit.
+
+        Raises:
+            ValueError: the head is not fitted, was fitted from embeddings, or has no text tower.
+        """
+        raw, _ = self._fitted()
+        if self.templates is None:
+            raise ValueError(
+                "add_classes: this head was fitted from embeddings; fit it again with all of them"
+            )
+        fitted, added = self._encode_classes(SynonymSet.read(classes), self.templates, batch_size, progress)
+        self._adopt(
+            torch.cat([raw, added.to(raw)]), [*self._classes, *fitted], self.templates, self._fitted_scale
+        )
+        return self
+
+    def remove_classes(self, classes: Iterable[int | str]) -> "SynonymousSpaceHead":
+        """Drop classes by position or by name; nothing is encoded again.
+
+        Raises:
+            ValueError: a name that no class or several classes have, a position out of range, or no class
+                left.
+        """
+        raw, owners = self._fitted()
+        if isinstance(classes, int | str):
+            classes = [classes]
+        gone = {self._position(which) for which in classes}
+        left = [i for i in range(len(self._classes)) if i not in gone]
+        if not left:
+            raise ValueError("remove_classes: at least one class must be left")
+        rows = torch.isin(owners, torch.tensor(left, device=owners.device))
+        self._adopt(raw[rows], [self._classes[i] for i in left], self.templates, self._fitted_scale)
+        return self
+
+    def reconfigure(self, **changes: Any) -> "SynonymousSpaceHead":
+        """Change settings (the fields of `HeadConfig`) and build the space again; nothing is encoded."""
+        before, self.config = self.config, self.config.replaced(**changes)
+        if self.text_embeddings is not None:
+            try:
+                self._rebuild()
+            except ValueError:
+                self.config = before
+                raise
+        return self
+
+    def drop_text_tower(self) -> "SynonymousSpaceHead":
+        """Free the memory of the text tower, which is not needed once classes are fitted."""
+        if self.backbone is None:
+            raise ValueError("drop_text_tower: this head has no backbone")
+        self.backbone.drop_text_tower()
+        return self
+
+    # ---- what it holds ------------------------------------------------------------------------------------
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, in the order of the logits."""
+        return [fitted.name for fitted in self._classes]
+
+    @property
+    def classes(self) -> list[FittedClass]:
+        """The classes with their ids and texts, in the order of the logits."""
+        return list(self._classes)
+
+    @property
+    def space(self) -> SynonymousSpace:
+        """The spaces of all classes; a view of the head's buffers.
+
+        Raises:
+            ValueError: the head is not fitted.
+        """
+        raw, owners = self._fitted()
+        derived = {name: self.get_buffer(f"space_{name}") for name in _DERIVED}
+        folded = self.folded
+        assert folded is not None  # set wherever `text_embeddings` is
+        return SynonymousSpace(raw=raw, owners=owners, centered=folded.centered, **derived)
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """() what the scores are multiplied with.
+
+        Raises:
+            ValueError: no `fit_embeddings(logit_scale=)`, no `config.logit_scale` and no backbone.
+        """
+        return torch.as_tensor(self._scale())
+
+    @property
+    def activation(self) -> Literal["softmax", "sigmoid"]:
+        """How logits become probabilities: "sigmoid" where the family was trained so, else "softmax"."""
+        if self.backbone is not None:
+            return self.backbone.activation
+        return "softmax" if self._saved is None else self._saved.activation
+
+    def extra_repr(self) -> str:
+        """What `print(head)` shows besides the submodules."""
+        fitted = "not fitted" if self.text_embeddings is None else repr(self.space)
+        return f"classes={len(self._classes)}, {fitted}, metric={self.config.metric!r}"
+
+    # ---- using it -----------------------------------------------------------------------------------------
+
+    def forward(
+        self, pixel_values: Tensor | None = None, *, image_embeds: Tensor | None = None, **image_inputs: Any
+    ) -> Tensor:
+        """Return the logits of images against every class, on the scale of CLIP's `logits_per_image`.
+
+        Args:
+            pixel_values: preprocessed images, as the backbone takes them.
+            image_embeds: (batch, dim) image embeddings instead, normalised or not.
+            image_inputs: further inputs of the image tower (`pixel_attention_mask`, `spatial_shapes`,
+                `interpolate_pos_encoding`).
+
+        Returns:
+            (batch, classes).
+
+        Raises:
+            ValueError: both inputs or neither, not fitted, or a wrong embedding size.
+        """
+        if self.folded is None:
+            raise ValueError("the head is not fitted: call fit_classes() or fit_embeddings() first")
+        if (pixel_values is None) == (image_embeds is None):
+            got = "neither" if pixel_values is None else "both"
+            raise ValueError(f"pixel_values, image_embeds: expected exactly one of the two, got {got}")
+        if image_embeds is None:
+            if self.backbone is None:
+                raise ValueError("pixel_values: this head has no backbone; give image_embeds=")
+            assert pixel_values is not None  # it is, where image_embeds is not
+            image_embeds = self.backbone.encode_images(pixel_values, **image_inputs)
+        elif image_inputs:
+            raise TypeError(f"image_embeds takes no further inputs, got {sorted(image_inputs)}")
+        rows = self.folded.rows
+        if image_embeds.ndim != 2 or image_embeds.shape[1] != rows.shape[1]:
+            raise ValueError(
+                f"image_embeds: expected shape (batch, {rows.shape[1]}), got {tuple(image_embeds.shape)}"
+            )
+        wide = image_embeds.to(torch.promote_types(image_embeds.dtype, torch.float32))
+        scores = self.folded(normalize(wide, dim=-1).to(rows.dtype))
+        logits: Tensor = scores * self._scale()
+        bias = self._bias()
+        return logits if bias is None else logits + bias
+
+    @torch.inference_mode()
+    def predict_proba(
+        self, images: Any = None, *, image_embeds: Tensor | None = None, batch_size: int = 32
+    ) -> Tensor:
+        """Return (images, classes) probabilities. For the arguments see `predict`.
+
+        Raises:
+            ValueError: also for a file that is not a readable image.
+        """
+        chunks = [probabilities for _, probabilities, _ in self._batches(images, image_embeds, batch_size)]
+        return torch.cat(chunks)
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        images: Any = None,
+        *,
+        image_embeds: Tensor | None = None,
+        top_k: int = 5,
+        batch_size: int = 32,
+    ) -> list[list[Prediction]]:
+        """Return the `top_k` most probable classes of every image, the best first.
+
+        Args:
+            images: one or several PIL images, paths, uint8 arrays (height, width, 3) or uint8 tensors
+                (3, height, width).
+            image_embeds: (images, dim) embeddings instead.
+            top_k: how many classes; all of them where there are fewer.
+            batch_size: images per call of the image tower.
+
+        Returns:
+            One list per image, in the order given. For a file that is not a readable image it is empty, and a
+            warning names the file.
+
+        Raises:
+            FileNotFoundError: a path that does not exist.
+            ValueError: `top_k` below 1, both inputs or neither, embeddings that are not finite or are zero.
+        """
+        if not is_count(top_k):
+            raise ValueError(f"top_k: expected a whole number >= 1, got {top_k!r}")
+        answers: list[list[Prediction]] = []
+        for readable, probabilities, embeds in self._batches(
+            images, image_embeds, batch_size, skip_broken=True
+        ):
+            best = probabilities.topk(min(top_k, probabilities.shape[1]), dim=1)
+            texts = self._matched_texts(embeds, best.indices)
+            found = iter(
+                [
+                    Prediction(self._classes[i].name, score, i, self._classes[i].id, text)
+                    for score, i, text in zip(row_scores, row_classes, row_texts, strict=True)
+                ]
+                for row_scores, row_classes, row_texts in zip(
+                    best.values.tolist(), best.indices.tolist(), texts, strict=True
+                )
+            )
+            answers.extend(next(found) if is_readable else [] for is_readable in readable)
+        return answers
+
+    # ---- keeping it ---------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Save the class space into a folder: the raw text embeddings and the settings, not the backbone.
+
+        Returns:
+            The folder.
+        """
+        return save_artifact(folder, self._artifact())
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        backbone: Any = "saved",
+        processor: Any = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "SynonymousSpaceHead":
+        """Load a saved class space, and the backbone that it names.
+
+        Args:
+            folder: what `save_pretrained` wrote.
+            backbone: "saved" loads the backbone that the artifact names (none, if it never had one); a model
+                or a `Backbone` is checked against the artifact's fingerprint and used; None gives a head for
+                embeddings.
+            processor: the processor that goes with a model.
+            device: where to put the head and a backbone that is loaded.
+            dtype: of the parameters of a backbone that is loaded.
+
+        Raises:
+            FileNotFoundError: no such folder, or no artifact in it.
+            ValueError: a broken artifact, a newer format, or another backbone.
+        """
+        artifact = load_artifact(folder)
+        if isinstance(backbone, str):
+            if backbone != "saved":
+                raise ValueError(f"backbone: expected 'saved', None or a model, got {backbone!r}")
+            backbone = None
+            if artifact.backbone is not None:
+                if artifact.backbone.name is None:
+                    raise ValueError(
+                        f"{folder}: the backbone it was made with has no name; give it as backbone=, "
+                        f"or backbone=None for a head that takes embeddings"
+                    )
+                backbone = Backbone.from_pretrained(
+                    artifact.backbone.name, revision=artifact.backbone.revision, dtype=dtype, device=device
+                )
+        head = cls(backbone, processor, config=artifact.config)
+        if head.backbone is not None:
+            check_fingerprint(artifact.fingerprint, head.backbone.fingerprint(), os.fspath(folder))
+        head._saved = artifact
+        templates = None if artifact.templates is None else tuple(artifact.templates)
+        target = (
+            device if device is not None else (head.backbone.device if head.backbone is not None else None)
+        )
+        head._adopt(artifact.raw.to(target), list(artifact.classes), templates, artifact.fitted_logit_scale)
+        return head.eval()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what the state dict holds besides tensors: names, texts, settings."""
+        return {
+            "classes": [fitted.model_dump() for fitted in self._classes],
+            "config": self.config.model_dump(),
+            "templates": None if self.templates is None else list(self.templates),
+            "fitted_logit_scale": self._fitted_scale,
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take names, texts and settings, and build the space from the embeddings just loaded."""
+        self._classes = [FittedClass.model_validate(fitted) for fitted in state["classes"]]
+        self.config = HeadConfig.model_validate(state["config"])
+        self.templates = None if state["templates"] is None else tuple(state["templates"])
+        self._fitted_scale = state["fitted_logit_scale"]
+        if self.text_embeddings is not None:
+            self._rebuild()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        found = state_dict.get(f"{prefix}_extra_state")
+        if found is not None and self.text_embeddings is not None:
+            names = [fitted["name"] for fitted in found["classes"]]
+            if names != self.class_names:
+                raise ValueError(
+                    f"state_dict: it holds {len(names)} classes {names[:3]}, this head is fitted to "
+                    f"{len(self._classes)} others {self.class_names[:3]}; load it into an unfitted head"
+                )
+        for name in ("text_embeddings", "owners"):
+            if (value := state_dict.get(prefix + name)) is not None:
+                device = value.device if self.backbone is None else self.backbone.device
+                setattr(self, name, torch.empty_like(value, device=device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    # ---- inside -------------------------------------------------------------------------------------------
+
+    def _fitted(self) -> tuple[Tensor, Tensor]:
+        if self.text_embeddings is None or self.owners is None:
+            raise ValueError("the head is not fitted: call fit_classes() or fit_embeddings() first")
+        return self.text_embeddings, self.owners
+
+    def _scale(self) -> Tensor | float:
+        if self._fitted_scale is not None:
+            return self._fitted_scale
+        if self.config.logit_scale is not None:
+            return self.config.logit_scale
+        if self.backbone is not None:
+            return self.backbone.logit_scale()
+        if self._saved is not None and self._saved.logit_scale is not None:
+            return self._saved.logit_scale
+        raise ValueError("logit_scale: the head has no backbone; give fit_embeddings(logit_scale=) or config")
+
+    def _bias(self) -> Tensor | float | None:
+        if self.backbone is not None:
+            return self.backbone.logit_bias()
+        return None if self._saved is None else self._saved.logit_bias
+
+    def _position(self, which: int | str) -> int:
+        if isinstance(which, int):
+            if not -len(self._classes) <= which < len(self._classes):
+                raise ValueError(
+                    f"classes: position {which} is out of range for {len(self._classes)} classes"
+                )
+            return which % len(self._classes)
+        positions = [i for i, name in enumerate(self.class_names) if name == which]
+        if len(positions) != 1:
+            what = f"at positions {positions}; give the position" if positions else "no class"
+            raise ValueError(f"classes: {which!r} names {what}")
+        return positions[0]
+
+    def _encode_classes(
+        self, synonyms: SynonymSet, templates: tuple[str, ...], batch_size: int, progress: bool | None
+    ) -> tuple[list[FittedClass], Tensor]:
+        backbone = self._text_backbone()
+        texts = [
+            class_texts(c.name, c.synonyms, c.descriptors, c.prompts, templates=templates)
+            for c in synonyms.classes
+        ]
+        fitted = [
+            FittedClass(name=c.name, id=c.id, rows=len(own), texts=[text.label for text in own])
+            for c, own in zip(synonyms.classes, texts, strict=True)
+        ]
+        flat = [text.prompts for own in texts for text in own]
+        row_of = {prompts: row for row, prompts in enumerate(dict.fromkeys(flat))}
+        distinct = _encode_prompts(backbone, list(row_of), batch_size, progress)
+        return fitted, distinct[torch.tensor([row_of[prompts] for prompts in flat], device=distinct.device)]
+
+    def _text_backbone(self) -> Backbone:
+        """The backbone if it still has its text tower, else one loaded for this use alone."""
+        if self.backbone is not None and self.backbone.has_text_tower:
+            return self.backbone
+        if self.backbone is not None:
+            name, revision, found = self.backbone.name, self.backbone.revision, self.backbone.fingerprint()
+        elif self._saved is not None and self._saved.backbone is not None:
+            name, revision = self._saved.backbone.name, self._saved.backbone.revision
+            found = self._saved.fingerprint
+        else:
+            raise ValueError("classes: this head has no backbone to encode texts with; use fit_embeddings()")
+        if name is None:
+            raise ValueError(
+                "classes: this head has no text tower, and its backbone has no name to load one by; "
+                "build the head on the whole model again"
+            )
+        whole = Backbone.from_pretrained(name, revision=revision)
+        check_fingerprint(found, whole.fingerprint(), name)
+        return whole
+
+    def _adopt(
+        self,
+        raw: Tensor,
+        classes: list[FittedClass],
+        templates: tuple[str, ...] | None,
+        fitted_scale: float | None,
+    ) -> None:
+        """Take new classes as a whole, or, if no space can be built of them, leave everything as it was."""
+        before = (self.text_embeddings, self.owners, self._classes, self.templates, self._fitted_scale)
+        counts = torch.tensor([fitted.rows for fitted in classes], device=raw.device)
+        # Half precision stores a direction to 3 digits only: keep what comes exactly, and at least float32.
+        self.text_embeddings = raw.detach().to(torch.promote_types(raw.dtype, torch.float32))
+        self.owners = torch.repeat_interleave(torch.arange(len(counts), device=raw.device), counts)
+        self._classes, self.templates, self._fitted_scale = classes, templates, fitted_scale
+        try:
+            self._rebuild()
+        except ValueError:
+            self.text_embeddings, self.owners, self._classes, self.templates, self._fitted_scale = before
+            raise
+
+    def _rebuild(self) -> None:
+        raw, owners = self._fitted()
+        # float64 is missing on MPS; building is small enough for the CPU.
+        at = torch.device("cpu") if raw.device.type == "mps" else raw.device
+        space = build_space(
+            raw.to(at),
+            owners.to(at),
+            self.class_names,
+            scale_rule=self.config.scale_rule,
+            scale_options=self.config.scale_options,
+            keep_name=self.config.keep_name,
+            centering=self.config.centering,
+        )
+        folded = FoldedSpace(space, self.config.metric, self.config.metric_options)
+        for name in _DERIVED:
+            value = getattr(space, name)
+            dtype = raw.dtype if value.is_floating_point() else value.dtype
+            setattr(self, f"space_{name}", value.to(device=raw.device, dtype=dtype))
+        self.folded = folded.to(device=raw.device, dtype=raw.dtype)
+
+    def _artifact(self) -> Artifact:
+        raw, _ = self._fitted()
+        saved = self._saved
+        reference, fingerprint = (None, {}) if saved is None else (saved.backbone, saved.fingerprint)
+        scale, bias = (None, None) if saved is None else (saved.logit_scale, saved.logit_bias)
+        if self.backbone is not None:
+            name = self.backbone.name
+            # A relative folder would be lost when the artifact is loaded from another working directory.
+            name = os.path.abspath(name) if name is not None and os.path.isdir(name) else name
+            reference = BackboneReference(name=name, revision=self.backbone.revision)
+            fingerprint = {**fingerprint, **self.backbone.fingerprint()}
+            scale = self.backbone.logit_scale().item()
+            bias_tensor = self.backbone.logit_bias()
+            bias = None if bias_tensor is None else bias_tensor.item()
+        return Artifact(
+            raw=raw.float() if raw.dtype != torch.float64 else raw,
+            classes=self._classes,
+            config=self.config,
+            templates=self.templates,
+            backbone=reference,
+            fingerprint=fingerprint,
+            activation=self.activation,
+            logit_scale=scale,
+            logit_bias=bias,
+            fitted_logit_scale=self._fitted_scale,
+        )
+
+    def _batches(
+        self, images: Any, image_embeds: Tensor | None, batch_size: int, skip_broken: bool = False
+    ) -> Iterable[tuple[list[bool], Tensor, Tensor]]:
+        """Yield (which of the images could be read, their probabilities, their unit embeddings)."""
+        raw, _ = self._fitted()
+        if (images is None) == (image_embeds is None):
+            got = "neither" if images is None else "both"
+            raise ValueError(f"images, image_embeds: expected exactly one of the two, got {got}")
+        if not is_count(batch_size):
+            raise ValueError(f"batch_size: expected a whole number >= 1, got {batch_size!r}")
+        if image_embeds is not None:
+            for chunk in torch.as_tensor(image_embeds).to(raw.device).split(batch_size):
+                yield [True] * len(chunk), *self._probabilities(chunk)
+            return
+        if self.backbone is None:
+            raise ValueError("images: this head has no backbone; give image_embeds=")
+        batched = isinstance(images, list | tuple) or getattr(images, "ndim", 3) == 4
+        listed = list(images) if batched else [images]
+        for start in range(0, len(listed), batch_size):
+            pictures = [_open(source, skip_broken) for source in listed[start : start + batch_size]]
+            readable = [picture is not None for picture in pictures]
+            if any(readable):
+                inputs = self.backbone.preprocess([picture for picture in pictures if picture is not None])
+                yield readable, *self._probabilities(self.backbone.encode_images(**inputs))
+            else:
+                yield readable, raw.new_zeros(0, len(self._classes)), raw.new_zeros(0, raw.shape[1])
+
+    def _probabilities(self, image_embeds: Tensor) -> tuple[Tensor, Tensor]:
+        raw, _ = self._fitted()
+        logits = self(image_embeds=image_embeds).float()
+        lengths = image_embeds.float().norm(dim=-1)
+        if not bool((torch.isfinite(lengths) & (lengths > 0)).all()):
+            bad = int(torch.nonzero(~(torch.isfinite(lengths) & (lengths > 0)))[0])
+            raise ValueError(f"image_embeds: row {bad} is zero, NaN or Inf")
+        probabilities = logits.softmax(-1) if self.activation == "softmax" else logits.sigmoid()
+        return probabilities, normalize(image_embeds.to(raw.dtype), dim=-1)
+
+    def _matched_texts(self, embeds: Tensor, classes: Tensor) -> list[list[str | None]]:
+        """The text of each (image, class) pair that is nearest to the image among those of the space."""
+        space = self.space
+        first_row = torch.searchsorted(space.owners, torch.arange(len(self._classes), device=embeds.device))
+        nearest = torch.zeros_like(classes)
+        for i in classes.unique().tolist():
+            rows = space.kept[space.point_owners == i]
+            vectors = normalize(space.raw[rows], dim=-1)
+            if space.centered:
+                vectors = normalize(vectors - space.mean, dim=-1)
+            best = rows[(embeds @ vectors.T).argmax(1)] - first_row[i]
+            nearest = torch.where(classes == i, best[:, None], nearest)
+        return [
+            [self._text(i, row) for i, row in zip(own, rows, strict=True)]
+            for own, rows in zip(classes.tolist(), nearest.tolist(), strict=True)
+        ]
+
+    def _text(self, class_index: int, row: int) -> str | None:
+        texts = self._classes[class_index].texts
+        return None if texts is None else texts[row]
+
+
+def _open(source: Any, skip_broken: bool) -> Image.Image | None:
+    try:
+        return open_image(source)
+    except BrokenImageError as error:
+        if not skip_broken:
+            raise
+        warnings.warn(f"{error}; no prediction for it", stacklevel=2)
+        return None
+
+
+def _check_embeddings(embeddings: Sequence[Tensor], class_names: Sequence[str]) -> list[Tensor]:
+    if not class_names or len(embeddings) != len(class_names):
+        raise ValueError(
+            f"embeddings, class_names: expected one tensor for each of one or more classes, "
+            f"got {len(embeddings)} tensors and {len(class_names)} names"
+        )
+    rows = [torch.as_tensor(own) for own in embeddings]
+    for name, own in zip(class_names, rows, strict=True):
+        if own.ndim != 2 or not len(own) or not own.is_floating_point():
+            raise ValueError(
+                f"embeddings: class {name!r}: expected a floating (n, dim) tensor with n >= 1, "
+                f"got {tuple(own.shape)} {own.dtype}"
+            )
+        if own.shape[1] != rows[0].shape[1]:
+            raise ValueError(
+                f"embeddings: class {name!r} has dimension {own.shape[1]}, "
+                f"{class_names[0]!r} has {rows[0].shape[1]}"
+            )
+    return rows
+
+
+def _encode_prompts(
+    backbone: Backbone, prompts: list[tuple[str, ...]], batch_size: int, progress: bool | None
+) -> Tensor:
+    """Return (texts, dim): each the normalised mean of the unit embeddings of its prompts."""
+    step = max(1, PROMPT_BLOCK // max(len(own) for own in prompts))
+    rows = []
+    for start in range(0, len(prompts), step):
+        block = prompts[start : start + step]
+        unit = backbone.encode_texts(
+            [prompt for own in block for prompt in own], batch_size=batch_size, progress=progress
+        )
+        counts = torch.tensor([len(own) for own in block], device=unit.device)
+        owner = torch.repeat_interleave(torch.arange(len(block), device=unit.device), counts)
+        rows.append(unit.new_zeros(len(block), unit.shape[1]).index_add_(0, owner, unit))
+    return normalize(torch.cat(rows), dim=-1)
