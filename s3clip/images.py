@@ -49,8 +49,8 @@ def open_image(source: Any) -> Image.Image:
         array = array[..., 0]
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))):
         raise TypeError(
-            f"images: expected uint8 arrays (height, width, 3) or tensors (3, height, width), got {array.dtype} "
-            f"of shape {tuple(source.shape)}; preprocessed pixels go to head(pixel_values)"
+            f"images: expected uint8 arrays (height, width, 3) or tensors (3, height, width), got "
+            f"{array.dtype} of shape {tuple(source.shape)}; preprocessed pixels go to head(pixel_values)"
         )
     return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
 

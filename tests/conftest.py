@@ -1,0 +1,27 @@
+"""Fixtures: a tiny real CLIP, made in milliseconds."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from s3clip import SynonymousSpaceHead
+from tests.tiny_models import build
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real embeddings and models beside the checkout; tests that need it are skipped without."""
+    if not SHARED.is_dir():
+        pytest.skip("real data is not in the repository; ../shared is not here")
+    return SHARED
+
+
+@pytest.fixture
+def head() -> SynonymousSpaceHead:
+    """An unfitted head on a tiny random CLIP."""
+    torch.manual_seed(0)
+    model, processor = build("clip")
+    return SynonymousSpaceHead(model, processor)
