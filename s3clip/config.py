@@ -31,10 +31,10 @@ class HeadConfig(BaseModel):
 
     metric: str = "local_center"
     metric_options: dict[str, Any] = Field(default_factory=dict, validate_default=True)
-    scale_rule: str | None = "quantile"
+    scale_rule: str | None = "margin"
     scale_options: dict[str, Any] = Field(default_factory=dict, validate_default=True)
     keep_name: Literal["tie", "always"] = "tie"
-    centering: Literal["class_mean"] | None = "class_mean"
+    centering: Literal["class_mean"] | None = None
     logit_scale: float | None = None
 
     @field_validator("metric")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from s3clip.metrics import METRICS
+from s3clip.metrics import METRICS, PointGroup
 from s3clip.options import resolve_options
 from s3clip.space import SynonymousSpace
 
@@ -45,22 +45,30 @@ class FoldedSpace(nn.Module):
 
     def __init__(self, space: SynonymousSpace, metric: str, metric_options: Mapping[str, Any]) -> None:
         super().__init__()
-        self._metric = METRICS[metric]
-        self._options = resolve_options(metric, self._metric.options, metric_options)
+        self.metric = metric
+        self._options = resolve_options(metric, METRICS[metric].options, metric_options)
         points, sizes = space.points, space.sizes
         starts = sizes.cumsum(0) - sizes
+        first_rows = torch.searchsorted(space.owners, torch.arange(len(sizes), device=points.device))
         self.table_names: list[list[str]] = []
         self.blocks: list[list[Piece]] = []
         self.centered = space.centered
-        rows, order, block_start, position = [], [], 0, 0
+        self.relative = space.relative
+        multiplied, order, block_start, position = [], [], 0, 0
         for group, size in enumerate(sizes.unique().tolist()):
             members = torch.nonzero(sizes == size)[:, 0]
             index = starts[members][:, None] + torch.arange(size, device=points.device)
-            folded = self._metric.fold(points[index], space.scales[members], **self._options)
+            rows = space.kept[index]
+            point_group = PointGroup(
+                points=points[index],
+                named=rows[:, 0] == first_rows[members],
+                edges=space.edges(rows) if METRICS[metric].reads_edges else None,
+            )
+            folded = METRICS[metric].fold(point_group, **self._options)
             self.table_names.append(sorted(folded.tables))
             for name, table in folded.tables.items():
                 self.register_buffer(f"{name}_{group}", table, persistent=False)
-            rows.append(folded.rows.flatten(0, 1))
+            multiplied.append(folded.rows.flatten(0, 1))
             order.append(members)
             height = folded.rows.shape[1]
             first = 0
@@ -73,7 +81,7 @@ class FoldedSpace(nn.Module):
                 stop = position + count * height
                 self.blocks[-1].append(Piece(group, first, count, position - block_start, stop - block_start))
                 first, position = first + count, stop
-        self.register_buffer("rows", torch.cat(rows), persistent=False)
+        self.register_buffer("rows", torch.cat(multiplied), persistent=False)
         self.register_buffer("class_order", torch.cat(order).argsort(), persistent=False)
         self.register_buffer("mean", space.mean, persistent=False)
         self.register_buffer("spread", space.spread, persistent=False)
@@ -95,6 +103,6 @@ class FoldedSpace(nn.Module):
                     name: self.get_buffer(f"{name}_{piece.group}")[piece.first : piece.first + piece.classes]
                     for name in self.table_names[piece.group]
                 }
-                scores.append(self._metric.score(part, tables, **self._options))
+                scores.append(METRICS[self.metric].score(part, tables, **self._options))
         score = torch.cat(scores, dim=1)[:, self.class_order]
         return images @ self.mean[:, None] + self.spread * score if self.centered else score

@@ -33,7 +33,7 @@ from s3clip.synonyms import SynonymSet
 PROMPT_BLOCK = 16_384
 """Prompts whose embeddings are held at once while fitting (32 MiB at 512 dimensions)."""
 
-_DERIVED = ("kept", "duplicate_of", "scales", "deaths", "death_owners", "mean", "spread")
+_DERIVED = ("kept", "duplicate_of", "scales", "deaths", "death_owners", "margins", "mean", "spread")
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,9 @@ class SynonymousSpaceHead(nn.Module):
         derived = {name: self.get_buffer(f"space_{name}") for name in _DERIVED}
         folded = self.folded
         assert folded is not None  # set wherever `text_embeddings` is
-        return SynonymousSpace(raw=raw, owners=owners, centered=folded.centered, **derived)
+        return SynonymousSpace(
+            raw=raw, owners=owners, centered=folded.centered, relative=folded.relative, **derived
+        )
 
     @property
     def logit_scale(self) -> Tensor:

@@ -26,6 +26,20 @@ HULL_STEPS = 200
 """Steps of projected gradient: enough for 1e-12 in float64 on texts in general position."""
 
 
+class PointGroup(NamedTuple):
+    """The points of c classes that have n points each.
+
+    Attributes:
+        points: (c, n, dim) unit vectors.
+        named: (c,) bool, whether point 0 is the class's own name (a scale rule may have dropped it).
+        edges: (c, n, n) bool, which points share an edge of the Rips complex; None where no metric asks.
+    """
+
+    points: Tensor
+    named: Tensor
+    edges: Tensor | None = None
+
+
 class Folded(NamedTuple):
     """What is kept of c classes with n points each.
 
@@ -44,20 +58,22 @@ class Metric:
 
     Attributes:
         name: its key in `METRICS`.
-        fold: (points (c, n, dim), scales (c,), **options) -> Folded.
+        fold: (group, **options) -> Folded.
         score: (products (b, c, r), tables, **options) -> (b, c).
         options: the options that both halves take.
+        reads_edges: whether `fold` needs the edges of the complex.
     """
 
     name: str
     fold: Callable[..., Folded]
     score: Callable[..., Tensor]
     options: Mapping[str, Option]
+    reads_edges: bool = False
 
     def __call__(
         self, images: Tensor, points: Tensor, *, scale: float | Tensor = math.inf, **options: Any
     ) -> Tensor:
-        """Return the score of every image against every class.
+        """Return the score of every image against every class, whose first point is its own name.
 
         Args:
             images: (b, dim) unit vectors.
@@ -78,43 +94,69 @@ class Metric:
                 f"got {tuple(images.shape)} and {tuple(points.shape)}"
             )
         classes = points if points.ndim == 3 else points[None]
-        scales = torch.as_tensor(scale, device=points.device).expand(len(classes))
-        folded = self.fold(classes, scales, **resolved)
+        edges = chordal_distances(classes) <= torch.as_tensor(scale, device=points.device)[..., None, None]
+        named = torch.ones(len(classes), dtype=torch.bool, device=points.device)
+        folded = self.fold(PointGroup(classes, named, edges), **resolved)
         scores = self.score(torch.einsum("bd,crd->bcr", images, folded.rows), folded.tables, **resolved)
         return scores if points.ndim == 3 else scores[:, 0]
 
 
-def fold_local_center(points: Tensor, scales: Tensor, *, k: int | None, renormalize: bool) -> Folded:
+def fold_local_center(
+    group: PointGroup, *, k: int | float | None, renormalize: bool, name_weight: float
+) -> Folded:
     """Keep the texts and their Gram matrix; where all n texts are chosen, their mean alone."""
-    if k is None or k >= points.shape[1]:
-        mean = points.mean(1, keepdim=True)
-        if not renormalize:
-            return Folded(mean, {})
+    points = group.points
+    # A class without its own name among its points has nothing to give the name's weight to.
+    weight = torch.where(group.named, name_weight, 0.0).to(points)
+    if _count(k, points.shape[1]) == points.shape[1]:
+        mean = (1 - weight)[:, None] * points.mean(1) + weight[:, None] * points[:, 0]
         length = mean.norm(dim=-1, keepdim=True)
+        if not renormalize:
+            return Folded(mean[:, None], {})
         if bool((length >= SHORTEST_MEAN).all()):
-            return Folded(mean / length, {})
-    return Folded(points, {"gram": points @ points.mT} if renormalize else {})
+            return Folded((mean / length)[:, None], {})
+    return Folded(points, {"weight": weight} | ({"gram": points @ points.mT} if renormalize else {}))
 
 
 def score_local_center(
-    products: Tensor, tables: Mapping[str, Tensor], *, k: int | None, renormalize: bool
+    products: Tensor,
+    tables: Mapping[str, Tensor],
+    *,
+    k: int | float | None,
+    renormalize: bool,
+    name_weight: float,
 ) -> Tensor:
-    """Cosine to (or, without renormalising, product with) the mean of the k texts nearest to the image."""
-    n = products.shape[-1]
-    k = n if k is None else min(k, n)
+    """Cosine to (or, without renormalising, product with) the mean of the k texts nearest to the image.
+
+    With a name weight w, that mean counts 1 - w, and the class's own name w.
+    """
+    if not tables:
+        return products[..., 0]
+    weight = tables["weight"]
+    k = _count(k, products.shape[-1])
     nearest = products.topk(k, dim=-1)
-    mean = nearest.values.mean(-1)
-    if not tables or k == 1:
+    mean = (1 - weight) * nearest.values.mean(-1) + weight * products[..., 0]
+    if not renormalize:
         return mean
-    # 1/k instead of 1 keeps mᵀ G m below 1, inside float16.
-    chosen = torch.zeros_like(products).scatter_(-1, nearest.indices, 1 / k)
+    # Weights that sum to 1 keep mᵀ G m below 1, inside float16.
+    chosen = torch.zeros_like(products).scatter_(-1, nearest.indices, 1 / k) * (1 - weight)[:, None]
+    own_name = torch.zeros_like(products[0, 0])
+    own_name[0] = 1
+    chosen = chosen + weight[:, None] * own_name
     length = _quadratic(chosen, tables["gram"]).clamp_min(0).sqrt()
     return torch.where(length < SHORTEST_MEAN, nearest.values[..., 0], mean / length.clamp_min(SHORTEST_MEAN))
 
 
-def fold_nearest(points: Tensor, scales: Tensor) -> Folded:
+def _count(k: int | float | None, n: int) -> int:
+    """How many of n texts `k` means: a number of them, a share in (0, 1), rounded up, or None for all."""
+    if k is None:
+        return n
+    return min(k, n) if isinstance(k, int) else min(n, math.ceil(k * n - 1e-9))
+
+
+def fold_nearest(group: PointGroup) -> Folded:
     """Keep the texts."""
-    return Folded(points, {})
+    return Folded(group.points, {})
 
 
 def score_nearest(products: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
@@ -122,9 +164,9 @@ def score_nearest(products: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
     return products.amax(-1)
 
 
-def fold_soft_nearest(points: Tensor, scales: Tensor, *, beta: float) -> Folded:
+def fold_soft_nearest(group: PointGroup, *, beta: float) -> Folded:
     """Keep the texts."""
-    return Folded(points, {})
+    return Folded(group.points, {})
 
 
 def score_soft_nearest(products: Tensor, tables: Mapping[str, Tensor], *, beta: float) -> Tensor:
@@ -132,29 +174,31 @@ def score_soft_nearest(products: Tensor, tables: Mapping[str, Tensor], *, beta: 
     return (torch.logsumexp(beta * products, dim=-1) - math.log(products.shape[-1])) / beta
 
 
-def fold_mean_similarity(points: Tensor, scales: Tensor) -> Folded:
+def fold_mean_similarity(group: PointGroup) -> Folded:
     """Keep the mean of the texts."""
-    return fold_local_center(points, scales, k=None, renormalize=False)
+    return fold_local_center(group, k=None, renormalize=False, name_weight=0)
 
 
 def score_mean_similarity(products: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
     """Mean cosine to the texts."""
-    return score_local_center(products, tables, k=None, renormalize=False)
+    return score_local_center(products, tables, k=None, renormalize=False, name_weight=0)
 
 
-def fold_center(points: Tensor, scales: Tensor) -> Folded:
+def fold_center(group: PointGroup) -> Folded:
     """Keep the normalised mean of the texts."""
-    return fold_local_center(points, scales, k=None, renormalize=True)
+    return fold_local_center(group, k=None, renormalize=True, name_weight=0)
 
 
 def score_center(products: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
     """Cosine to the normalised mean of the texts: the usual prompt ensemble."""
-    return score_local_center(products, tables, k=None, renormalize=True)
+    return score_local_center(products, tables, k=None, renormalize=True, name_weight=0)
 
 
-def fold_local_star(points: Tensor, scales: Tensor) -> Folded:
-    """Keep the texts, then for each the normalised mean of its star: the texts within ε of it."""
-    star = (chordal_distances(points.double()) <= scales[:, None, None]).to(points.dtype)
+def fold_local_star(group: PointGroup) -> Folded:
+    """Keep the texts, then for each the normalised mean of its star: the texts that share an edge with it."""
+    points = group.points
+    assert group.edges is not None  # `reads_edges`
+    star = group.edges.to(points.dtype)
     mean = star @ points / star.sum(-1, keepdim=True)
     length = mean.norm(dim=-1, keepdim=True)
     centre = torch.where(length < SHORTEST_MEAN, points, mean / length.clamp_min(SHORTEST_MEAN))
@@ -167,15 +211,16 @@ def score_local_star(products: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
     return centres.gather(-1, texts.argmax(-1, keepdim=True))[..., 0]
 
 
-def fold_hull(points: Tensor, scales: Tensor, *, k: int | None) -> Folded:
+def fold_hull(group: PointGroup, *, k: int | float | None) -> Folded:
     """Keep the texts, their Gram matrix, and how curved the problem of `score_hull` is."""
+    points = group.points
     gram = points @ points.mT
     centered = (points - points.mean(1, keepdim=True)).double()
     curvature = torch.linalg.matrix_norm(centered @ centered.mT, ord=2).clamp_min(1e-12)
     return Folded(points, {"gram": gram, "curvature": curvature.to(points.dtype)})
 
 
-def score_hull(products: Tensor, tables: Mapping[str, Tensor], *, k: int | None) -> Tensor:
+def score_hull(products: Tensor, tables: Mapping[str, Tensor], *, k: int | float | None) -> Tensor:
     """1 - d²/2, d the distance from the image to the convex hull of its k nearest texts.
 
     The barycentric weights of the nearest point are found by accelerated projected gradient with restarts
@@ -191,7 +236,7 @@ def score_hull(products: Tensor, tables: Mapping[str, Tensor], *, k: int | None)
     linear = products - products.mean(-1, keepdim=True) - to_mean + mean_squared
     step = 1 / tables["curvature"].to(dtype)[:, None]
     closed = torch.zeros_like(products)
-    if k is not None and k < n:
+    if (k := _count(k, n)) < n:
         closed.fill_(-torch.inf).scatter_(-1, products.topk(k, dim=-1).indices, 0)
     weights = _project_to_simplex(closed)
     ahead, momentum = weights, torch.ones_like(products[..., :1])
@@ -205,8 +250,9 @@ def score_hull(products: Tensor, tables: Mapping[str, Tensor], *, k: int | None)
     return (weights * products).sum(-1) + (1 - _quadratic(weights, gram)) / 2
 
 
-def fold_subspace(points: Tensor, scales: Tensor, *, r: int) -> Folded:
+def fold_subspace(group: PointGroup, *, r: int) -> Folded:
     """Keep the mean of the texts and their top principal directions."""
+    points = group.points
     exact = points.double()
     mean = exact.mean(1, keepdim=True)
     centered = exact - mean
@@ -253,7 +299,12 @@ def _project_to_simplex(vectors: Tensor) -> Tensor:
     return (vectors - threshold).clamp_min(0)
 
 
-_K = Option(5, "a whole number >= 1, or None for all texts", lambda v: v is None or is_count(v))
+def _is_k(value: object) -> bool:
+    share = isinstance(value, float) and 0 < value < 1
+    return value is None or is_count(value) or share
+
+
+_K = "a whole number >= 1, a share of the texts in (0, 1), or None for all of them"
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -271,10 +322,14 @@ METRICS: dict[str, Metric] = {
             "local_center",
             fold_local_center,
             score_local_center,
-            {"k": _K, "renormalize": Option(True, "True or False", lambda v: isinstance(v, bool))},
+            {
+                "k": Option(0.4, _K, _is_k),
+                "renormalize": Option(False, "True or False", lambda v: isinstance(v, bool)),
+                "name_weight": Option(0.25, "a number in [0, 1)", lambda v: is_number(v) and 0 <= v < 1),
+            },
         ),
-        Metric("local_star", fold_local_star, score_local_star, {}),
-        Metric("hull", fold_hull, score_hull, {"k": Option(None, _K.expected, _K.valid)}),
+        Metric("local_star", fold_local_star, score_local_star, {}, reads_edges=True),
+        Metric("hull", fold_hull, score_hull, {"k": Option(None, _K, _is_k)}),
         Metric("subspace", fold_subspace, score_subspace, {"r": Option(3, "a whole number >= 1", is_count)}),
     )
 }

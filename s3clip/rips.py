@@ -6,6 +6,7 @@ remains of the tree when the edges longer than ε are cut. So one Prim walk over
 everything. Points that share an edge are at distance <= ε.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -194,6 +195,17 @@ def kept_share(lengths: Tensor, *, share: float) -> Tensor:
     return deaths.gather(-1, low[..., None])[..., 0]
 
 
+def margin(lengths: Tensor, *, epsilon: float, share: float) -> Tensor:
+    """Return the smallest ε >= `epsilon` at which the component of point 0 holds `share` of the points.
+
+    Made for edges that are measured relative to the margins of their ends (`s3clip.space.build_space`), where
+    1 is the distance at which another class is as near as the other end of the edge.
+    """
+    # The walk from point 0 finds its component first: it has m points when the first m - 1 edges fit.
+    needed = math.ceil(share * (lengths.shape[-1] + 1) - 1e-9) - 1
+    return torch.nn.functional.pad(lengths[..., :needed], (1, 0), value=epsilon).amax(-1)
+
+
 def _everything(lengths: Tensor) -> Tensor:
     # Fewer than two death times have no statistic worth the name: both points stay.
     return lengths.new_full(lengths.shape[:-1], torch.inf)
@@ -207,15 +219,28 @@ def _largest_size(lengths: Tensor, scale: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ScaleRule:
-    """How the scale ε of a class is read off its spanning tree: a function and its options."""
+    """How the scale ε of a class is read off its spanning tree.
+
+    Attributes:
+        function: (edge lengths (..., n - 1) in walk order, **options) -> (...) scales.
+        options: its options.
+        relative: whether it reads edge lengths relative to the margins of their ends.
+    """
 
     function: Callable[..., Tensor]
     options: Mapping[str, Option]
+    relative: bool = False
 
     def __call__(self, lengths: Tensor, **options: Any) -> Tensor:
-        """Return (...) scales for (..., n - 1) edge lengths in walk order."""
+        """Return (...) scales for (..., n - 1) edge lengths in walk order.
+
+        Raises:
+            ValueError: an unknown option or a value out of range.
+        """
         return self.function(lengths, **resolve_options(self.function.__name__, self.options, options))
 
+
+_SHARE = Option(0.75, "a number in (0, 1]", lambda v: is_number(v) and 0 < v <= 1)
 
 SCALE_RULES: dict[str, ScaleRule] = {
     "fixed": ScaleRule(fixed, {"epsilon": Option(0.8, "a number >= 0", lambda v: is_number(v) and v >= 0)}),
@@ -223,7 +248,10 @@ SCALE_RULES: dict[str, ScaleRule] = {
         quantile, {"q": Option(0.9, "a number in [0, 1]", lambda v: is_number(v) and 0 <= v <= 1)}
     ),
     "largest_gap": ScaleRule(largest_gap, {}),
-    "kept_share": ScaleRule(
-        kept_share, {"share": Option(0.75, "a number in (0, 1]", lambda v: is_number(v) and 0 < v <= 1)}
+    "kept_share": ScaleRule(kept_share, {"share": _SHARE}),
+    "margin": ScaleRule(
+        margin,
+        {"epsilon": Option(1.0, "a number >= 0", lambda v: is_number(v) and v >= 0), "share": _SHARE},
+        relative=True,
     ),
 }

@@ -5,8 +5,9 @@ every change, in float64 inside.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ SAME_TEXT = math.sqrt(2e-6)
 
 SHORTEST_CENTERED = 1e-4
 """A centered text shorter than this has no direction left."""
+
+SMALLEST_MARGIN = 1e-9
+"""A text on the centre of another class would be infinitely far from its own."""
 
 CHUNK_NUMBERS = 2**23
 """About how many float64 numbers (64 MiB) of points or distances are held at once while building."""
@@ -34,11 +38,14 @@ class SynonymousSpace:
         kept: (points,) int64 ascending, the rows that make the spaces.
         duplicate_of: (texts,) int64, the row that stands for this one: itself, or the one it repeats.
         scales: (classes,) the ε of each class; inf where everything is kept.
-        deaths: (distinct texts - classes,) the finite H0 death times, class by class, ascending.
+        deaths: (distinct texts - classes,) the finite H0 death times, class by class, ascending; in units of
+            the margin where the rule is `relative`.
         death_owners: the class of each.
-        mean: (dim,) μ, the mean of the class centres; zeros without centering.
-        spread: () m, the mean distance of the class centres from μ; 1 without centering.
-        centered: whether μ was subtracted (never where there is only one class).
+        margins: (texts,) what edges are measured by where the rule is `relative`, else 1.
+        mean: (dim,) μ, the mean of the class centres; zeros where there is only one class.
+        spread: () m, the mean distance of the class centres from μ; 1 where there is only one class.
+        centered: whether points are taken from μ (never where there is only one class).
+        relative: whether the complex is that of a relative scale rule.
     """
 
     raw: Tensor
@@ -48,9 +55,11 @@ class SynonymousSpace:
     scales: Tensor
     deaths: Tensor
     death_owners: Tensor
+    margins: Tensor
     mean: Tensor
     spread: Tensor
     centered: bool
+    relative: bool
 
     @property
     def points(self) -> Tensor:
@@ -72,6 +81,21 @@ class SynonymousSpace:
         """Return the death times of one class, ascending: one fewer than its distinct texts."""
         return self.deaths[self.death_owners == class_index]
 
+    def edges(self, rows: Tensor) -> Tensor:
+        """Return which texts share an edge of the complex.
+
+        Args:
+            rows: (c, n) int64, n rows of each of c classes.
+
+        Returns:
+            (c, n, n) bool.
+        """
+        points = normalize(self.raw, dim=-1)
+        if self.centered or self.relative:
+            points = _from_mean(points, self.mean)
+        lengths = edge_lengths(points[rows], self.margins[rows])
+        return lengths <= self.scales[self.owners[rows[:, 0]], None, None]
+
     def __repr__(self) -> str:
         return (
             f"SynonymousSpace(classes={len(self.scales)}, texts={len(self.raw)}, points={len(self.kept)}, "
@@ -85,15 +109,20 @@ def build_space(
     class_names: Sequence[str],
     *,
     scale_rule: str | None = None,
-    scale_options: dict[str, object] | None = None,
+    scale_options: Mapping[str, Any] | None = None,
     keep_name: str = "tie",
     centering: str | None = None,
 ) -> SynonymousSpace:
     """Build the synonymous space of every class from raw text embeddings.
 
-    In this order: equal texts of a class become one point; the mean of the class centres is subtracted
+    In this order: equal texts of a class become one point; the mean μ of the class centres is subtracted
     (`centering="class_mean"`); the Rips complex of each class is built on what that leaves; the scale rule
     gives ε; the largest component at ε is kept.
+
+    A `relative` rule looks at the other classes: its complex is built on the texts seen from μ whatever the
+    centering, and an edge is measured by the margins of its two ends, |a - b| / sqrt(σ_a σ_b), where σ of a
+    text is its distance to the centre of the nearest other class. (Local scaling as in Zelnik-Manor and
+    Perona 2004, with the other classes in the place of the k-th neighbour.)
 
     Args:
         raw: (texts, dim) any floating dtype, any length but zero; row 0 of each class its own name.
@@ -108,69 +137,120 @@ def build_space(
         ValueError: embeddings that are not finite or of length zero, an unknown rule or option, or classes
             that centering cannot tell apart; the classes are named.
     """
-    if not bool(torch.isfinite(raw).all()):
-        bad = int(owners[~torch.isfinite(raw).all(1)][0])
-        raise ValueError(f"class {class_names[bad]!r}: a text embedding holds NaN or Inf")
-    unit = raw.to(torch.float32 if raw.dtype != torch.float64 else raw.dtype)
-    lengths = unit.norm(dim=1)
-    if bool((lengths == 0).any()):
-        bad = int(owners[lengths == 0][0])
-        raise ValueError(f"class {class_names[bad]!r}: a text embedding has length zero")
-    unit = unit / lengths[:, None]
-    duplicate_of = _merge_duplicates(unit, owners)
-    distinct = torch.nonzero(duplicate_of == torch.arange(len(owners), device=owners.device))[:, 0]
+    unit = _checked_unit(raw, owners, class_names)
+    stands_for = _merge_duplicates(unit, owners)
+    distinct = torch.nonzero(stands_for == torch.arange(len(owners), device=owners.device))[:, 0]
+    own = owners[distinct]
 
     classes = len(class_names)
-    mean, spread = unit.new_zeros(unit.shape[1]), unit.new_ones(())
+    rule = None if scale_rule is None else SCALE_RULES[scale_rule]
     centered = centering == "class_mean" and classes > 1
+    relative = rule is not None and rule.relative and classes > 1
+    centres = _class_centres(unit[distinct], own, classes)
+    mean, spread = torch.zeros_like(centres[0]), torch.ones_like(centres[0, 0])
+    if classes > 1:
+        mean = centres.mean(0)
+        spread = (centres - mean).norm(dim=-1).mean()
+    points, margins = unit, torch.ones_like(unit[:, 0])
+    if centered or relative:
+        points = _from_mean(unit, mean)
     if centered:
-        sums = unit.new_zeros(classes, unit.shape[1]).double()
-        sums.index_add_(0, owners[distinct], unit[distinct].double())
-        centres = normalize(sums, dim=-1)
-        centre_mean = centres.mean(0)
-        spread = (centres - centre_mean).norm(dim=-1).mean().to(unit.dtype)
-        mean = centre_mean.to(unit.dtype)
-        points = unit - mean
-        lengths = points.norm(dim=1)
-        vanished = owners[distinct][lengths[distinct] < SHORTEST_CENTERED].unique().tolist()
+        vanished = own[(unit - mean)[distinct].norm(dim=1) < SHORTEST_CENTERED].unique().tolist()
         if vanished:
             names = ", ".join(repr(class_names[i]) for i in vanished)
             raise ValueError(
                 f"classes {names}: a text equals the mean of all classes, so that centering leaves nothing "
                 f"of it (two classes with the same single text?); rename one, or set centering=None"
             )
-        points = points / lengths[:, None]
-    else:
-        points = unit
+    if relative:
+        margins[distinct] = _margins(points[distinct], own, classes)
 
     keep = torch.zeros(len(owners), dtype=torch.bool, device=owners.device)
-    scales = torch.full((classes,), torch.inf, dtype=torch.float64, device=owners.device)
+    scales = unit.new_full((classes,), torch.inf, dtype=torch.float64)
     deaths, death_owners = [], []
-    for group, rows in _equal_sizes(owners[distinct], unit.shape[1]):
-        distances = chordal_distances(points[distinct[rows]].double())
-        tree = minimum_spanning_tree(distances)
-        deaths.append(tree.lengths.sort(-1).values.reshape(-1))
-        death_owners.append(group[:, None].expand_as(tree.lengths).reshape(-1))
-        if scale_rule is None:
-            keep[distinct[rows]] = True
+    for group, rows in _equal_sizes(own, unit.shape[1]):
+        members = distinct[rows]
+        lengths = edge_lengths(points[members], margins[members])
+        tree = minimum_spanning_tree(lengths)
+        deaths.append(tree.lengths.sort(-1).values.flatten())
+        death_owners.append(group.repeat_interleave(rows.shape[1] - 1))
+        # One class has no other to measure margins by: a relative rule keeps it whole.
+        if rule is None or (rule.relative and not relative):
+            keep[members] = True
             continue
-        scale = SCALE_RULES[scale_rule](tree.lengths, **(scale_options or {}))
+        scale = rule(tree.lengths, **(scale_options or {}))
         scales[group] = scale
-        keep[distinct[rows]] = chosen_component(distances, tree, scale, keep_name=keep_name)
+        keep[members] = chosen_component(lengths, tree, scale, keep_name=keep_name)
     death_owner = torch.cat(death_owners)
     by_class = death_owner.argsort(stable=True)
     return SynonymousSpace(
         raw=raw,
         owners=owners,
         kept=torch.nonzero(keep)[:, 0],
-        duplicate_of=duplicate_of,
-        scales=scales.to(unit.dtype),
-        deaths=torch.cat(deaths)[by_class].to(unit.dtype),
+        duplicate_of=stands_for,
+        scales=scales,
+        deaths=torch.cat(deaths)[by_class],
         death_owners=death_owner[by_class],
+        margins=margins,
         mean=mean,
         spread=spread,
         centered=centered,
+        relative=relative,
     )
+
+
+def edge_lengths(points: Tensor, margins: Tensor) -> Tensor:
+    """Return the filtration value of every edge: its chordal length, measured by the margins of its ends.
+
+    Args:
+        points: (..., n, dim).
+        margins: (..., n), 1 for plain lengths.
+
+    Returns:
+        (..., n, n) float64.
+    """
+    size = margins.double().sqrt()
+    return chordal_distances(points.double()) / (size[..., :, None] * size[..., None, :])
+
+
+def _checked_unit(raw: Tensor, owners: Tensor, class_names: Sequence[str]) -> Tensor:
+    """(texts, dim) unit rows, in float32 at least."""
+    if not bool(torch.isfinite(raw).all()):
+        bad = int(owners[~torch.isfinite(raw).all(1)][0])
+        raise ValueError(f"class {class_names[bad]!r}: a text embedding holds NaN or Inf")
+    wide = raw.to(torch.promote_types(raw.dtype, torch.float32))
+    lengths = wide.norm(dim=1)
+    if bool((lengths == 0).any()):
+        bad = int(owners[lengths == 0][0])
+        raise ValueError(f"class {class_names[bad]!r}: a text embedding has length zero")
+    unit: Tensor = wide / lengths[:, None]
+    return unit
+
+
+def _class_centres(points: Tensor, owners: Tensor, classes: int) -> Tensor:
+    """(classes, dim) normalised mean of each class's points, summed in float64."""
+    sums = torch.zeros(classes, points.shape[1], dtype=torch.float64, device=points.device)
+    return normalize(sums.index_add_(0, owners, points.double()), dim=-1).to(points.dtype)
+
+
+def _from_mean(unit: Tensor, mean: Tensor) -> Tensor:
+    """Directions as seen from the mean; a text that lies on it keeps its own."""
+    moved = unit - mean
+    lengths = moved.norm(dim=1, keepdim=True)
+    return torch.where(lengths < SHORTEST_CENTERED, unit, moved / lengths.clamp_min(SHORTEST_CENTERED))
+
+
+def _margins(points: Tensor, owners: Tensor, classes: int) -> Tensor:
+    """(points,) distance of each point to the centre of the nearest class but its own."""
+    centres = _class_centres(points, owners, classes)
+    nearest = torch.empty_like(owners)
+    step = max(1, CHUNK_NUMBERS // classes)
+    for start in range(0, len(points), step):
+        part = slice(start, start + step)
+        cosines = points[part] @ centres.T
+        nearest[part] = cosines.scatter_(1, owners[part, None], -torch.inf).argmax(1)
+    margins: Tensor = (points - centres[nearest]).norm(dim=1)
+    return margins.clamp_min(SMALLEST_MARGIN)
 
 
 def _merge_duplicates(unit: Tensor, owners: Tensor) -> Tensor:
