@@ -79,8 +79,8 @@ def fit(
     template: Annotated[
         list[str] | None,
         typer.Option(
-            help='Prompt such as "a photo of a {}.", given several times for an average, or the name of a set: '
-            "openai_imagenet_80, openai_imagenet_7. Default: the file's own."
+            help='Prompt such as "a photo of a {}.", given several times for an average, or the name of a '
+            "set: openai_imagenet_80, openai_imagenet_7. Default: the file's own."
         ),
     ] = None,
     config: Annotated[

@@ -212,12 +212,8 @@ def score_local_star(products: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
 
 
 def fold_hull(group: PointGroup, *, k: int | float | None) -> Folded:
-    """Keep the texts, their Gram matrix, and how curved the problem of `score_hull` is."""
-    points = group.points
-    gram = points @ points.mT
-    centered = (points - points.mean(1, keepdim=True)).double()
-    curvature = torch.linalg.matrix_norm(centered @ centered.mT, ord=2).clamp_min(1e-12)
-    return Folded(points, {"gram": gram, "curvature": curvature.to(points.dtype)})
+    """Keep the texts and their Gram matrix."""
+    return Folded(group.points, {"gram": group.points @ group.points.mT})
 
 
 def score_hull(products: Tensor, tables: Mapping[str, Tensor], *, k: int | float | None) -> Tensor:
@@ -227,14 +223,16 @@ def score_hull(products: Tensor, tables: Mapping[str, Tensor], *, k: int | float
     (Beck and Teboulle 2009; O'Donoghue and Candès 2015) on the simplex, a fixed number of steps, in float32
     at least. Distances are taken from the mean of the texts, where the problem is well conditioned.
     """
-    dtype = torch.promote_types(products.dtype, torch.float32)
+    given = products.dtype
+    dtype = torch.promote_types(given, torch.float32)
     products, gram = products.to(dtype), tables["gram"].to(dtype)
     n = products.shape[-1]
     to_mean = gram.mean(-1)
     mean_squared = to_mean.mean(-1)[:, None]
     curved = gram - to_mean[:, :, None] - to_mean[:, None, :] + mean_squared[..., None]
     linear = products - products.mean(-1, keepdim=True) - to_mean + mean_squared
-    step = 1 / tables["curvature"].to(dtype)[:, None]
+    # The Frobenius norm is a bound on the curvature that holds for the rounded matrix too.
+    step = 1 / torch.linalg.matrix_norm(curved).clamp_min(1e-12)[:, None]
     closed = torch.zeros_like(products)
     if (k := _count(k, n)) < n:
         closed.fill_(-torch.inf).scatter_(-1, products.topk(k, dim=-1).indices, 0)
@@ -247,7 +245,7 @@ def score_hull(products: Tensor, tables: Mapping[str, Tensor], *, k: int | float
         pace = torch.where(uphill, 0, (momentum - 1) / faster)
         momentum = torch.where(uphill, 1, faster)
         ahead, weights = moved + pace * (moved - weights), moved
-    return (weights * products).sum(-1) + (1 - _quadratic(weights, gram)) / 2
+    return ((weights * products).sum(-1) + (1 - _quadratic(weights, gram)) / 2).to(given)
 
 
 def fold_subspace(group: PointGroup, *, r: int) -> Folded:

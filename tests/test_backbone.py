@@ -368,7 +368,7 @@ def exports(module, pixels):
 
 
 @pytest.mark.parametrize("transform", [compiles, exports])
-@pytest.mark.parametrize("family", ["clip", "siglip", "blip", "vision-text-dual-encoder", "align"])
+@pytest.mark.parametrize("family", ["clip", "siglip", "align"])
 def test_traced_where_the_model_alone_is(family, transform):
     model, processor = built(family)
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -657,9 +657,9 @@ class CustomTextClip(nn.Module):
         return self.text(text)
 
 
-def letters(texts, context_length=16):
-    """A tokenizer as open_clip has them: fixed width, 0 pads, 39 ends, cut with the end kept."""
-    tokens = torch.zeros(len(texts), context_length, dtype=torch.long)
+def letters(texts, context_length=16, padding=0):
+    """A tokenizer as open_clip has them: fixed width, padded, 39 ends, cut with the end kept."""
+    tokens = torch.full((len(texts), context_length), padding)
     for row, text in zip(tokens, texts, strict=True):
         ids = [*(ord(letter) % 32 + 1 for letter in text[: context_length - 1]), 39]
         row[: len(ids)] = torch.tensor(ids)
@@ -700,8 +700,9 @@ def test_open_clip_with_a_bias_is_sigmoid():
     assert backbone.logit_bias().item() == -9.0
 
 
-def test_open_clip_truncation_is_seen(open_clip):
-    backbone = Backbone(open_clip, (letters, None))
+@pytest.mark.parametrize("padding", [0, 39])  # 39: the end token pads too, as in SigLIP
+def test_open_clip_truncation_is_seen(open_clip, padding):
+    backbone = Backbone(open_clip, (functools.partial(letters, padding=padding), None))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         backbone.encode_texts(["a" * 15])  # with its end token just as long as is read

@@ -124,7 +124,7 @@ def test_scores_are_the_softmax_of_the_logits(head: SynonymousSpaceHead):
 
 
 def test_a_sigmoid_family_gives_independent_probabilities():
-    head = SynonymousSpaceHead(*build("siglip")).fit_classes(PETS)
+    head = SynonymousSpaceHead(*build("siglip")).fit_classes(PETS, templates="{}")
     logits = head(**head.backbone.preprocess(pictures()))
     torch.testing.assert_close(head.predict_proba(pictures()), logits.sigmoid().detach(), atol=1e-6, rtol=0)
 
@@ -184,7 +184,7 @@ def test_a_broken_image_is_named_and_the_others_are_classified(head: SynonymousS
         answers = head.predict(files, top_k=1)
     assert [len(own) for own in answers] == [1, 0, 1]
     assert [answers[0], answers[2]] == head.predict([files[0], files[2]], top_k=1)
-    with pytest.raises(ValueError, match="broken.png"):
+    with pytest.raises(ValueError, match=r"broken\.png"):
         head.predict_proba(files)
     with pytest.raises(FileNotFoundError):
         head.predict(tmp_path / "none.png")
@@ -246,12 +246,12 @@ def test_reconfigure_equals_a_new_fit_and_a_refused_one_changes_nothing():
 
 
 def test_a_refused_fit_leaves_the_head_as_it_was():
-    head = fitted()
+    head = fitted(centering="class_mean")
     image = torch.randn(2, 24)
     before = head(image_embeds=image)
     same = torch.ones(1, 24)
     with pytest.raises(ValueError, match="'x', 'y'"):
-        head.reconfigure(centering="class_mean").fit_embeddings([same, same], ["x", "y"], logit_scale=1.0)
+        head.fit_embeddings([same, same], ["x", "y"], logit_scale=1.0)
     assert head.class_names == ["class 0", "class 1", "class 2"]
     torch.testing.assert_close(head(image_embeds=image), before)
 
@@ -529,7 +529,7 @@ def test_a_head_of_embeddings_takes_neither_texts_nor_pixels():
         lambda: head(torch.randn(1, 3, 8, 8)),
         head.drop_text_tower,
     ):
-        with pytest.raises(ValueError, match="no backbone|from embeddings"):
+        with pytest.raises(ValueError, match=r"no backbone|from embeddings"):
             call()
 
 
@@ -537,7 +537,7 @@ def test_two_classes_with_the_same_single_text(head: SynonymousSpaceHead):
     head.reconfigure(centering="class_mean")
     with (
         pytest.warns(UserWarning, match="two classes"),
-        pytest.raises(ValueError, match="'missile', 'missile'"),
+        pytest.raises(ValueError, match=r"'missile', 'missile'"),
     ):
         head.fit_classes(["missile", "missile"])
     with pytest.warns(UserWarning, match="two classes"):
