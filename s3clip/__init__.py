@@ -1,9 +1,13 @@
 """Zero-shot classification with synonymous semantic spaces: a drop-in head for CLIP-like models."""
 
-from s3clip.backbone import Backbone
-from s3clip.config import HeadConfig
-from s3clip.head import Prediction, SynonymousSpaceHead
-from s3clip.synonyms import SynonymClass, SynonymSet
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from s3clip.backbone import Backbone
+    from s3clip.config import HeadConfig
+    from s3clip.head import Prediction, SynonymousSpaceHead
+    from s3clip.synonyms import SynonymClass, SynonymSet
 
 __version__ = "0.1.0"
 
@@ -16,3 +20,23 @@ __all__ = [
     "SynonymousSpaceHead",
     "__version__",
 ]
+
+# Names are imported when they are used: torch and transformers take seconds, `s3clip --help` should not.
+_HOMES = {
+    "Backbone": "backbone",
+    "HeadConfig": "config",
+    "Prediction": "head",
+    "SynonymClass": "synonyms",
+    "SynonymSet": "synonyms",
+    "SynonymousSpaceHead": "head",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 's3clip' has no attribute {name!r}")
+    return getattr(import_module(f"s3clip.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -172,13 +172,19 @@ def load_artifact(folder: str | os.PathLike[str]) -> Artifact:
         what = "no config.json in it" if folder.is_dir() else "no such folder"
         raise FileNotFoundError(f"{folder} is not a saved class space: {what}")
     config = _read_config(path)
-    match = SPACE_FILE.fullmatch(config.space_file)
-    if match is None or match[1] != config.space_sha256[:16]:
-        raise _broken(path, f"space_file {config.space_file!r} is not named after space_sha256")
-    space_path = folder / config.space_file
-    if not space_path.is_file():
-        raise _broken(path, f"{config.space_file} is missing from {folder}")
-    content = space_path.read_bytes()
+    while True:
+        match = SPACE_FILE.fullmatch(config.space_file)
+        if match is None or match[1] != config.space_sha256[:16]:
+            raise _broken(path, f"space_file {config.space_file!r} is not named after space_sha256")
+        space_path = folder / config.space_file
+        try:
+            content = space_path.read_bytes()
+            break
+        except FileNotFoundError:
+            # Somebody may have saved anew between our two reads; then config.json names another file.
+            before, config = config, _read_config(path)
+            if config.space_file == before.space_file:
+                raise _broken(path, f"{config.space_file} is missing from {folder}") from None
     if hashlib.sha256(content).hexdigest() != config.space_sha256:
         raise _broken(space_path, "its sha256 is not the one in config.json: the file was cut or edited")
     try:

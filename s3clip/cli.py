@@ -33,7 +33,22 @@ class Format(StrEnum):
 
 
 HeadFolder = Annotated[Path, typer.Option("--head", help="Folder that `s3clip fit` wrote.")]
-Device = Annotated[str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
+
+
+def _known_device(name: str | None) -> str | None:
+    if name is not None:
+        import torch
+
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+            raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    return name
+
+
+Device = Annotated[
+    str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.", callback=_known_device)
+]
 BatchSize = Annotated[int, typer.Option(help="How many texts or images go through the model at once.")]
 Output = Annotated[Format, typer.Option("--format", help="How to print the result.")]
 

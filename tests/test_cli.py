@@ -1,0 +1,211 @@
+"""The command line: what a newcomer types, and what bad input answers."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from s3clip import SynonymousSpaceHead, cli
+from s3clip.demo import held_out_digits, model_folder, synonym_file
+
+DIGITS = {"zero": ["0", "nought"], "one": ["1"], "seven": ["7"]}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    images, labels = held_out_digits()
+    (folder / "more").mkdir()
+    for name, label in (("more/a.png", 0), ("b.png", 1), ("c.JPG", 7)):
+        images[list(labels).index(label)].convert("RGB").resize((64, 64)).save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("heads")
+    (folder / "digits.json").write_text(json.dumps(DIGITS))
+    result = run("fit", folder / "digits.json", "--backbone", model_folder(), "--out", folder / "space")
+    assert result.exit_code == 0
+    assert "3 classes, 7 texts" in result.output
+    return folder / "space"
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def command(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
+    """The real command in a process of its own."""
+    line = [sys.executable, "-m", "s3clip.cli", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, check=False, **more)
+
+
+def test_files_folders_and_globs(fitted: Path, photos: Path):
+    for images in ([photos], [photos / "more" / "a.png", photos / "*.*"], [photos / "**" / "*.*", photos]):
+        if "*" in str(images[-1]):
+            (photos / "notes.txt").unlink(missing_ok=True)
+        result = run("predict", *images, "--head", fitted, "--format", "json")
+        assert result.exit_code == 0
+        found = {Path(row["file"]).name: row["predictions"][0]["label"] for row in json.loads(result.stdout)}
+        assert found == {"a.png": "zero", "b.png": "one", "c.JPG": "seven"}
+
+
+def test_formats_agree(fitted: Path, photos: Path):
+    as_json = json.loads(run("predict", photos, "--head", fitted, "--top-k", 2, "--format", "json").stdout)
+    text = run("predict", photos, "--head", fitted, "--top-k", 2, "--format", "csv").stdout
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert len(rows) == 6
+    flat = [(row["file"], p) for row in as_json for p in row["predictions"]]
+    for row, (file, p) in zip(rows, flat, strict=True):
+        assert (row["file"], row["label"], row["text"]) == (file, p["label"], p["text"])
+        assert float(row["score"]) == pytest.approx(p["score"], abs=1e-4)
+    assert [row["rank"] for row in rows] == ["1", "2"] * 3
+    table = run("predict", photos, "--head", fitted, "--top-k", 2).stdout.splitlines()
+    assert [line.split()[:3] for line in table] == [
+        ["file", "rank", "label"],
+        *([row["file"], row["rank"], row["label"]] for row in rows),
+    ]
+
+
+def test_the_command_equals_the_library(fitted: Path, photos: Path):
+    row = json.loads(run("predict", photos / "b.png", "--head", fitted, "--format", "json").stdout)[0]
+    own = SynonymousSpaceHead.from_pretrained(fitted).predict(photos / "b.png", top_k=1)[0][0]
+    assert row["predictions"][0]["score"] == pytest.approx(own.score)
+
+
+def test_a_broken_image_is_named_and_the_rest_classified(fitted: Path, photos: Path, tmp_path: Path):
+    (tmp_path / "bad.png").write_text("no image")
+    (tmp_path / "good.png").write_bytes((photos / "b.png").read_bytes())
+    result = command("predict", tmp_path, "--head", fitted, "--format", "json")
+    assert result.returncode == 1
+    rows = json.loads(result.stdout)
+    assert rows[0] == {"file": str(tmp_path / "bad.png"), "error": "not a readable image"}
+    assert rows[1]["predictions"][0]["label"] == "one"
+    assert "bad.png" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_settings_templates_and_values(tmp_path: Path):
+    (tmp_path / "words.json").write_text(json.dumps({"zero": ["a round digit"], "one": ["a straight digit"]}))
+    settings = json.dumps({"metric": "nearest", "scale_rule": None})
+    (tmp_path / "settings.json").write_text(settings)
+    for config in (settings, tmp_path / "settings.json"):
+        result = run(
+            "fit", tmp_path / "words.json", "--backbone", model_folder(), "--out", tmp_path / "out",
+            "--config", config, "--template", "a {}", "--template", "the {}", "--values", "prompts",
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        head = SynonymousSpaceHead.from_pretrained(tmp_path / "out")
+        assert (head.config.metric, head.templates) == ("nearest", ("a {}", "the {}"))
+        assert head.classes[0].texts == ["zero", "a round digit"]
+
+
+NIL = {"zero": ["0", "nil", "nought"], "one": ["1", "nil"], "two": []}
+
+
+def test_inspect_says_what_was_kept(tmp_path: Path):
+    (tmp_path / "digits.json").write_text(
+        json.dumps({"zero": ["0", "nil", "nought"], "one": ["1", "nil"], "two": []})
+    )
+    result = command("fit", tmp_path / "digits.json", "--backbone", model_folder(), "--out", tmp_path / "out",
+                     "--config", '{"scale_rule": "kept_share", "scale_options": {"share": 0.5}}')  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "'nil'" in result.stderr
+    reports = json.loads(run("inspect", tmp_path / "out", "--format", "json").stdout)
+    head = SynonymousSpaceHead.from_pretrained(tmp_path / "out", backbone=None)
+    assert [r["name"] for r in reports] == ["zero", "one", "two"]
+    assert [len(r["death_times"]) for r in reports] == [3, 2, 0]
+    kept = [t["status"] for r in reports for t in r["texts"]]
+    assert [i for i, status in enumerate(kept) if status == "kept"] == head.space.kept.tolist()
+    shared = {(r["name"], t["text"]): t["shared_with"] for r in reports for t in r["texts"]}
+    assert shared["zero", "nil"] == [1]
+    assert shared["one", "nil"] == [0]
+    assert shared["zero", "0"] == []
+    table = run("inspect", tmp_path / "out", "--class", "zero").stdout
+    assert "(also in: 1 one)" in table
+    assert "death times: " in table
+    rows = list(csv.DictReader(io.StringIO(run("inspect", tmp_path / "out", "--format", "csv").stdout)))
+    assert [row["text"] for row in rows] == ["zero", "0", "nil", "nought", "one", "1", "nil", "two"]
+
+
+def test_help_and_no_arguments():
+    result = command("--help")
+    assert result.returncode == 0
+    for verb in ("demo", "fit", "predict", "inspect"):
+        assert verb in result.stdout
+        assert run(verb, "--help").exit_code == 0
+    assert "Usage" in (command().stdout + command().stderr)
+
+
+FIT = ["fit", "{good}", "--backbone", "{model}", "--out", "o"]
+BAD = {
+    "missing synonyms": (["fit", "none.json", *FIT[2:]], "none.json"),
+    "empty synonyms": (["fit", "{empty}", *FIT[2:]], "empty.json"),
+    "not JSON": (["fit", "{broken}", *FIT[2:]], "broken.json"),
+    "duplicate key": (["fit", "{twice}", *FIT[2:]], "cat"),
+    "unknown metric": ([*FIT, "--config", '{{"metric": "x"}}'], "local_center"),
+    "k below 1": ([*FIT, "--config", '{{"metric_options": {{"k": 0}}}}'], "a whole number >= 1"),
+    "bad config": ([*FIT, "--config", "{{"], "not JSON"),
+    "unknown setting": ([*FIT, "--config", '{{"colour": 1}}'], "colour"),
+    "template without a place": ([*FIT, "--template", "photo"], "photo"),
+    "unknown values": ([*FIT, "--values", "words"], "prompts"),
+    "no backbone there": (["fit", "{good}", "--backbone", "{empty}", "--out", "o"], "empty.json"),
+    "bad device": ([*FIT, "--device", "gpu"], "gpu"),
+    "absent device": ([*FIT, "--device", "cuda:77"], "cuda:77"),
+    "out is a file": (["fit", "{good}", "--backbone", "{model}", "--out", "{empty}"], "empty.json"),
+    "no head": (["predict", "{photo}", "--head", "nowhere"], "nowhere"),
+    "no image": (["predict", "none.png", "--head", "{head}"], "none.png"),
+    "empty folder": (["predict", "{folder}", "--head", "{head}"], "no images"),
+    "top_k": (["predict", "{photo}", "--head", "{head}", "--top-k", "0"], "top_k"),
+    "unknown class": (["inspect", "{head}", "--class", "nine"], "nine"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_status_2(
+    case: str, fitted: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    (tmp_path / "empty.json").write_text("")
+    (tmp_path / "broken.json").write_text('{"cat": [')
+    (tmp_path / "twice.json").write_text('{"cat": [], "dog": [], "cat": []}')
+    (tmp_path / "good.json").write_text(json.dumps(DIGITS))
+    (tmp_path / "folder").mkdir()
+    places = {name: tmp_path / f"{name}.json" for name in ("empty", "broken", "twice", "good")}
+    places |= {
+        "folder": tmp_path / "folder",
+        "head": fitted,
+        "model": model_folder(),
+        "photo": photos / "b.png",
+    }
+    arguments, message = BAD[case]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["s3clip", *(argument.format(**places) for argument in arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert [line for line in errors if line.startswith("error: ")] == errors[-1:]
+    assert message in errors[-1]
+    assert not (tmp_path / "o").exists()
+
+
+def test_demo(tmp_path: Path):
+    result = run("demo", "--out", tmp_path / "demo")
+    assert result.exit_code == 0, result.output
+    assert "500 held-out handwritten digits" in result.output
+    for contender in ("plain name", "mean of all texts", "synonymous space"):
+        assert contender in result.output
+    picture = Image.open(tmp_path / "demo" / "digits.png")
+    assert picture.size[0] > 600
+    assert len(picture.convert("L").getcolors()) > 50
+    loaded = SynonymousSpaceHead.from_pretrained(tmp_path / "demo" / "head")
+    names = [c["name"] for c in json.loads(synonym_file().read_text())["classes"]]
+    assert loaded.class_names == names
