@@ -82,7 +82,9 @@ class FoldedSpace(nn.Module):
                 self.blocks[-1].append(Piece(group, first, count, position - block_start, stop - block_start))
                 first, position = first + count, stop
         self.register_buffer("rows", torch.cat(multiplied), persistent=False)
-        self.register_buffer("class_order", torch.cat(order).argsort(), persistent=False)
+        class_order = torch.cat(order).argsort()
+        self.reordered = bool((class_order.diff() < 0).any())
+        self.register_buffer("class_order", class_order, persistent=False)
         self.register_buffer("mean", space.mean, persistent=False)
         self.register_buffer("spread", space.spread, persistent=False)
 
@@ -104,5 +106,7 @@ class FoldedSpace(nn.Module):
                     for name in self.table_names[piece.group]
                 }
                 scores.append(METRICS[self.metric].score(part, tables, **self._options))
-        score = torch.cat(scores, dim=1)[:, self.class_order]
+        score = torch.cat(scores, dim=1) if len(scores) > 1 else scores[0]
+        if self.reordered:
+            score = score[:, self.class_order]
         return images @ self.mean[:, None] + self.spread * score if self.centered else score

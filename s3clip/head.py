@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from s3clip.artifact import (
     Artifact,
@@ -27,7 +26,7 @@ from s3clip.folding import FoldedSpace
 from s3clip.images import BrokenImageError, open_image
 from s3clip.options import is_count, is_number
 from s3clip.prompts import DEFAULT_TEMPLATES, class_texts, resolve_templates
-from s3clip.space import SynonymousSpace, build_space
+from s3clip.space import SynonymousSpace, build_space, unit_vectors
 from s3clip.synonyms import SynonymSet
 
 PROMPT_BLOCK = 16_384
@@ -336,8 +335,7 @@ class SynonymousSpaceHead(nn.Module):
             raise ValueError(
                 f"image_embeds: expected shape (batch, {rows.shape[1]}), got {tuple(image_embeds.shape)}"
             )
-        wide = image_embeds.to(torch.promote_types(image_embeds.dtype, torch.float32))
-        scores = self.folded(normalize(wide, dim=-1).to(rows.dtype))
+        scores = self.folded(unit_vectors(image_embeds).to(rows.dtype))
         logits: Tensor = scores * self._scale()
         bias = self._bias()
         return logits if bias is None else logits + bias
@@ -590,16 +588,18 @@ class SynonymousSpaceHead(nn.Module):
         raw, owners = self._fitted()
         # float64 is missing on MPS; building is small enough for the CPU.
         at = torch.device("cpu") if raw.device.type == "mps" else raw.device
-        space = build_space(
-            raw.to(at),
-            owners.to(at),
-            self.class_names,
-            scale_rule=self.config.scale_rule,
-            scale_options=self.config.scale_options,
-            keep_name=self.config.keep_name,
-            centering=self.config.centering,
-        )
-        folded = FoldedSpace(space, self.config.metric, self.config.metric_options)
+        # Under autocast the products that decide what is kept would be taken in half precision.
+        with torch.autocast(at.type, enabled=False):
+            space = build_space(
+                raw.to(at),
+                owners.to(at),
+                self.class_names,
+                scale_rule=self.config.scale_rule,
+                scale_options=self.config.scale_options,
+                keep_name=self.config.keep_name,
+                centering=self.config.centering,
+            )
+            folded = FoldedSpace(space, self.config.metric, self.config.metric_options)
         for name in _DERIVED:
             value = getattr(space, name)
             dtype = raw.dtype if value.is_floating_point() else value.dtype
@@ -661,14 +661,13 @@ class SynonymousSpaceHead(nn.Module):
                 yield readable, raw.new_zeros(0, len(self._classes)), raw.new_zeros(0, raw.shape[1])
 
     def _probabilities(self, image_embeds: Tensor) -> tuple[Tensor, Tensor]:
-        raw, _ = self._fitted()
         logits = self(image_embeds=image_embeds).float()
         lengths = image_embeds.float().norm(dim=-1)
         if not bool((torch.isfinite(lengths) & (lengths > 0)).all()):
             bad = int(torch.nonzero(~(torch.isfinite(lengths) & (lengths > 0)))[0])
             raise ValueError(f"image_embeds: row {bad} is zero, NaN or Inf")
         probabilities = logits.softmax(-1) if self.activation == "softmax" else logits.sigmoid()
-        return probabilities, normalize(image_embeds.to(raw.dtype), dim=-1)
+        return probabilities, unit_vectors(image_embeds)
 
     def _matched_texts(self, embeds: Tensor, classes: Tensor) -> list[list[str | None]]:
         """The text of each (image, class) pair that is nearest to the image among those of the space."""
@@ -677,10 +676,7 @@ class SynonymousSpaceHead(nn.Module):
         nearest = torch.zeros_like(classes)
         for i in classes.unique().tolist():
             rows = space.kept[space.point_owners == i]
-            vectors = normalize(space.raw[rows], dim=-1)
-            if space.centered:
-                vectors = normalize(vectors - space.mean, dim=-1)
-            best = rows[(embeds @ vectors.T).argmax(1)] - first_row[i]
+            best = rows[(embeds @ space.points_of(rows).T).argmax(1)] - first_row[i]
             nearest = torch.where(classes == i, best[:, None], nearest)
         return [
             [self._text(i, row) for i, row in zip(own, rows, strict=True)]
@@ -737,4 +733,4 @@ def _encode_prompts(
         counts = torch.tensor([len(own) for own in block], device=unit.device)
         owner = torch.repeat_interleave(torch.arange(len(block), device=unit.device), counts)
         rows.append(unit.new_zeros(len(block), unit.shape[1]).index_add_(0, owner, unit))
-    return normalize(torch.cat(rows), dim=-1)
+    return unit_vectors(torch.cat(rows))

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from s3clip.options import Option, is_count, is_number, resolve_options
-from s3clip.rips import chordal_distances
+from s3clip.rips import chordal_distances, within
 
 SHORTEST_MEAN = 1e-6
 """A mean of unit vectors shorter than this has no direction to speak of: the nearest text stands for it."""
@@ -93,11 +94,13 @@ class Metric:
                 f"images, points: expected shapes (b, dim) and (c, n, dim) or (n, dim), "
                 f"got {tuple(images.shape)} and {tuple(points.shape)}"
             )
-        classes = points if points.ndim == 3 else points[None]
-        edges = chordal_distances(classes) <= torch.as_tensor(scale, device=points.device)[..., None, None]
+        dtype = torch.promote_types(torch.promote_types(images.dtype, points.dtype), torch.float32)
+        classes = (points if points.ndim == 3 else points[None]).to(dtype)
+        edges = within(chordal_distances(classes.double()), torch.as_tensor(scale, device=points.device))
         named = torch.ones(len(classes), dtype=torch.bool, device=points.device)
         folded = self.fold(PointGroup(classes, named, edges), **resolved)
-        scores = self.score(torch.einsum("bd,crd->bcr", images, folded.rows), folded.tables, **resolved)
+        products = torch.einsum("bd,crd->bcr", images.to(dtype), folded.rows)
+        scores = self.score(products, folded.tables, **resolved).to(images.dtype)
         return scores if points.ndim == 3 else scores[:, 0]
 
 
@@ -109,12 +112,13 @@ def fold_local_center(
     # A class without its own name among its points has nothing to give the name's weight to.
     weight = torch.where(group.named, name_weight, 0.0).to(points)
     if _count(k, points.shape[1]) == points.shape[1]:
-        mean = (1 - weight)[:, None] * points.mean(1) + weight[:, None] * points[:, 0]
+        exact = points.double()
+        mean = (1 - weight)[:, None] * exact.mean(1) + weight[:, None] * exact[:, 0]
         length = mean.norm(dim=-1, keepdim=True)
         if not renormalize:
-            return Folded(mean[:, None], {})
+            return Folded(mean[:, None].to(points.dtype), {})
         if bool((length >= SHORTEST_MEAN).all()):
-            return Folded((mean / length)[:, None], {})
+            return Folded((mean / length)[:, None].to(points.dtype), {})
     return Folded(points, {"weight": weight} | ({"gram": points @ points.mT} if renormalize else {}))
 
 
@@ -134,17 +138,33 @@ def score_local_center(
         return products[..., 0]
     weight = tables["weight"]
     k = _count(k, products.shape[-1])
+    if not renormalize:
+        return (1 - weight) * _mean_of_largest(products, k) + weight * products[..., 0]
     nearest = products.topk(k, dim=-1)
     mean = (1 - weight) * nearest.values.mean(-1) + weight * products[..., 0]
-    if not renormalize:
-        return mean
     # Weights that sum to 1 keep mᵀ G m below 1, inside float16.
     chosen = torch.zeros_like(products).scatter_(-1, nearest.indices, 1 / k) * (1 - weight)[:, None]
     own_name = torch.zeros_like(products[0, 0])
     own_name[0] = 1
     chosen = chosen + weight[:, None] * own_name
     length = _quadratic(chosen, tables["gram"]).clamp_min(0).sqrt()
-    return torch.where(length < SHORTEST_MEAN, nearest.values[..., 0], mean / length.clamp_min(SHORTEST_MEAN))
+    # Below this the quadratic form is rounding.
+    shortest = max(SHORTEST_MEAN, 2 * math.sqrt(torch.finfo(length.dtype).eps))
+    return torch.where(length < shortest, nearest.values[..., 0], mean / length.clamp_min(shortest))
+
+
+def _mean_of_largest(products: Tensor, k: int) -> Tensor:
+    """(b, c, n) -> (b, c), the mean of the k largest of each n."""
+    if k == 1:
+        return products.amax(-1)
+    tracked = products.requires_grad or torch.compiler.is_compiling()
+    if products.device.type == "cpu" and products.dtype in (torch.float32, torch.float64) and not tracked:
+        # numpy sorts short rows in vector registers, several times faster than torch.topk picks from them.
+        ordered = torch.from_numpy(np.sort(products.numpy(), axis=-1))
+        weights = products.new_zeros(products.shape[-1])
+        weights[-k:] = 1 / k
+        return ordered @ weights
+    return products.topk(k, dim=-1, sorted=False).values.mean(-1)
 
 
 def _count(k: int | float | None, n: int) -> int:
@@ -171,7 +191,9 @@ def fold_soft_nearest(group: PointGroup, *, beta: float) -> Folded:
 
 def score_soft_nearest(products: Tensor, tables: Mapping[str, Tensor], *, beta: float) -> Tensor:
     """(1/β) log mean exp(β cos): a mean, not a sum, so that the number of texts does not count."""
-    return (torch.logsumexp(beta * products, dim=-1) - math.log(products.shape[-1])) / beta
+    nearest = products.amax(-1)
+    # expm1 and log1p: at a small β the whole answer lies in the digits that exp and log would round away.
+    return nearest + torch.log1p(torch.expm1(beta * (products - nearest[..., None])).mean(-1)) / beta
 
 
 def fold_mean_similarity(group: PointGroup) -> Folded:

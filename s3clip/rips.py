@@ -46,6 +46,18 @@ def chordal_distances(points: Tensor) -> Tensor:
     return distances.to(device=points.device, dtype=dtype)
 
 
+def within(lengths: Tensor, scale: Tensor) -> Tensor:
+    """Return which edges are in the complex at a scale: those of length <= ε, up to rounding.
+
+    ε is often the length of an edge, and rounding must not cut that edge when it is measured again.
+
+    Args:
+        lengths: (..., n, n).
+        scale: (...).
+    """
+    return lengths <= scale[..., None, None] * (1 + 1e-6)
+
+
 class SpanningTree(NamedTuple):
     """A minimum spanning tree in the order in which Prim's algorithm finds it, starting at point 0.
 
@@ -243,7 +255,9 @@ class ScaleRule:
 _SHARE = Option(0.75, "a number in (0, 1]", lambda v: is_number(v) and 0 < v <= 1)
 
 SCALE_RULES: dict[str, ScaleRule] = {
-    "fixed": ScaleRule(fixed, {"epsilon": Option(0.8, "a number >= 0", lambda v: is_number(v) and v >= 0)}),
+    "fixed": ScaleRule(
+        fixed, {"epsilon": Option(0.8, "a finite number >= 0", lambda v: is_number(v) and 0 <= v < math.inf)}
+    ),
     "quantile": ScaleRule(
         quantile, {"q": Option(0.9, "a number in [0, 1]", lambda v: is_number(v) and 0 <= v <= 1)}
     ),
@@ -251,7 +265,10 @@ SCALE_RULES: dict[str, ScaleRule] = {
     "kept_share": ScaleRule(kept_share, {"share": _SHARE}),
     "margin": ScaleRule(
         margin,
-        {"epsilon": Option(1.0, "a number >= 0", lambda v: is_number(v) and v >= 0), "share": _SHARE},
+        {
+            "epsilon": Option(1.0, "a finite number >= 0", lambda v: is_number(v) and 0 <= v < math.inf),
+            "share": _SHARE,
+        },
         relative=True,
     ),
 }

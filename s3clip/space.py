@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from s3clip.rips import SCALE_RULES, chordal_distances, chosen_component, components, minimum_spanning_tree
+from s3clip.rips import (
+    SCALE_RULES,
+    chordal_distances,
+    chosen_component,
+    components,
+    minimum_spanning_tree,
+    within,
+)
 
 SAME_TEXT = math.sqrt(2e-6)
 """Chordal distance up to which two texts are one point: cos >= 1 - 1e-6."""
@@ -21,8 +28,9 @@ SAME_TEXT = math.sqrt(2e-6)
 SHORTEST_CENTERED = 1e-4
 """A centered text shorter than this has no direction left."""
 
-SMALLEST_MARGIN = 1e-9
-"""A text on the centre of another class would be infinitely far from its own."""
+SMALLEST_MARGIN = SAME_TEXT
+"""A text that is the centre of another class would be infinitely far from its own, and rounding would say how
+far."""
 
 CHUNK_NUMBERS = 2**23
 """About how many float64 numbers (64 MiB) of points or distances are held at once while building."""
@@ -64,8 +72,12 @@ class SynonymousSpace:
     @property
     def points(self) -> Tensor:
         """(points, dim) unit vectors, class by class, centered where `centered`; computed when asked for."""
-        points = normalize(self.raw[self.kept], dim=-1)
-        return normalize(points - self.mean, dim=-1) if self.centered else points
+        return self.points_of(self.kept)
+
+    def points_of(self, rows: Tensor) -> Tensor:
+        """Return the points of some raw rows. Args: rows: (n,) int64. Returns: (n, dim) unit vectors."""
+        points = unit_vectors(self.raw[rows])
+        return unit_vectors(points - self.mean) if self.centered else points
 
     @property
     def point_owners(self) -> Tensor:
@@ -90,11 +102,11 @@ class SynonymousSpace:
         Returns:
             (c, n, n) bool.
         """
-        points = normalize(self.raw, dim=-1)
+        points = unit_vectors(self.raw)
         if self.centered or self.relative:
             points = _from_mean(points, self.mean)
         lengths = edge_lengths(points[rows], self.margins[rows])
-        return lengths <= self.scales[self.owners[rows[:, 0]], None, None]
+        return within(lengths, self.scales[self.owners[rows[:, 0]]])
 
     def __repr__(self) -> str:
         return (
@@ -143,6 +155,8 @@ def build_space(
     own = owners[distinct]
 
     classes = len(class_names)
+    if scale_rule is not None and scale_rule not in SCALE_RULES:
+        raise ValueError(f"unknown scale_rule {scale_rule!r}; known: {', '.join(SCALE_RULES)}, or None")
     rule = None if scale_rule is None else SCALE_RULES[scale_rule]
     centered = centering == "class_mean" and classes > 1
     relative = rule is not None and rule.relative and classes > 1
@@ -213,17 +227,29 @@ def edge_lengths(points: Tensor, margins: Tensor) -> Tensor:
     return chordal_distances(points.double()) / (size[..., :, None] * size[..., None, :])
 
 
+def unit_vectors(vectors: Tensor) -> Tensor:
+    """Return vectors of length one in the same directions, in float32 at least, however short they were.
+
+    Args:
+        vectors: (..., dim).
+
+    Returns:
+        (..., dim); zero where a vector is.
+    """
+    wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    return normalize(wide, dim=-1, eps=torch.finfo(wide.dtype).tiny)
+
+
 def _checked_unit(raw: Tensor, owners: Tensor, class_names: Sequence[str]) -> Tensor:
     """(texts, dim) unit rows, in float32 at least."""
     if not bool(torch.isfinite(raw).all()):
         bad = int(owners[~torch.isfinite(raw).all(1)][0])
         raise ValueError(f"class {class_names[bad]!r}: a text embedding holds NaN or Inf")
-    wide = raw.to(torch.promote_types(raw.dtype, torch.float32))
-    lengths = wide.norm(dim=1)
-    if bool((lengths == 0).any()):
-        bad = int(owners[lengths == 0][0])
+    unit = unit_vectors(raw)
+    zero = unit.norm(dim=1) < 0.5
+    if bool(zero.any()):
+        bad = int(owners[zero][0])
         raise ValueError(f"class {class_names[bad]!r}: a text embedding has length zero")
-    unit: Tensor = wide / lengths[:, None]
     return unit
 
 
