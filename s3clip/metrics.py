@@ -239,16 +239,32 @@ def fold_hull(group: PointGroup, *, k: int | float | None) -> Folded:
 
 
 def score_hull(products: Tensor, tables: Mapping[str, Tensor], *, k: int | float | None) -> Tensor:
-    """1 - d²/2, d the distance from the image to the convex hull of its k nearest texts.
-
-    The barycentric weights of the nearest point are found by accelerated projected gradient with restarts
-    (Beck and Teboulle 2009; O'Donoghue and Candès 2015) on the simplex, a fixed number of steps, in float32
-    at least. Distances are taken from the mean of the texts, where the problem is well conditioned.
-    """
+    """1 - d²/2, d the distance from the image to the convex hull of its k nearest texts."""
     given = products.dtype
     dtype = torch.promote_types(given, torch.float32)
     products, gram = products.to(dtype), tables["gram"].to(dtype)
-    n = products.shape[-1]
+    # The score is the largest over all weights, so its gradient is that at fixed weights (Danskin 1966).
+    weights: Tensor = hull_weights(products.detach(), gram.detach(), _count(k, products.shape[-1]))
+    score = (weights * products).sum(-1) + (1 - _quadratic(weights, gram)) / 2
+    return score.to(given)
+
+
+# An operator of its own, so that torch.compile and torch.export need not unroll the steps.
+@torch.library.custom_op("s3clip::hull_weights", mutates_args=())
+def hull_weights(products: Tensor, gram: Tensor, k: int) -> Tensor:
+    """Return the barycentric weights of the point of a hull of texts that is nearest to the image.
+
+    Found by accelerated projected gradient with restarts (Beck and Teboulle 2009; O'Donoghue and Candès 2015)
+    on the simplex. Distances are taken from the mean of the texts, where the problem is well conditioned.
+
+    Args:
+        products: (b, c, n) cosines of images and texts.
+        gram: (c, n, n) of the texts.
+        k: the hull is that of the k texts nearest to the image, in [1, n].
+
+    Returns:
+        (b, c, n), non-negative, of sum 1.
+    """
     to_mean = gram.mean(-1)
     mean_squared = to_mean.mean(-1)[:, None]
     curved = gram - to_mean[:, :, None] - to_mean[:, None, :] + mean_squared[..., None]
@@ -256,7 +272,7 @@ def score_hull(products: Tensor, tables: Mapping[str, Tensor], *, k: int | float
     # The Frobenius norm is a bound on the curvature that holds for the rounded matrix too.
     step = 1 / torch.linalg.matrix_norm(curved).clamp_min(1e-12)[:, None]
     closed = torch.zeros_like(products)
-    if (k := _count(k, n)) < n:
+    if k < products.shape[-1]:
         closed.fill_(-torch.inf).scatter_(-1, products.topk(k, dim=-1).indices, 0)
     weights = _project_to_simplex(closed)
     ahead, momentum = weights, torch.ones_like(products[..., :1])
@@ -267,7 +283,12 @@ def score_hull(products: Tensor, tables: Mapping[str, Tensor], *, k: int | float
         pace = torch.where(uphill, 0, (momentum - 1) / faster)
         momentum = torch.where(uphill, 1, faster)
         ahead, weights = moved + pace * (moved - weights), moved
-    return ((weights * products).sum(-1) + (1 - _quadratic(weights, gram)) / 2).to(given)
+    return weights
+
+
+@hull_weights.register_fake
+def _(products: Tensor, gram: Tensor, k: int) -> Tensor:
+    return torch.empty_like(products)
 
 
 def fold_subspace(group: PointGroup, *, r: int) -> Folded:
