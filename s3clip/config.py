@@ -51,9 +51,9 @@ class HeadConfig(BaseModel):
             raise ValueError(f"unknown scale_rule {rule!r}; known: {', '.join(SCALE_RULES)}, or None")
         return rule
 
-    @field_validator("logit_scale")
+    @field_validator("logit_scale", mode="before")
     @classmethod
-    def _positive(cls, scale: float | None) -> float | None:
+    def _positive(cls, scale: Any) -> Any:
         if scale is not None and not (is_number(scale) and 0 < scale < float("inf")):
             raise ValueError(f"logit_scale: expected a finite number > 0, got {scale}")
         return scale

@@ -96,7 +96,9 @@ class Metric:
             )
         dtype = torch.promote_types(torch.promote_types(images.dtype, points.dtype), torch.float32)
         classes = (points if points.ndim == 3 else points[None]).to(dtype)
-        edges = within(chordal_distances(classes.double()), torch.as_tensor(scale, device=points.device))
+        edges = None
+        if self.reads_edges:
+            edges = within(chordal_distances(classes.double()), torch.as_tensor(scale, device=points.device))
         named = torch.ones(len(classes), dtype=torch.bool, device=points.device)
         folded = self.fold(PointGroup(classes, named, edges), **resolved)
         products = torch.einsum("bd,crd->bcr", images.to(dtype), folded.rows)
@@ -110,7 +112,7 @@ def fold_local_center(
     """Keep the texts and their Gram matrix; where all n texts are chosen, their mean alone."""
     points = group.points
     # A class without its own name among its points has nothing to give the name's weight to.
-    weight = torch.where(group.named, name_weight, 0.0).to(points)
+    weight = group.named.to(points) * name_weight
     if _count(k, points.shape[1]) == points.shape[1]:
         exact = points.double()
         mean = (1 - weight)[:, None] * exact.mean(1) + weight[:, None] * exact[:, 0]
@@ -157,14 +159,19 @@ def _mean_of_largest(products: Tensor, k: int) -> Tensor:
     """(b, c, n) -> (b, c), the mean of the k largest of each n."""
     if k == 1:
         return products.amax(-1)
-    tracked = products.requires_grad or torch.compiler.is_compiling()
-    if products.device.type == "cpu" and products.dtype in (torch.float32, torch.float64) and not tracked:
-        # numpy sorts short rows in vector registers, several times faster than torch.topk picks from them.
-        ordered = torch.from_numpy(np.sort(products.numpy(), axis=-1))
-        weights = products.new_zeros(products.shape[-1])
-        weights[-k:] = 1 / k
-        return ordered @ weights
-    return products.topk(k, dim=-1, sorted=False).values.mean(-1)
+    is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
+    traced = torch.compiler.is_compiling() or is_tracing()
+    if products.device.type != "cpu" or products.dtype not in (torch.float32, torch.float64) or traced:
+        return products.topk(k, dim=-1, sorted=False).values.mean(-1)
+    try:
+        rows = products.numpy()
+    except RuntimeError:  # gradients, vmap and the like need torch's own operators
+        return products.topk(k, dim=-1, sorted=False).values.mean(-1)
+    # numpy sorts short rows in vector registers, several times faster than torch.topk picks from them.
+    ordered = torch.from_numpy(np.sort(rows, axis=-1))
+    weights = products.new_zeros(products.shape[-1])
+    weights[-k:] = 1 / k
+    return ordered @ weights
 
 
 def _count(k: int | float | None, n: int) -> int:
@@ -317,7 +324,7 @@ def score_subspace(products: Tensor, tables: Mapping[str, Tensor], *, r: int) ->
     move = along - tables["offset"]
     inner = products[..., 0] + (move * along).sum(-1)
     squared = tables["squared"] + (move * (2 * tables["offset"] + move)).sum(-1)
-    return inner / squared.clamp_min(SHORTEST_MEAN**2).sqrt()
+    return inner / squared.clamp_min(0).sqrt().clamp_min(SHORTEST_MEAN)
 
 
 def _apply(vectors: Tensor, matrices: Tensor) -> Tensor:

@@ -124,7 +124,7 @@ def components(tree: SpanningTree, scale: Tensor) -> Tensor:
     """Return the connected component of every point at a scale.
 
     Args:
-        tree: a spanning tree of n points.
+        tree: a spanning tree of n points, none of them padding.
         scale: (...) the ε of each tree.
 
     Returns:
@@ -195,14 +195,14 @@ def kept_share(lengths: Tensor, *, share: float) -> Tensor:
     if lengths.shape[-1] < 2:
         return _everything(lengths)
     deaths = lengths.sort(dim=-1).values
-    points = lengths.shape[-1] + 1
+    needed = _share_of(lengths.shape[-1] + 1, share)
     # The size of the largest component grows with ε, so bisect among the death times.
     low = torch.zeros(lengths.shape[:-1], dtype=torch.int64, device=lengths.device)
-    high = torch.full_like(low, points - 2)
+    high = torch.full_like(low, lengths.shape[-1] - 1)
     while bool((low < high).any()):
         middle = (low + high) // 2
         scale = deaths.gather(-1, middle[..., None])[..., 0]
-        enough = _largest_size(lengths, scale) >= share * points
+        enough = _largest_size(lengths, scale) >= needed
         low, high = torch.where(enough, low, middle + 1), torch.where(enough, middle, high)
     return deaths.gather(-1, low[..., None])[..., 0]
 
@@ -213,9 +213,16 @@ def margin(lengths: Tensor, *, epsilon: float, share: float) -> Tensor:
     Made for edges that are measured relative to the margins of their ends (`s3clip.space.build_space`), where
     1 is the distance at which another class is as near as the other end of the edge.
     """
+    if lengths.shape[-1] < 2:
+        return _everything(lengths)
     # The walk from point 0 finds its component first: it has m points when the first m - 1 edges fit.
-    needed = math.ceil(share * (lengths.shape[-1] + 1) - 1e-9) - 1
-    return torch.nn.functional.pad(lengths[..., :needed], (1, 0), value=epsilon).amax(-1)
+    needed = _share_of(lengths.shape[-1] + 1, share)
+    return torch.nn.functional.pad(lengths[..., : needed - 1], (1, 0), value=epsilon).amax(-1)
+
+
+def _share_of(points: int, share: float) -> int:
+    # A share such as 0.7 of 10 is 7, though the product is a little more in floating point.
+    return math.ceil(share * points - 1e-9)
 
 
 def _everything(lengths: Tensor) -> Tensor:

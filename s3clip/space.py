@@ -146,8 +146,8 @@ def build_space(
         centering: None or "class_mean".
 
     Raises:
-        ValueError: embeddings that are not finite or of length zero, an unknown rule or option, or classes
-            that centering cannot tell apart; the classes are named.
+        ValueError: embeddings that are not finite or of length zero, an unknown setting, or classes that
+            centering cannot tell apart; the classes are named.
     """
     unit = _checked_unit(raw, owners, class_names)
     stands_for = _merge_duplicates(unit, owners)
@@ -155,8 +155,13 @@ def build_space(
     own = owners[distinct]
 
     classes = len(class_names)
-    if scale_rule is not None and scale_rule not in SCALE_RULES:
-        raise ValueError(f"unknown scale_rule {scale_rule!r}; known: {', '.join(SCALE_RULES)}, or None")
+    for argument, value, known in (
+        ("scale_rule", scale_rule, (*SCALE_RULES, None)),
+        ("keep_name", keep_name, ("tie", "always")),
+        ("centering", centering, ("class_mean", None)),
+    ):
+        if value not in known:
+            raise ValueError(f"unknown {argument} {value!r}; known: {', '.join(map(str, known))}")
     rule = None if scale_rule is None else SCALE_RULES[scale_rule]
     centered = centering == "class_mean" and classes > 1
     relative = rule is not None and rule.relative and classes > 1
@@ -228,7 +233,7 @@ def edge_lengths(points: Tensor, margins: Tensor) -> Tensor:
 
 
 def unit_vectors(vectors: Tensor) -> Tensor:
-    """Return vectors of length one in the same directions, in float32 at least, however short they were.
+    """Return vectors of length one in the same directions, in float32 at least, whatever length they had.
 
     Args:
         vectors: (..., dim).
@@ -237,7 +242,9 @@ def unit_vectors(vectors: Tensor) -> Tensor:
         (..., dim); zero where a vector is.
     """
     wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-    return normalize(wide, dim=-1, eps=torch.finfo(wide.dtype).tiny)
+    tiny = torch.finfo(wide.dtype).tiny
+    # Squares leave the range of float32 long before the numbers do.
+    return normalize(wide / wide.abs().amax(-1, keepdim=True).clamp_min(tiny), dim=-1, eps=tiny)
 
 
 def _checked_unit(raw: Tensor, owners: Tensor, class_names: Sequence[str]) -> Tensor:

@@ -8,12 +8,15 @@ import torch
 from s3clip import SynonymousSpaceHead
 from tests.tiny_models import build
 
+# The tensors are small, and two threads that wait for each other are slower than one.
+torch.set_num_threads(1)
+
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real embeddings and models beside the checkout; tests that need it are skipped without."""
+    """The folder of real embeddings and models beside the checkout; tests that need it skip without."""
     if not SHARED.is_dir():
         pytest.skip("real data is not in the repository; ../shared is not here")
     return SHARED
