@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from s3clip.backbone import Backbone
     from s3clip.config import HeadConfig
     from s3clip.head import Prediction, SynonymousSpaceHead
+    from s3clip.pipeline import S3ZeroShotImageClassificationPipeline
     from s3clip.synonyms import SynonymClass, SynonymSet
 
 __version__ = "0.1.0"
@@ -15,6 +16,7 @@ __all__ = [
     "Backbone",
     "HeadConfig",
     "Prediction",
+    "S3ZeroShotImageClassificationPipeline",
     "SynonymClass",
     "SynonymSet",
     "SynonymousSpaceHead",
@@ -26,6 +28,7 @@ _HOMES = {
     "Backbone": "backbone",
     "HeadConfig": "config",
     "Prediction": "head",
+    "S3ZeroShotImageClassificationPipeline": "pipeline",
     "SynonymClass": "synonyms",
     "SynonymSet": "synonyms",
     "SynonymousSpaceHead": "head",

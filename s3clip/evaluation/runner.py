@@ -1,0 +1,478 @@
+"""Score every contender on the same images: which way to classify is best on one's own data."""
+
+import os
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.metrics import accuracy_score, recall_score, top_k_accuracy_score
+from torch import Tensor
+
+from s3clip import __version__
+from s3clip.backbone import Backbone
+from s3clip.config import HeadConfig
+from s3clip.evaluation.baselines import CONTENDERS, CONTROL, Contender, softmax_max
+from s3clip.evaluation.report import Comparison, ContenderScores, Difference
+from s3clip.evaluation.scores import (
+    expected_calibration_error,
+    interval,
+    resampled_class_means,
+    resampled_means,
+)
+from s3clip.head import SynonymousSpaceHead
+from s3clip.images import open_image
+from s3clip.options import is_count
+from s3clip.synonyms import SynonymSet
+
+CHUNK_NUMBERS = 2**22
+"""About how many float64 numbers (32 MiB) of resamples are held at once."""
+
+
+def compare(
+    synonyms: Any,
+    labels: Iterable[int | str],
+    *,
+    backbone: str | os.PathLike[str] | Backbone,
+    images: Sequence[Any] | None = None,
+    image_embeds: Tensor | None = None,
+    templates: str | Sequence[str] | None = None,
+    contenders: Sequence[str] | None = None,
+    configs: Mapping[str, HeadConfig] | None = None,
+    control: str = CONTROL.name,
+    min_images: int = 1,
+    bootstrap: int = 2000,
+    draws: int = 3,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Comparison:
+    """Score every contender on images or image embeddings, with a model that encodes the texts.
+
+    Images are encoded once. Images whose label is none of the classes are left out and counted.
+
+    Args:
+        synonyms: what `SynonymousSpaceHead.fit_classes` takes.
+        labels: one per image: the position of a class, or, as a string, a class's id or name.
+        backbone: a Hub repository, a folder or a `Backbone`.
+        images: PIL images, paths, arrays or tensors; or
+        image_embeds: (images, dim) embeddings of the same model.
+        templates: prompt templates, as `fit_classes` takes them.
+        contenders: keys of `s3clip.evaluation.CONTENDERS`, all by default. The control is always among them.
+        configs: further heads, by the name that the table gives them.
+        control: the contender that differences are taken from.
+        min_images: recall is the mean over the classes with so many images.
+        bootstrap: resamples of the images for the intervals.
+        draws: how many times contenders with random texts draw them.
+        seed: of the resamples and the draws.
+        batch_size: images that are encoded and scored at once.
+
+    Raises:
+        ValueError: counts that do not agree, a label or contender that is not known, or no image left.
+    """
+    if (images is None) == (image_embeds is None):
+        got = "neither" if images is None else "both"
+        raise ValueError(f"images, image_embeds: expected exactly one of the two, got {got}")
+    asked = _Asked(contenders, configs, control, min_images, bootstrap, draws, seed, batch_size)
+    classes = SynonymSet.read(synonyms)
+    has_descriptors = any(each.descriptors for each in classes.classes)
+    chosen = asked.chosen(can_encode=True, has_descriptors=has_descriptors)
+    ids = [None if each.id is None else str(each.id) for each in classes.classes]
+    positions = class_positions(labels, classes.class_names, ids)
+    given = image_embeds if images is None else images
+    assert given is not None  # one of the two is
+    kept = _with_a_class(positions, len(given))
+
+    model = backbone if isinstance(backbone, Backbone) else Backbone.from_pretrained(os.fspath(backbone))
+    head = SynonymousSpaceHead(model, config=CONTROL.config).fit_classes(classes, templates=templates)
+    if image_embeds is None:
+        encoded = _encode_images(model, [given[i] for i in kept], batch_size)
+    else:
+        encoded = torch.as_tensor(image_embeds)[kept]
+    encoded_texts: dict[tuple[Any, ...], list[Tensor]] = {}
+
+    def own_texts(contender: Contender, draw: int) -> list[Tensor]:
+        assert contender.texts is not None  # asked only where there are
+        key = (*contender.texts, draw)
+        if key not in encoded_texts:
+            rewritten = contender.texts.classes(classes, draw)
+            other = SynonymousSpaceHead(model, config=CONTROL.config).fit_classes(
+                rewritten, templates=contender.texts.templates or head.templates
+            )
+            encoded_texts[key] = _rows_by_class(other)
+        return encoded_texts[key]
+
+    bias = model.logit_bias()
+    problem = _Problem(
+        image_embeds=encoded.float().cpu(),
+        labels=torch.tensor([positions[i] for i in kept]),
+        embeddings=_rows_by_class(head),
+        class_names=head.class_names,
+        logit_scale=model.logit_scale().item(),
+        logit_bias=0.0 if bias is None else bias.item(),
+        activation=model.activation,
+    )
+    about = {"backbone": model.name, "revision": model.revision, "templates": list(head.templates or ())}
+    return _score_all(problem, chosen, asked, own_texts, left_out=len(positions) - len(kept), about=about)
+
+
+def compare_embeddings(
+    embeddings: Sequence[Tensor],
+    class_names: Sequence[str],
+    image_embeds: Tensor,
+    labels: Iterable[int | str],
+    *,
+    logit_scale: float,
+    contenders: Sequence[str] | None = None,
+    configs: Mapping[str, HeadConfig] | None = None,
+    control: str = CONTROL.name,
+    min_images: int = 1,
+    bootstrap: int = 2000,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Comparison:
+    """Score every contender that needs no text encoded, on embeddings computed before.
+
+    Args:
+        embeddings: one (n_c, dim) tensor per class, its first row the class's own name.
+        class_names: one per class.
+        image_embeds: (images, dim), normalised or not.
+        labels: one per image: the position of a class or its name.
+        logit_scale: multiplies the cosines; 100 for OpenAI's CLIP.
+        contenders: see `compare`, as for the arguments that follow.
+        configs: see `compare`.
+        control: see `compare`.
+        min_images: see `compare`.
+        bootstrap: see `compare`.
+        seed: see `compare`.
+        batch_size: see `compare`.
+
+    Raises:
+        ValueError: counts or shapes that do not agree, a label or contender that is not known, or no image
+            left.
+    """
+    asked = _Asked(contenders, configs, control, min_images, bootstrap, 1, seed, batch_size)
+    chosen = asked.chosen(can_encode=False, has_descriptors=False)
+    positions = class_positions(labels, class_names, [None] * len(class_names))
+    kept = _with_a_class(positions, len(image_embeds))
+    problem = _Problem(
+        image_embeds=torch.as_tensor(image_embeds)[kept].float().cpu(),
+        labels=torch.tensor([positions[i] for i in kept]),
+        embeddings=[torch.as_tensor(own).float().cpu() for own in embeddings],
+        class_names=list(class_names),
+        logit_scale=logit_scale,
+        logit_bias=0.0,
+        activation="softmax",
+    )
+    return _score_all(problem, chosen, asked, None, left_out=len(positions) - len(kept), about={})
+
+
+def class_positions(
+    labels: Iterable[int | str], class_names: Sequence[str], class_ids: Sequence[str | None]
+) -> list[int | None]:
+    """Return the class of each label, None for a string that is the id or name of no class.
+
+    A number is a position. A string is looked up among the ids first.
+
+    Raises:
+        ValueError: a position out of range, or a name or id that several classes have.
+        TypeError: a label that is neither.
+    """
+    by_id, by_name = defaultdict(list), defaultdict(list)
+    for position, (name, own_id) in enumerate(zip(class_names, class_ids, strict=True)):
+        by_name[name].append(position)
+        if own_id is not None:
+            by_id[own_id].append(position)
+    listed = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
+    found: list[int | None] = []
+    for label in listed:
+        if isinstance(label, int | np.integer) and not isinstance(label, bool):
+            if not 0 <= label < len(class_names):
+                raise ValueError(
+                    f"labels: position {label} is out of range for {len(class_names)} classes; give ids or "
+                    f"names as strings"
+                )
+            found.append(int(label))
+        elif isinstance(label, str):
+            meant = by_id.get(label) or by_name.get(label) or []
+            if len(meant) > 1:
+                raise ValueError(
+                    f"labels: {label!r} is the id or name of several classes, {meant}; give positions"
+                )
+            found.append(meant[0] if meant else None)
+        else:
+            raise TypeError(f"labels: expected positions or strings, got {label!r} ({type(label).__name__})")
+    return found
+
+
+class _Asked(NamedTuple):
+    """What the two entry points are asked alike."""
+
+    contenders: Sequence[str] | None
+    configs: Mapping[str, HeadConfig] | None
+    control: str
+    min_images: int
+    bootstrap: int
+    draws: int
+    seed: int
+    batch_size: int
+
+    def chosen(self, *, can_encode: bool, has_descriptors: bool) -> list[Contender]:
+        """Check what was asked, and return the contenders that are compared."""
+        self._check()
+        configs = dict(self.configs or {})
+        if taken := sorted(set(configs) & set(CONTENDERS)):
+            raise ValueError(f"configs: {taken[0]!r} is the name of a contender already; choose another")
+        wanted = list(CONTENDERS) if self.contenders is None else [self.control, *self.contenders]
+        found = []
+        for name in dict.fromkeys(wanted):
+            if name not in CONTENDERS:
+                raise ValueError(f"contenders: {name!r} is not known; known: {', '.join(CONTENDERS)}")
+            contender = CONTENDERS[name]
+            missing = None
+            if contender.texts is not None and not can_encode:
+                missing = "a backbone to encode its texts with"
+            elif contender.descriptors and not has_descriptors:
+                missing = "descriptors in the synonym file"
+            if missing is None:
+                found.append(contender)
+            elif self.contenders is not None:
+                raise ValueError(f"contenders: {name!r} needs {missing}, and there is none")
+        if self.control not in [contender.name for contender in found]:
+            raise ValueError(
+                f"control: {self.control!r} is not among the contenders that can be compared here"
+            )
+        return [*found, *(Contender(name, config) for name, config in configs.items())]
+
+    def _check(self) -> None:
+        for name in ("min_images", "bootstrap", "draws", "batch_size"):
+            if not is_count(getattr(self, name)):
+                raise ValueError(f"{name}: expected a whole number >= 1, got {getattr(self, name)!r}")
+        if isinstance(self.contenders, str):
+            raise TypeError(f"contenders: expected a list of names, got {self.contenders!r}")
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What every contender gets, on the CPU. `labels` (images,) are positions of classes."""
+
+    image_embeds: Tensor
+    labels: Tensor
+    embeddings: list[Tensor]
+    class_names: list[str]
+    logit_scale: float
+    logit_bias: float
+    activation: Literal["softmax", "sigmoid"]
+
+
+class _Run(NamedTuple):
+    """One contender on one draw of its texts; `correct` (images,) is 0 or 1."""
+
+    correct: Tensor
+    top1: float
+    top5: float
+    recall: float
+    calibration_error: float
+    image_ms: float
+    fit_ms: float
+    dropped: float
+
+
+def _with_a_class(positions: list[int | None], images: int) -> list[int]:
+    if len(positions) != images:
+        raise ValueError(f"labels: expected one for each of {images} images, got {len(positions)}")
+    kept = [i for i, position in enumerate(positions) if position is not None]
+    if not kept:
+        raise ValueError(
+            "labels: none of them is the position, id or name of a class, so that no image is left"
+        )
+    return kept
+
+
+def _encode_images(model: Backbone, images: list[Any], batch_size: int) -> Tensor:
+    chunks = []
+    with torch.inference_mode():
+        for start in range(0, len(images), batch_size):
+            opened = [open_image(image) for image in images[start : start + batch_size]]
+            chunks.append(model.encode_images(**model.preprocess(opened)))
+    return torch.cat(chunks)
+
+
+def _rows_by_class(head: SynonymousSpaceHead) -> list[Tensor]:
+    return list(head.space.raw.float().cpu().split([each.rows for each in head.classes]))
+
+
+def _score_all(
+    problem: _Problem,
+    contenders: list[Contender],
+    asked: _Asked,
+    own_texts: Callable[[Contender, int], list[Tensor]] | None,
+    *,
+    left_out: int,
+    about: dict[str, Any],
+) -> Comparison:
+    counts = torch.bincount(problem.labels, minlength=len(problem.class_names))
+    scored = counts >= asked.min_images
+    if not bool(scored.any()):
+        raise ValueError(
+            f"min_images: no class has {asked.min_images} images; the most is {int(counts.max())}"
+        )
+    runs: dict[str, list[_Run]] = {}
+    for contender in contenders:
+        runs[contender.name] = []
+        for draw in range(asked.draws if contender.random else 1):
+            embeddings = problem.embeddings
+            if contender.texts is not None and own_texts is not None:
+                embeddings = own_texts(contender, asked.seed + draw)
+            elif contender.name_only:
+                embeddings = [own[:1] for own in embeddings]
+            runs[contender.name].append(_run(contender, problem, embeddings, scored, asked.batch_size))
+
+    correct = torch.stack([torch.stack([run.correct for run in own]).mean(0) for own in runs.values()])
+    control = correct[list(runs).index(asked.control)]
+    top1, recall = _bootstrap(correct - control, problem.labels, scored, asked)
+    exact_top1 = (correct - control).mean(1).tolist()
+    every = torch.ones(1, len(problem.labels))
+    exact_recall = resampled_class_means(correct - control, every, problem.labels, scored)[0].tolist()
+    found = [
+        _summary(
+            name,
+            own,
+            Difference(exact_top1[row], *interval(top1[:, row])),
+            Difference(exact_recall[row], *interval(recall[:, row])),
+        )
+        for row, (name, own) in enumerate(runs.items())
+    ]
+    settings = {
+        **about,
+        "logit_scale": problem.logit_scale,
+        "min_images": asked.min_images,
+        "bootstrap": asked.bootstrap,
+        "draws": asked.draws,
+        "seed": asked.seed,
+        "batch_size": asked.batch_size,
+        "configs": {each.name: each.config.model_dump() for each in contenders if each.config is not None},
+    }
+    libraries = ("numpy", "scikit-learn", "torch", "transformers")
+    return Comparison(
+        scores=tuple(sorted(found, key=lambda scores: (-scores.top1, -scores.recall, scores.name))),
+        control=asked.control,
+        images=len(problem.labels),
+        left_out=left_out,
+        classes=len(problem.class_names),
+        scored_classes=int(scored.sum()),
+        texts=sum(len(own) for own in problem.embeddings),
+        settings=settings,
+        versions={
+            "python": platform.python_version(),
+            "s3clip": __version__,
+            **{library: version(library) for library in libraries},
+        },
+    )
+
+
+def _run(
+    contender: Contender, problem: _Problem, embeddings: list[Tensor], scored: Tensor, batch_size: int
+) -> _Run:
+    """Fit a contender and score all images."""
+    started = time.perf_counter()
+    dropped = 0.0
+    classify: Callable[[Tensor], Tensor]
+    if contender.config is None:
+
+        def classify(batch: Tensor) -> Tensor:
+            return softmax_max(batch, embeddings, logit_scale=problem.logit_scale)
+    else:
+        head = SynonymousSpaceHead(config=contender.config)
+        head.fit_embeddings(embeddings, problem.class_names, logit_scale=problem.logit_scale).eval()
+
+        def classify(batch: Tensor) -> Tensor:
+            logits: Tensor = head(image_embeds=batch) + problem.logit_bias
+            return logits
+
+    fit_ms = 1000 * (time.perf_counter() - started)
+    if contender.config is not None:
+        space = head.space
+        distinct = int((space.duplicate_of == torch.arange(len(space.owners))).sum())
+        dropped = 1 - len(space.kept) / distinct
+
+    batches = problem.image_embeds.split(batch_size)
+    with torch.inference_mode():
+        classify(batches[0])  # the first call pays for what later ones find ready
+        started = time.perf_counter()
+        logits = torch.cat([classify(batch) for batch in batches])
+        image_ms = 1000 * (time.perf_counter() - started) / len(problem.labels)
+    if contender.config is None:
+        probabilities = logits.exp()
+    else:
+        probabilities = logits.softmax(-1) if problem.activation == "softmax" else logits.sigmoid()
+    predicted = logits.argmax(1)
+    correct = predicted == problem.labels
+    classes = len(problem.class_names)
+    truth = problem.labels.numpy()
+    top5 = 1.0  # where there are no more than five classes
+    if classes > 5:
+        top5 = top_k_accuracy_score(truth, logits.numpy(), k=5, labels=np.arange(classes))
+    return _Run(
+        correct=correct.double(),
+        top1=float(accuracy_score(truth, predicted.numpy())),
+        top5=float(top5),
+        recall=float(
+            recall_score(
+                truth,
+                predicted.numpy(),
+                labels=torch.nonzero(scored)[:, 0].numpy(),
+                average="macro",
+                zero_division=0,
+            )
+        ),
+        calibration_error=expected_calibration_error(
+            probabilities.gather(1, predicted[:, None])[:, 0], correct
+        ),
+        image_ms=image_ms,
+        fit_ms=fit_ms,
+        dropped=dropped,
+    )
+
+
+def _bootstrap(differences: Tensor, labels: Tensor, scored: Tensor, asked: _Asked) -> tuple[Tensor, Tensor]:
+    """Resample the images, the same for all rows -> (resamples, rows) means, and means over classes."""
+    generator = torch.Generator().manual_seed(asked.seed)
+    images = len(labels)
+    step = max(1, CHUNK_NUMBERS // max(images, len(scored)))
+    top1, recall = [], []
+    for start in range(0, asked.bootstrap, step):
+        resamples = min(step, asked.bootstrap - start)
+        drawn = torch.randint(images, (resamples, images), generator=generator)
+        counts = torch.zeros(resamples, images).scatter_add_(1, drawn, torch.ones(resamples, images))
+        top1.append(resampled_means(differences, counts))
+        recall.append(resampled_class_means(differences, counts, labels, scored))
+    return torch.cat(top1), torch.cat(recall)
+
+
+def _summary(name: str, runs: list[_Run], top1: Difference, recall: Difference) -> ContenderScores:
+    """Put the runs of a contender together: means, and the standard deviation over draws."""
+
+    def mean(values: Iterable[float]) -> float:
+        return float(np.mean(list(values)))
+
+    each_top1 = [run.top1 for run in runs]
+    return ContenderScores(
+        name=name,
+        top1=mean(each_top1),
+        top5=mean(run.top5 for run in runs),
+        recall=mean(run.recall for run in runs),
+        top1_difference=top1,
+        recall_difference=recall,
+        calibration_error=mean(run.calibration_error for run in runs),
+        image_ms=mean(run.image_ms for run in runs),
+        fit_ms=mean(run.fit_ms for run in runs),
+        dropped=mean(run.dropped for run in runs),
+        seeds=len(runs),
+        top1_spread=float(np.std(each_top1)),
+        recall_spread=float(np.std([run.recall for run in runs])),
+    )
