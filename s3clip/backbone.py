@@ -13,11 +13,19 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import AutoModel, AutoProcessor
+
+from s3clip.prefix_tree import (
+    disagreement,
+    encode_prefix_tree,
+    find_text_tower,
+    prefix_tree,
+    shared_lengths,
+)
 
 # What an image tower may read beside the pixels.
 _PATCH_INPUTS = ("pixel_attention_mask", "spatial_shapes")
@@ -55,6 +63,13 @@ _HUB_ARGUMENTS = (
 
 # Saved fingerprints hang on these texts, and on the waves below: a change makes every saved artifact foreign.
 _FINGERPRINT_TEXTS = ("a cat", "two red dogs", "the sea")
+
+# On these a tree of tokens must give what the text tower itself gives: they begin alike, and differ in
+# length.
+_PROBE_TEXTS = ["a photo of a cat", "a photo of a cat, which has stripes", "a photo of two dogs", "the sea"]
+
+# Fewer tokens saved by a tree are not worth that comparison.
+_WORTHWHILE_SAVING = 256
 
 # Bars of shorter work are only noise.
 _PROGRESS_DELAY_SECONDS = 2.0
@@ -104,6 +119,7 @@ class Backbone(nn.Module):
         self.name = name or getattr(model, "name_or_path", None) or None
         self.revision = getattr(config, "_commit_hash", None) or revision
         self.has_text_tower = True
+        self._unshared_because: str | None = None
         self.image_inputs = () if self._is_open_clip else _accepted_image_inputs(model)
         self._scale_name = "logit_scale" if hasattr(model, "logit_scale") else "temperature"
         self._max_log_scale: float | None = getattr(model, "max_log_logit_scale", None)
@@ -214,13 +230,17 @@ class Backbone(nn.Module):
     ) -> Tensor:
         """Return the unit embeddings of texts, (texts, dim) in float32 on the model's device, no gradient.
 
-        Distinct texts are encoded once, longest first, in evaluation mode; rows come in the order given. An
-        embedding does not depend on the other texts of its batch.
+        Distinct texts are encoded once, in evaluation mode; rows come in the order given. An embedding does
+        not depend on the other texts of its batch.
+
+        Where the text tower is causal and built like CLIP's, what texts have in common at their beginning is
+        encoded once per batch of texts in alphabetical order: see `s3clip.prefix_tree`. It is compared with
+        the tower itself first. Other texts are padded to the longest of their batch, the longest first.
 
         Args:
             texts: Texts, none of them empty. Those longer than `text_length` tokens are truncated, with one
                 warning a call (for an open_clip model: if its tokenizer takes `context_length`).
-            batch_size: Distinct texts per call of the text tower.
+            batch_size: Distinct texts per pass through the text tower.
             progress: Whether to show a progress bar; None shows one in a terminal when the work is long.
 
         Raises:
@@ -239,21 +259,19 @@ class Backbone(nn.Module):
             raise ValueError(f"batch_size: expected a positive number, got {batch_size}")
         _check_texts(texts)
         distinct = list(dict.fromkeys(texts))
-        lengths = self._token_counts(distinct)
+        tokens = self._token_ids(distinct)
+        lengths = self._token_counts(distinct, tokens)
         self._warn_of_truncation(distinct, lengths)
-        longest_first = sorted(range(len(distinct)), key=lambda i: -lengths[i])
         rows = torch.empty(len(distinct), self.dim, device=self.device)
-        bar = tqdm(
+        bar = tqdm(  # type: ignore[no-untyped-call]
             total=len(distinct),
             desc="texts",
             disable=None if progress is None else not progress,  # None: off when not a terminal
             delay=_PROGRESS_DELAY_SECONDS if progress is None else 0,
         )
         with torch.no_grad(), _evaluating(self.model), bar:
-            for start in range(0, len(distinct), batch_size):
-                chosen = longest_first[start : start + batch_size]
-                batch = [distinct[i] for i in chosen]
-                rows[chosen] = _unit_rows(self._text_features(batch), batch, self.dim)
+            for chosen, features in self._batches(distinct, tokens, lengths, batch_size):
+                rows[chosen] = _unit_rows(features, [distinct[i] for i in chosen], self.dim)
                 bar.update(len(chosen))
         position = {text: i for i, text in enumerate(distinct)}
         return rows[[position[text] for text in texts]]
@@ -382,14 +400,20 @@ class Backbone(nn.Module):
         # A tokenizer without a limit says 1e30.
         return min((int(limit) for limit in limits if limit is not None and limit < 1e9), default=None)
 
-    def _token_counts(self, texts: list[str]) -> list[int]:
-        """Return the number of tokens of each text before truncation (open_clip: 0, or more than is read)."""
-        if not texts:
+    def _token_ids(self, texts: list[str]) -> list[list[int]]:
+        """Return the tokens of each text before truncation (open_clip: nothing)."""
+        if self._is_open_clip or not texts:
             return []
-        if not self._is_open_clip:
-            # verbose=False: the tokenizer's own warning of long texts would come besides ours.
-            tokens = self.tokenizer(texts, padding=False, truncation=False, verbose=False)["input_ids"]
-            return [len(row) for row in tokens]
+        # verbose=False: the tokenizer's own warning of long texts would come besides ours.
+        tokens: list[list[int]] = self.tokenizer(texts, padding=False, truncation=False, verbose=False)[
+            "input_ids"
+        ]
+        return tokens
+
+    def _token_counts(self, texts: list[str], token_ids: list[list[int]]) -> list[int]:
+        """Return the number of tokens of each text before truncation (open_clip: 0, or more than is read)."""
+        if not self._is_open_clip or not texts:
+            return [len(ids) for ids in token_ids]
         if "context_length" not in _parameters(self.tokenizer):
             return [0] * len(texts)
         # One column more than is read adds only padding, unless the text is longer. The end of a longer text
@@ -408,6 +432,64 @@ class Backbone(nn.Module):
                 f"tokens that {type(self.model).__name__} reads and are truncated, such as {too_long[0]!r}",
                 stacklevel=3,
             )
+
+    def _batches(
+        self, texts: list[str], tokens: list[list[int]], lengths: list[int], batch_size: int
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield the positions of some texts and their embeddings, not normalised, until all are done."""
+        done: set[int] = set()
+        for chosen, features in self._tree_batches(texts, tokens, batch_size):
+            done.update(chosen)
+            yield chosen, features
+        left = sorted((i for i in range(len(texts)) if i not in done), key=lambda i: -lengths[i])
+        for start in range(0, len(left), batch_size):
+            chosen = left[start : start + batch_size]
+            yield chosen, self._text_features([texts[i] for i in chosen])
+
+    def _tree_batches(
+        self, texts: list[str], tokens: list[list[int]], batch_size: int
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield batches, in alphabetical order, of the texts whose beginnings can be shared.
+
+        Why there are none of them, `_unshared_because` says.
+        """
+        tower = None if self._is_open_clip else find_text_tower(self.model)
+        if tower is None:
+            self._unshared_because = f"{type(self.model).__name__} is not built like CLIP"
+            return
+        read = self._truncated(texts, tokens)
+        probes = self._truncated(_PROBE_TEXTS, self._token_ids(_PROBE_TEXTS))
+        # A text is read off its first end token or, in OWL-ViT and by old configurations, its largest. That
+        # is its last, but where a text names special tokens. Where all tokens are larger, as in XLM-R's
+        # vocabulary, a tower that takes the largest does not pass the comparison.
+        end = probes[0][-1]
+        largest = end if end == max(map(max, probes)) else math.inf
+        shared = [
+            i
+            for i, ids in enumerate(read)
+            if ids[-1:] == [end] and end not in ids[:-1] and max(ids) <= largest
+        ]
+        shared.sort(key=read.__getitem__)
+        saving = int(shared_lengths([read[i] for i in shared]).sum()) if shared else 0
+        if saving < _WORTHWHILE_SAVING:
+            self._unshared_because = f"the texts have only {saving} tokens in common"
+            return
+        self._unshared_because = disagreement(tower, probes, self._text_features(_PROBE_TEXTS))
+        if self._unshared_because is not None:
+            return
+        for start in range(0, len(shared), batch_size):
+            chosen = shared[start : start + batch_size]
+            yield chosen, encode_prefix_tree(tower, prefix_tree([read[i] for i in chosen]))
+
+    def _truncated(self, texts: list[str], tokens: list[list[int]]) -> list[list[int]]:
+        """Return the tokens of texts, of each no more than is read."""
+        longest = self.text_length
+        return [
+            ids
+            if len(ids) <= longest
+            else self.tokenizer(text, truncation=True, max_length=longest)["input_ids"]
+            for text, ids in zip(texts, tokens, strict=True)
+        ]
 
     def _text_features(self, texts: list[str]) -> Tensor:
         """Return embeddings of texts, not normalised: (texts, width)."""

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Nodes per block of attention: the products with keys of other blocks grow with it, their speed too.
-_BLOCK = 64
+# Nodes per block of attention. With more, a node meets more keys that it may not see; with fewer, a key is
+# read by fewer nodes. On CPUs 16 and 128 are slower.
+_BLOCK = 32
 
 # The parts of a text tower by their names in CLIP and its kin (CLIPSeg, GroupViT, MetaCLIP 2, OWL-ViT), and
 # in AIMv2.
@@ -65,6 +66,11 @@ class TextTower:
     projection: nn.Module
     heads: int
 
+    @property
+    def device(self) -> torch.device:
+        """Device of the first layer that tokens meet."""
+        return next(self.embeddings.parameters()).device
+
 
 def find_text_tower(model: nn.Module) -> TextTower | None:
     """Return the text tower of a dual encoder built like CLIP, None where the model is built otherwise.
@@ -73,13 +79,13 @@ def find_text_tower(model: nn.Module) -> TextTower | None:
     `encode_prefix_tree` gives with what the model gives.
     """
     tower = getattr(model, "text_model", None)
-    # A text tower wrapped to stand alone (in VisionTextDualEncoder).
-    tower = getattr(tower, "text_model", tower)
-    embeddings, projection = getattr(tower, "embeddings", None), getattr(model, "text_projection", None)
-    final_norm = next((getattr(tower, name) for name in _FINAL_NORMS if hasattr(tower, name)), None)
+    embeddings: Any = getattr(tower, "embeddings", None)
+    projection: Any = getattr(model, "text_projection", None)
+    final_norm: Any = next((getattr(tower, name) for name in _FINAL_NORMS if hasattr(tower, name)), None)
     layers = [_parts(layer) for layer in getattr(getattr(tower, "encoder", None), "layers", ())]
     known = [layer for layer in layers if layer is not None]
-    if None in (embeddings, projection, final_norm) or not known or len(known) < len(layers):
+    modules = (embeddings, projection, final_norm)
+    if not all(isinstance(module, nn.Module) for module in modules) or len(known) < max(1, len(layers)):
         return None
     return TextTower(embeddings, known, final_norm, projection, known[0].attention.num_heads)
 
@@ -93,7 +99,7 @@ def _parts(layer: nn.Module) -> _Layer | None:
     return None
 
 
-def shared_lengths(sequences: Sequence[Sequence[int]]) -> Tensor:
+def shared_lengths(sequences: Sequence[list[int]]) -> Tensor:
     """Return how many tokens each sequence shares with the one before it, (sequences,), 0 for the first.
 
     Args:
@@ -102,7 +108,7 @@ def shared_lengths(sequences: Sequence[Sequence[int]]) -> Tensor:
     return _shared_lengths(*_padded(sequences))
 
 
-def _padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+def _padded(sequences: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
     """Return sequences as rows that end in -1, (sequences, longest), and their lengths, (sequences,)."""
     lengths = torch.tensor([len(sequence) for sequence in sequences])
     filled = torch.arange(int(lengths.max())) < lengths[:, None]
@@ -117,7 +123,7 @@ def _shared_lengths(rows: Tensor, lengths: Tensor) -> Tensor:
     return torch.cat([lengths.new_zeros(1), equal.minimum(lengths[1:])])
 
 
-def prefix_tree(sequences: Sequence[Sequence[int]]) -> PrefixTree:
+def prefix_tree(sequences: Sequence[list[int]]) -> PrefixTree:
     """Return the tree of all prefixes of token sequences.
 
     Args:
@@ -166,17 +172,16 @@ def _blocks(tree: PrefixTree, dtype: torch.dtype) -> _Blocks:
     return _Blocks(queries, keys, mask[:, None])
 
 
-def encode_prefix_tree(tower: TextTower, tree: PrefixTree, *, dtype: torch.dtype | None = None) -> Tensor:
+def encode_prefix_tree(tower: TextTower, tree: PrefixTree) -> Tensor:
     """Return the embeddings of the texts of a tree, not normalised, (texts, width).
 
     They are what the tower gives for the texts one by one, up to rounding, if it is causal and reads a text
     off its last token.
     """
-    device = next(tower.final_norm.parameters()).device
-    tokens, depths, ends = (part.to(device) for part in (tree.tokens, tree.depths, tree.ends))
+    tokens, depths, ends = (part.to(tower.device) for part in (tree.tokens, tree.depths, tree.ends))
     # One text per token, since towers refuse texts that are longer than any of theirs.
     states = tower.embeddings(input_ids=tokens[:, None], position_ids=depths[:, None])[:, 0]
-    blocks = _Blocks(*(part.to(device) for part in _blocks(tree, states.dtype)))
+    blocks = _Blocks(*(part.to(tower.device) for part in _blocks(tree, states.dtype)))
     for i, layer in enumerate(tower.layers):
         attended = _attend(layer.attention, layer.attention_norm(states), blocks, tower.heads)
         if i == len(tower.layers) - 1:
@@ -195,3 +200,26 @@ def _attend(attention: Any, states: Tensor, blocks: _Blocks, heads: int) -> Tens
     )
     read = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=blocks.mask)
     return read.transpose(1, 2).flatten(2).flatten(0, 1)[: len(states)]
+
+
+def disagreement(tower: TextTower, sequences: Sequence[list[int]], expected: Tensor) -> str | None:
+    """Say how the tree of some texts departs from the tower's own embeddings, None if it does not.
+
+    A tower that is not causal, that adds, scales or orders its parts in another way, or reads a text off
+    another token, departs.
+
+    Args:
+        tower: The text tower.
+        sequences: Token ids of texts that share beginnings and differ in length, in any order.
+        expected: What the model itself gives for them, not normalised, (texts, width).
+    """
+    order = sorted(range(len(sequences)), key=lambda i: sequences[i])
+    try:
+        found = encode_prefix_tree(tower, prefix_tree([sequences[i] for i in order]))
+        gaps = (found.double() - expected[order].double()).norm(dim=1) / expected[order].double().norm(dim=1)
+    except Exception as error:  # of a tower that has the names only; the model itself may well work
+        return f"{type(error).__name__}: {error}"
+    gap = gaps.max().item()
+    if gap <= max(1e-4, 8 * torch.finfo(found.dtype).eps):
+        return None
+    return f"embeddings are off by {gap:.1e} of their length"

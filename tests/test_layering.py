@@ -10,7 +10,17 @@ import s3clip
 PACKAGE = Path(s3clip.__file__).parent
 
 # Mathematics: tensors in, tensors out. `config` checks settings with pydantic on top.
-PURE = {"rips", "space", "metrics", "prompts", "options", "folding", "config", "evaluation.scores"}
+PURE = {
+    "rips",
+    "space",
+    "metrics",
+    "prompts",
+    "prefix_tree",
+    "options",
+    "folding",
+    "config",
+    "evaluation.scores",
+}
 THIRD_PARTY = {"torch", "numpy"}  # numpy: its sort, see s3clip/metrics.py
 STANDARD = {
     "collections",
