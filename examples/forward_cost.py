@@ -97,9 +97,7 @@ def main() -> None:
         median = statistics.median(values)
         print(f"{name:<26} {median * 1e3:9.1f} ms  {median / floor:7.2f} x the product")
     matrix = given.images * given.classes * given.texts * 4
-    print(
-        f"peak extra memory of forward: {extra / 2**20:.1f} MiB (one images x texts matrix: {matrix / 2**20:.1f} MiB)"
-    )
+    print(f"peak extra memory of forward: {extra / 2**20:.1f} MiB, one matrix: {matrix / 2**20:.1f} MiB")
     print(f"largest difference from gathering rows: {difference:.1e}")
 
 
