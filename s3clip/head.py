@@ -77,6 +77,10 @@ class SynonymousSpaceHead(nn.Module):
 
     def __init__(self, model: Any = None, processor: Any = None, *, config: HeadConfig | None = None) -> None:
         super().__init__()
+        if config is not None and not isinstance(config, HeadConfig):
+            raise TypeError(
+                f"config: expected a HeadConfig, got {type(config).__name__}; HeadConfig(**settings)"
+            )
         self.backbone: Backbone | None
         if model is None or isinstance(model, Backbone):
             self.backbone = model
@@ -189,6 +193,8 @@ class SynonymousSpaceHead(nn.Module):
             )
         if texts is not None and [len(own) for own in texts] != [len(own) for own in rows]:
             raise ValueError("texts: expected one text for every row of embeddings, class by class")
+        if texts is not None and not all(isinstance(text, str) for own in texts for text in own):
+            raise TypeError("texts: expected a list of strings for each class")
         fitted = [
             FittedClass(name=name, rows=len(own), texts=None if texts is None else list(texts[i]))
             for i, (name, own) in enumerate(zip(class_names, rows, strict=True))
@@ -330,6 +336,8 @@ class SynonymousSpaceHead(nn.Module):
             image_embeds = self.backbone.encode_images(pixel_values, **image_inputs)
         elif image_inputs:
             raise TypeError(f"image_embeds takes no further inputs, got {sorted(image_inputs)}")
+        if not isinstance(image_embeds, Tensor):
+            raise TypeError(f"image_embeds: expected a torch.Tensor, got {type(image_embeds).__name__}")
         rows = self.folded.rows
         if image_embeds.ndim != 2 or image_embeds.shape[1] != rows.shape[1]:
             raise ValueError(
@@ -349,8 +357,9 @@ class SynonymousSpaceHead(nn.Module):
         Raises:
             ValueError: also for a file that is not a readable image.
         """
+        raw, _ = self._fitted()
         chunks = [probabilities for _, probabilities, _ in self._batches(images, image_embeds, batch_size)]
-        return torch.cat(chunks)
+        return torch.cat([torch.zeros(0, len(self._classes), device=raw.device), *chunks])
 
     @torch.inference_mode()
     def predict(
@@ -699,6 +708,8 @@ def _open(source: Any, skip_broken: bool) -> Image.Image | None:
 
 
 def _check_embeddings(embeddings: Sequence[Tensor], class_names: Sequence[str]) -> list[Tensor]:
+    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
+        raise TypeError(f"class_names: expected a list of strings, got {class_names!r}")
     if not class_names or len(embeddings) != len(class_names):
         raise ValueError(
             f"embeddings, class_names: expected one tensor for each of one or more classes, "

@@ -505,6 +505,33 @@ def test_a_wrong_embedding_size(head: SynonymousSpaceHead):
         head.fit_embeddings([torch.randn(2, 5)], ["a"])
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fitted()(image_embeds=np.zeros((1, 24))), "expected a torch.Tensor, got ndarray"),
+        (lambda: SynonymousSpaceHead(config={"metric": "center"}), "expected a HeadConfig, got dict"),
+        (lambda: SynonymousSpaceHead().fit_embeddings(embeddings([1, 1]), "ab", logit_scale=1.0), "'ab'"),
+        (lambda: SynonymousSpaceHead().fit_embeddings(embeddings([1]), [None], logit_scale=1.0), "None"),
+        (
+            lambda: SynonymousSpaceHead().fit_embeddings(
+                embeddings([1]), ["a"], texts=[[3]], logit_scale=1.0
+            ),
+            "texts: expected a list of strings",
+        ),
+    ],
+)
+def test_wrong_types(call, message: str):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+def test_no_images_give_no_answers(head: SynonymousSpaceHead):
+    head.fit_classes(PETS)
+    assert head.predict([]) == []
+    assert head.predict_proba([]).shape == (0, 3)
+    assert head.predict(image_embeds=torch.zeros(0, DIM)) == []
+
+
 def test_bad_predictions(head: SynonymousSpaceHead):
     head.fit_classes(PETS)
     with pytest.raises(ValueError, match="top_k: expected a whole number >= 1, got 0"):
