@@ -200,6 +200,8 @@ class SynonymousSpaceHead(nn.Module):
             for i, (name, own) in enumerate(zip(class_names, rows, strict=True))
         ]
         self._adopt(torch.cat(rows), fitted, None, logit_scale)
+        if self.backbone is None:
+            self._saved = None  # what an artifact said of its backbone holds for its embeddings only
         return self
 
     def add_classes(
@@ -299,6 +301,16 @@ class SynonymousSpaceHead(nn.Module):
         if self.backbone is not None:
             return self.backbone.activation
         return "softmax" if self._saved is None else self._saved.activation
+
+    def fingerprint(self) -> dict[str, Tensor]:
+        """Return the backbone's embeddings of fixed inputs, by which another backbone is told apart.
+
+        Returns:
+            "image" (dim,) and, where a text tower made or makes them, "texts" (3, dim); empty for a head that
+            never had a backbone.
+        """
+        saved = {} if self._saved is None else self._saved.fingerprint
+        return saved if self.backbone is None else {**saved, **self.backbone.fingerprint()}
 
     def extra_repr(self) -> str:
         """What `print(head)` shows besides the submodules."""
@@ -558,10 +570,9 @@ class SynonymousSpaceHead(nn.Module):
         if self.backbone is not None and self.backbone.has_text_tower:
             return self.backbone
         if self.backbone is not None:
-            name, revision, found = self.backbone.name, self.backbone.revision, self.backbone.fingerprint()
+            name, revision = self.backbone.name, self.backbone.revision
         elif self._saved is not None and self._saved.backbone is not None:
             name, revision = self._saved.backbone.name, self._saved.backbone.revision
-            found = self._saved.fingerprint
         else:
             raise ValueError("classes: this head has no backbone to encode texts with; use fit_embeddings()")
         if name is None:
@@ -570,7 +581,7 @@ class SynonymousSpaceHead(nn.Module):
                 "build the head on the whole model again"
             )
         whole = Backbone.from_pretrained(name, revision=revision)
-        check_fingerprint(found, whole.fingerprint(), name)
+        check_fingerprint(self.fingerprint(), whole.fingerprint(), name)
         return whole
 
     def _adopt(
@@ -618,14 +629,13 @@ class SynonymousSpaceHead(nn.Module):
     def _artifact(self) -> Artifact:
         raw, _ = self._fitted()
         saved = self._saved
-        reference, fingerprint = (None, {}) if saved is None else (saved.backbone, saved.fingerprint)
+        reference = None if saved is None else saved.backbone
         scale, bias = (None, None) if saved is None else (saved.logit_scale, saved.logit_bias)
         if self.backbone is not None:
             name = self.backbone.name
             # A relative folder would be lost when the artifact is loaded from another working directory.
             name = os.path.abspath(name) if name is not None and os.path.isdir(name) else name
             reference = BackboneReference(name=name, revision=self.backbone.revision)
-            fingerprint = {**fingerprint, **self.backbone.fingerprint()}
             scale = self.backbone.logit_scale().item()
             bias_tensor = self.backbone.logit_bias()
             bias = None if bias_tensor is None else bias_tensor.item()
@@ -635,7 +645,7 @@ class SynonymousSpaceHead(nn.Module):
             config=self.config,
             templates=self.templates,
             backbone=reference,
-            fingerprint=fingerprint,
+            fingerprint=self.fingerprint(),
             activation=self.activation,
             logit_scale=scale,
             logit_bias=bias,

@@ -301,4 +301,4 @@ def _check_head(head: SynonymousSpaceHead, backbone: Backbone) -> None:
         # What was dropped there is missing here.
         backbone.has_text_tower = head.backbone.has_text_tower
     else:
-        check_fingerprint(head._artifact().fingerprint, backbone.fingerprint(), "head")
+        check_fingerprint(head.fingerprint(), backbone.fingerprint(), "head")

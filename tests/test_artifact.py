@@ -83,6 +83,13 @@ def test_without_its_backbone_the_head_takes_embeddings(head: SynonymousSpaceHea
         loaded(torch.randn(1, 3, 32, 32))
 
 
+def test_new_embeddings_are_not_said_to_be_of_the_old_backbone(saved: Path, tmp_path: Path):
+    loaded = SynonymousSpaceHead.from_pretrained(saved, backbone=None)
+    loaded.fit_embeddings([torch.randn(1, 5), torch.randn(2, 5)], ["a", "b"], logit_scale=2.0)
+    again = load_artifact(loaded.save_pretrained(tmp_path / "again"))
+    assert (again.backbone, again.fingerprint, again.logit_scale) == (None, {}, None)
+
+
 def test_a_sigmoid_family_keeps_bias_and_activation(tmp_path: Path):
     head = SynonymousSpaceHead(*build("siglip")).fit_classes(["ox", "cat"], templates="{}")
     loaded = SynonymousSpaceHead.from_pretrained(head.save_pretrained(tmp_path), backbone=None)
