@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 import sys
 import warnings
 from dataclasses import asdict
@@ -348,6 +349,8 @@ def _one_line(error: BaseException) -> str:
 
 def main() -> None:
     """Run the command; bad input ends it with status 2 and one line on standard error."""
+    if not sys.stderr.isatty():  # in a log, a progress bar is noise; read when the Hub's client is imported
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
     try:
         app()

@@ -15,6 +15,8 @@ from s3clip.synonyms import SynonymSet
 
 PICTURE_COLUMNS, PICTURE_ROWS = 6, 4
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 
 @dataclass(frozen=True)
 class DemoResult:
@@ -84,7 +86,7 @@ def draw_predictions(
     images: list[Image.Image], predictions: list[list[Prediction]], labels: np.ndarray
 ) -> Image.Image:
     """Return a grid of the images, each over its label, its probability and the text that matched."""
-    side, caption, margin = 112, 46, 12
+    side, caption, margin = 112, 62, 12
     font = ImageFont.load_default(size=13)
     width = margin + PICTURE_COLUMNS * (side + margin)
     sheet = Image.new("RGB", (width, margin + PICTURE_ROWS * (side + caption + margin)), "white")
@@ -95,11 +97,20 @@ def draw_predictions(
         sheet.paste(image.convert("RGB").resize((side, side), Image.Resampling.NEAREST), (x, y))
         colour = "#1a7f37" if best.class_index == label else "#cf222e"
         draw.text((x, y + side + 3), f"{best.label}  {best.score:.0%}", fill=colour, font=font)
-        draw.text((x, y + side + 22), _shortened(f"“{best.text}”", side, font), fill="#57606a", font=font)
+        for line, words in enumerate(_two_lines(f"“{best.text}”", side, font)):
+            draw.text((x, y + side + 22 + 17 * line), words, fill="#57606a", font=font)
     return sheet
 
 
-def _shortened(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _two_lines(text: str, width: int, font: Font) -> list[str]:
+    """Break a text at a space; what does not fit into two lines ends in an ellipsis."""
+    first, *rest = text.split(" ")
+    while rest and font.getlength(f"{first} {rest[0]}") <= width:
+        first = f"{first} {rest.pop(0)}"
+    return [_shortened(line, width, font) for line in (first, " ".join(rest)) if line]
+
+
+def _shortened(text: str, width: int, font: Font) -> str:
     while font.getlength(text) > width and len(text) > 2:
         text = text[:-2].rstrip("… ") + "…"
     return text
