@@ -105,11 +105,16 @@ def save_artifact(folder: str | os.PathLike[str], artifact: Artifact) -> Path:
     """Write the artifact into a folder, which is made if need be; an artifact that was there is replaced.
 
     Raises:
-        ValueError: `folder` is a file.
+        ValueError: `folder` is a file, or holds the config.json of something else.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder: expected a directory to save into, {folder} is a file")
+    if (folder / "config.json").exists() and not _is_artifact(folder / "config.json"):
+        raise ValueError(
+            f"folder: {folder} holds a config.json of something else (a model?), which would be lost; save "
+            f"into another folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     counts = torch.tensor([fitted.rows for fitted in artifact.classes])
     tensors = {
@@ -138,6 +143,14 @@ def save_artifact(folder: str | os.PathLike[str], artifact: Artifact) -> Path:
         if SPACE_FILE.fullmatch(other.name) and other.name != config.space_file:
             other.unlink(missing_ok=True)
     return folder
+
+
+def _is_artifact(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and str(content.get("format")).startswith("s3clip-space/")
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from safetensors import SafetensorError
 
 app = typer.Typer(
     name="s3clip",
@@ -137,6 +138,9 @@ def predict(
     head: HeadFolder,
     top_k: Annotated[int, typer.Option(help="How many classes to print for each image.")] = 1,
     output: Output = Format.TABLE,
+    backbone: Annotated[
+        str, typer.Option(help="The model, if it is not where it was when the head was fitted.")
+    ] = "saved",
     batch_size: BatchSize = 32,
     device: Device = None,
 ) -> None:
@@ -148,7 +152,7 @@ def predict(
     from s3clip.images import find_images
 
     files = find_images(images)
-    fitted = SynonymousSpaceHead.from_pretrained(head, device=device)
+    fitted = SynonymousSpaceHead.from_pretrained(head, backbone=backbone, device=device)
     answers = fitted.predict(files, top_k=top_k, batch_size=batch_size)
     if output is Format.JSON:
         listed = [
@@ -354,7 +358,7 @@ def main() -> None:
     warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
     try:
         app()
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, SafetensorError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
 

@@ -162,7 +162,7 @@ class SynonymousSpaceHead(nn.Module):
         class_names: Sequence[str],
         *,
         texts: Sequence[Sequence[str]] | None = None,
-        logit_scale: float | None = None,
+        logit_scale: float | Tensor | None = None,
     ) -> "SynonymousSpaceHead":
         """Build the space from text embeddings computed before.
 
@@ -179,6 +179,8 @@ class SynonymousSpaceHead(nn.Module):
         Raises:
             ValueError: counts or shapes that do not agree, an empty class, NaN, Inf or a row of length zero.
         """
+        if isinstance(logit_scale, Tensor):
+            logit_scale = logit_scale.item()
         if logit_scale is not None and not (is_number(logit_scale) and 0 < logit_scale < math.inf):
             raise ValueError(f"logit_scale: expected a finite number > 0, got {logit_scale}")
         if logit_scale is None and self.config.logit_scale is None and self.backbone is None:
@@ -250,6 +252,8 @@ class SynonymousSpaceHead(nn.Module):
             except ValueError:
                 self.config = before
                 raise
+        if changes.get("logit_scale") is not None:
+            self._fitted_scale = None  # the later word counts
         return self
 
     def drop_text_tower(self) -> "SynonymousSpaceHead":
@@ -370,8 +374,10 @@ class SynonymousSpaceHead(nn.Module):
             ValueError: also for a file that is not a readable image.
         """
         raw, _ = self._fitted()
-        chunks = [probabilities for _, probabilities, _ in self._batches(images, image_embeds, batch_size)]
-        return torch.cat([torch.zeros(0, len(self._classes), device=raw.device), *chunks])
+        chunks = [logits for _, logits, _ in self._batches(images, image_embeds, batch_size)]
+        return self._probabilities(
+            torch.cat([torch.zeros(0, len(self._classes), device=raw.device), *chunks])
+        )
 
     @torch.inference_mode()
     def predict(
@@ -402,18 +408,18 @@ class SynonymousSpaceHead(nn.Module):
         if not is_count(top_k):
             raise ValueError(f"top_k: expected a whole number >= 1, got {top_k!r}")
         answers: list[list[Prediction]] = []
-        for readable, probabilities, embeds in self._batches(
-            images, image_embeds, batch_size, skip_broken=True
-        ):
-            best = probabilities.topk(min(top_k, probabilities.shape[1]), dim=1)
-            texts = self._matched_texts(embeds, best.indices)
+        for readable, logits, embeds in self._batches(images, image_embeds, batch_size, skip_broken=True):
+            # By logits: probabilities that round to 0 or to 1 would tie.
+            order = logits.topk(min(top_k, logits.shape[1]), dim=1).indices
+            scores = self._probabilities(logits).gather(1, order)
+            texts = self._matched_texts(embeds, order)
             found = iter(
                 [
                     Prediction(self._classes[i].name, score, i, self._classes[i].id, text)
                     for score, i, text in zip(row_scores, row_classes, row_texts, strict=True)
                 ]
                 for row_scores, row_classes, row_texts in zip(
-                    best.values.tolist(), best.indices.tolist(), texts, strict=True
+                    scores.tolist(), order.tolist(), texts, strict=True
                 )
             )
             answers.extend(next(found) if is_readable else [] for is_readable in readable)
@@ -443,9 +449,9 @@ class SynonymousSpaceHead(nn.Module):
 
         Args:
             folder: what `save_pretrained` wrote.
-            backbone: "saved" loads the backbone that the artifact names (none, if it never had one); a model
-                or a `Backbone` is checked against the artifact's fingerprint and used; None gives a head for
-                embeddings.
+            backbone: "saved" loads the backbone that the artifact names (none, if it never had one); another
+                name or folder is loaded, a model or a `Backbone` taken, and checked against the artifact's
+                fingerprint; None gives a head for embeddings.
             processor: the processor that goes with a model.
             device: where to put the head and a backbone that is loaded.
             dtype: of the parameters of a backbone that is loaded.
@@ -455,21 +461,20 @@ class SynonymousSpaceHead(nn.Module):
             ValueError: a broken artifact, a newer format, or another backbone.
         """
         artifact = load_artifact(folder)
-        if isinstance(backbone, str):
-            if backbone != "saved":
-                raise ValueError(f"backbone: expected 'saved', None or a model, got {backbone!r}")
+        if isinstance(backbone, str | os.PathLike):
+            name, revision = os.fspath(backbone), None
+            if name == "saved":
+                name, revision = _named_backbone(artifact, folder)
             backbone = None
-            if artifact.backbone is not None:
-                if artifact.backbone.name is None:
-                    raise ValueError(
-                        f"{folder}: the backbone it was made with has no name; give it as backbone=, "
-                        f"or backbone=None for a head that takes embeddings"
-                    )
-                backbone = Backbone.from_pretrained(
-                    artifact.backbone.name, revision=artifact.backbone.revision, dtype=dtype, device=device
-                )
+            if name is not None:
+                backbone = Backbone.from_pretrained(name, revision=revision, dtype=dtype, device=device)
         head = cls(backbone, processor, config=artifact.config)
         if head.backbone is not None:
+            if artifact.raw.shape[1] != head.backbone.dim:
+                raise ValueError(
+                    f"{folder}: made with a backbone of dimension {artifact.raw.shape[1]}, this one has "
+                    f"{head.backbone.dim}; give the backbone it names, or fit the classes again"
+                )
             check_fingerprint(artifact.fingerprint, head.backbone.fingerprint(), os.fspath(folder))
         head._saved = artifact
         templates = None if artifact.templates is None else tuple(artifact.templates)
@@ -593,6 +598,8 @@ class SynonymousSpaceHead(nn.Module):
     ) -> None:
         """Take new classes as a whole, or, if no space can be built of them, leave everything as it was."""
         before = (self.text_embeddings, self.owners, self._classes, self.templates, self._fitted_scale)
+        if self.backbone is not None:
+            raw = raw.to(self.backbone.device)
         counts = torch.tensor([fitted.rows for fitted in classes], device=raw.device)
         # Half precision stores a direction to 3 digits only: keep what comes exactly, and at least float32.
         self.text_embeddings = raw.detach().to(torch.promote_types(raw.dtype, torch.float32))
@@ -655,7 +662,7 @@ class SynonymousSpaceHead(nn.Module):
     def _batches(
         self, images: Any, image_embeds: Tensor | None, batch_size: int, skip_broken: bool = False
     ) -> Iterable[tuple[list[bool], Tensor, Tensor]]:
-        """Yield (which of the images could be read, their probabilities, their unit embeddings)."""
+        """Yield (which of the images could be read, their logits, their unit embeddings)."""
         raw, _ = self._fitted()
         if (images is None) == (image_embeds is None):
             got = "neither" if images is None else "both"
@@ -663,8 +670,9 @@ class SynonymousSpaceHead(nn.Module):
         if not is_count(batch_size):
             raise ValueError(f"batch_size: expected a whole number >= 1, got {batch_size!r}")
         if image_embeds is not None:
-            for chunk in torch.as_tensor(image_embeds).to(raw.device).split(batch_size):
-                yield [True] * len(chunk), *self._probabilities(chunk)
+            chunks = torch.as_tensor(image_embeds).to(raw.device).split(batch_size)
+            for number, chunk in enumerate(chunks):
+                yield [True] * len(chunk), *self._checked_logits(chunk, number * batch_size)
             return
         if self.backbone is None:
             raise ValueError("images: this head has no backbone; give image_embeds=")
@@ -675,18 +683,17 @@ class SynonymousSpaceHead(nn.Module):
             readable = [picture is not None for picture in pictures]
             if any(readable):
                 inputs = self.backbone.preprocess([picture for picture in pictures if picture is not None])
-                yield readable, *self._probabilities(self.backbone.encode_images(**inputs))
+                yield readable, *self._checked_logits(self.backbone.encode_images(**inputs), start)
             else:
                 yield readable, raw.new_zeros(0, len(self._classes)), raw.new_zeros(0, raw.shape[1])
 
-    def _probabilities(self, image_embeds: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self(image_embeds=image_embeds).float()
-        lengths = image_embeds.float().norm(dim=-1)
-        if not bool((torch.isfinite(lengths) & (lengths > 0)).all()):
-            bad = int(torch.nonzero(~(torch.isfinite(lengths) & (lengths > 0)))[0])
-            raise ValueError(f"image_embeds: row {bad} is zero, NaN or Inf")
-        probabilities = logits.softmax(-1) if self.activation == "softmax" else logits.sigmoid()
-        return probabilities, unit_vectors(image_embeds)
+    def _checked_logits(self, image_embeds: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
+        """Return (logits, unit embeddings); `first` is the position of row 0 among all images."""
+        check_image_embeds(image_embeds, first)
+        return self(image_embeds=image_embeds).float(), unit_vectors(image_embeds)
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        return logits.softmax(-1) if self.activation == "softmax" else logits.sigmoid()
 
     def _matched_texts(self, embeds: Tensor, classes: Tensor) -> list[list[str | None]]:
         """The text of each (image, class) pair that is nearest to the image among those of the space."""
@@ -695,7 +702,8 @@ class SynonymousSpaceHead(nn.Module):
         nearest = torch.zeros_like(classes)
         for i in classes.unique().tolist():
             rows = space.kept[space.point_owners == i]
-            best = rows[(embeds @ space.points_of(rows).T).argmax(1)] - first_row[i]
+            points = space.points_of(rows)
+            best = rows[(embeds.to(points) @ points.T).argmax(1)] - first_row[i]
             nearest = torch.where(classes == i, best[:, None], nearest)
         return [
             [self._text(i, row) for i, row in zip(own, rows, strict=True)]
@@ -705,6 +713,33 @@ class SynonymousSpaceHead(nn.Module):
     def _text(self, class_index: int, row: int) -> str | None:
         texts = self._classes[class_index].texts
         return None if texts is None else texts[row]
+
+
+def _named_backbone(artifact: Artifact, folder: str | os.PathLike[str]) -> tuple[str | None, str | None]:
+    """Name and revision of the backbone that an artifact was made with; (None, None) if it had none."""
+    if artifact.backbone is None:
+        return None, None
+    name, revision = artifact.backbone.name, artifact.backbone.revision
+    if name is None:
+        raise ValueError(
+            f"{folder}: the backbone it was made with has no name; give it as backbone=, "
+            f"or backbone=None for a head that takes embeddings"
+        )
+    if os.path.isabs(name) and not os.path.isdir(name):
+        raise ValueError(
+            f"{folder}: the backbone it was made with is not at {name} any more; give its folder or Hub "
+            f"repository as backbone="
+        )
+    return name, revision
+
+
+def check_image_embeds(image_embeds: Tensor, first: int = 0) -> None:
+    """Raise ValueError for an embedding that is zero, NaN or Inf. Args: image_embeds: (images, dim)."""
+    if image_embeds.ndim != 2:
+        raise ValueError(f"image_embeds: expected shape (images, dim), got {tuple(image_embeds.shape)}")
+    useless = ~torch.isfinite(image_embeds).all(1) | (image_embeds == 0).all(1)
+    if bool(useless.any()):
+        raise ValueError(f"image {first + int(useless.nonzero()[0])}: its embedding is zero, NaN or Inf")
 
 
 def _open(source: Any, skip_broken: bool) -> Image.Image | None:

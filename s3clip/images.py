@@ -30,15 +30,16 @@ def open_image(source: Any) -> Image.Image:
         TypeError: anything else.
     """
     if isinstance(source, Image.Image):
-        return ImageOps.exif_transpose(source).convert("RGB")
+        return _as_rgb(source, "the PIL image given")
     if isinstance(source, str | os.PathLike):
         try:
-            with Image.open(source) as image:
-                return ImageOps.exif_transpose(image).convert("RGB")
+            image = Image.open(source)
         except FileNotFoundError:
             raise
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except Exception as error:
             raise BrokenImageError(f"{source}: not a readable image ({error})") from error
+        with image:
+            return _as_rgb(image, str(source))
     if isinstance(source, torch.Tensor):
         array = source.detach().cpu().movedim(0, -1).numpy() if source.ndim == 3 else source.cpu().numpy()
     elif isinstance(source, np.ndarray):
@@ -55,6 +56,16 @@ def open_image(source: Any) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
 
 
+def _as_rgb(image: Image.Image, name: str) -> Image.Image:
+    try:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):  # convert() would clip 16 bits to 8 instead of scaling them
+            upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
+        return upright.convert("RGB")
+    except Exception as error:  # Pillow's readers let many kinds through: struct.error, SyntaxError, ...
+        raise BrokenImageError(f"{name}: not a readable image ({error})") from error
+
+
 def find_images(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Return the image files that the sources name: files, folders (searched to the bottom) and globs.
 
@@ -67,7 +78,7 @@ def find_images(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
             if not files:
                 raise FileNotFoundError(f"{source}: no images in this folder ({', '.join(sorted(SUFFIXES))})")
         elif path.is_file():

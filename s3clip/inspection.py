@@ -55,7 +55,7 @@ def inspect_head(head: SynonymousSpaceHead) -> list[ClassReport]:
     labels = [label for own in classes for label in (own.texts or [f"row {row}" for row in range(own.rows)])]
     holders: dict[str, set[int]] = defaultdict(set)
     for label, owner, own in zip(
-        labels, space.owners.tolist(), (classes[i] for i in space.owners), strict=True
+        labels, space.owners.tolist(), (classes[i] for i in space.owners.tolist()), strict=True
     ):
         if own.texts is not None:
             holders[label.casefold()].add(owner)

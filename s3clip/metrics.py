@@ -164,6 +164,8 @@ def _mean_of_largest(products: Tensor, k: int) -> Tensor:
     if products.device.type != "cpu" or products.dtype not in (torch.float32, torch.float64) or traced:
         return products.topk(k, dim=-1, sorted=False).values.mean(-1)
     try:
+        if torch.autograd.forward_ad.unpack_dual(products).tangent is not None:
+            raise RuntimeError("numpy knows nothing of tangents")
         rows = products.numpy()
     except RuntimeError:  # gradients, vmap and the like need torch's own operators
         return products.topk(k, dim=-1, sorted=False).values.mean(-1)

@@ -234,8 +234,32 @@ def test_the_same_backbone_in_half_precision_is_accepted(head: SynonymousSpaceHe
 def test_a_backbone_without_a_name_must_be_given(saved: Path):
     with pytest.raises(ValueError, match=r"has no name; give it as backbone=, or backbone=None"):
         SynonymousSpaceHead.from_pretrained(saved)
-    with pytest.raises(ValueError, match="expected 'saved', None or a model, got 'clip'"):
-        SynonymousSpaceHead.from_pretrained(saved, backbone="clip")
+
+
+def test_a_backbone_that_moved_is_named_and_can_be_given(tmp_path: Path):
+    model, processor = build("clip")
+    model.save_pretrained(tmp_path / "clip")
+    processor.save_pretrained(tmp_path / "clip")
+    head = SynonymousSpaceHead.from_backbone(tmp_path / "clip").fit_classes(PETS)
+    with pytest.raises(ValueError, match=r"holds a config.json of something else"):
+        head.save_pretrained(tmp_path / "clip")
+    SynonymousSpaceHead.from_backbone(tmp_path / "clip")  # nothing of it was lost
+    head.save_pretrained(tmp_path / "space")
+    (tmp_path / "clip").rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match=r"is not at .*clip any more"):
+        SynonymousSpaceHead.from_pretrained(tmp_path / "space")
+    loaded = SynonymousSpaceHead.from_pretrained(tmp_path / "space", backbone=tmp_path / "moved")
+    pixels = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(loaded(pixels), head(pixels))
+
+
+def test_a_backbone_of_another_width_is_refused_without_a_fingerprint_too(tmp_path: Path):
+    head = SynonymousSpaceHead().fit_embeddings([torch.randn(2, 8)], ["a"], logit_scale=1.0)
+    model, processor = build("clip")
+    with pytest.raises(ValueError, match="of dimension 8, this one has 16"):
+        SynonymousSpaceHead.from_pretrained(
+            head.save_pretrained(tmp_path), backbone=model, processor=processor
+        )
 
 
 def test_a_truncated_file_is_refused(saved: Path):

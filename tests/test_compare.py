@@ -75,6 +75,13 @@ def plain_recall(correct, labels, at_least=1):
 # ---- scores ---------------------------------------------------------------------------------------------
 
 
+def test_useless_image_embeddings_are_named():
+    images = torch.randn(4, 8)
+    images[3] = torch.nan
+    with pytest.raises(ValueError, match="image 3: its embedding is zero, NaN or Inf"):
+        compare_embeddings([torch.randn(2, 8)] * 2, ["a", "b"], images, [0, 1, 0, 1], logit_scale=1.0)
+
+
 def test_calibration_error_is_that_of_a_plain_loop():
     draw = np.random.default_rng(0)
     confidences = np.concatenate([draw.random(400), [0.0, 1.0, 1 / 15, 2 / 15]])

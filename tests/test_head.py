@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from s3clip import HeadConfig, Prediction, SynonymousSpaceHead, SynonymSet
+from s3clip.images import open_image
 from s3clip.metrics import METRICS
 from tests.test_backbone import built, every_family, images, own_logits
 from tests.tiny_models import DIM, IMAGE_SIZE, build
@@ -539,7 +540,7 @@ def test_bad_predictions(head: SynonymousSpaceHead):
     with pytest.raises(ValueError, match="batch_size"):
         head.predict(pictures(1), batch_size=0)
     for bad in (torch.nan, torch.inf, 0.0):
-        with pytest.raises(ValueError, match="row 1 is zero, NaN or Inf"):
+        with pytest.raises(ValueError, match="image 1: its embedding is zero, NaN or Inf"):
             head.predict(image_embeds=torch.stack([torch.ones(DIM), torch.full((DIM,), bad)]))
     with pytest.raises(TypeError, match="uint8"):
         head.predict(np.zeros((8, 8, 3)))
@@ -573,6 +574,57 @@ def test_two_classes_with_the_same_single_text(head: SynonymousSpaceHead):
 
 def test_a_synonym_set_is_taken_as_it_is(head: SynonymousSpaceHead):
     assert head.fit_classes(SynonymSet.read(PETS)).class_names == list(PETS)
+
+
+def test_predictions_are_ranked_by_logits_where_probabilities_saturate():
+    head = SynonymousSpaceHead(config=PLAIN)
+    head.fit_embeddings(embeddings([1] * 6), [str(i) for i in range(6)], logit_scale=torch.tensor(5000.0))
+    image = torch.randn(20, 24)
+    order = head(image_embeds=image).argsort(1, descending=True)
+    for dtype in (torch.float32, torch.float64):
+        found = head.predict(image_embeds=image.to(dtype), top_k=6)
+        assert [[p.class_index for p in own] for own in found] == order.tolist()
+
+
+def test_a_later_logit_scale_counts():
+    head = fitted()
+    image = torch.randn(2, 24)
+    before = head(image_embeds=image)
+    torch.testing.assert_close(head.reconfigure(logit_scale=5.0)(image_embeds=image), before / 10)
+
+
+def test_forward_mode_gradients_equal_reverse_mode():
+    head = fitted([6, 5]).double()
+    image, direction = torch.randn(2, 2, 24, dtype=torch.float64)
+    expected = torch.func.jvp(lambda x: head(image_embeds=x), (image,), (direction,))[1]
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(image, direction)
+        found = torch.autograd.forward_ad.unpack_dual(head(image_embeds=dual)).tangent
+    torch.testing.assert_close(found, expected)
+    shifted = (
+        head(image_embeds=image + 1e-6 * direction) - head(image_embeds=image - 1e-6 * direction)
+    ) / 2e-6
+    torch.testing.assert_close(found, shifted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_row_is_named_by_its_place_among_all(head: SynonymousSpaceHead):
+    head.fit_classes(PETS)
+    images = torch.ones(40, DIM)
+    images[37, 2] = torch.nan
+    with pytest.raises(ValueError, match="image 37: its embedding is zero, NaN or Inf"):
+        head.predict(image_embeds=images)
+
+
+def test_16_bit_pictures_are_scaled_and_cut_ones_named(head: SynonymousSpaceHead, tmp_path: Path):
+    grey = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(grey * 257).save(tmp_path / "deep.png")
+    found = np.asarray(open_image(tmp_path / "deep.png"))
+    np.testing.assert_array_equal(found, np.repeat(grey[..., None], 3, axis=2))
+    pictures(1)[0].save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:300])
+    with pytest.warns(UserWarning, match="the PIL image given: not a readable image"):
+        answers = head.fit_classes(PETS).predict([Image.open(tmp_path / "cut.png"), tmp_path / "whole.png"])
+    assert [len(own) for own in answers] == [0, 3]
 
 
 def test_prediction_is_a_plain_record():

@@ -25,7 +25,7 @@ from s3clip.evaluation.scores import (
     resampled_class_means,
     resampled_means,
 )
-from s3clip.head import SynonymousSpaceHead
+from s3clip.head import SynonymousSpaceHead, check_image_embeds
 from s3clip.images import open_image
 from s3clip.options import is_count
 from s3clip.synonyms import SynonymSet
@@ -315,6 +315,7 @@ def _score_all(
     left_out: int,
     about: dict[str, Any],
 ) -> Comparison:
+    check_image_embeds(problem.image_embeds)
     counts = torch.bincount(problem.labels, minlength=len(problem.class_names))
     scored = counts >= asked.min_images
     if not bool(scored.any()):
@@ -388,7 +389,9 @@ def _run(
             return softmax_max(batch, embeddings, logit_scale=problem.logit_scale)
     else:
         head = SynonymousSpaceHead(config=contender.config)
-        head.fit_embeddings(embeddings, problem.class_names, logit_scale=problem.logit_scale).eval()
+        own_scale = contender.config.logit_scale
+        scale = problem.logit_scale if own_scale is None else own_scale
+        head.fit_embeddings(embeddings, problem.class_names, logit_scale=scale).eval()
 
         def classify(batch: Tensor) -> Tensor:
             logits: Tensor = head(image_embeds=batch) + problem.logit_bias
