@@ -478,10 +478,8 @@ class SynonymousSpaceHead(nn.Module):
             check_fingerprint(artifact.fingerprint, head.backbone.fingerprint(), os.fspath(folder))
         head._saved = artifact
         templates = None if artifact.templates is None else tuple(artifact.templates)
-        target = (
-            device if device is not None else (head.backbone.device if head.backbone is not None else None)
-        )
-        head._adopt(artifact.raw.to(target), list(artifact.classes), templates, artifact.fitted_logit_scale)
+        # Beside a backbone, which says where; `device` places a head for embeddings.
+        head._adopt(artifact.raw.to(device), list(artifact.classes), templates, artifact.fitted_logit_scale)
         return head.eval()
 
     def get_extra_state(self) -> dict[str, Any]:
