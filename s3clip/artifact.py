@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from s3clip.config import HeadConfig
+from s3clip.files import write_atomically
 
 FORMAT: Literal["s3clip-space/1"] = "s3clip-space/1"
 SPACE_FILE = re.compile(r"space-([0-9a-f]{16})\.safetensors")
@@ -151,24 +151,6 @@ def _is_artifact(path: Path) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(content, dict) and str(content.get("format")).startswith("s3clip-space/")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that the path holds the old content or the new, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files for the owner alone; give what an ordinary open() would have given.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def load_artifact(folder: str | os.PathLike[str]) -> Artifact:

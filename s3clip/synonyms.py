@@ -33,7 +33,6 @@ import json
 import os
 import re
 import reprlib
-import uuid
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -43,6 +42,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from s3clip.files import write_atomically
 from s3clip.prompts import resolve_templates
 
 FORMAT = "s3clip-synonyms/1"
@@ -173,19 +173,10 @@ class SynonymSet(BaseModel):
         if self.templates is not None:
             content["templates"] = self.templates
         content["classes"] = [each.model_dump(exclude_defaults=True) for each in self.classes]
-        # Through a link to the file it names; in the same folder, since a rename does not cross file systems.
+        # Through a link to the file it names, which a rename would replace.
         target = Path(os.path.realpath(path))
-        temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-        try:
-            with open(temporary, "x", encoding="utf-8", newline="\n") as file:
-                json.dump(content, file, ensure_ascii=False, indent=2)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+        write_atomically(target, text.encode())
 
 
 def collisions(synonyms: SynonymSet) -> dict[str, list[int]]:
