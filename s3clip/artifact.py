@@ -73,6 +73,35 @@ class _ConfigFile(BaseModel):
 
 
 @dataclass(frozen=True)
+class BackboneFacts:
+    """What a head needs to know of its backbone to work without it, and to tell it from another.
+
+    Attributes:
+        reference: what to load it by.
+        activation: how its logits become probabilities.
+        logit_scale: multiplies the scores.
+        logit_bias: is added to them; None where it has none.
+        fingerprint: its embeddings of fixed inputs: "image" (dim,) and, where it encoded texts, "texts"
+            (3, dim).
+    """
+
+    reference: BackboneReference
+    activation: Literal["softmax", "sigmoid"]
+    logit_scale: float
+    logit_bias: float | None
+    fingerprint: dict[str, Tensor]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values and tensors, for a state dict."""
+        return {**vars(self), "reference": self.reference.model_dump()}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "BackboneFacts":
+        """Return what `to_dict` was called on."""
+        return cls(**{**content, "reference": BackboneReference.model_validate(content["reference"])})
+
+
+@dataclass(frozen=True)
 class Artifact:
     """What is saved of a head.
 
@@ -81,11 +110,7 @@ class Artifact:
         classes: the classes, in the order of the logits.
         config: the settings.
         templates: the prompt templates; None where only embeddings were given.
-        backbone: the backbone; None for a head that never had one.
-        fingerprint: the backbone's embeddings of fixed inputs: "image" (dim,), "texts" (3, dim).
-        activation: how logits become probabilities.
-        logit_scale: the backbone's, so that the head works without it.
-        logit_bias: the backbone's.
+        backbone: the backbone's; None for a head that never had one.
         fitted_logit_scale: the argument of `fit_embeddings`, which goes before any other.
     """
 
@@ -93,11 +118,7 @@ class Artifact:
     classes: Sequence[FittedClass]
     config: HeadConfig
     templates: Sequence[str] | None
-    backbone: BackboneReference | None
-    fingerprint: dict[str, Tensor]
-    activation: Literal["softmax", "sigmoid"]
-    logit_scale: float | None
-    logit_bias: float | None
+    backbone: BackboneFacts | None
     fitted_logit_scale: float | None
 
 
@@ -120,17 +141,22 @@ def save_artifact(folder: str | os.PathLike[str], artifact: Artifact) -> Path:
     tensors = {
         "raw": artifact.raw.detach().cpu().contiguous(),
         "owners": torch.repeat_interleave(torch.arange(len(counts)), counts),
-        **{f"fingerprint.{part}": value.cpu().contiguous() for part, value in artifact.fingerprint.items()},
     }
-    for name in NUMBERS:
-        if (value := getattr(artifact, name)) is not None:
+    backbone = artifact.backbone
+    numbers = {"fitted_logit_scale": artifact.fitted_logit_scale}
+    if backbone is not None:
+        numbers |= {"logit_scale": backbone.logit_scale, "logit_bias": backbone.logit_bias}
+        for part, vectors in backbone.fingerprint.items():
+            tensors[f"fingerprint.{part}"] = vectors.cpu().contiguous()
+    for name, value in numbers.items():
+        if value is not None:
             tensors[name] = torch.tensor(value, dtype=torch.float64)
     content = save_tensors(tensors)
     digest = hashlib.sha256(content).hexdigest()
     config = _ConfigFile(
         head=artifact.config,
-        backbone=artifact.backbone,
-        activation=artifact.activation,
+        backbone=None if backbone is None else backbone.reference,
+        activation="softmax" if backbone is None else backbone.activation,
         templates=None if artifact.templates is None else list(artifact.templates),
         space_file=f"space-{digest[:16]}.safetensors",
         space_sha256=digest,
@@ -234,15 +260,23 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
         classes=config.classes,
         config=config.head,
         templates=config.templates,
-        backbone=config.backbone,
-        fingerprint=fingerprint,
-        activation=config.activation,
-        **numbers,
+        backbone=_backbone_facts(config, numbers, fingerprint, space_path),
+        fitted_logit_scale=numbers["fitted_logit_scale"],
     )
 
 
-def _take_numbers(tensors: dict[str, Tensor], path: Path) -> dict[str, Any]:
-    numbers: dict[str, Any] = {}
+def _backbone_facts(
+    config: _ConfigFile, numbers: dict[str, float | None], fingerprint: dict[str, Tensor], path: Path
+) -> BackboneFacts | None:
+    if config.backbone is None:
+        return None
+    if (scale := numbers["logit_scale"]) is None:
+        raise _broken(path, "the logit_scale of the backbone is missing")
+    return BackboneFacts(config.backbone, config.activation, scale, numbers["logit_bias"], fingerprint)
+
+
+def _take_numbers(tensors: dict[str, Tensor], path: Path) -> dict[str, float | None]:
+    numbers: dict[str, float | None] = {}
     for name in NUMBERS:
         value = tensors.pop(name, None)
         if value is not None and (value.numel() != 1 or not math.isfinite(value.item())):

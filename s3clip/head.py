@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from s3clip.artifact import (
     Artifact,
+    BackboneFacts,
     BackboneReference,
     FittedClass,
     check_fingerprint,
@@ -91,8 +92,8 @@ class SynonymousSpaceHead(nn.Module):
         self.folded: FoldedSpace | None = None
         self._classes: list[FittedClass] = []
         self._fitted_scale: float | None = None
-        # What an artifact says of the backbone it was made with, for use without it.
-        self._saved: Artifact | None = None
+        # What an artifact or a state dict says of the backbone it was made with, for use without it.
+        self._facts: BackboneFacts | None = None
         self.register_buffer("text_embeddings", None)
         self.register_buffer("owners", None)
         for name in _DERIVED:
@@ -203,7 +204,7 @@ class SynonymousSpaceHead(nn.Module):
         ]
         self._adopt(torch.cat(rows), fitted, None, logit_scale)
         if self.backbone is None:
-            self._saved = None  # what an artifact said of its backbone holds for its embeddings only
+            self._facts = None  # what an artifact said of its backbone holds for its embeddings only
         return self
 
     def add_classes(
@@ -304,7 +305,7 @@ class SynonymousSpaceHead(nn.Module):
         """How logits become probabilities: "sigmoid" where the family was trained so, else "softmax"."""
         if self.backbone is not None:
             return self.backbone.activation
-        return "softmax" if self._saved is None else self._saved.activation
+        return "softmax" if self._facts is None else self._facts.activation
 
     def fingerprint(self) -> dict[str, Tensor]:
         """Return the backbone's embeddings of fixed inputs, by which another backbone is told apart.
@@ -313,8 +314,8 @@ class SynonymousSpaceHead(nn.Module):
             "image" (dim,) and, where a text tower made or makes them, "texts" (3, dim); empty for a head that
             never had a backbone.
         """
-        saved = {} if self._saved is None else self._saved.fingerprint
-        return saved if self.backbone is None else {**saved, **self.backbone.fingerprint()}
+        known = {} if self._facts is None else self._facts.fingerprint
+        return known if self.backbone is None else {**known, **self.backbone.fingerprint()}
 
     def extra_repr(self) -> str:
         """What `print(head)` shows besides the submodules."""
@@ -475,8 +476,11 @@ class SynonymousSpaceHead(nn.Module):
                     f"{folder}: made with a backbone of dimension {artifact.raw.shape[1]}, this one has "
                     f"{head.backbone.dim}; give the backbone it names, or fit the classes again"
                 )
-            check_fingerprint(artifact.fingerprint, head.backbone.fingerprint(), os.fspath(folder))
-        head._saved = artifact
+            if artifact.backbone is not None:
+                check_fingerprint(
+                    artifact.backbone.fingerprint, head.backbone.fingerprint(), os.fspath(folder)
+                )
+        head._facts = artifact.backbone
         templates = None if artifact.templates is None else tuple(artifact.templates)
         # Beside a backbone, which says where; `device` places a head for embeddings.
         head._adopt(artifact.raw.to(device), list(artifact.classes), templates, artifact.fitted_logit_scale)
@@ -489,6 +493,8 @@ class SynonymousSpaceHead(nn.Module):
             "config": self.config.model_dump(),
             "templates": None if self.templates is None else list(self.templates),
             "fitted_logit_scale": self._fitted_scale,
+            # A backbone stands in the state dict itself.
+            "backbone": None if self.backbone is not None or self._facts is None else self._facts.to_dict(),
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -497,6 +503,9 @@ class SynonymousSpaceHead(nn.Module):
         self.config = HeadConfig.model_validate(state["config"])
         self.templates = None if state["templates"] is None else tuple(state["templates"])
         self._fitted_scale = state["fitted_logit_scale"]
+        if self.backbone is None:
+            facts = state.get("backbone")
+            self._facts = None if facts is None else BackboneFacts.from_dict(facts)
         if self.text_embeddings is not None:
             self._rebuild()
 
@@ -529,14 +538,14 @@ class SynonymousSpaceHead(nn.Module):
             return self.config.logit_scale
         if self.backbone is not None:
             return self.backbone.logit_scale()
-        if self._saved is not None and self._saved.logit_scale is not None:
-            return self._saved.logit_scale
+        if self._facts is not None:
+            return self._facts.logit_scale
         raise ValueError("logit_scale: the head has no backbone; give fit_embeddings(logit_scale=) or config")
 
     def _bias(self) -> Tensor | float | None:
         if self.backbone is not None:
             return self.backbone.logit_bias()
-        return None if self._saved is None else self._saved.logit_bias
+        return None if self._facts is None else self._facts.logit_bias
 
     def _position(self, which: int | str) -> int:
         if isinstance(which, int):
@@ -574,8 +583,8 @@ class SynonymousSpaceHead(nn.Module):
             return self.backbone
         if self.backbone is not None:
             name, revision = self.backbone.name, self.backbone.revision
-        elif self._saved is not None and self._saved.backbone is not None:
-            name, revision = self._saved.backbone.name, self._saved.backbone.revision
+        elif self._facts is not None:
+            name, revision = self._facts.reference.name, self._facts.reference.revision
         else:
             raise ValueError("classes: this head has no backbone to encode texts with; use fit_embeddings()")
         if name is None:
@@ -633,28 +642,29 @@ class SynonymousSpaceHead(nn.Module):
 
     def _artifact(self) -> Artifact:
         raw, _ = self._fitted()
-        saved = self._saved
-        reference = None if saved is None else saved.backbone
-        scale, bias = (None, None) if saved is None else (saved.logit_scale, saved.logit_bias)
-        if self.backbone is not None:
-            name = self.backbone.name
-            # A relative folder would be lost when the artifact is loaded from another working directory.
-            name = os.path.abspath(name) if name is not None and os.path.isdir(name) else name
-            reference = BackboneReference(name=name, revision=self.backbone.revision)
-            scale = self.backbone.logit_scale().item()
-            bias_tensor = self.backbone.logit_bias()
-            bias = None if bias_tensor is None else bias_tensor.item()
         return Artifact(
             raw=raw.float() if raw.dtype != torch.float64 else raw,
             classes=self._classes,
             config=self.config,
             templates=self.templates,
-            backbone=reference,
-            fingerprint=self.fingerprint(),
-            activation=self.activation,
-            logit_scale=scale,
-            logit_bias=bias,
+            backbone=self._backbone_facts(),
             fitted_logit_scale=self._fitted_scale,
+        )
+
+    def _backbone_facts(self) -> BackboneFacts | None:
+        """What there is to say of the backbone, or of the one that an artifact was made with."""
+        if self.backbone is None:
+            return self._facts
+        name = self.backbone.name
+        # A relative folder would be lost when the artifact is loaded from another working directory.
+        name = os.path.abspath(name) if name is not None and os.path.isdir(name) else name
+        bias = self.backbone.logit_bias()
+        return BackboneFacts(
+            reference=BackboneReference(name=name, revision=self.backbone.revision),
+            activation=self.backbone.activation,
+            logit_scale=self.backbone.logit_scale().item(),
+            logit_bias=None if bias is None else bias.item(),
+            fingerprint=self.fingerprint(),
         )
 
     def _batches(
@@ -717,7 +727,7 @@ def _named_backbone(artifact: Artifact, folder: str | os.PathLike[str]) -> tuple
     """Name and revision of the backbone that an artifact was made with; (None, None) if it had none."""
     if artifact.backbone is None:
         return None, None
-    name, revision = artifact.backbone.name, artifact.backbone.revision
+    name, revision = artifact.backbone.reference.name, artifact.backbone.reference.revision
     if name is None:
         raise ValueError(
             f"{folder}: the backbone it was made with has no name; give it as backbone=, "

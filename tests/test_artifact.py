@@ -87,7 +87,21 @@ def test_new_embeddings_are_not_said_to_be_of_the_old_backbone(saved: Path, tmp_
     loaded = SynonymousSpaceHead.from_pretrained(saved, backbone=None)
     loaded.fit_embeddings([torch.randn(1, 5), torch.randn(2, 5)], ["a", "b"], logit_scale=2.0)
     again = load_artifact(loaded.save_pretrained(tmp_path / "again"))
-    assert (again.backbone, again.fingerprint, again.logit_scale) == (None, {}, None)
+    assert (again.backbone, again.fitted_logit_scale) == (None, 2.0)
+
+
+def test_a_state_dict_keeps_what_an_artifact_said_of_its_backbone(tmp_path: Path):
+    head = SynonymousSpaceHead(*build("siglip")).fit_classes(["ox", "cat"], templates="{}")
+    loaded = SynonymousSpaceHead.from_pretrained(head.save_pretrained(tmp_path / "a"), backbone=None)
+    torch.save(loaded.state_dict(), tmp_path / "head.pt")
+    again = SynonymousSpaceHead()
+    again.load_state_dict(torch.load(tmp_path / "head.pt", weights_only=True))
+    image = torch.randn(4, head.space.raw.shape[1])
+    assert torch.equal(again(image_embeds=image), loaded(image_embeds=image))
+    assert torch.equal(again.predict_proba(image_embeds=image), loaded.predict_proba(image_embeds=image))
+    assert load_artifact(again.save_pretrained(tmp_path / "b")).backbone.reference.name == (
+        load_artifact(tmp_path / "a").backbone.reference.name
+    )
 
 
 def test_a_sigmoid_family_keeps_bias_and_activation(tmp_path: Path):
