@@ -131,7 +131,7 @@ def save_artifact(folder: str | os.PathLike[str], artifact: Artifact) -> Path:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder: expected a directory to save into, {folder} is a file")
-    if (folder / "config.json").exists() and not _is_artifact(folder / "config.json"):
+    if (folder / "config.json").exists() and not is_artifact(folder / "config.json"):
         raise ValueError(
             f"folder: {folder} holds a config.json of something else (a model?), which would be lost; save "
             f"into another folder"
@@ -171,7 +171,8 @@ def save_artifact(folder: str | os.PathLike[str], artifact: Artifact) -> Path:
     return folder
 
 
-def _is_artifact(path: Path) -> bool:
+def is_artifact(path: Path) -> bool:
+    """Whether a config.json is that of a class space, of whatever version."""
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError):

@@ -24,6 +24,7 @@ from s3clip.artifact import (
 from s3clip.backbone import Backbone
 from s3clip.config import HeadConfig
 from s3clip.folding import FoldedSpace
+from s3clip.hub import download_artifact, is_repository, push_artifact
 from s3clip.images import BrokenImageError, open_image
 from s3clip.options import is_count, is_number
 from s3clip.prompts import DEFAULT_TEMPLATES, class_texts, resolve_templates
@@ -436,11 +437,55 @@ class SynonymousSpaceHead(nn.Module):
         """
         return save_artifact(folder, self._artifact())
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        replace_card: bool = False,
+    ) -> str:
+        """Push the class space to the Hub in one commit: the raw text embeddings, the settings and a card.
+
+        Args:
+            repo_id: "user/name"; made if need be. A class space that is there is replaced.
+            private: who may see a repository that is made; None: the account's default.
+            token: of the Hub; None: the one of `hf auth login`.
+            revision: a branch, made if need be; None: main.
+            commit_message: of the commit.
+            create_pr: open a pull request instead.
+            replace_card: write the model card anew where there is one; it may have been edited.
+
+        Returns:
+            The address of the commit, or of the pull request.
+
+        Raises:
+            ValueError: the head is not fitted, or the repository holds something else, such as a model.
+            OSError: the Hub's own errors.
+        """
+        return push_artifact(
+            self._artifact(),
+            repo_id,
+            private=private,
+            token=token,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            replace_card=replace_card,
+        )
+
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | os.PathLike[str],
+        repo_or_path: str | os.PathLike[str],
         *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
         backbone: Any = "saved",
         processor: Any = None,
         device: str | torch.device | None = None,
@@ -449,7 +494,12 @@ class SynonymousSpaceHead(nn.Module):
         """Load a saved class space, and the backbone that it names.
 
         Args:
-            folder: what `save_pretrained` wrote.
+            repo_or_path: a folder that `save_pretrained` wrote, or a repository of the Hub ("user/name") that
+                `push_to_hub` wrote. A folder goes first.
+            revision: branch, tag or commit of the repository.
+            token: of the Hub, also for the backbone; None: the one of `hf auth login`.
+            cache_dir: where the Hub's files are kept, those of the backbone too.
+            local_files_only: ask the Hub for nothing; what is not in the cache is an error.
             backbone: "saved" loads the backbone that the artifact names (none, if it never had one); another
                 name or folder is loaded, a model or a `Backbone` taken, and checked against the artifact's
                 fingerprint; None gives a head for embeddings.
@@ -459,27 +509,34 @@ class SynonymousSpaceHead(nn.Module):
 
         Raises:
             FileNotFoundError: no such folder, or no artifact in it.
-            ValueError: a broken artifact, a newer format, or another backbone.
+            ValueError: a broken artifact, a newer format, another backbone, or a revision of a folder.
+            OSError: the Hub's own errors.
         """
+        hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        folder = Path(repo_or_path)
+        if is_repository(where := os.fspath(repo_or_path)):
+            folder = download_artifact(where, revision=revision, **hub)
+        elif revision is not None:
+            raise ValueError(f"revision: {where} is a folder, or no repository of the form user/name")
         artifact = load_artifact(folder)
         if isinstance(backbone, str | os.PathLike):
-            name, revision = os.fspath(backbone), None
+            name, saved_revision = os.fspath(backbone), None
             if name == "saved":
-                name, revision = _named_backbone(artifact, folder)
+                name, saved_revision = _named_backbone(artifact, where)
             backbone = None
             if name is not None:
-                backbone = Backbone.from_pretrained(name, revision=revision, dtype=dtype, device=device)
+                backbone = Backbone.from_pretrained(
+                    name, revision=saved_revision, dtype=dtype, device=device, **hub
+                )
         head = cls(backbone, processor, config=artifact.config)
         if head.backbone is not None:
             if artifact.raw.shape[1] != head.backbone.dim:
                 raise ValueError(
-                    f"{folder}: made with a backbone of dimension {artifact.raw.shape[1]}, this one has "
+                    f"{where}: made with a backbone of dimension {artifact.raw.shape[1]}, this one has "
                     f"{head.backbone.dim}; give the backbone it names, or fit the classes again"
                 )
             if artifact.backbone is not None:
-                check_fingerprint(
-                    artifact.backbone.fingerprint, head.backbone.fingerprint(), os.fspath(folder)
-                )
+                check_fingerprint(artifact.backbone.fingerprint, head.backbone.fingerprint(), where)
         head._facts = artifact.backbone
         templates = None if artifact.templates is None else tuple(artifact.templates)
         # Beside a backbone, which says where; `device` places a head for embeddings.
@@ -723,7 +780,7 @@ class SynonymousSpaceHead(nn.Module):
         return None if texts is None else texts[row]
 
 
-def _named_backbone(artifact: Artifact, folder: str | os.PathLike[str]) -> tuple[str | None, str | None]:
+def _named_backbone(artifact: Artifact, folder: str) -> tuple[str | None, str | None]:
     """Name and revision of the backbone that an artifact was made with; (None, None) if it had none."""
     if artifact.backbone is None:
         return None, None

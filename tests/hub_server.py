@@ -1,0 +1,214 @@
+"""The Hub's HTTP interface on loopback, in memory: repositories, commits, branches, files, access."""
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+TOKEN = "hf_of_the_tests"
+
+
+class Repository:
+    """A history of whole folders: {commit: {path: content}}, and branches that point into it."""
+
+    def __init__(self, private: bool = False):
+        self.private = private
+        self.commits: dict[str, dict[str, bytes]] = {}
+        self.branches: dict[str, str] = {}
+        self.add({})
+
+    def add(self, files: dict[str, bytes], branch: str = "main") -> str:
+        commit = hashlib.sha1(f"{len(self.commits)} {sorted(files)}".encode()).hexdigest()
+        self.commits[commit] = files
+        self.branches[branch] = commit
+        return commit
+
+    def resolve(self, revision: str) -> str | None:
+        commit = self.branches.get(revision, revision)
+        return commit if commit in self.commits else None
+
+
+class Hub:
+    """What a server knows. Files in `cut` break off in the middle."""
+
+    def __init__(self):
+        self.repositories: dict[str, Repository] = {}
+        self.requests: list[str] = []
+        self.cut: set[str] = set()
+        self.before_commit = lambda: None
+        self.lock = threading.Lock()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def log_message(self, *args):
+        pass
+
+    def answer(self, status: int, content=None, headers=(), raw: bytes = b"", cut: bool = False):
+        body = raw if content is None else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in (("Content-Length", str(len(body))), *headers):
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body[: len(body) // 2] if cut else body)
+        if cut:
+            self.close_connection = True
+
+    def refuse(self, status: int, code: str):
+        self.answer(status, {"error": code}, [("X-Error-Code", code), ("X-Error-Message", code)])
+
+    @property
+    def is_known(self) -> bool:
+        return self.headers.get("Authorization") == f"Bearer {TOKEN}"
+
+    def serve(self):
+        path = unquote(urlsplit(self.path).path)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.hub.requests.append(f"{self.command} {path}")
+        for pattern, method in ROUTES:
+            if match := re.fullmatch(pattern, path):
+                return method(self, body, *match.groups())
+        return self.refuse(404, f"no route {self.command} {path}")
+
+    def create(self, body: bytes):
+        asked = json.loads(body)
+        name = f"{asked.get('organization') or 'user'}/{asked['name']}"
+        if not self.is_known:
+            return self.refuse(401, "Unauthorized")
+        address = {"url": f"http://{self.headers['Host']}/{name}"}
+        with self.hub.lock:
+            if name in self.hub.repositories:
+                return self.answer(409, {"error": "exists", **address})
+            private = asked.get("visibility") == "private" or bool(asked.get("private"))
+            self.hub.repositories[name] = Repository(private)
+        return self.answer(200, address)
+
+    def validate(self, body: bytes):
+        self.answer(200, {"errors": [], "warnings": []})
+
+    def repository(self, name: str) -> Repository | None:
+        found = self.hub.repositories.get(name)
+        if found is None or (found.private and not self.is_known):
+            self.refuse(404 if self.is_known else 401, "RepoNotFound")
+            return None
+        return found
+
+    def commit_of(self, repository: Repository, revision: str) -> str | None:
+        commit = repository.resolve(revision)
+        if commit is None:
+            self.refuse(404, "RevisionNotFound")
+        return commit
+
+    def info(self, body: bytes, name: str, revision: str | None = None):
+        if (repository := self.repository(name)) and (
+            commit := self.commit_of(repository, revision or "main")
+        ):
+            siblings = [{"rfilename": path} for path in sorted(repository.commits[commit])]
+            self.answer(200, {"id": name, "sha": commit, "private": repository.private, "siblings": siblings})
+
+    def tree(self, body: bytes, name: str, revision: str):
+        if (repository := self.repository(name)) and (commit := self.commit_of(repository, revision)):
+            files = repository.commits[commit].items()
+            self.answer(
+                200,
+                [{"type": "file", "path": p, "size": len(c), "oid": blob(c)} for p, c in sorted(files)],
+            )
+
+    def preupload(self, body: bytes, name: str, revision: str):
+        files = [
+            {"path": each["path"], "uploadMode": "regular", "shouldIgnore": False}
+            for each in json.loads(body)["files"]
+        ]
+        self.answer(200, {"files": files})
+
+    def branch(self, body: bytes, name: str, branch: str):
+        if repository := self.repository(name):
+            if branch in repository.branches:
+                return self.refuse(409, "exists")
+            repository.branches[branch] = repository.branches["main"]
+            self.answer(200, {})
+        return None
+
+    def commit(self, body: bytes, name: str, revision: str):
+        if not self.is_known:
+            return self.refuse(401, "Unauthorized")
+        self.hub.before_commit()
+        with self.hub.lock:
+            repository = self.hub.repositories[name]
+            files = dict(repository.commits[repository.branches[revision]])
+            for line in body.splitlines():
+                entry = json.loads(line)
+                value = entry["value"]
+                if entry["key"] == "header" and value.get("parentCommit") not in (
+                    None,
+                    repository.branches[revision],
+                ):
+                    return self.refuse(412, "the branch has moved")
+                if entry["key"] == "file":
+                    files[value["path"]] = base64.b64decode(value["content"])
+                if entry["key"] == "deletedFile" and files.pop(value["path"], None) is None:
+                    return self.refuse(404, "EntryNotFound")
+            commit = repository.add(files, revision)
+        address = f"http://{self.headers['Host']}/{name}/commit/{commit}"
+        return self.answer(200, {"commitOid": commit, "commitUrl": address})
+
+    def file(self, body: bytes, name: str, revision: str, path: str):
+        if (repository := self.repository(name)) and (commit := self.commit_of(repository, revision)):
+            content = repository.commits[commit].get(path)
+            if content is None:
+                return self.refuse(404, "EntryNotFound")
+            headers = [("ETag", f'"{blob(content)}"'), ("X-Repo-Commit", commit), ("Accept-Ranges", "bytes")]
+            start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+            if start and self.command == "GET" and int(start[1]):
+                first = int(start[1])
+                headers.append(("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}"))
+                return self.answer(206, headers=headers, raw=content[first:], cut=path in self.hub.cut)
+            self.answer(200, headers=headers, raw=content, cut=path in self.hub.cut)
+        return None
+
+    do_GET = do_POST = do_PUT = do_HEAD = serve
+
+
+NAME = r"([\w.-]+/[\w.-]+)"
+ROUTES = (
+    (r"/api/repos/create", Handler.create),
+    (r"/api/validate-yaml", Handler.validate),
+    (rf"/api/models/{NAME}", Handler.info),
+    (rf"/api/models/{NAME}/revision/(.+)", Handler.info),
+    (rf"/api/models/{NAME}/tree/([^/]+)", Handler.tree),
+    (rf"/api/models/{NAME}/preupload/(.+)", Handler.preupload),
+    (rf"/api/models/{NAME}/branch/(.+)", Handler.branch),
+    (rf"/api/models/{NAME}/commit/(.+)", Handler.commit),
+    (rf"/{NAME}/resolve/([^/]+)/(.+)", Handler.file),
+)
+
+
+def blob(content: bytes) -> str:
+    """Return the name that git gives a content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+@contextmanager
+def running() -> Iterator[tuple[Hub, str]]:
+    """Serve an empty Hub; gives it and its address."""
+    hub = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield hub, f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

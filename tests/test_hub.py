@@ -1,0 +1,222 @@
+"""Class spaces pushed to and loaded from a Hub on loopback, by huggingface_hub itself."""
+
+import json
+import re
+import threading
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from PIL import Image
+
+from s3clip import SynonymousSpaceHead
+from s3clip.artifact import load_artifact
+from s3clip.demo import model_folder
+from s3clip.hub import is_repository, model_card
+from tests.hub_server import TOKEN, Hub, Repository, running
+
+NAMES = ["zebra", "ant", "zebra", "möwe | `x`"]  # neither sorted nor unique, and not plain in Markdown
+OPTIONS = {"token": TOKEN}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    with running() as (hub, address):
+        constants = huggingface_hub.constants
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        yield hub
+
+
+def space(seed: int = 0, names: list[str] = NAMES) -> SynonymousSpaceHead:
+    torch.manual_seed(seed)
+    return SynonymousSpaceHead().fit_embeddings(
+        [torch.randn(2 + i, 6) for i in range(len(names))], names, logit_scale=50.0
+    )
+
+
+def load(name: str = "user/space", **options) -> SynonymousSpaceHead:
+    return SynonymousSpaceHead.from_pretrained(name, backbone=None, **OPTIONS | options)
+
+
+def same(one: SynonymousSpaceHead, other: SynonymousSpaceHead) -> bool:
+    images = torch.randn(5, 6)
+    logits = one(image_embeds=images), other(image_embeds=images)
+    return one.class_names == other.class_names and torch.equal(*logits)
+
+
+def test_pushed_and_loaded_again(hub: Hub):
+    head = space()
+    address = head.push_to_hub("user/space", **OPTIONS)
+    assert address.endswith(f"/user/space/commit/{hub.repositories['user/space'].branches['main']}")
+    assert same(load(), head)
+
+
+def test_a_push_replaces_the_space_in_one_commit_and_keeps_the_card(hub: Hub):
+    space(0).push_to_hub("user/space", **OPTIONS)
+    repository = hub.repositories["user/space"]
+    edited = {**repository.commits[repository.branches["main"]], "README.md": b"mine", "more.txt": b"?"}
+    pinned = repository.add(edited)
+    commits = len(repository.commits)
+    space(1, ["b", "a"]).push_to_hub("user/space", **OPTIONS)
+    assert len(repository.commits) == commits + 1
+    files = repository.commits[repository.branches["main"]]
+    assert sorted(files) == [
+        "README.md",
+        "config.json",
+        "more.txt",
+        json.loads(files["config.json"])["space_file"],
+    ]
+    assert files["README.md"] == b"mine"
+    assert same(load(), space(1, ["b", "a"]))
+    assert same(load(revision=pinned), space(0))
+    space(1, ["b", "a"]).push_to_hub("user/space", replace_card=True, **OPTIONS)
+    assert b"s3clip" in repository.commits[repository.branches["main"]]["README.md"]
+
+
+def test_a_branch_is_made_and_leaves_main_alone(hub: Hub):
+    space(0).push_to_hub("user/space", **OPTIONS)
+    space(1).push_to_hub("user/space", revision="next", **OPTIONS)
+    assert same(load(revision="next"), space(1))
+    assert same(load(), space(0))
+    with pytest.raises(RevisionNotFoundError):
+        load(revision="no-such-branch")
+
+
+def test_private_repositories_are_not_there_without_a_token(hub: Hub):
+    space().push_to_hub("user/space", private=True, **OPTIONS)
+    assert same(load(), space())
+    with pytest.raises(RepositoryNotFoundError):
+        load(token=False, cache_dir=Path(huggingface_hub.constants.HF_HUB_CACHE) / "other")
+    with pytest.raises(RepositoryNotFoundError):
+        load("user/no-such-space")
+    with pytest.raises(HfHubHTTPError, match="401"):
+        space().push_to_hub("user/mine", token=False)
+
+
+def test_the_config_of_a_model_is_not_overwritten(hub: Hub):
+    hub.repositories["user/model"] = Repository()
+    hub.repositories["user/model"].add({"config.json": b'{"model_type": "clip"}'})
+    with pytest.raises(ValueError, match="something else"):
+        space().push_to_hub("user/model", **OPTIONS)
+    with pytest.raises(ValueError, match="format"):
+        load("user/model")
+
+
+def test_two_pushes_at_once_leave_one_of_them_whole(hub: Hub):
+    space(0).push_to_hub("user/space", **OPTIONS)
+    barrier = threading.Barrier(2)
+    waited = threading.local()
+
+    def wait_for_the_other():
+        if barrier.n_waiting < 2 and not barrier.broken and not getattr(waited, "done", False):
+            waited.done = True
+            try:
+                barrier.wait(5)
+            except threading.BrokenBarrierError:
+                pass
+            barrier.abort()
+
+    hub.before_commit = wait_for_the_other
+    heads = [space(seed, [f"{seed}", "x"]) for seed in (1, 2)]
+    errors: list[Exception] = []
+
+    def push(head: SynonymousSpaceHead) -> None:
+        try:
+            head.push_to_hub("user/space", **OPTIONS)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=push, args=(head,)) for head in heads]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    loaded = load()
+    assert any(same(loaded, head) for head in heads)
+    repository = hub.repositories["user/space"]
+    assert sum(name.startswith("space-") for name in repository.commits[repository.branches["main"]]) == 1
+    assert sum("/commit/" in request for request in hub.requests) == 4, "one came too late, and began again"
+
+
+def test_offline_a_whole_cache_loads_and_a_part_of_one_is_refused(hub: Hub, tmp_path: Path):
+    space(0).push_to_hub("user/space", **OPTIONS)
+    assert same(load(), space(0))
+    asked = len(hub.requests)
+    assert same(load(local_files_only=True), space(0))
+    assert len(hub.requests) == asked
+    with pytest.raises(FileNotFoundError):
+        load(local_files_only=True, cache_dir=tmp_path / "empty")
+    part = tmp_path / "part"
+    snapshot_download("user/space", allow_patterns="config.json", cache_dir=part, token=TOKEN)
+    with pytest.raises((ValueError, OSError), match=r"missing|space"):
+        load(local_files_only=True, cache_dir=part)
+
+
+def test_a_connection_that_breaks_off_gives_no_head(hub: Hub, monkeypatch: pytest.MonkeyPatch):
+    space().push_to_hub("user/space", **OPTIONS)
+    repository = hub.repositories["user/space"]
+    hub.cut = {name for name in repository.commits[repository.branches["main"]] if name.startswith("space-")}
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    # Three HTTP libraries in three versions of huggingface_hub, and the check of the size it was promised.
+    with pytest.raises(Exception, match=r"(?i)complete|consisten|closed|broken|should be|size"):
+        load()
+    hub.cut = set()
+    assert same(load(), space())
+
+
+def test_a_space_without_its_file_is_refused(hub: Hub):
+    space().push_to_hub("user/space", **OPTIONS)
+    repository = hub.repositories["user/space"]
+    files = repository.commits[repository.branches["main"]]
+    repository.add({"config.json": files["config.json"], "pytorch_model.bin": b"pickle"})
+    with pytest.raises(ValueError, match="is missing"):
+        load()
+
+
+def test_a_folder_goes_before_a_repository_and_has_no_revision(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_repository("user/space")
+    space().save_pretrained("user/space")
+    assert not is_repository("user/space")
+    assert same(SynonymousSpaceHead.from_pretrained("user/space"), space())
+    with pytest.raises(ValueError, match="revision"):
+        SynonymousSpaceHead.from_pretrained("user/space", revision="main")
+    with pytest.raises(FileNotFoundError):
+        SynonymousSpaceHead.from_pretrained("no-such-folder")
+
+
+def test_the_snippet_of_the_card_runs(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    Image.new("RGB", (32, 32)).save("photo.jpg")
+    head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes({"zero": ["nought"], "one": []})
+    for name, fitted in (("user/digits", head), ("user/space", space())):
+        fitted.push_to_hub(name, **OPTIONS)
+        repository = hub.repositories[name]
+        card = repository.commits[repository.branches["main"]]["README.md"].decode()
+        # A folder of this machine means nothing to others.
+        assert str(model_folder()) not in card + str(repository.commits[repository.branches["main"]])
+        (snippet,) = re.findall(r"```python\n(.*?)```", card, re.S)
+        exec(compile(snippet, "card", "exec"), {})
+        assert "zero" in capsys.readouterr().out or fitted is not head
+
+
+def test_the_card_of_a_backbone_on_the_hub_names_it(tmp_path: Path):
+    head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(["ox", "möwe | `x`"])
+    config = json.loads((head.save_pretrained(tmp_path) / "config.json").read_text())
+    config["backbone"] = {"name": "org/clip", "revision": "a" * 40}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    card = str(model_card(load_artifact(tmp_path), "user/space"))
+    for said in ("base_model: org/clip", "library_name: s3clip", "2 classes", "a" * 40, "a photo of a {}."):
+        assert said in card
+    assert "`` möwe | `x` ``" in card
+    assert 'SynonymousSpaceHead.from_pretrained("user/space")\n' in card
