@@ -34,7 +34,13 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-HeadFolder = Annotated[Path, typer.Option("--head", help="Folder that `s3clip fit` wrote.")]
+HeadSource = Annotated[
+    str,
+    typer.Option("--head", help="Folder that `s3clip fit` wrote, or a class space on the Hub: user/name."),
+]
+Revision = Annotated[
+    str | None, typer.Option(help="Branch, tag or commit of the class space, where it is on the Hub.")
+]
 
 
 def _known_device(name: str | None) -> str | None:
@@ -135,12 +141,13 @@ def fit(
 @app.command()
 def predict(
     images: Annotated[list[str], typer.Argument(help="Image files, folders or globs.")],
-    head: HeadFolder,
+    head: HeadSource,
     top_k: Annotated[int, typer.Option(help="How many classes to print for each image.")] = 1,
     output: Output = Format.TABLE,
     backbone: Annotated[
         str, typer.Option(help="The model, if it is not where it was when the head was fitted.")
     ] = "saved",
+    revision: Revision = None,
     batch_size: BatchSize = 32,
     device: Device = None,
 ) -> None:
@@ -152,7 +159,7 @@ def predict(
     from s3clip.images import find_images
 
     files = find_images(images)
-    fitted = SynonymousSpaceHead.from_pretrained(head, backbone=backbone, device=device)
+    fitted = SynonymousSpaceHead.from_pretrained(head, revision=revision, backbone=backbone, device=device)
     answers = fitted.predict(files, top_k=top_k, batch_size=batch_size)
     if output is Format.JSON:
         listed = [
@@ -184,15 +191,18 @@ def predict(
 
 @app.command()
 def inspect(
-    head: Annotated[Path, typer.Argument(help="Folder that `s3clip fit` wrote.")],
+    head: Annotated[
+        str, typer.Argument(help="Folder that `s3clip fit` wrote, or a class space on the Hub: user/name.")
+    ],
     name: Annotated[str | None, typer.Option("--class", help="Only the classes of this name.")] = None,
+    revision: Revision = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Show what the space made of every class: texts kept, dropped and shared, death times and scale."""
     from s3clip import SynonymousSpaceHead
     from s3clip.inspection import inspect_head
 
-    every = inspect_head(SynonymousSpaceHead.from_pretrained(head, backbone=None))
+    every = inspect_head(SynonymousSpaceHead.from_pretrained(head, revision=revision, backbone=None))
     reports = [report for report in every if name is None or report.name == name]
     if not reports:
         raise ValueError(
@@ -220,6 +230,34 @@ def inspect(
             of = f" of {t.duplicate_of!r}" if t.duplicate_of else ""
             shared = f"  (also in: {_names(every, t.shared_with)})" if t.shared_with else ""
             typer.echo(f"  {t.status + of:<10} {t.text}{shared}")
+
+
+@app.command()
+def push(
+    head: Annotated[Path, typer.Argument(help="Folder that `s3clip fit` wrote.")],
+    repository: Annotated[str, typer.Argument(help="Repository of the Hub: user/name.")],
+    private: Annotated[bool | None, typer.Option(help="Who may see a repository that is made.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, made if need be. Default: main.")] = None,
+    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    pull_request: Annotated[bool, typer.Option(help="Open a pull request instead.")] = False,
+    replace_card: Annotated[
+        bool, typer.Option(help="Write the model card anew, also where there is one.")
+    ] = False,
+) -> None:
+    """Push a saved head to the Hub: a few MB, without its model. Log in with `hf auth login` first."""
+    from s3clip.artifact import load_artifact
+    from s3clip.hub import push_artifact
+
+    address = push_artifact(
+        load_artifact(head),
+        repository,
+        private=private,
+        revision=revision,
+        commit_message=message,
+        create_pr=pull_request,
+        replace_card=replace_card,
+    )
+    typer.echo(f"Pushed to {address}. Try: s3clip predict IMAGES --head {repository}")
 
 
 @app.command()

@@ -88,6 +88,13 @@ class FoldedSpace(nn.Module):
         self.register_buffer("mean", space.mean, persistent=False)
         self.register_buffer("spread", space.spread, persistent=False)
 
+    def linear(self) -> Tensor | None:
+        """Return (dim, classes) weights whose product with images is `forward`, None where there are none."""
+        if len(self.rows) != len(self.class_order) or any(self.table_names):
+            return None
+        weights = self.rows[self.class_order].T
+        return self.mean[:, None] + self.spread * weights if self.centered else weights.clone()
+
     def forward(self, images: Tensor) -> Tensor:
         """Return the scores of unit image embeddings. Args: images: (batch, dim). Returns: (batch, classes).
 

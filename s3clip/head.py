@@ -245,6 +245,84 @@ class SynonymousSpaceHead(nn.Module):
         self._adopt(raw[rows], [self._classes[i] for i in left], self.templates, self._fitted_scale)
         return self
 
+    def rename_class(self, which: int | str, name: str) -> "SynonymousSpaceHead":
+        """Give a class another label; its texts, and so the logits, stay as they are.
+
+        Args:
+            which: its position, or its name if no other class has it.
+            name: the new label.
+
+        Raises:
+            ValueError: not fitted, no such class, or several.
+            TypeError: a name that is not a string.
+        """
+        self._fitted()
+        if not isinstance(name, str):
+            raise TypeError(f"name: expected a string, got {type(name).__name__}")
+        if not name.strip():
+            raise ValueError("name: expected a label, got an empty text")
+        position = self._position(which)
+        self._classes[position] = self._classes[position].model_copy(update={"name": name})
+        return self
+
+    def merge(self, other: "SynonymousSpaceHead") -> "SynonymousSpaceHead":
+        """Append the classes of another head of the same backbone; nothing is encoded.
+
+        Settings stay those of this head.
+
+        Raises:
+            ValueError: one is not fitted, or they were fitted by other backbones, templates or scales.
+        """
+        if not isinstance(other, SynonymousSpaceHead):
+            raise TypeError(f"other: expected a SynonymousSpaceHead, got {type(other).__name__}")
+        (raw, _), (more, _) = self._fitted(), other._fitted()
+        own, others = self.fingerprint(), other.fingerprint()
+        if raw.shape[1] != more.shape[1] or bool(own) != bool(others):
+            raise ValueError(
+                f"other: its texts lie in another space, of dimension {more.shape[1]} "
+                f"({'with' if others else 'without'} a known backbone), those of this head in one of "
+                f"{raw.shape[1]} ({'with' if own else 'without'}); fit both on one backbone"
+            )
+        check_fingerprint(own, others, "other")
+        for argument, mine, its in (
+            ("templates", self.templates, other.templates),
+            ("logit_scale", self._fitted_scale, other._fitted_scale),
+        ):
+            if mine != its:
+                raise ValueError(f"other: fitted with {argument} {its}, this head with {mine}; fit one again")
+        self._adopt(
+            torch.cat([raw, more.to(raw)]),
+            [*self._classes, *other._classes],
+            self.templates,
+            self._fitted_scale,
+        )
+        return self
+
+    def to_linear(self) -> Tensor:
+        """Return the weights of a linear classifier that scores as this head does.
+
+        For code that does `features @ classifier`, with unit features: the logits are `logit_scale` times
+        that product (plus the bias of a sigmoid family). It exists where every class is folded into one
+        vector: with the metrics `center` and `mean_similarity`, and with any metric but `subspace` and `hull`
+        where each class has one text.
+
+        Returns:
+            (dim, classes), as open_clip's `build_zero_shot_classifier` gives it. The columns have length 1
+            with the metric `center`.
+
+        Raises:
+            ValueError: not fitted, or a metric that is not linear.
+        """
+        self._fitted()
+        assert self.folded is not None  # it is, where there are embeddings
+        weights = self.folded.linear()
+        if weights is None:
+            raise ValueError(
+                f"to_linear: the metric {self.config.metric!r} with {self.config.metric_options} is not one "
+                f'vector a class; head.reconfigure(metric="center") is, and encodes nothing again'
+            )
+        return weights
+
     def reconfigure(self, **changes: Any) -> "SynonymousSpaceHead":
         """Change settings (the fields of `HeadConfig`) and build the space again; nothing is encoded."""
         before, self.config = self.config, self.config.replaced(**changes)

@@ -629,3 +629,58 @@ def test_16_bit_pictures_are_scaled_and_cut_ones_named(head: SynonymousSpaceHead
 
 def test_prediction_is_a_plain_record():
     assert Prediction("cat", 0.5, 0) == Prediction("cat", 0.5, 0, None, None)
+
+
+def test_a_linear_head_is_one_matrix():
+    for config in (
+        HeadConfig(metric="center"),
+        HeadConfig(metric="mean_similarity", centering="class_mean"),
+        HeadConfig(metric="center", centering="class_mean", scale_rule=None),
+    ):
+        torch.manual_seed(1)
+        embeddings = [torch.randn(n, 8) for n in (3, 1, 4, 3, 2)]
+        head = SynonymousSpaceHead(config=config).fit_embeddings(embeddings, list("abcde"), logit_scale=7.0)
+        features = torch.nn.functional.normalize(torch.randn(6, 8), dim=1)
+        weights = head.to_linear()
+        assert weights.shape == (8, 5)
+        torch.testing.assert_close(7 * features @ weights, head(image_embeds=features))
+    embeddings = [torch.randn(n, 8) for n in (3, 1)]
+    head = SynonymousSpaceHead().fit_embeddings(embeddings, ["a", "b"], logit_scale=7.0)
+    with pytest.raises(ValueError, match="is not one vector a class"):
+        head.to_linear()
+    usual = [torch.nn.functional.normalize(own, dim=1).mean(0) for own in embeddings]
+    usual = torch.stack([own / own.norm() for own in usual], dim=1)
+    torch.testing.assert_close(head.reconfigure(metric="center", scale_rule=None).to_linear(), usual)
+
+
+def test_a_class_is_renamed_and_nothing_else(head: SynonymousSpaceHead):
+    head.fit_classes({"cat": ["feline"], "dog": ["hound"]})
+    image = torch.randn(2, head.space.raw.shape[1])
+    before, texts = head(image_embeds=image), head.classes[0].texts
+    head.rename_class("cat", "house cat").rename_class(1, "house cat")
+    assert head.class_names == ["house cat", "house cat"]
+    assert torch.equal(head(image_embeds=image), before)
+    assert head.classes[0].texts == texts
+    for which, name, error in (("house cat", "x", ValueError), (2, "x", ValueError), (0, " ", ValueError)):
+        with pytest.raises(error):
+            head.rename_class(which, name)
+    with pytest.raises(TypeError):
+        head.rename_class(0, 3)
+
+
+def test_merged_heads_are_one_fit_of_all_classes():
+    classes = [{"name": name, "synonyms": [f"{name} {i}" for i in range(3)]} for name in ("ox", "cat", "bee")]
+    whole = SynonymousSpaceHead(*build("clip")).fit_classes(classes)
+    one = SynonymousSpaceHead(*build("clip")).fit_classes(classes[:2])
+    other = SynonymousSpaceHead(*build("clip")).fit_classes(classes[2:])
+    one.merge(other)
+    image = torch.randn(3, whole.space.raw.shape[1])
+    assert one.class_names == whole.class_names
+    torch.testing.assert_close(one(image_embeds=image), whole(image_embeds=image))
+    foreign = SynonymousSpaceHead(*build("clip", seed=5)).fit_classes(classes[2:])
+    unlike = SynonymousSpaceHead(*build("clip")).fit_classes(classes[2:], templates="a {}")
+    unknown = SynonymousSpaceHead().fit_embeddings([torch.randn(2, image.shape[1])], ["a"], logit_scale=1.0)
+    for wrong in (foreign, unlike, unknown, SynonymousSpaceHead()):
+        with pytest.raises(ValueError, match=r"backbone|templates|not fitted"):
+            one.merge(wrong)
+    assert one.class_names == whole.class_names

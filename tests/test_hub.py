@@ -11,8 +11,9 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from PIL import Image
+from typer.testing import CliRunner
 
-from s3clip import SynonymousSpaceHead
+from s3clip import SynonymousSpaceHead, SynonymSet, cli
 from s3clip.artifact import load_artifact
 from s3clip.demo import model_folder
 from s3clip.hub import is_repository, model_card
@@ -220,3 +221,25 @@ def test_the_card_of_a_backbone_on_the_hub_names_it(tmp_path: Path):
         assert said in card
     assert "`` möwe | `x` ``" in card
     assert 'SynonymousSpaceHead.from_pretrained("user/space")\n' in card
+
+
+def test_the_command_line_pushes_and_reads(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    space().save_pretrained(tmp_path / "space")
+    pushed = CliRunner().invoke(cli.app, ["push", str(tmp_path / "space"), "user/space", "--private"])
+    assert pushed.exit_code == 0, pushed.output
+    assert hub.repositories["user/space"].private
+    shown = CliRunner().invoke(cli.app, ["inspect", "user/space", "--revision", "main"])
+    assert shown.exit_code == 0, shown.output
+    assert "0 zebra" in shown.output
+
+
+def test_a_synonym_set_is_pushed_and_read_again(hub: Hub, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    classes = SynonymSet.read({"zebra": ["equus quagga"], "ant": []})
+    uri = "hf://user/words/more/animals.json"
+    classes.push_to_hub(uri, **OPTIONS)
+    assert SynonymSet.read(uri) == classes
+    for wrong in ("user/words/animals.json", "hf://user/words/animals.txt"):
+        with pytest.raises(ValueError, match="uri"):
+            classes.push_to_hub(wrong, **OPTIONS)
