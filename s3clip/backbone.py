@@ -17,7 +17,8 @@ from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
+from transformers.utils import logging
 
 from s3clip.prefix_tree import (
     disagreement,
@@ -137,6 +138,7 @@ class Backbone(nn.Module):
         revision: str | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        text_tower: bool = True,
         **kwargs: Any,
     ) -> "Backbone":
         """Load a dual encoder and its processor from the Hub or a folder, in evaluation mode.
@@ -146,6 +148,8 @@ class Backbone(nn.Module):
             revision: Branch, tag or commit. The processor is read from the commit that the model came from.
             dtype: Cast to it; None keeps what transformers loads.
             device: Move to it; None keeps what transformers chooses.
+            text_tower: Load the text tower and the tokenizer too. Without them (where the family allows it,
+                else they are loaded and dropped) only images can be encoded, with far less memory.
             **kwargs: Go to `AutoModel.from_pretrained`; `token`, `cache_dir`, `local_files_only`,
                 `force_download`, `subfolder` and `trust_remote_code` go to `AutoProcessor` as well.
 
@@ -153,11 +157,15 @@ class Backbone(nn.Module):
             TypeError: If the model has no joint space.
             ValueError: If the checkpoint lacks weights of the model, which would be random.
         """
-        model, loaded = AutoModel.from_pretrained(
-            name, revision=revision or "main", output_loading_info=True, **kwargs
-        )
+        hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
+        kwargs["revision"] = revision or "main"
+        model = None if text_tower else _without_text_tower(name, hub, kwargs)
+        missing: list[str] = []
+        if model is None:
+            model, loaded = AutoModel.from_pretrained(name, output_loading_info=True, **kwargs)
+            missing = sorted(loaded["missing_keys"])
         # A BLIP captioner opens as BlipModel with random projections, and only a log line says so.
-        if missing := sorted(loaded["missing_keys"]):
+        if missing:
             raise ValueError(
                 f"name: the checkpoint {name!r} lacks {len(missing)} weights of {type(model).__name__} (the "
                 f"first: {missing[0]!r}), so it is not one of a dual encoder; name a checkpoint trained as "
@@ -166,10 +174,14 @@ class Backbone(nn.Module):
         if device is not None or dtype is not None:
             model = model.to(device=device, dtype=dtype)
         commit = getattr(model.config, "_commit_hash", None) or revision
-        hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
-        processors: Any = AutoProcessor
+        processors: Any = AutoProcessor if text_tower else AutoImageProcessor
         processor = processors.from_pretrained(name, revision=commit or "main", **hub)
-        return cls(model.eval(), processor, name=name, revision=revision)
+        backbone = cls(
+            model.eval(), processor if text_tower else (None, processor), name=name, revision=revision
+        )
+        if not text_tower:
+            backbone.drop_text_tower()
+        return backbone
 
     @property
     def dim(self) -> int:
@@ -511,6 +523,34 @@ class Backbone(nn.Module):
         if self._family == "aimv2":
             return _joint_embedding(model.get_text_features(**_with_padded_row(inputs)))[:-1]
         return _joint_embedding(model.get_text_features(**inputs))
+
+
+def _without_text_tower(name: str, hub: dict[str, Any], kwargs: dict[str, Any]) -> Any:
+    """Return the dual encoder of a checkpoint with a text tower of no layers and hardly any vocabulary.
+
+    transformers then reads the weights of the rest alone. None where that leaves out more than the text side,
+    or the configuration is not known well enough.
+    """
+    config = AutoConfig.from_pretrained(name, revision=kwargs["revision"], **hub)
+    texts: Any = getattr(config, "text_config", None)
+    if not all(isinstance(getattr(texts, key, None), int) for key in ("num_hidden_layers", "vocab_size")):
+        return None
+    texts.num_hidden_layers = 0
+    padding = getattr(texts, "pad_token_id", None)
+    texts.vocab_size = (padding if isinstance(padding, int) else 0) + 1
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # of weights that are left out, which is what we are here for
+    try:
+        model, loaded = AutoModel.from_pretrained(
+            name, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
+        )
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        return None  # of families that cannot be built so; the whole model says what is wrong, if anything
+    finally:
+        logging.set_verbosity(level)
+    mismatched = (each if isinstance(each, str) else each[0] for each in loaded["mismatched_keys"])
+    is_text = tuple(f"{part}." for part in _TEXT_SIDE)
+    return model if all(key.startswith(is_text) for key in (*loaded["missing_keys"], *mismatched)) else None
 
 
 def _checked_kind(model: nn.Module) -> str:

@@ -569,7 +569,9 @@ class SynonymousSpaceHead(nn.Module):
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> "SynonymousSpaceHead":
-        """Load a saved class space, and the backbone that it names.
+        """Load a saved class space, and the image tower of the backbone that it names.
+
+        The text tower is loaded when `add_classes` or `fit_classes` needs it, and for as long.
 
         Args:
             repo_or_path: a folder that `save_pretrained` wrote, or a repository of the Hub ("user/name") that
@@ -604,7 +606,7 @@ class SynonymousSpaceHead(nn.Module):
             backbone = None
             if name is not None:
                 backbone = Backbone.from_pretrained(
-                    name, revision=saved_revision, dtype=dtype, device=device, **hub
+                    name, revision=saved_revision, dtype=dtype, device=device, text_tower=False, **hub
                 )
         head = cls(backbone, processor, config=artifact.config)
         if head.backbone is not None:

@@ -2,12 +2,14 @@
 
 import functools
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from s3clip.backbone import Backbone
@@ -759,3 +761,44 @@ def test_open_clip_without_a_tokenizer_says_its_own_length(open_clip):
         Backbone(open_clip).text_length  # noqa: B018
     open_clip.context_length = 16
     assert Backbone(open_clip).text_length == 16
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_the_image_tower_is_loaded_alone(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model, processor = tiny_models.build(family)
+    if isinstance(processor, tuple):
+        pytest.skip("its processor cannot be saved here")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    read: list[str] = []
+    whole = Backbone(model, processor)
+    original = Backbone.__init__
+
+    def watch(self: Backbone, model: torch.nn.Module, *args: object, **kwargs: object) -> None:
+        read.extend(f"{name} {p.numel()}" for name, p in model.named_parameters() if "text" in name)
+        original(self, model, *args, **kwargs)
+
+    monkeypatch.setattr(Backbone, "__init__", watch)
+    alone = Backbone.from_pretrained(str(tmp_path), text_tower=False)
+    assert torch.equal(alone.fingerprint()["image"], whole.fingerprint()["image"])
+    assert torch.equal(alone.logit_scale(), whole.logit_scale())
+    assert (alone.dim, alone.activation, alone.has_text_tower) == (whole.dim, whole.activation, False)
+    left = {name: value for name, value in alone.model.state_dict().items()}
+    expected = model.state_dict()
+    assert left.keys() < expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in left.items())
+    if family != "flava":
+        assert not any(".layers." in name for name in read if name.startswith("text_model")), read
+    with pytest.raises(RuntimeError, match="text tower"):
+        alone.encode_texts(["a"])
+
+
+def test_a_checkpoint_that_lacks_more_than_texts_is_read_whole(tmp_path: Path):
+    model, processor = tiny_models.build("clip")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["visual_projection.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights.*visual_projection"):
+        Backbone.from_pretrained(str(tmp_path), text_tower=False)
