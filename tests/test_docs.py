@@ -14,8 +14,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^(?:<!-- (?P<mark>[\w ]+) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```", re.M | re.S)
 
-# Blocks under these marks set up a machine (CI runs them), or read data that is not in the repository.
-SKIPPED = {"main job", "tests", "real data"}
+# Blocks under these marks set up a machine (CI runs them), read data that is not in the repository, or need a
+# Hub (`test_hub.py` runs them).
+SKIPPED = {"main job", "tests", "real data", "hub"}
 
 
 def blocks(page: Path) -> list[re.Match[str]]:

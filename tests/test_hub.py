@@ -18,6 +18,7 @@ from s3clip.artifact import load_artifact
 from s3clip.demo import model_folder
 from s3clip.hub import is_repository, model_card
 from tests.hub_server import TOKEN, Hub, Repository, running
+from tests.test_docs import ROOT, blocks
 
 NAMES = ["zebra", "ant", "zebra", "möwe | `x`"]  # neither sorted nor unique, and not plain in Markdown
 OPTIONS = {"token": TOKEN}
@@ -243,3 +244,13 @@ def test_a_synonym_set_is_pushed_and_read_again(hub: Hub, monkeypatch: pytest.Mo
     for wrong in ("user/words/animals.json", "hf://user/words/animals.txt"):
         with pytest.raises(ValueError, match="uri"):
             classes.push_to_hub(wrong, **OPTIONS)
+
+
+def test_the_hub_block_of_the_readme_runs(hub: Hub, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    (block,) = (block for block in blocks(ROOT / "README.md") if block["mark"] == "hub")
+    space(2, ["dog"]).push_to_hub("user/more-pets-s3")
+    namespace = {"head": space(1, ["cat", "fish"]), "SynonymousSpaceHead": SynonymousSpaceHead}
+    exec(compile(block["code"], "README.md", "exec"), namespace)
+    assert namespace["head"].class_names == ["house cat", "fish", "dog"]
+    assert "user/pets-s3" in hub.repositories
