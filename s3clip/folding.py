@@ -47,9 +47,10 @@ class FoldedSpace(nn.Module):
         super().__init__()
         self.metric = metric
         self._options = resolve_options(metric, METRICS[metric].options, metric_options)
-        points, sizes = space.points, space.sizes
+        sizes = space.sizes
+        device = sizes.device
         starts = sizes.cumsum(0) - sizes
-        first_rows = torch.searchsorted(space.owners, torch.arange(len(sizes), device=points.device))
+        first_rows = torch.searchsorted(space.owners, torch.arange(len(sizes), device=device))
         self.table_names: list[list[str]] = []
         self.blocks: list[list[Piece]] = []
         self.centered = space.centered
@@ -57,10 +58,10 @@ class FoldedSpace(nn.Module):
         multiplied, order, block_start, position = [], [], 0, 0
         for group, size in enumerate(sizes.unique().tolist()):
             members = torch.nonzero(sizes == size)[:, 0]
-            index = starts[members][:, None] + torch.arange(size, device=points.device)
+            index = starts[members][:, None] + torch.arange(size, device=device)
             rows = space.kept[index]
             point_group = PointGroup(
-                points=points[index],
+                points=space.points_of(rows.flatten()).unflatten(0, rows.shape),
                 named=rows[:, 0] == first_rows[members],
                 edges=space.edges(rows) if METRICS[metric].reads_edges else None,
             )

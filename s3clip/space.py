@@ -32,8 +32,8 @@ SMALLEST_MARGIN = SAME_TEXT
 """A text that is the centre of another class would be infinitely far from its own, and rounding would say how
 far."""
 
-CHUNK_NUMBERS = 2**23
-"""About how many float64 numbers (64 MiB) of points or distances are held at once while building."""
+CHUNK_NUMBERS = 2**21
+"""About how many float64 numbers (16 MiB) of points or distances are held at once while building."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def build_space(
     rule = None if scale_rule is None else SCALE_RULES[scale_rule]
     centered = centering == "class_mean" and classes > 1
     relative = rule is not None and rule.relative and classes > 1
-    centres = _class_centres(unit[distinct], own, classes)
+    centres = _class_centres(unit, distinct, owners, classes)
     mean, spread = torch.zeros_like(centres[0]), torch.ones_like(centres[0, 0])
     if classes > 1:
         mean = centres.mean(0)
@@ -182,7 +182,7 @@ def build_space(
                 f"of it (two classes with the same single text?); rename one, or set centering=None"
             )
     if relative:
-        margins[distinct] = _margins(points[distinct], own, classes)
+        margins[distinct] = _margins(points, distinct, owners, classes)
 
     keep = torch.zeros(len(owners), dtype=torch.bool, device=owners.device)
     scales = unit.new_full((classes,), torch.inf, dtype=torch.float64)
@@ -260,30 +260,40 @@ def _checked_unit(raw: Tensor, owners: Tensor, class_names: Sequence[str]) -> Te
     return unit
 
 
-def _class_centres(points: Tensor, owners: Tensor, classes: int) -> Tensor:
-    """(classes, dim) normalised mean of each class's points, summed in float64."""
+def _class_centres(points: Tensor, rows: Tensor, owners: Tensor, classes: int) -> Tensor:
+    """(classes, dim) normalised mean of each class's points among some rows, summed in float64."""
     sums = torch.zeros(classes, points.shape[1], dtype=torch.float64, device=points.device)
-    return normalize(sums.index_add_(0, owners, points.double()), dim=-1).to(points.dtype)
+    for part in _parts(rows, points.shape[1]):
+        sums.index_add_(0, owners[part], points[part].double())
+    return normalize(sums, dim=-1).to(points.dtype)
+
+
+def _parts(rows: Tensor, width: int) -> tuple[Tensor, ...]:
+    """Cut rows so that a part of a table of this width holds no more than `CHUNK_NUMBERS`."""
+    parts: tuple[Tensor, ...] = rows.split(max(1, CHUNK_NUMBERS // width))
+    return parts
 
 
 def _from_mean(unit: Tensor, mean: Tensor) -> Tensor:
     """Directions as seen from the mean; a text that lies on it keeps its own."""
-    moved = unit - mean
-    lengths = moved.norm(dim=1, keepdim=True)
-    return torch.where(lengths < SHORTEST_CENTERED, unit, moved / lengths.clamp_min(SHORTEST_CENTERED))
+    seen = torch.empty_like(unit)
+    step = max(1, CHUNK_NUMBERS // unit.shape[1])
+    for part, own in zip(seen.split(step), unit.split(step), strict=True):
+        moved = own - mean
+        lengths = moved.norm(dim=1, keepdim=True)
+        part[:] = torch.where(lengths < SHORTEST_CENTERED, own, moved / lengths.clamp_min(SHORTEST_CENTERED))
+    return seen
 
 
-def _margins(points: Tensor, owners: Tensor, classes: int) -> Tensor:
-    """(points,) distance of each point to the centre of the nearest class but its own."""
-    centres = _class_centres(points, owners, classes)
-    nearest = torch.empty_like(owners)
-    step = max(1, CHUNK_NUMBERS // classes)
-    for start in range(0, len(points), step):
-        part = slice(start, start + step)
+def _margins(points: Tensor, rows: Tensor, owners: Tensor, classes: int) -> Tensor:
+    """(rows,) distance of some points to the centre of the nearest class but their own."""
+    centres = _class_centres(points, rows, owners, classes)
+    margins = []
+    for part in _parts(rows, max(classes, points.shape[1])):
         cosines = points[part] @ centres.T
-        nearest[part] = cosines.scatter_(1, owners[part, None], -torch.inf).argmax(1)
-    margins: Tensor = (points - centres[nearest]).norm(dim=1)
-    return margins.clamp_min(SMALLEST_MARGIN)
+        nearest = cosines.scatter_(1, owners[part, None], -torch.inf).argmax(1)
+        margins.append((points[part] - centres[nearest]).norm(dim=1))
+    return torch.cat(margins).clamp_min(SMALLEST_MARGIN)
 
 
 def _merge_duplicates(unit: Tensor, owners: Tensor) -> Tensor:
