@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from s3clip.backbone import Backbone
+    from s3clip.classifier import build_zero_shot_classifier
     from s3clip.config import HeadConfig
     from s3clip.head import Prediction, SynonymousSpaceHead
     from s3clip.pipeline import S3ZeroShotImageClassificationPipeline
@@ -21,6 +22,7 @@ __all__ = [
     "SynonymSet",
     "SynonymousSpaceHead",
     "__version__",
+    "build_zero_shot_classifier",
 ]
 
 # Names are imported when they are used: torch and transformers take seconds, `s3clip --help` should not.
@@ -32,6 +34,7 @@ _HOMES = {
     "SynonymClass": "synonyms",
     "SynonymSet": "synonyms",
     "SynonymousSpaceHead": "head",
+    "build_zero_shot_classifier": "classifier",
 }
 
 

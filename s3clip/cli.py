@@ -386,7 +386,8 @@ def _one_line(error: BaseException) -> str:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         return f"{where}: {first['msg']}" if where else first["msg"]
-    return " ".join(str(error).split()) or type(error).__name__
+    said = " ".join([str(error), *getattr(error, "__notes__", ())])
+    return " ".join(said.split()) or type(error).__name__
 
 
 def main() -> None:

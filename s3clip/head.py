@@ -685,6 +685,8 @@ class SynonymousSpaceHead(nn.Module):
         return None if self._facts is None else self._facts.logit_bias
 
     def _position(self, which: int | str) -> int:
+        if isinstance(which, bool) or not isinstance(which, int | str):
+            raise TypeError(f"classes: expected positions or names, got {type(which).__name__}: {which!r}")
         if isinstance(which, int):
             if not -len(self._classes) <= which < len(self._classes):
                 raise ValueError(

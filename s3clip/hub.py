@@ -52,8 +52,8 @@ def download_artifact(
         OSError: the Hub's own errors: no such repository or revision, no access, no connection and nothing in
             the cache.
     """
-    return Path(
-        snapshot_download(
+    try:
+        snapshot = snapshot_download(
             repo_id,
             revision=revision,
             token=token,
@@ -63,7 +63,10 @@ def download_artifact(
             library_name="s3clip",
             library_version=s3clip.__version__,
         )
-    )
+    except Exception as error:
+        error.add_note(f"There is no folder {repo_id!r} here, so it was looked for on the Hub.")
+        raise
+    return Path(snapshot)
 
 
 def push_artifact(

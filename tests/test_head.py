@@ -666,6 +666,9 @@ def test_a_class_is_renamed_and_nothing_else(head: SynonymousSpaceHead):
             head.rename_class(which, name)
     with pytest.raises(TypeError):
         head.rename_class(0, 3)
+    for wrong in (True, 1.0, None):
+        with pytest.raises(TypeError, match="positions or names"):
+            head.remove_classes([wrong])
 
 
 def test_merged_heads_are_one_fit_of_all_classes():

@@ -155,8 +155,9 @@ def test_offline_a_whole_cache_loads_and_a_part_of_one_is_refused(hub: Hub, tmp_
     asked = len(hub.requests)
     assert same(load(local_files_only=True), space(0))
     assert len(hub.requests) == asked
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as missing:
         load(local_files_only=True, cache_dir=tmp_path / "empty")
+    assert "no folder 'user/space' here" in missing.value.__notes__[-1]
     part = tmp_path / "part"
     snapshot_download("user/space", allow_patterns="config.json", cache_dir=part, token=TOKEN)
     with pytest.raises((ValueError, OSError), match=r"missing|space"):
