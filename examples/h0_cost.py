@@ -2,9 +2,9 @@
 
     python examples/h0_cost.py                          # 1,000 classes x 50 texts x 512, float32, 2 threads
 
-All begin with the embeddings: distances are included, for the others from the same product of matrices. ripser
-and gudhi give the death times alone, without the components. Medians of interleaved repeats; what is not
-installed is left out.
+All begin with the embeddings: distances are included, for the others by the same function. ripser and gudhi
+give the death times alone, without the components. Medians of interleaved repeats; what is not installed is
+left out.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from s3clip.rips import chordal_distances, chosen_component, kept_share, minimum
 
 
 def batched(texts: Tensor) -> Tensor:
-    """Return the death times by s3clip, in chunks of classes that stay in the cache, and choose components."""
+    """Return the death times by s3clip, and choose components, in chunks that stay in the cache."""
     deaths = []
     for chunk in texts.split(64):
         distances = chordal_distances(chunk)
