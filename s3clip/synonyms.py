@@ -181,47 +181,46 @@ class SynonymSet(BaseModel):
 
     def push_to_hub(
         self,
-        uri: str,
+        repo_id: str,
+        path_in_repo: str = "synonyms.json",
         *,
         private: bool | None = None,
         token: str | bool | None = None,
         commit_message: str | None = None,
     ) -> str:
-        """Write the set to a repository of the Hub, from where `read(uri)` reads it; an older file goes.
+        """Write the set to a dataset repository of the Hub; an older file of that name is replaced.
 
         Args:
-            uri: "hf://datasets/user/name/file.json", with "@branch" after the name if not main. The
-                repository is made if need be, the branch is not.
+            repo_id: "user/name"; made if need be.
+            path_in_repo: the name of the file there, which ends in .json.
             private: who may see a repository that is made; None: the account's default.
             token: of the Hub; None: the one of `hf auth login`.
             commit_message: of the commit.
 
         Returns:
-            The address of the commit.
+            What `read` and `fit_classes` take: "hf://datasets/user/name/synonyms.json".
 
         Raises:
-            ValueError: not the address of a .json file.
+            ValueError: if the path does not end in .json.
             OSError: the Hub's own errors.
         """
         from huggingface_hub import HfApi
 
-        if not uri.startswith("hf://") or not uri.endswith(".json"):
-            raise ValueError(f"uri: expected hf://datasets/user/name/file.json, got {uri!r}")
-        file = _parse_uri(uri)
+        if not path_in_repo.endswith(".json"):
+            raise ValueError(f"path_in_repo: expected a name that ends in .json, got {path_in_repo!r}")
         api = HfApi(token=token, library_name="s3clip")
-        api.create_repo(file.repository, repo_type=file.kind, private=private, exist_ok=True)
+        repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "synonyms.json"
             self.write(path)
-            commit = api.upload_file(
+            api.upload_file(
                 path_or_fileobj=path,
-                path_in_repo=file.path,
-                repo_id=file.repository,
-                repo_type=file.kind,
-                revision=file.revision,
+                path_in_repo=path_in_repo,
+                repo_id=repo_id,
+                repo_type="dataset",
                 commit_message=commit_message or f"Synonyms of {len(self.classes)} classes",
             )
-        return str(commit.commit_url)
+        return f"hf://datasets/{repo_id}/{path_in_repo}"
 
 
 def collisions(synonyms: SynonymSet) -> dict[str, list[int]]:
@@ -243,31 +242,19 @@ class _Lines(list[str]):
     """The lines of a .txt file; a plain list would be taken for a JSON list of names."""
 
 
-class _HubFile(NamedTuple):
-    kind: str
-    repository: str
-    revision: str | None
-    path: str
-
-
-def _parse_uri(uri: str) -> _HubFile:
-    try:
-        from huggingface_hub import parse_hf_uri
-    except ImportError:  # before huggingface_hub 2, which parses without asking the Hub
-        from huggingface_hub import HfFileSystem
-
-        old: Any = HfFileSystem().resolve_path(uri)
-        return _HubFile(old.repo_type, old.repo_id, old.revision, old.path_in_repo)
-    new = parse_hf_uri(uri)
-    return _HubFile(new.type, new.id, new.revision, new.path_in_repo)
-
-
 def _download(uri: str) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import HfFileSystem, hf_hub_download
 
     try:
-        file = _parse_uri(uri)
-        return Path(hf_hub_download(file.repository, file.path, repo_type=file.kind, revision=file.revision))
+        try:
+            from huggingface_hub import parse_hf_uri
+        except ImportError:  # before huggingface_hub 2, which parses without asking the Hub
+            old: Any = HfFileSystem().resolve_path(uri)
+            kind, repo, revision, file = old.repo_type, old.repo_id, old.revision, old.path_in_repo
+        else:
+            new = parse_hf_uri(uri)
+            kind, repo, revision, file = new.type, new.id, new.revision, new.path_in_repo
+        return Path(hf_hub_download(repo, file, repo_type=kind, revision=revision))
     except Exception as error:
         error.add_note(f"while reading the synonym file {uri}")
         raise

@@ -183,13 +183,13 @@ NAME = r"([\w.-]+/[\w.-]+)"
 ROUTES = (
     (r"/api/repos/create", Handler.create),
     (r"/api/validate-yaml", Handler.validate),
-    (rf"/api/models/{NAME}", Handler.info),
-    (rf"/api/models/{NAME}/revision/(.+)", Handler.info),
-    (rf"/api/models/{NAME}/tree/([^/]+)", Handler.tree),
-    (rf"/api/models/{NAME}/preupload/(.+)", Handler.preupload),
-    (rf"/api/models/{NAME}/branch/(.+)", Handler.branch),
-    (rf"/api/models/{NAME}/commit/(.+)", Handler.commit),
-    (rf"/{NAME}/resolve/([^/]+)/(.+)", Handler.file),
+    (rf"/api/(?:models|datasets)/{NAME}", Handler.info),
+    (rf"/api/(?:models|datasets)/{NAME}/revision/(.+)", Handler.info),
+    (rf"/api/(?:models|datasets)/{NAME}/tree/([^/]+)", Handler.tree),
+    (rf"/api/(?:models|datasets)/{NAME}/preupload/(.+)", Handler.preupload),
+    (rf"/api/(?:models|datasets)/{NAME}/branch/(.+)", Handler.branch),
+    (rf"/api/(?:models|datasets)/{NAME}/commit/(.+)", Handler.commit),
+    (rf"(?:/datasets)?/{NAME}/resolve/([^/]+)/(.+)", Handler.file),
 )
 
 

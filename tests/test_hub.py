@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import huggingface_hub
+import huggingface_hub.file_download
 import pytest
 import torch
 from huggingface_hub import snapshot_download
@@ -29,9 +30,11 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     with running() as (hub, address):
         constants = huggingface_hub.constants
         monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
+        # Before huggingface_hub 1 the module that fetches files has its own copy of the name.
+        for module in (constants, huggingface_hub.file_download):
+            if hasattr(module, "HUGGINGFACE_CO_URL_TEMPLATE"):
+                template = address + "/{repo_id}/resolve/{revision}/{filename}"
+                monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         yield hub
@@ -239,12 +242,11 @@ def test_the_command_line_pushes_and_reads(hub: Hub, tmp_path: Path, monkeypatch
 def test_a_synonym_set_is_pushed_and_read_again(hub: Hub, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     classes = SynonymSet.read({"zebra": ["equus quagga"], "ant": []})
-    uri = "hf://user/words/more/animals.json"
-    classes.push_to_hub(uri, **OPTIONS)
+    uri = classes.push_to_hub("user/words", "more/animals.json", **OPTIONS)
+    assert uri == "hf://datasets/user/words/more/animals.json"
     assert SynonymSet.read(uri) == classes
-    for wrong in ("user/words/animals.json", "hf://user/words/animals.txt"):
-        with pytest.raises(ValueError, match="uri"):
-            classes.push_to_hub(wrong, **OPTIONS)
+    with pytest.raises(ValueError, match="path_in_repo"):
+        classes.push_to_hub("user/words", "animals.txt", **OPTIONS)
 
 
 def test_the_hub_block_of_the_readme_runs(hub: Hub, monkeypatch: pytest.MonkeyPatch):
