@@ -5,6 +5,7 @@ once, in the constructor: which inputs the towers read, how texts are padded and
 read, and how cosines become logits.
 """
 
+import hashlib
 import inspect
 import math
 import warnings
@@ -393,6 +394,23 @@ class Backbone(nn.Module):
             prints["texts"] = self.encode_texts(_FINGERPRINT_TEXTS, progress=False).cpu()
         return prints
 
+    def text_key(self) -> bytes:
+        """Return 32 bytes that are the same where texts get the same embeddings: what a cache goes by.
+
+        They are made of the bits of three embeddings, so another dtype or device has another key, as it has
+        other roundings.
+        """
+        texts = self.encode_texts(_FINGERPRINT_TEXTS, progress=False).cpu().numpy()
+        tokenizer = self.tokenizer
+        size = len(tokenizer) if hasattr(tokenizer, "__len__") else None
+        facts = (type(tokenizer).__name__, size, self._longest_text(), str(self.dtype))
+        return hashlib.blake2b(texts.tobytes() + repr(facts).encode(), digest_size=32).digest()
+
+    def warn_of_truncation(self, texts: Sequence[str]) -> None:
+        """Warn of texts longer than `text_length`, as `encode_texts` does."""
+        distinct = list(dict.fromkeys(texts))
+        self._warn_of_truncation(distinct, self._token_counts(distinct, self._token_ids(distinct)))
+
     def _embed_synthetic_image(self) -> Tensor:
         inputs = _synthetic_image_inputs(self.model, patches="spatial_shapes" in self.image_inputs)
         inputs = {key: value.to(self.device) for key, value in inputs.items()}
@@ -539,7 +557,8 @@ def _without_text_tower(name: str, hub: dict[str, Any], kwargs: dict[str, Any]) 
     padding = getattr(texts, "pad_token_id", None)
     texts.vocab_size = (padding if isinstance(padding, int) else 0) + 1
     level = logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # of weights that are left out, which is what we are here for
+    # Its warnings would be of weights that are left out, which is what we are here for.
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         model, loaded = AutoModel.from_pretrained(
             name, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs

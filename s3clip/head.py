@@ -23,16 +23,14 @@ from s3clip.artifact import (
 )
 from s3clip.backbone import Backbone
 from s3clip.config import HeadConfig
+from s3clip.encoding import encode_classes
 from s3clip.folding import FoldedSpace
 from s3clip.hub import download_artifact, is_repository, push_artifact
 from s3clip.images import BrokenImageError, open_image
 from s3clip.options import is_count, is_number
-from s3clip.prompts import DEFAULT_TEMPLATES, class_texts, resolve_templates
+from s3clip.prompts import DEFAULT_TEMPLATES, resolve_templates
 from s3clip.space import SynonymousSpace, build_space, unit_vectors
 from s3clip.synonyms import SynonymSet
-
-PROMPT_BLOCK = 16_384
-"""Prompts whose embeddings are held at once while fitting (32 MiB at 512 dimensions)."""
 
 _DERIVED = ("kept", "duplicate_of", "scales", "deaths", "death_owners", "margins", "mean", "spread")
 
@@ -95,6 +93,8 @@ class SynonymousSpaceHead(nn.Module):
         self._fitted_scale: float | None = None
         # What an artifact or a state dict says of the backbone it was made with, for use without it.
         self._facts: BackboneFacts | None = None
+        # How its backbone was looked for, to load the text tower alike; no token, which pickles would spread.
+        self._hub: dict[str, Any] = {}
         self.register_buffer("text_embeddings", None)
         self.register_buffer("owners", None)
         for name in _DERIVED:
@@ -135,6 +135,7 @@ class SynonymousSpaceHead(nn.Module):
         templates: str | Sequence[str] | None = None,
         batch_size: int = 256,
         progress: bool | None = None,
+        cache: bool = True,
     ) -> "SynonymousSpaceHead":
         """Encode the texts of every class, each distinct one once, and build the space.
 
@@ -144,6 +145,7 @@ class SynonymousSpaceHead(nn.Module):
                 file's own, else "a photo of a {}.".
             batch_size: texts per call of the text tower.
             progress: show a progress bar; None: on a terminal.
+            cache: look for texts on disk first, and keep new ones there; see `s3clip.text_cache`.
 
         Returns:
             The head itself.
@@ -154,7 +156,14 @@ class SynonymousSpaceHead(nn.Module):
         synonyms = SynonymSet.read(classes)
         chosen = templates if templates is not None else synonyms.templates
         resolved = resolve_templates(DEFAULT_TEMPLATES if chosen is None else chosen)
-        fitted, raw = self._encode_classes(synonyms, resolved, batch_size, progress)
+        fitted, raw = encode_classes(
+            self._text_backbone(),
+            synonyms,
+            resolved,
+            batch_size=batch_size,
+            progress=progress,
+            cache=cache,
+        )
         self._adopt(raw, fitted, resolved, None)
         return self
 
@@ -209,9 +218,11 @@ class SynonymousSpaceHead(nn.Module):
         return self
 
     def add_classes(
-        self, classes: Any, *, batch_size: int = 256, progress: bool | None = None
+        self, classes: Any, *, batch_size: int = 256, progress: bool | None = None, cache: bool = True
     ) -> "SynonymousSpaceHead":
         """Append classes; only their texts are encoded, with the templates of the fit.
+
+        For the arguments see `fit_classes`.
 
         Raises:
             ValueError: the head is not fitted, was fitted from embeddings, or has no text tower.
@@ -221,7 +232,14 @@ class SynonymousSpaceHead(nn.Module):
             raise ValueError(
                 "add_classes: this head was fitted from embeddings; fit it again with all of them"
             )
-        fitted, added = self._encode_classes(SynonymSet.read(classes), self.templates, batch_size, progress)
+        fitted, added = encode_classes(
+            self._text_backbone(),
+            SynonymSet.read(classes),
+            self.templates,
+            batch_size=batch_size,
+            progress=progress,
+            cache=cache,
+        )
         self._adopt(
             torch.cat([raw, added.to(raw)]), [*self._classes, *fitted], self.templates, self._fitted_scale
         )
@@ -571,7 +589,8 @@ class SynonymousSpaceHead(nn.Module):
     ) -> "SynonymousSpaceHead":
         """Load a saved class space, and the image tower of the backbone that it names.
 
-        The text tower is loaded when `add_classes` or `fit_classes` needs it, and for as long.
+        The text tower is loaded when `add_classes` or `fit_classes` needs it, and for as long; `token` is not
+        kept until then, so that a private backbone needs `hf auth login`.
 
         Args:
             repo_or_path: a folder that `save_pretrained` wrote, or a repository of the Hub ("user/name") that
@@ -618,6 +637,7 @@ class SynonymousSpaceHead(nn.Module):
             if artifact.backbone is not None:
                 check_fingerprint(artifact.backbone.fingerprint, head.backbone.fingerprint(), where)
         head._facts = artifact.backbone
+        head._hub = {"cache_dir": cache_dir, "local_files_only": local_files_only}
         templates = None if artifact.templates is None else tuple(artifact.templates)
         # Beside a backbone, which says where; `device` places a head for embeddings.
         head._adopt(artifact.raw.to(device), list(artifact.classes), templates, artifact.fitted_logit_scale)
@@ -699,23 +719,6 @@ class SynonymousSpaceHead(nn.Module):
             raise ValueError(f"classes: {which!r} names {what}")
         return positions[0]
 
-    def _encode_classes(
-        self, synonyms: SynonymSet, templates: tuple[str, ...], batch_size: int, progress: bool | None
-    ) -> tuple[list[FittedClass], Tensor]:
-        backbone = self._text_backbone()
-        texts = [
-            class_texts(c.name, c.synonyms, c.descriptors, c.prompts, templates=templates)
-            for c in synonyms.classes
-        ]
-        fitted = [
-            FittedClass(name=c.name, id=c.id, rows=len(own), texts=[text.label for text in own])
-            for c, own in zip(synonyms.classes, texts, strict=True)
-        ]
-        flat = [text.prompts for own in texts for text in own]
-        row_of = {prompts: row for row, prompts in enumerate(dict.fromkeys(flat))}
-        distinct = _encode_prompts(backbone, list(row_of), batch_size, progress)
-        return fitted, distinct[torch.tensor([row_of[prompts] for prompts in flat], device=distinct.device)]
-
     def _text_backbone(self) -> Backbone:
         """The backbone if it still has its text tower, else one loaded for this use alone."""
         if self.backbone is not None and self.backbone.has_text_tower:
@@ -731,7 +734,7 @@ class SynonymousSpaceHead(nn.Module):
                 "classes: this head has no text tower, and its backbone has no name to load one by; "
                 "build the head on the whole model again"
             )
-        whole = Backbone.from_pretrained(name, revision=revision)
+        whole = Backbone.from_pretrained(name, revision=revision, **self._hub)
         check_fingerprint(self.fingerprint(), whole.fingerprint(), name)
         return whole
 
@@ -920,20 +923,3 @@ def _check_embeddings(embeddings: Sequence[Tensor], class_names: Sequence[str]) 
                 f"{class_names[0]!r} has {rows[0].shape[1]}"
             )
     return rows
-
-
-def _encode_prompts(
-    backbone: Backbone, prompts: list[tuple[str, ...]], batch_size: int, progress: bool | None
-) -> Tensor:
-    """Return (texts, dim): each the normalised mean of the unit embeddings of its prompts."""
-    step = max(1, PROMPT_BLOCK // max(len(own) for own in prompts))
-    rows = []
-    for start in range(0, len(prompts), step):
-        block = prompts[start : start + step]
-        unit = backbone.encode_texts(
-            [prompt for own in block for prompt in own], batch_size=batch_size, progress=progress
-        )
-        counts = torch.tensor([len(own) for own in block], device=unit.device)
-        owner = torch.repeat_interleave(torch.arange(len(block), device=unit.device), counts)
-        rows.append(unit.new_zeros(len(block), unit.shape[1]).index_add_(0, owner, unit))
-    return unit_vectors(torch.cat(rows))

@@ -153,11 +153,12 @@ def model_card(artifact: Artifact, repo_id: str) -> ModelCard:
     """Return a card that says what the space classifies and how it was made, with a snippet that runs."""
     reference = None if artifact.backbone is None else artifact.backbone.reference
     name = None if reference is None else reference.name
-    on_hub = name is not None and is_repository(name)
+    if name is not None and not is_repository(name):
+        name = None
     data = ModelCardData(
         library_name="s3clip",
         pipeline_tag="zero-shot-image-classification",
-        base_model=name if on_hub else None,
+        base_model=name,
         tags=["s3clip", "zero-shot-image-classification", "synonyms"],
     )
     settings = artifact.config.model_dump(exclude_none=True)
@@ -168,7 +169,7 @@ def model_card(artifact: Artifact, repo_id: str) -> ModelCard:
         "texts": len(artifact.raw),
         "examples": [_literal(each.name) for each in artifact.classes[:_CARD_EXAMPLES]],
         "more": max(0, len(artifact.classes) - _CARD_EXAMPLES),
-        "backbone": _literal(name) if on_hub and name is not None else None,
+        "backbone": None if name is None else _literal(name),
         "revision": reference.revision if reference is not None else None,
         "templates": [_literal(each) for each in artifact.templates or ()],
         "settings": json.dumps(settings, indent=2),

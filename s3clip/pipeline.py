@@ -242,7 +242,13 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         if hypothesis_template is None:
             hypothesis_template = synonyms.templates or DEFAULT_HYPOTHESIS
         head = SynonymousSpaceHead(backbone, config=config)
-        return head.fit_classes(synonyms, templates=hypothesis_template, batch_size=TEXT_BATCH)
+        return head.fit_classes(
+            synonyms,
+            templates=hypothesis_template,
+            batch_size=TEXT_BATCH,
+            # Arguments of the tokenizer change what the same text is encoded to.
+            cache=not tokenizer_kwargs,
+        )
 
 
 class _Tokenizer:

@@ -1,5 +1,6 @@
 """Fixtures: a tiny real CLIP, made in milliseconds."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from tests.tiny_models import build
 
 # The tensors are small, and two threads that wait for each other are slower than one.
 torch.set_num_threads(1)
+
+# Tests count what is encoded, and leave the cache of whoever runs them alone.
+os.environ["S3CLIP_CACHE"] = ""
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 
