@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from s3clip.backbone import Backbone
+    from s3clip.calibration import Calibration
     from s3clip.classifier import build_zero_shot_classifier
     from s3clip.config import HeadConfig
+    from s3clip.estimator import SynonymousSpaceClassifier
+    from s3clip.export import export_onnx
     from s3clip.head import Prediction, SynonymousSpaceHead
     from s3clip.pipeline import S3ZeroShotImageClassificationPipeline
     from s3clip.synonyms import SynonymClass, SynonymSet
@@ -15,26 +18,32 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Backbone",
+    "Calibration",
     "HeadConfig",
     "Prediction",
     "S3ZeroShotImageClassificationPipeline",
     "SynonymClass",
     "SynonymSet",
+    "SynonymousSpaceClassifier",
     "SynonymousSpaceHead",
     "__version__",
     "build_zero_shot_classifier",
+    "export_onnx",
 ]
 
 # Names are imported when they are used: torch and transformers take seconds, `s3clip --help` should not.
 _HOMES = {
     "Backbone": "backbone",
+    "Calibration": "calibration",
     "HeadConfig": "config",
     "Prediction": "head",
     "S3ZeroShotImageClassificationPipeline": "pipeline",
     "SynonymClass": "synonyms",
     "SynonymSet": "synonyms",
+    "SynonymousSpaceClassifier": "estimator",
     "SynonymousSpaceHead": "head",
     "build_zero_shot_classifier": "classifier",
+    "export_onnx": "export",
 }
 
 

@@ -22,12 +22,16 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from s3clip.calibration import Calibration
 from s3clip.config import HeadConfig
 from s3clip.files import write_atomically
 
 FORMAT: Literal["s3clip-space/1"] = "s3clip-space/1"
 SPACE_FILE = re.compile(r"space-([0-9a-f]{16})\.safetensors")
 NUMBERS = ("logit_scale", "logit_bias", "fitted_logit_scale")
+LARGEST_CONFIG = 256 << 20
+"""Bytes of a config.json that is read: 20,000 classes of 200 texts. Parsed, it takes about ten times that."""
+
 SAME_BACKBONE = 0.999
 """Least cosine between the fingerprints of one backbone: dtype and device may differ, weights may not."""
 
@@ -67,6 +71,7 @@ class _ConfigFile(BaseModel):
     backbone: BackboneReference | None
     activation: Literal["softmax", "sigmoid"]
     templates: list[str] | None
+    calibration: Calibration | None = None
     space_file: str
     space_sha256: str
     classes: list[FittedClass]
@@ -112,6 +117,7 @@ class Artifact:
         templates: the prompt templates; None where only embeddings were given.
         backbone: the backbone's; None for a head that never had one.
         fitted_logit_scale: the argument of `fit_embeddings`, which goes before any other.
+        calibration: how its logits become probabilities; None: as the backbone's do.
     """
 
     raw: Tensor
@@ -120,6 +126,7 @@ class Artifact:
     templates: Sequence[str] | None
     backbone: BackboneFacts | None
     fitted_logit_scale: float | None
+    calibration: Calibration | None = None
 
 
 def save_artifact(folder: str | os.PathLike[str], artifact: Artifact) -> Path:
@@ -158,6 +165,7 @@ def save_artifact(folder: str | os.PathLike[str], artifact: Artifact) -> Path:
         backbone=None if backbone is None else backbone.reference,
         activation="softmax" if backbone is None else backbone.activation,
         templates=None if artifact.templates is None else list(artifact.templates),
+        calibration=artifact.calibration,
         space_file=f"space-{digest[:16]}.safetensors",
         space_sha256=digest,
         classes=list(artifact.classes),
@@ -217,6 +225,8 @@ def load_artifact(folder: str | os.PathLike[str]) -> Artifact:
 
 
 def _read_config(path: Path) -> _ConfigFile:
+    if (size := path.stat().st_size) > LARGEST_CONFIG:
+        raise ValueError(f"{path}: {size:,} bytes, more than any class space needs ({LARGEST_CONFIG:,})")
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -227,11 +237,15 @@ def _read_config(path: Path) -> _ConfigFile:
             raise ValueError(f"{path}: format {found!r} is newer than {FORMAT!r}; update s3clip")
         raise _broken(path, f"format: expected {FORMAT!r}, got {found!r}")
     try:
-        return _ConfigFile.model_validate(content)
+        config = _ConfigFile.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise _broken(path, f"{where}: {first['msg']}") from error
+    thresholds = None if config.calibration is None else config.calibration.thresholds
+    if thresholds is not None and len(thresholds) not in (1, len(config.classes)):
+        raise _broken(path, f"calibration: {len(thresholds)} thresholds for {len(config.classes)} classes")
+    return config
 
 
 def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_path: Path) -> Artifact:
@@ -263,6 +277,7 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
         templates=config.templates,
         backbone=_backbone_facts(config, numbers, fingerprint, space_path),
         fitted_logit_scale=numbers["fitted_logit_scale"],
+        calibration=config.calibration,
     )
 
 

@@ -394,6 +394,17 @@ class Backbone(nn.Module):
             prints["texts"] = self.encode_texts(_FINGERPRINT_TEXTS, progress=False).cpu()
         return prints
 
+    def example_pixels(self) -> Tensor:
+        """Return (1, channels, height, width) pixels at the size of the model's own images, on its device.
+
+        Raises:
+            ValueError: the image tower reads patches, or more than pixels.
+        """
+        if "spatial_shapes" in self.image_inputs:
+            raise ValueError(f"{type(self.model).__name__}: its image tower reads patches, not pixels alone")
+        pixels = _synthetic_image_inputs(self.model, patches=False)["pixel_values"]
+        return pixels.to(device=self.device, dtype=self.dtype)
+
     def text_key(self) -> bytes:
         """Return 32 bytes that are the same where texts get the same embeddings: what a cache goes by.
 

@@ -170,7 +170,7 @@ def predict(
         ]
         typer.echo(json.dumps(listed, indent=1, ensure_ascii=False))
     else:
-        header = ["file", "rank", "label", "score", "class_index", "class_id", "text"]
+        header = ["file", "rank", "label", "score", "class_index", "class_id", "text", "accepted"]
         rows = [
             [
                 str(file),
@@ -180,6 +180,7 @@ def predict(
                 p.class_index,
                 _or_dash(p.class_id),
                 _or_dash(p.text),
+                "yes" if p.accepted else "no",
             ]
             for file, own in zip(files, answers, strict=True)
             for rank, p in enumerate(own, 1)
@@ -258,6 +259,22 @@ def push(
         replace_card=replace_card,
     )
     typer.echo(f"Pushed to {address}. Try: s3clip predict IMAGES --head {repository}")
+
+
+@app.command()
+def export(
+    head: HeadSource,
+    out: Annotated[Path, typer.Option(help="ONNX file to write.")],
+    backbone: Annotated[
+        str, typer.Option(help="The model, if it is not where it was when the head was fitted.")
+    ] = "saved",
+    revision: Revision = None,
+) -> None:
+    """Write the image tower and the head as one ONNX graph, from pixels to logits."""
+    from s3clip import SynonymousSpaceHead, export_onnx
+
+    path = export_onnx(SynonymousSpaceHead.from_pretrained(head, revision=revision, backbone=backbone), out)
+    typer.echo(f"Wrote {path}, whose logits are those of torch; class_names are in its metadata.")
 
 
 @app.command()

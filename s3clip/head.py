@@ -22,6 +22,7 @@ from s3clip.artifact import (
     save_artifact,
 )
 from s3clip.backbone import Backbone
+from s3clip.calibration import Calibration, checked_labels, fit_calibration, rejection_threshold
 from s3clip.config import HeadConfig
 from s3clip.encoding import encode_classes
 from s3clip.folding import FoldedSpace
@@ -45,6 +46,8 @@ class Prediction:
         class_index: its position among `head.class_names`.
         class_id: the id that the synonym file gives it, if any.
         text: the text of the class that is nearest to the image; None where texts are not known.
+        accepted: whether the score reaches the threshold of `calibrate` or `fit_rejection`; True without one.
+            An image whose best class is not accepted shows none of the classes.
     """
 
     label: str
@@ -52,6 +55,7 @@ class Prediction:
     class_index: int
     class_id: int | str | None = None
     text: str | None = None
+    accepted: bool = True
 
 
 class SynonymousSpaceHead(nn.Module):
@@ -88,6 +92,7 @@ class SynonymousSpaceHead(nn.Module):
             self.backbone = Backbone(model, processor)
         self.config = HeadConfig() if config is None else config
         self.templates: tuple[str, ...] | None = None
+        self.calibration: Calibration | None = None
         self.folded: FoldedSpace | None = None
         self._classes: list[FittedClass] = []
         self._fitted_scale: float | None = None
@@ -277,8 +282,8 @@ class SynonymousSpaceHead(nn.Module):
         self._fitted()
         if not isinstance(name, str):
             raise TypeError(f"name: expected a string, got {type(name).__name__}")
-        if not name.strip():
-            raise ValueError("name: expected a label, got an empty text")
+        if not name.strip() or not name.isprintable():
+            raise ValueError(f"name: expected a label of printable characters, got {name!r}")
         position = self._position(which)
         self._classes[position] = self._classes[position].model_copy(update={"name": name})
         return self
@@ -352,6 +357,85 @@ class SynonymousSpaceHead(nn.Module):
                 raise
         if changes.get("logit_scale") is not None:
             self._fitted_scale = None  # the later word counts
+        if self.config != before:
+            self._forget_calibration()
+        return self
+
+    # ---- probabilities ------------------------------------------------------------------------------------
+
+    def calibrate(
+        self,
+        images: Any = None,
+        labels: Any = None,
+        *,
+        image_embeds: Tensor | None = None,
+        batch_size: int = 32,
+    ) -> "SynonymousSpaceHead":
+        """Fit probabilities to held-out images whose classes are known; logits stay as they are.
+
+        Classes or settings that change later drop the calibration, with a warning. `head.calibration = None`
+        drops it too.
+
+        Args:
+            images: as for `predict`.
+            labels: the class of each image, as positions or names; or a table of zeros and ones (images,
+                classes) where an image may show several classes or none. With a table, probabilities are
+                sigmoids, and a class is accepted from the threshold of its largest F1 score on.
+            image_embeds: (images, dim) embeddings instead.
+            batch_size: images per call of the image tower.
+
+        Returns:
+            The head itself.
+
+        Raises:
+            ValueError: not fitted, labels that do not fit, or logits that tell nothing of them.
+        """
+        if labels is None:
+            raise ValueError("labels: expected the class of each image, got None")
+        logits = self._logits(images, image_embeds, batch_size)
+        truth = checked_labels(labels, self.class_names, len(logits))
+        self.calibration = fit_calibration(logits, truth.to(logits.device), self.activation)
+        return self
+
+    def fit_rejection(
+        self,
+        images: Any = None,
+        *,
+        image_embeds: Tensor | None = None,
+        false_accept_rate: float = 0.05,
+        distractors: Any = None,
+        batch_size: int = 32,
+    ) -> "SynonymousSpaceHead":
+        """Choose the probability below which an image shows none of the classes (`Prediction.accepted`).
+
+        Args:
+            images: images that show none of the classes; with `distractors`, any images of the kind that is
+                to come.
+            image_embeds: (images, dim) embeddings instead.
+            false_accept_rate: the share of images of no class that are accepted all the same, in [0, 1).
+            distractors: names of other things that images may show, as `fit_classes` takes classes. Of
+                unlabelled images, those nearest to one of them are taken for images that show no class.
+            batch_size: images per call of the image tower.
+
+        Returns:
+            The head itself.
+
+        Raises:
+            ValueError: not fitted, no such images, or a rate outside [0, 1).
+        """
+        logits, embeds = self._logits_and_embeds(images, image_embeds, batch_size)
+        if distractors is not None:
+            negative = self._nearest_to_distractors(embeds, distractors)
+            if not bool(negative.any()):
+                raise ValueError(
+                    f"distractors: none of {len(embeds)} images is nearer to one of them than to every "
+                    f"class; give other names, or images that show none of the classes"
+                )
+            logits = logits[negative]
+        current = self._calibration()
+        scores = current.probabilities(logits).amax(-1)
+        threshold = rejection_threshold(scores, false_accept_rate)
+        self.calibration = current.model_copy(update={"thresholds": (threshold,)})
         return self
 
     def drop_text_tower(self) -> "SynonymousSpaceHead":
@@ -462,6 +546,10 @@ class SynonymousSpaceHead(nn.Module):
         bias = self._bias()
         return logits if bias is None else logits + bias
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probabilities of (..., classes) logits: calibrated, if the head is, else the model's."""
+        return self._calibration().probabilities(logits)
+
     @torch.inference_mode()
     def predict_proba(
         self, images: Any = None, *, image_embeds: Tensor | None = None, batch_size: int = 32
@@ -471,11 +559,7 @@ class SynonymousSpaceHead(nn.Module):
         Raises:
             ValueError: also for a file that is not a readable image.
         """
-        raw, _ = self._fitted()
-        chunks = [logits for _, logits, _ in self._batches(images, image_embeds, batch_size)]
-        return self._probabilities(
-            torch.cat([torch.zeros(0, len(self._classes), device=raw.device), *chunks])
-        )
+        return self.probabilities(self._logits(images, image_embeds, batch_size))
 
     @torch.inference_mode()
     def predict(
@@ -509,16 +593,16 @@ class SynonymousSpaceHead(nn.Module):
         for readable, logits, embeds in self._batches(images, image_embeds, batch_size, skip_broken=True):
             # By logits: probabilities that round to 0 or to 1 would tie.
             order = logits.topk(min(top_k, logits.shape[1]), dim=1).indices
-            scores = self._probabilities(logits).gather(1, order)
+            probabilities = self.probabilities(logits)
+            scores = probabilities.gather(1, order)
+            accepted = self._calibration().accepts(probabilities).gather(1, order)
             texts = self._matched_texts(embeds, order)
             found = iter(
                 [
-                    Prediction(self._classes[i].name, score, i, self._classes[i].id, text)
-                    for score, i, text in zip(row_scores, row_classes, row_texts, strict=True)
+                    Prediction(self._classes[i].name, score, i, self._classes[i].id, text, is_accepted)
+                    for score, i, text, is_accepted in zip(*row, strict=True)
                 ]
-                for row_scores, row_classes, row_texts in zip(
-                    scores.tolist(), order.tolist(), texts, strict=True
-                )
+                for row in zip(scores.tolist(), order.tolist(), texts, accepted.tolist(), strict=True)
             )
             answers.extend(next(found) if is_readable else [] for is_readable in readable)
         return answers
@@ -641,6 +725,7 @@ class SynonymousSpaceHead(nn.Module):
         templates = None if artifact.templates is None else tuple(artifact.templates)
         # Beside a backbone, which says where; `device` places a head for embeddings.
         head._adopt(artifact.raw.to(device), list(artifact.classes), templates, artifact.fitted_logit_scale)
+        head.calibration = artifact.calibration
         return head.eval()
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -650,6 +735,7 @@ class SynonymousSpaceHead(nn.Module):
             "config": self.config.model_dump(),
             "templates": None if self.templates is None else list(self.templates),
             "fitted_logit_scale": self._fitted_scale,
+            "calibration": None if self.calibration is None else self.calibration.model_dump(),
             # A backbone stands in the state dict itself.
             "backbone": None if self.backbone is not None or self._facts is None else self._facts.to_dict(),
         }
@@ -660,6 +746,8 @@ class SynonymousSpaceHead(nn.Module):
         self.config = HeadConfig.model_validate(state["config"])
         self.templates = None if state["templates"] is None else tuple(state["templates"])
         self._fitted_scale = state["fitted_logit_scale"]
+        calibration = state.get("calibration")
+        self.calibration = None if calibration is None else Calibration.model_validate(calibration)
         if self.backbone is None:
             facts = state.get("backbone")
             self._facts = None if facts is None else BackboneFacts.from_dict(facts)
@@ -759,6 +847,15 @@ class SynonymousSpaceHead(nn.Module):
         except ValueError:
             self.text_embeddings, self.owners, self._classes, self.templates, self._fitted_scale = before
             raise
+        self._forget_calibration()
+
+    def _forget_calibration(self) -> None:
+        if self.calibration is not None:
+            self.calibration = None
+            warnings.warn(
+                "the calibration was of other classes or settings and is dropped; calibrate() again",
+                stacklevel=4,
+            )
 
     def _rebuild(self) -> None:
         raw, owners = self._fitted()
@@ -791,6 +888,7 @@ class SynonymousSpaceHead(nn.Module):
             templates=self.templates,
             backbone=self._backbone_facts(),
             fitted_logit_scale=self._fitted_scale,
+            calibration=self.calibration,
         )
 
     def _backbone_facts(self) -> BackboneFacts | None:
@@ -842,8 +940,36 @@ class SynonymousSpaceHead(nn.Module):
         check_image_embeds(image_embeds, first)
         return self(image_embeds=image_embeds).float(), unit_vectors(image_embeds)
 
-    def _probabilities(self, logits: Tensor) -> Tensor:
-        return logits.softmax(-1) if self.activation == "softmax" else logits.sigmoid()
+    def _calibration(self) -> Calibration:
+        return Calibration(activation=self.activation) if self.calibration is None else self.calibration
+
+    def _logits(self, images: Any, image_embeds: Tensor | None, batch_size: int) -> Tensor:
+        return self._logits_and_embeds(images, image_embeds, batch_size)[0]
+
+    @torch.no_grad()
+    def _logits_and_embeds(
+        self, images: Any, image_embeds: Tensor | None, batch_size: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return (images, classes) logits and (images, dim) unit embeddings of all images."""
+        raw, _ = self._fitted()
+        found = [(raw.new_zeros(0, len(self._classes)), raw.new_zeros(0, raw.shape[1]))]
+        found += [(logits, embeds) for _, logits, embeds in self._batches(images, image_embeds, batch_size)]
+        logits, embeds = zip(*found, strict=True)
+        return torch.cat([each.float() for each in logits]), torch.cat([each.to(raw) for each in embeds])
+
+    @torch.no_grad()
+    def _nearest_to_distractors(self, embeds: Tensor, distractors: Any) -> Tensor:
+        """Return a mask of the (images, dim) embeddings whose best class is one of the distractors."""
+        raw, _ = self._fitted()
+        if self.templates is None:
+            raise ValueError(
+                "distractors: this head was fitted from embeddings; give images of no class instead"
+            )
+        fitted, added = encode_classes(self._text_backbone(), SynonymSet.read(distractors), self.templates)
+        both = SynonymousSpaceHead(config=self.config.replaced(logit_scale=1.0))
+        both._adopt(torch.cat([raw, added.to(raw)]), [*self._classes, *fitted], None, None)
+        logits: Tensor = both(image_embeds=embeds)
+        return logits.argmax(-1) >= len(self._classes)
 
     def _matched_texts(self, embeds: Tensor, classes: Tensor) -> list[list[str | None]]:
         """The text of each (image, class) pair that is nearest to the image among those of the space."""

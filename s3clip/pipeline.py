@@ -184,15 +184,14 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         self, model_inputs: dict[str, Tensor], head: SynonymousSpaceHead
     ) -> dict[str, Tensor]:
         # Encoded by this pipeline's model: a head that was loaded by itself may have none.
-        return {"logits": head(image_embeds=self._backbone.encode_images(**model_inputs))}
+        logits = head(image_embeds=self._backbone.encode_images(**model_inputs))
+        return {"scores": head.probabilities(logits.float())}
 
     def postprocess(  # type: ignore[override]
         self, model_outputs: dict[str, Tensor], labels: list[str], top_k: int | None = None
     ) -> list[dict[str, Any]]:
         """Return the labels of one image with their scores, the best first."""
-        logits = model_outputs["logits"][0].float()
-        softmax = self._backbone.activation == "softmax"
-        scores = (logits.softmax(-1) if softmax else logits.sigmoid()).tolist()
+        scores = model_outputs["scores"][0].tolist()
         ranked = sorted(zip(scores, labels, strict=True), key=lambda pair: -pair[0])
         return [{"score": score, "label": label} for score, label in ranked[:top_k]]
 

@@ -1,16 +1,22 @@
 """Saved class spaces: whole, checked, and never half-loaded."""
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
 from s3clip import HeadConfig, SynonymousSpaceHead
@@ -390,3 +396,117 @@ def test_load_artifact_returns_what_save_artifact_took(saved: Path, tmp_path: Pa
     artifact = load_artifact(saved)
     save_artifact(tmp_path / "copy", artifact)
     assert (tmp_path / "copy" / "config.json").read_bytes() == (saved / "config.json").read_bytes()
+
+
+# Whatever bytes lie there, the loader answers with a head or with one of our errors.
+
+
+def _mutated(content: bytes, edits: list[tuple[float, int, int]]) -> bytes:
+    changed = bytearray(content)
+    for where, byte, kind in edits:
+        at = int(where * max(1, len(changed) - 1))
+        if kind == 0:
+            changed[at : at + 1] = bytes([byte])
+        elif kind == 1:
+            changed[at:at] = bytes([byte]) * 3
+        else:
+            del changed[at : at + 1 + byte]
+    return bytes(changed)
+
+
+EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255), st.integers(0, 2)), min_size=1, max_size=4)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+CONFIG_KEYS = ["head", "backbone", "activation", "templates", "space_file", "classes", "calibration", "more"]
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model, processor = build("clip")
+    folder = tmp_path_factory.mktemp("fuzz")
+    return SynonymousSpaceHead(model, processor).fit_classes(RECORDS).save_pretrained(folder / "space")
+
+
+def _load(folder: Path) -> None:
+    """Load, or fail in one of the ways that the docstring of the loader names."""
+    with contextlib.suppress(ValueError, FileNotFoundError):
+        with warnings.catch_warnings(action="ignore"):
+            head = SynonymousSpaceHead.from_pretrained(folder, backbone=None)
+        logits = head(image_embeds=torch.ones(1, DIM))
+        assert logits.shape == (1, len(head.class_names))
+        assert bool(torch.isfinite(logits).all())
+
+
+@settings(max_examples=150, deadline=None)
+@given(edits=EDITS, mend=st.booleans())
+def test_fuzzed_space_files_are_refused_or_load(fuzzed: Path, edits, mend: bool):
+    config = json.loads((fuzzed / "config.json").read_text())
+    content = _mutated((fuzzed / config["space_file"]).read_bytes(), edits)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if mend:  # as somebody would who means harm
+            digest = hashlib.sha256(content).hexdigest()
+            config |= {"space_file": f"space-{digest[:16]}.safetensors", "space_sha256": digest}
+        (folder / config["space_file"]).write_bytes(content)
+        (folder / "config.json").write_text(json.dumps(config))
+        _load(folder)
+
+
+@settings(max_examples=150, deadline=None)
+@given(edits=EDITS)
+def test_fuzzed_config_bytes_are_refused_or_load(fuzzed: Path, edits):
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "copy"
+        shutil.copytree(fuzzed, folder)
+        (folder / "config.json").write_bytes(_mutated((folder / "config.json").read_bytes(), edits))
+        _load(folder)
+
+
+@settings(max_examples=150, deadline=None)
+@given(key=st.sampled_from(CONFIG_KEYS), value=JSON, which=st.integers(0, 3))
+def test_fuzzed_config_values_are_refused_or_load(fuzzed: Path, key: str, value, which: int):
+    config = json.loads((fuzzed / "config.json").read_text())
+    if which < 3:
+        config["classes"][which][("name", "id", "rows", "texts")[len(key) % 4]] = value
+    else:
+        config[key] = value
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "copy"
+        shutil.copytree(fuzzed, folder)
+        (folder / "config.json").write_text(json.dumps(config))
+        _load(folder)
+
+
+def test_a_million_classes_in_the_config_are_refused_in_bounded_memory(saved: Path, tmp_path: Path):
+    config = json.loads((saved / "config.json").read_text())
+    one = json.dumps({"name": "x", "id": None, "rows": 1, "texts": None})
+    text = json.dumps(config | {"classes": []}).replace(
+        '"classes": []', '"classes": [' + ",".join([one] * 1_000_000) + "]"
+    )
+    (saved / "config.json").write_text(text)
+    code = """
+import resource, sys
+import s3clip.artifact
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    s3clip.artifact.load_artifact(sys.argv[1])
+except ValueError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(saved)], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert "1000000 texts" in done[0]
+    assert int(done[1]) < 2500  # MiB; the file has 57
+
+
+def test_a_config_that_is_too_large_is_not_read(saved: Path):
+    with (saved / "config.json").open("ab") as file:
+        file.truncate(300 << 20)
+    with pytest.raises(ValueError, match="more than any class space needs"):
+        SynonymousSpaceHead.from_pretrained(saved, backbone=None)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from s3clip import cli
 from s3clip.demo import held_out_digits, model_folder
@@ -29,7 +30,7 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for i, image in enumerate(held_out_digits()[0][:3]):
         image.save(tmp_path / f"photo{i}.png")
     (tmp_path / "photo.jpg").symlink_to(tmp_path / "photo0.png")
-    namespace: dict[str, object] = {}
+    namespace = what_readers_have()
     for block in blocks(page):
         if block["mark"] in SKIPPED or block["language"] in ("", "text", "json"):
             if block["language"] == "json":
@@ -44,6 +45,20 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
                 f"{page.name}: unknown block {block['language']!r}"
             )
             run_commands(block["code"], monkeypatch)
+
+
+def what_readers_have() -> dict[str, object]:
+    """Names that the pages use without making them."""
+    images = held_out_digits()[0]
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "held_out": images[:30],
+        "labels": ["tabby cat", "golden retriever", "goldfish"] * 10,
+        "other_images": images[30:60],
+        "text_embeddings": torch.randn(6, 32, generator=generator).numpy(),
+        "text_labels": ["cat", "cat", "dog", "dog", "dog", "sea"],
+        "image_embeddings": torch.randn(9, 32, generator=generator).numpy(),
+    }
 
 
 def run_commands(code: str, monkeypatch: pytest.MonkeyPatch) -> None:

