@@ -1,6 +1,6 @@
 """A space and a metric, folded into what `forward` needs: rows to multiply with, and small tables."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +26,24 @@ class Piece(NamedTuple):
     stop: int
 
 
+def point_groups(space: SynonymousSpace, *, with_edges: bool) -> Iterator[tuple[Tensor, PointGroup]]:
+    """Yield the classes (c,) that have equally many points, and their points: small classes first."""
+    sizes = space.sizes
+    starts = sizes.cumsum(0) - sizes
+    first_rows = torch.searchsorted(space.owners, torch.arange(len(sizes), device=sizes.device))
+    for size in sizes.unique().tolist():
+        members = torch.nonzero(sizes == size)[:, 0]
+        rows = space.kept[starts[members][:, None] + torch.arange(size, device=sizes.device)]
+        yield (
+            members,
+            PointGroup(
+                points=space.points_of(rows.flatten()).unflatten(0, rows.shape),
+                named=rows[:, 0] == first_rows[members],
+                edges=space.edges(rows) if with_edges else None,
+            ),
+        )
+
+
 class FoldedSpace(nn.Module):
     """Scores of images against every class, by one matrix product and little else.
 
@@ -47,24 +65,14 @@ class FoldedSpace(nn.Module):
         super().__init__()
         self.metric = metric
         self._options = resolve_options(metric, METRICS[metric].options, metric_options)
-        sizes = space.sizes
-        device = sizes.device
-        starts = sizes.cumsum(0) - sizes
-        first_rows = torch.searchsorted(space.owners, torch.arange(len(sizes), device=device))
         self.table_names: list[list[str]] = []
         self.blocks: list[list[Piece]] = []
         self.centered = space.centered
         self.relative = space.relative
         multiplied, order, block_start, position = [], [], 0, 0
-        for group, size in enumerate(sizes.unique().tolist()):
-            members = torch.nonzero(sizes == size)[:, 0]
-            index = starts[members][:, None] + torch.arange(size, device=device)
-            rows = space.kept[index]
-            point_group = PointGroup(
-                points=space.points_of(rows.flatten()).unflatten(0, rows.shape),
-                named=rows[:, 0] == first_rows[members],
-                edges=space.edges(rows) if METRICS[metric].reads_edges else None,
-            )
+        for group, (members, point_group) in enumerate(
+            point_groups(space, with_edges=METRICS[metric].reads_edges)
+        ):
             folded = METRICS[metric].fold(point_group, **self._options)
             self.table_names.append(sorted(folded.tables))
             for name, table in folded.tables.items():
