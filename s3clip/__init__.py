@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from s3clip.adaptation import TestTimeAdapter
     from s3clip.backbone import Backbone
     from s3clip.calibration import Calibration
     from s3clip.classifier import build_zero_shot_classifier
@@ -26,6 +27,7 @@ __all__ = [
     "SynonymSet",
     "SynonymousSpaceClassifier",
     "SynonymousSpaceHead",
+    "TestTimeAdapter",
     "__version__",
     "build_zero_shot_classifier",
     "export_onnx",
@@ -42,6 +44,7 @@ _HOMES = {
     "SynonymSet": "synonyms",
     "SynonymousSpaceClassifier": "estimator",
     "SynonymousSpaceHead": "head",
+    "TestTimeAdapter": "adaptation",
     "build_zero_shot_classifier": "classifier",
     "export_onnx": "export",
 }

@@ -14,6 +14,7 @@ PURE = {
     "rips",
     "space",
     "metrics",
+    "local_points",
     "prompts",
     "prefix_tree",
     "options",
