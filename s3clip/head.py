@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from s3clip.adaptation import TestTimeAdapter, check_view_embeds
 from s3clip.artifact import (
     Artifact,
     BackboneFacts,
@@ -569,15 +570,19 @@ class SynonymousSpaceHead(nn.Module):
         image_embeds: Tensor | None = None,
         top_k: int = 5,
         batch_size: int = 32,
+        adapt: str | TestTimeAdapter | None = None,
     ) -> list[list[Prediction]]:
         """Return the `top_k` most probable classes of every image, the best first.
 
         Args:
             images: one or several PIL images, paths, uint8 arrays (height, width, 3) or uint8 tensors
                 (3, height, width).
-            image_embeds: (images, dim) embeddings instead.
+            image_embeds: (images, dim) embeddings instead; where they adapt, (images, views, dim), view 0 the
+                plain image.
             top_k: how many classes; all of them where there are fewer.
             batch_size: images per call of the image tower.
+            adapt: shift the spaces to each image first: a method of `s3clip.adaptation.METHODS` ("shift"), or
+                a `TestTimeAdapter` of this head with settings of its own. Takes as long as its views do.
 
         Returns:
             One list per image, in the order given. For a file that is not a readable image it is empty, and a
@@ -585,12 +590,14 @@ class SynonymousSpaceHead(nn.Module):
 
         Raises:
             FileNotFoundError: a path that does not exist.
-            ValueError: `top_k` below 1, both inputs or neither, embeddings that are not finite or are zero.
+            ValueError: `top_k` below 1, both inputs or neither, embeddings that are not finite or are zero,
+                or an adapter of another head.
         """
         if not is_count(top_k):
             raise ValueError(f"top_k: expected a whole number >= 1, got {top_k!r}")
+        adapter = None if adapt is None else self._adapter(adapt)
         answers: list[list[Prediction]] = []
-        for readable, logits, embeds in self._batches(images, image_embeds, batch_size, skip_broken=True):
+        for readable, logits, embeds in self._batches(images, image_embeds, batch_size, True, adapter):
             # By logits: probabilities that round to 0 or to 1 would tie.
             order = logits.topk(min(top_k, logits.shape[1]), dim=1).indices
             probabilities = self.probabilities(logits)
@@ -907,8 +914,24 @@ class SynonymousSpaceHead(nn.Module):
             fingerprint=self.fingerprint(),
         )
 
+    def _adapter(self, adapt: str | TestTimeAdapter) -> TestTimeAdapter:
+        if isinstance(adapt, str):
+            return TestTimeAdapter(self, adapt)
+        if not isinstance(adapt, TestTimeAdapter):
+            raise TypeError(
+                f"adapt: expected the name of a method or a TestTimeAdapter, got {type(adapt).__name__}"
+            )
+        if adapt.head is not self:
+            raise ValueError("adapt: this adapter is one of another head; make it with TestTimeAdapter(head)")
+        return adapt
+
     def _batches(
-        self, images: Any, image_embeds: Tensor | None, batch_size: int, skip_broken: bool = False
+        self,
+        images: Any,
+        image_embeds: Tensor | None,
+        batch_size: int,
+        skip_broken: bool = False,
+        adapter: TestTimeAdapter | None = None,
     ) -> Iterable[tuple[list[bool], Tensor, Tensor]]:
         """Yield (which of the images could be read, their logits, their unit embeddings)."""
         raw, _ = self._fitted()
@@ -920,7 +943,7 @@ class SynonymousSpaceHead(nn.Module):
         if image_embeds is not None:
             chunks = torch.as_tensor(image_embeds).to(raw.device).split(batch_size)
             for number, chunk in enumerate(chunks):
-                yield [True] * len(chunk), *self._checked_logits(chunk, number * batch_size)
+                yield [True] * len(chunk), *self._checked_logits(chunk, number * batch_size, adapter)
             return
         if self.backbone is None:
             raise ValueError("images: this head has no backbone; give image_embeds=")
@@ -930,13 +953,22 @@ class SynonymousSpaceHead(nn.Module):
             pictures = [_open(source, skip_broken) for source in listed[start : start + batch_size]]
             readable = [picture is not None for picture in pictures]
             if any(readable):
-                inputs = self.backbone.preprocess([picture for picture in pictures if picture is not None])
-                yield readable, *self._checked_logits(self.backbone.encode_images(**inputs), start)
+                opened = [picture for picture in pictures if picture is not None]
+                if adapter is None:
+                    embeds = self.backbone.encode_images(**self.backbone.preprocess(opened))
+                else:
+                    embeds = adapter.encode(opened)
+                yield readable, *self._checked_logits(embeds, start, adapter)
             else:
                 yield readable, raw.new_zeros(0, len(self._classes)), raw.new_zeros(0, raw.shape[1])
 
-    def _checked_logits(self, image_embeds: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
+    def _checked_logits(
+        self, image_embeds: Tensor, first: int = 0, adapter: TestTimeAdapter | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return (logits, unit embeddings); `first` is the position of row 0 among all images."""
+        if adapter is not None:
+            check_view_embeds(image_embeds, first)
+            return adapter(image_embeds).float(), unit_vectors(image_embeds[:, 0])
         check_image_embeds(image_embeds, first)
         return self(image_embeds=image_embeds).float(), unit_vectors(image_embeds)
 
