@@ -112,7 +112,7 @@ def fold_local_center(
     points = group.points
     # A class without its own name among its points has nothing to give the name's weight to.
     weight = group.named.to(points) * name_weight
-    if _count(k, points.shape[1]) == points.shape[1]:
+    if chosen_count(k, points.shape[1]) == points.shape[1]:
         exact = points.double()
         mean = (1 - weight)[:, None] * exact.mean(1) + weight[:, None] * exact[:, 0]
         length = mean.norm(dim=-1, keepdim=True)
@@ -138,7 +138,7 @@ def score_local_center(
     if not tables:
         return products[..., 0]
     weight = tables["weight"]
-    k = _count(k, products.shape[-1])
+    k = chosen_count(k, products.shape[-1])
     if not renormalize:
         to_name = weight * products[..., 0]  # first: the products are scratch
         return (1 - weight) * _mean_of_largest(products, k) + to_name
@@ -175,7 +175,7 @@ def _mean_of_largest(products: Tensor, k: int) -> Tensor:
     return products[..., -k:].mean(-1)
 
 
-def _count(k: int | float | None, n: int) -> int:
+def chosen_count(k: int | float | None, n: int) -> int:
     """How many of n texts `k` means: a number of them, a share in (0, 1), rounded up, or None for all."""
     if k is None:
         return n
@@ -252,7 +252,7 @@ def score_hull(products: Tensor, tables: Mapping[str, Tensor], *, k: int | float
     dtype = torch.promote_types(given, torch.float32)
     products, gram = products.to(dtype), tables["gram"].to(dtype)
     # The score is the largest over all weights, so its gradient is that at fixed weights (Danskin 1966).
-    weights: Tensor = hull_weights(products.detach(), gram.detach(), _count(k, products.shape[-1]))
+    weights: Tensor = hull_weights(products.detach(), gram.detach(), chosen_count(k, products.shape[-1]))
     score = (weights * products).sum(-1) + (1 - _quadratic(weights, gram)) / 2
     return score.to(given)
 
@@ -285,7 +285,7 @@ def hull_weights(products: Tensor, gram: Tensor, k: int) -> Tensor:
     weights = _project_to_simplex(closed)
     ahead, momentum = weights, torch.ones_like(products[..., :1])
     for _ in range(HULL_STEPS):
-        moved = _project_to_simplex(ahead - step * (_apply(ahead, curved) - linear) + closed)
+        moved = _project_to_simplex(ahead - step * (times_gram(ahead, curved) - linear) + closed)
         uphill = ((ahead - moved) * (moved - weights)).sum(-1, keepdim=True) > 0
         faster = (1 + (1 + 4 * momentum**2).sqrt()) / 2
         pace = torch.where(uphill, 0, (momentum - 1) / faster)
@@ -328,14 +328,14 @@ def score_subspace(products: Tensor, tables: Mapping[str, Tensor], *, r: int) ->
     return inner / squared.clamp_min(0).sqrt().clamp_min(SHORTEST_MEAN)
 
 
-def _apply(vectors: Tensor, matrices: Tensor) -> Tensor:
+def times_gram(vectors: Tensor, matrices: Tensor) -> Tensor:
     """(b, c, n) vectors times symmetric (c, n, n) matrices -> (b, c, n)."""
     return (vectors.transpose(0, 1) @ matrices).transpose(0, 1)
 
 
 def _quadratic(vectors: Tensor, matrices: Tensor) -> Tensor:
     """(b, c, n) vectors and (c, n, n) matrices -> (b, c) quadratic forms."""
-    return (_apply(vectors, matrices) * vectors).sum(-1)
+    return (times_gram(vectors, matrices) * vectors).sum(-1)
 
 
 def _project_to_simplex(vectors: Tensor) -> Tensor:
