@@ -27,14 +27,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from s3clip.folding import FoldedSpace, point_groups
-from s3clip.local_points import (
-    LOCAL_POINTS,
-    Comparison,
-    compare_with_local_point,
-    local_weights,
-    times_gram,
-)
-from s3clip.metrics import METRICS
+from s3clip.local_points import LOCAL_POINTS, Comparison, compare_with_local_point, local_weights
+from s3clip.metrics import METRICS, times_gram
 from s3clip.options import is_count, is_number, resolve_options
 from s3clip.space import SynonymousSpace, unit_vectors
 from s3clip.views import ViewSettings, encode_views

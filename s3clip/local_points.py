@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from s3clip.metrics import SHORTEST_MEAN, PointGroup, _count, hull_weights
+from s3clip.metrics import SHORTEST_MEAN, PointGroup, chosen_count, hull_weights, times_gram
 
 
 class LocalScores(NamedTuple):
@@ -97,7 +97,7 @@ def _local_center(
     renormalize: bool,
     name_weight: float,
 ) -> Tensor:
-    count = _count(k, products.shape[-1])
+    count = chosen_count(k, products.shape[-1])
     chosen = products.topk(count, dim=-1).indices
     name = tables["name"]
     return _one_hot(products, chosen) / count * (1 - name.sum(-1, keepdim=True)) + name
@@ -116,7 +116,7 @@ def _local_star(products: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
 
 
 def _hull(products: Tensor, tables: Mapping[str, Tensor], *, k: int | float | None) -> Tensor:
-    weights: Tensor = hull_weights(products, tables["gram"], _count(k, products.shape[-1]))
+    weights: Tensor = hull_weights(products, tables["gram"], chosen_count(k, products.shape[-1]))
     return weights
 
 
@@ -139,8 +139,7 @@ def _subspace_tables(group: PointGroup, gram: Tensor, *, r: int) -> dict[str, Te
 def _subspace(products: Tensor, tables: Mapping[str, Tensor], *, r: int) -> Tensor:
     # c + U Uᵀ(v - c), U Uᵀ written in the texts: the directions are combinations of them.
     ahead = products - tables["to_mean"]
-    move = (ahead.transpose(0, 1) @ tables["inverse"]).transpose(0, 1)
-    return 1 / products.shape[-1] + move
+    return 1 / products.shape[-1] + times_gram(ahead, tables["inverse"])
 
 
 def _one_hot(products: Tensor, indices: Tensor) -> Tensor:
@@ -187,8 +186,3 @@ def local_weights(
     square = (times_gram(weights, tables["gram"]) * weights).sum(-1, keepdim=True)
     shortest = max(SHORTEST_MEAN, 2 * torch.finfo(square.dtype).eps ** 0.5)
     return torch.where(square < shortest**2, _nearest(products, tables), weights)
-
-
-def times_gram(weights: Tensor, gram: Tensor) -> Tensor:
-    """(b, c, n) weights times symmetric (c, n, n) matrices -> (b, c, n)."""
-    return (weights.transpose(0, 1) @ gram).transpose(0, 1)

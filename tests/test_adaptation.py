@@ -1,5 +1,6 @@
 """Test-time adaptation against autograd, torch.optim.AdamW and a plain loop that moves every text."""
 
+import json
 import math
 
 import numpy as np
@@ -7,16 +8,23 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn.functional import normalize
+from typer.testing import CliRunner
 
-from s3clip import HeadConfig, SynonymousSpaceHead, TestTimeAdapter
+from s3clip import Backbone, HeadConfig, SynonymousSpaceHead, TestTimeAdapter, cli
 from s3clip.adaptation import (
     METHODS,
     SHARED_RANK,
     AdamW,
+    adaptable_space,
     confident_views,
     entropy,
     entropy_gradient,
+    local_view,
+    shift_gradient,
+    shifted_scores,
 )
+from s3clip.demo import held_out_digits, model_folder, synonym_file
+from s3clip.evaluation import compare, compare_embeddings
 from s3clip.local_points import LOCAL_POINTS
 from s3clip.metrics import METRICS
 
@@ -194,8 +202,7 @@ def test_shift_is_a_plain_loop_with_autograd_and_adamw(metric, options, space):
     assert (adapted - head(image_embeds=views[:, 0])).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("steps", [2, 4])
-@pytest.mark.parametrize("metric", ["local_center", "center", "hull"])
+@pytest.mark.parametrize(("metric", "steps"), [("local_center", 4), ("center", 3), ("hull", 2)])
 def test_more_steps_are_more_steps_of_adamw(metric, steps):
     head = fitted(metric)
     views = views_of(2, 6)
@@ -214,6 +221,32 @@ def test_shared_shift_is_a_plain_loop(metric, steps):
     for image, own in zip(views, adapted, strict=True):
         expected, _ = plain_loop(head, image, confidence=0.5, steps=steps, lr=0.05, shared=True)
         torch.testing.assert_close(own, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=["plain", "centered", "filtered"])
+@pytest.mark.parametrize(("metric", "options"), METRIC_SETTINGS)
+def test_gradient_is_autograds(metric, options, space):
+    head = fitted(metric, options, **space)
+    image = views_of(1, 4, seed=5)
+    found, expected = (
+        first_gradient(head, image),
+        plain_loop(head, image[0], confidence=1.0, steps=1, lr=1)[1],
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert expected.abs().max() > 1e-2
+
+
+def first_gradient(head, image):
+    """(classes, DIM), the gradient of the loss in the shifts at zero, over all views of one image."""
+    space = adaptable_space(head.space, head.config.metric, head.config.metric_options)
+    views = normalize(image, dim=-1)
+    slopes = SCALE * space.spread * entropy_gradient(head(image_embeds=image[0])[None])
+    gradient = torch.empty(len(space.position), DIM, dtype=image.dtype)
+    for group in space.groups:
+        local = local_view(space, group, views)
+        scores = shifted_scores(local, group.tables["gram"], space.comparison, None)
+        gradient[group.classes] = shift_gradient(group, views, scores, slopes[..., group.classes], None)[:, 0]
+    return gradient
 
 
 def test_a_text_a_class_is_normalize_of_text_plus_shift():
@@ -237,8 +270,8 @@ def test_a_text_a_class_is_normalize_of_text_plus_shift():
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("metric", METRICS)
 def test_neither_batch_nor_order_changes_an_image(method, metric):
-    head = fitted(metric, centering="class_mean")
-    views = views_of(9, 8)
+    head = fitted(metric, sizes=SIZES[:3] if metric == "hull" else SIZES, centering="class_mean")
+    views = views_of(9, 4)
     adapter = TestTimeAdapter(head, method, confidence=0.3, lr=0.02)
     together = adapter(views)
     alone = torch.cat([adapter(one) for one in views.split(1)])
@@ -493,3 +526,106 @@ def test_wrong_inputs_are_named():
     views[1, 2] = math.nan
     with pytest.raises(ValueError, match="image 1, view 2: its embedding is zero, NaN or Inf"):
         head.predict(image_embeds=views, adapt="shift")
+
+
+# ---- the comparison and the command ------------------------------------------------------------------------
+
+
+def test_compare_scores_what_the_adapter_predicts():
+    head, views = fitted("center", dtype=torch.float32), views_of(30, 6, dtype=torch.float32)
+    labels = torch.arange(30) % len(SIZES)
+    texts = list(head.space.raw.split(list(SIZES)))
+    result = compare_embeddings(
+        texts,
+        head.class_names,
+        views,
+        labels,
+        logit_scale=SCALE,
+        contenders=["name"],
+        configs={"mine": head.config},
+        adapt=["shift", "zero"],
+        bootstrap=20,
+    )
+    assert {each.name for each in result.scores} == {
+        *("center", "name", "mine"),
+        *("name+shift", "name+zero", "mine+shift", "mine+zero"),
+    }
+    names = SynonymousSpaceHead(config=HeadConfig(metric="center", scale_rule=None))
+    names.fit_embeddings([own[:1] for own in texts], head.class_names, logit_scale=SCALE)
+    for base, own in (("mine", head), ("name", names)):
+        assert result[base].top1 == pytest.approx(
+            (own(image_embeds=views[:, 0]).argmax(1) == labels).double().mean().item()
+        )
+        for method in ("shift", "zero"):
+            adapted = TestTimeAdapter(own, method)(views).argmax(1)
+            assert result[f"{base}+{method}"].top1 == pytest.approx(
+                (adapted == labels).double().mean().item()
+            )
+
+
+def test_compare_makes_views_of_images():
+    pictures, labels = held_out_digits()
+    pictures, labels = pictures[:12], [int(label) for label in labels[:12]]
+    backbone = Backbone.from_pretrained(model_folder())
+    result = compare(
+        synonym_file(), labels, backbone=backbone, images=pictures, contenders=["default"], bootstrap=20,
+        adapt=["mean_views"], views=5, seed=3,
+    )  # fmt: skip
+    head = SynonymousSpaceHead(backbone).fit_classes(synonym_file())
+    adapter = TestTimeAdapter(head, "mean_views", views=5, seed=3)
+    predicted = adapter(adapter.encode(pictures)).argmax(1)
+    assert result["default+mean_views"].top1 == pytest.approx(np.mean(predicted.numpy() == labels))
+    assert result.settings["views"] == 5
+
+
+@pytest.mark.parametrize(
+    ("adapt", "embeds", "error", "message"),
+    [
+        (["push"], views_of(4, 3), ValueError, "adapt: unknown method 'push'; known: shift"),
+        ("shift", views_of(4, 3), TypeError, "adapt: expected a list of names"),
+        (["shift"], views_of(4, 3)[:, 0], ValueError, r"expected shape \(images, views, dim\)"),
+        ([], views_of(4, 3), ValueError, r"expected shape \(images, dim\)"),
+    ],
+)
+def test_compare_names_what_is_wrong(adapt, embeds, error, message):
+    texts = [torch.eye(DIM)[i : i + 1] for i in range(3)]
+    with pytest.raises(error, match=message):
+        compare_embeddings(texts, list("abc"), embeds, [0, 1, 2, 0], logit_scale=SCALE, adapt=adapt)
+
+
+def test_the_command_adapts(tmp_path):
+    pictures, _ = held_out_digits()
+    photo = tmp_path / "photo.png"
+    pictures[0].save(photo)
+    head = SynonymousSpaceHead(Backbone.from_pretrained(model_folder())).fit_classes(synonym_file())
+    head.save_pretrained(tmp_path / "space")
+    base = ["predict", str(photo), "--head", str(tmp_path / "space"), "--format", "json"]
+    result = CliRunner().invoke(cli.app, [*base, "--adapt", "zero", "--views", "7"])
+    assert result.exit_code == 0, result.output
+    (found,) = json.loads(result.stdout)
+    (expected,) = head.predict([photo], adapt=TestTimeAdapter(head, "zero", views=7), top_k=1)
+    assert found["predictions"][0]["label"] == expected[0].label
+    assert found["predictions"][0]["score"] == pytest.approx(expected[0].score, abs=1e-5)
+    refused = CliRunner().invoke(cli.app, [*base, "--adapt", "push"])
+    assert "unknown method 'push'" in str(refused.exception)
+    compared = CliRunner().invoke(
+        cli.app,
+        ["compare", "--embeddings", str(views_file(tmp_path)), "--out", str(tmp_path / "out"),
+         "--contender", "default", "--adapt", "shift", "--bootstrap", "20"],
+    )  # fmt: skip
+    assert compared.exit_code == 0, compared.output
+    assert "default+shift" in compared.output
+
+
+def views_file(folder):
+    path = folder / "views.npz"
+    np.savez(
+        path,
+        image_embeds=views_of(6, 4).numpy(),
+        labels=np.arange(6) % 3,
+        text_embeds=np.eye(DIM)[:3],
+        owners=np.arange(3),
+        class_names=np.array(list("abc")),
+        logit_scale=SCALE,
+    )
+    return path
