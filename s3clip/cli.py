@@ -58,6 +58,7 @@ Device = Annotated[
     str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.", callback=_known_device)
 ]
 BatchSize = Annotated[int, typer.Option(help="How many texts or images go through the model at once.")]
+Views = Annotated[int, typer.Option(help="How many views of an image to adapt to.")]
 Output = Annotated[Format, typer.Option("--format", help="How to print the result.")]
 
 
@@ -149,18 +150,27 @@ def predict(
     ] = "saved",
     revision: Revision = None,
     batch_size: BatchSize = 32,
+    adapt: Annotated[
+        str | None,
+        typer.Option(
+            help="Adapt the head to each image: shift, shared_shift, zero or mean_views. Takes as long as "
+            "encoding its views."
+        ),
+    ] = None,
+    views: Views = 64,
     device: Device = None,
 ) -> None:
     """Classify images with a saved head.
 
     An image that cannot be read is named, the others are classified all the same, and the exit status is 1.
     """
-    from s3clip import SynonymousSpaceHead
+    from s3clip import SynonymousSpaceHead, TestTimeAdapter
     from s3clip.images import find_images
 
     files = find_images(images)
     fitted = SynonymousSpaceHead.from_pretrained(head, revision=revision, backbone=backbone, device=device)
-    answers = fitted.predict(files, top_k=top_k, batch_size=batch_size)
+    adapter = None if adapt is None else TestTimeAdapter(fitted, adapt, views=views)
+    answers = fitted.predict(files, top_k=top_k, batch_size=batch_size, adapt=adapter)
     if output is Format.JSON:
         listed = [
             {"file": str(file), "predictions": [asdict(prediction) for prediction in own]}
@@ -319,6 +329,14 @@ def compare(
     limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
     bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of the resamples and the random descriptors.")] = 0,
+    adapt: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Compare the name, the default and --config with this test-time adaptation too: shift, "
+            "shared_shift, zero or mean_views; several times for more."
+        ),
+    ] = None,
+    views: Views = 64,
     device: Device = None,
 ) -> None:
     """Score every way to classify on your labelled images: which one is best for them?"""
@@ -338,6 +356,7 @@ def compare(
         "min_images": min_images,
         "bootstrap": bootstrap,
         "seed": seed,
+        "adapt": tuple(adapt or ()),
     }
     given = read_embeddings(embeddings) if embeddings is not None else None
     if given is not None and given.texts is not None:
@@ -358,7 +377,7 @@ def compare(
         synonyms = SynonymSet.read(classes, values=values)  # type: ignore[arg-type]  # as in fit
         asked["templates"] = (template[0] if template and len(template) == 1 else template) or None
         model = Backbone.from_pretrained(backbone, device=device)
-        result = compare_images(synonyms, truth, backbone=model, **asked)
+        result = compare_images(synonyms, truth, backbone=model, views=views, **asked)
     typer.echo(result.table())
     typer.echo(result.summary())
     result.save(out)

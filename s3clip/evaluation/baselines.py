@@ -51,6 +51,7 @@ class Contender:
         texts: what it has encoded for itself, with a backbone alone; None: the texts at hand.
         descriptors: whether it is left out where no class has descriptors.
         random: whether its texts are drawn, so that it runs once for every seed.
+        adapt: how the head adapts to each image, a key of `s3clip.adaptation.METHODS`; None: not at all.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Contender:
     texts: Texts | None = None
     descriptors: bool = False
     random: bool = False
+    adapt: str | None = None
 
 
 def names_alone(synonyms: SynonymSet, seed: int) -> SynonymSet:
@@ -155,6 +157,9 @@ def head_contenders() -> list[Contender]:
                         found.append(Contender(name, config))
     return found
 
+
+ADAPTED = ("name", "default")
+"""The contenders that are compared with adaptation too, where it is asked for; so are one's own configs."""
 
 CONTENDERS: dict[str, Contender] = {each.name: each for each in (*BASELINES, *head_contenders())}
 """Every contender by its name."""

@@ -15,10 +15,10 @@ from s3clip.images import find_images
 
 @dataclass(frozen=True)
 class Embedded:
-    """Image embeddings (images, dim), their labels, and, where the file has them, those of the texts.
+    """Image embeddings, their labels, and, where the file has them, those of the texts.
 
     Attributes:
-        images: (images, dim).
+        images: (images, dim), or (images, views, dim), view 0 the plain image.
         labels: positions, or ids or names, of classes.
         texts: one (n_c, dim) tensor per class, or None.
         class_names: one per class where there are texts.
@@ -77,9 +77,10 @@ def labelled_images(
 def read_embeddings(path: Path) -> Embedded:
     """Read a NumPy .npz of embeddings.
 
-    Its arrays: `image_embeds` (images, dim); `labels` (images,), positions or strings; and, all or none of
-    them, `text_embeds` (texts, dim), the first of each class its own name, `owners` (texts,), the position of
-    each text's class, ascending, `class_names` (classes,), `logit_scale` ().
+    Its arrays: `image_embeds` (images, dim), or (images, views, dim) to adapt to; `labels` (images,),
+    positions or strings; and, all or none of them, `text_embeds` (texts, dim), the first of each class its
+    own name, `owners` (texts,), the position of each text's class, ascending, `class_names` (classes,),
+    `logit_scale` ().
 
     Raises:
         ValueError: an array is missing or does not fit.
@@ -94,9 +95,11 @@ def read_embeddings(path: Path) -> Embedded:
     wanted += ["text_embeds", "owners", "class_names", "logit_scale"] if with_texts else []
     if missing := [name for name in wanted if name not in arrays]:
         raise ValueError(f"{path}: no array {missing[0]!r}; it has: {', '.join(arrays) or 'none'}")
-    if arrays["image_embeds"].ndim != 2:
+    if arrays["image_embeds"].ndim not in (2, 3):
         shape = arrays["image_embeds"].shape
-        raise ValueError(f"{path}: image_embeds: expected shape (images, dim), got {shape}")
+        raise ValueError(
+            f"{path}: image_embeds: expected shape (images, dim) or (images, views, dim), got {shape}"
+        )
     images = torch.from_numpy(arrays["image_embeds"])
     labels = arrays["labels"].tolist()
     if not with_texts:

@@ -5,7 +5,7 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Literal, NamedTuple
 
@@ -15,9 +15,10 @@ from sklearn.metrics import accuracy_score, recall_score, top_k_accuracy_score
 from torch import Tensor
 
 from s3clip import __version__
+from s3clip.adaptation import METHODS, TestTimeAdapter, check_view_embeds
 from s3clip.backbone import Backbone
 from s3clip.config import HeadConfig
-from s3clip.evaluation.baselines import CONTENDERS, CONTROL, Contender, softmax_max
+from s3clip.evaluation.baselines import ADAPTED, CONTENDERS, CONTROL, Contender, softmax_max
 from s3clip.evaluation.report import Comparison, ContenderScores, Difference
 from s3clip.evaluation.scores import (
     expected_calibration_error,
@@ -29,6 +30,7 @@ from s3clip.head import SynonymousSpaceHead, check_image_embeds
 from s3clip.images import open_image
 from s3clip.options import is_count
 from s3clip.synonyms import SynonymSet
+from s3clip.views import ViewSettings, encode_views
 
 CHUNK_NUMBERS = 2**22
 """About how many float64 numbers (32 MiB) of resamples are held at once."""
@@ -50,6 +52,8 @@ def compare(
     draws: int = 3,
     seed: int = 0,
     batch_size: int = 64,
+    adapt: Sequence[str] = (),
+    views: int = ViewSettings.views,
 ) -> Comparison:
     """Score every contender on images or image embeddings, with a model that encodes the texts.
 
@@ -70,6 +74,10 @@ def compare(
         draws: how many times contenders with random texts draw them.
         seed: of the resamples and the draws.
         batch_size: images that are encoded and scored at once.
+        adapt: methods of test-time adaptation, keys of `s3clip.adaptation.METHODS`: the name alone, the
+            default head and `configs` are compared with each of them too, as "default+shift". `image_embeds`
+            are then (images, views, dim), view 0 the plain image. The embeddings of all views are held.
+        views: how many are made of each image to adapt to.
 
     Raises:
         ValueError: counts that do not agree, a label or contender that is not known, or no image left.
@@ -77,7 +85,8 @@ def compare(
     if (images is None) == (image_embeds is None):
         got = "neither" if images is None else "both"
         raise ValueError(f"images, image_embeds: expected exactly one of the two, got {got}")
-    asked = _Asked(contenders, configs, control, min_images, bootstrap, draws, seed, batch_size)
+    asked = _Asked(contenders, configs, control, min_images, bootstrap, draws, seed, batch_size, adapt)
+    settings = ViewSettings(views=views, seed=seed)
     classes = SynonymSet.read(synonyms)
     has_descriptors = any(each.descriptors for each in classes.classes)
     chosen = asked.chosen(can_encode=True, has_descriptors=has_descriptors)
@@ -90,7 +99,7 @@ def compare(
     model = backbone if isinstance(backbone, Backbone) else Backbone.from_pretrained(os.fspath(backbone))
     head = SynonymousSpaceHead(model, config=CONTROL.config).fit_classes(classes, templates=templates)
     if image_embeds is None:
-        encoded = _encode_images(model, [given[i] for i in kept], batch_size)
+        encoded = _encode_images(model, [given[i] for i in kept], batch_size, settings if adapt else None)
     else:
         encoded = torch.as_tensor(image_embeds)[kept]
     encoded_texts: dict[tuple[Any, ...], list[Tensor]] = {}
@@ -107,8 +116,10 @@ def compare(
         return encoded_texts[key]
 
     bias = model.logit_bias()
+    plain, view_embeds = _plain_and_views(encoded, asked)
     problem = _Problem(
-        image_embeds=encoded.float().cpu(),
+        image_embeds=plain,
+        view_embeds=view_embeds,
         labels=torch.tensor([positions[i] for i in kept]),
         embeddings=_rows_by_class(head),
         class_names=head.class_names,
@@ -117,6 +128,8 @@ def compare(
         activation=model.activation,
     )
     about = {"backbone": model.name, "revision": model.revision, "templates": list(head.templates or ())}
+    if adapt and images is not None:
+        about["views"] = views
     return _score_all(problem, chosen, asked, own_texts, left_out=len(positions) - len(kept), about=about)
 
 
@@ -134,13 +147,14 @@ def compare_embeddings(
     bootstrap: int = 2000,
     seed: int = 0,
     batch_size: int = 64,
+    adapt: Sequence[str] = (),
 ) -> Comparison:
     """Score every contender that needs no text encoded, on embeddings computed before.
 
     Args:
         embeddings: one (n_c, dim) tensor per class, its first row the class's own name.
         class_names: one per class.
-        image_embeds: (images, dim), normalised or not.
+        image_embeds: (images, dim), normalised or not; with `adapt` (images, views, dim).
         labels: one per image: the position of a class or its name.
         logit_scale: multiplies the cosines; 100 for OpenAI's CLIP.
         contenders: see `compare`, as for the arguments that follow.
@@ -150,17 +164,20 @@ def compare_embeddings(
         bootstrap: see `compare`.
         seed: see `compare`.
         batch_size: see `compare`.
+        adapt: see `compare`.
 
     Raises:
         ValueError: counts or shapes that do not agree, a label or contender that is not known, or no image
             left.
     """
-    asked = _Asked(contenders, configs, control, min_images, bootstrap, 1, seed, batch_size)
+    asked = _Asked(contenders, configs, control, min_images, bootstrap, 1, seed, batch_size, adapt)
     chosen = asked.chosen(can_encode=False, has_descriptors=False)
     positions = class_positions(labels, class_names, [None] * len(class_names))
     kept = _with_a_class(positions, len(image_embeds))
+    plain, view_embeds = _plain_and_views(torch.as_tensor(image_embeds)[kept], asked)
     problem = _Problem(
-        image_embeds=torch.as_tensor(image_embeds)[kept].float().cpu(),
+        image_embeds=plain,
+        view_embeds=view_embeds,
         labels=torch.tensor([positions[i] for i in kept]),
         embeddings=[torch.as_tensor(own).float().cpu() for own in embeddings],
         class_names=list(class_names),
@@ -220,6 +237,7 @@ class _Asked(NamedTuple):
     draws: int
     seed: int
     batch_size: int
+    adapt: Sequence[str]
 
     def chosen(self, *, can_encode: bool, has_descriptors: bool) -> list[Contender]:
         """Check what was asked, and return the contenders that are compared."""
@@ -246,21 +264,35 @@ class _Asked(NamedTuple):
             raise ValueError(
                 f"control: {self.control!r} is not among the contenders that can be compared here"
             )
-        return [*found, *(Contender(name, config) for name, config in configs.items())]
+        own = [Contender(name, config) for name, config in configs.items()]
+        bases = [contender for contender in found if contender.name in ADAPTED] + own
+        adapted = [
+            replace(base, name=f"{base.name}+{method}", adapt=method)
+            for base in bases
+            for method in dict.fromkeys(self.adapt)
+        ]
+        return [*found, *own, *adapted]
 
     def _check(self) -> None:
         for name in ("min_images", "bootstrap", "draws", "batch_size"):
             if not is_count(getattr(self, name)):
                 raise ValueError(f"{name}: expected a whole number >= 1, got {getattr(self, name)!r}")
-        if isinstance(self.contenders, str):
-            raise TypeError(f"contenders: expected a list of names, got {self.contenders!r}")
+        for name in ("contenders", "adapt"):
+            if isinstance(getattr(self, name), str):
+                raise TypeError(f"{name}: expected a list of names, got {getattr(self, name)!r}")
+        if unknown := [method for method in self.adapt if method not in METHODS]:
+            raise ValueError(f"adapt: unknown method {unknown[0]!r}; known: {', '.join(METHODS)}")
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """What every contender gets, on the CPU. `labels` (images,) are positions of classes."""
+    """What every contender gets, on the CPU.
+
+    `labels` (images,) are positions of classes; `view_embeds` (images, views, dim) is None where none adapts.
+    """
 
     image_embeds: Tensor
+    view_embeds: Tensor | None
     labels: Tensor
     embeddings: list[Tensor]
     class_names: list[str]
@@ -293,13 +325,26 @@ def _with_a_class(positions: list[int | None], images: int) -> list[int]:
     return kept
 
 
-def _encode_images(model: Backbone, images: list[Any], batch_size: int) -> Tensor:
+def _encode_images(model: Backbone, images: list[Any], batch_size: int, views: ViewSettings | None) -> Tensor:
+    """(images, dim), or (images, views, dim)."""
     chunks = []
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
             opened = [open_image(image) for image in images[start : start + batch_size]]
-            chunks.append(model.encode_images(**model.preprocess(opened)))
+            if views is None:
+                chunks.append(model.encode_images(**model.preprocess(opened)))
+            else:
+                chunks.append(encode_views(model, opened, views))
     return torch.cat(chunks)
+
+
+def _plain_and_views(embeds: Tensor, asked: _Asked) -> tuple[Tensor, Tensor | None]:
+    """(images, dim) of the plain images and, where some contender adapts, (images, views, dim)."""
+    embeds = embeds.float().cpu()
+    if not asked.adapt:
+        return embeds, None
+    check_view_embeds(embeds)
+    return embeds[:, 0], embeds
 
 
 def _rows_by_class(head: SynonymousSpaceHead) -> list[Tensor]:
@@ -376,34 +421,38 @@ def _score_all(
     )
 
 
+def _classifier(
+    contender: Contender, problem: _Problem, embeddings: list[Tensor]
+) -> tuple[SynonymousSpaceHead | None, Callable[[Tensor], Tensor]]:
+    """Fit a contender: its head, if it has one, and the logits of a batch of images, or of their views."""
+    if contender.config is None:
+        return None, lambda batch: softmax_max(batch, embeddings, logit_scale=problem.logit_scale)
+    head = SynonymousSpaceHead(config=contender.config)
+    own_scale = contender.config.logit_scale
+    scale = problem.logit_scale if own_scale is None else own_scale
+    head.fit_embeddings(embeddings, problem.class_names, logit_scale=scale).eval()
+    if contender.adapt is not None:
+        adapter = TestTimeAdapter(head, contender.adapt)
+        return head, lambda views: adapter(views) + problem.logit_bias
+    return head, lambda batch: head(image_embeds=batch) + problem.logit_bias
+
+
 def _run(
     contender: Contender, problem: _Problem, embeddings: list[Tensor], scored: Tensor, batch_size: int
 ) -> _Run:
     """Fit a contender and score all images."""
     started = time.perf_counter()
     dropped = 0.0
-    classify: Callable[[Tensor], Tensor]
-    if contender.config is None:
-
-        def classify(batch: Tensor) -> Tensor:
-            return softmax_max(batch, embeddings, logit_scale=problem.logit_scale)
-    else:
-        head = SynonymousSpaceHead(config=contender.config)
-        own_scale = contender.config.logit_scale
-        scale = problem.logit_scale if own_scale is None else own_scale
-        head.fit_embeddings(embeddings, problem.class_names, logit_scale=scale).eval()
-
-        def classify(batch: Tensor) -> Tensor:
-            logits: Tensor = head(image_embeds=batch) + problem.logit_bias
-            return logits
-
+    head, classify = _classifier(contender, problem, embeddings)
     fit_ms = 1000 * (time.perf_counter() - started)
-    if contender.config is not None:
+    if head is not None:
         space = head.space
         distinct = int((space.duplicate_of == torch.arange(len(space.owners))).sum())
         dropped = 1 - len(space.kept) / distinct
 
-    batches = problem.image_embeds.split(batch_size)
+    inputs = problem.image_embeds if contender.adapt is None else problem.view_embeds
+    assert inputs is not None  # views are there where a contender adapts
+    batches = inputs.split(batch_size)
     with torch.inference_mode():
         classify(batches[0])  # the first call pays for what later ones find ready
         started = time.perf_counter()
