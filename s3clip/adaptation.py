@@ -333,7 +333,8 @@ def zero(space: AdaptableSpace, views: Tensor, logits: Tensor, settings: Setting
     chosen = _take(logits, confident_views(logits, settings.confidence))
     votes = nn.functional.one_hot(chosen.argmax(-1), chosen.shape[-1]).sum(1)
     shares = (votes + mean_prediction(chosen).exp()) / (chosen.shape[1] + 1)
-    shares = shares.clamp_min(torch.finfo(shares.dtype).tiny)
+    info = torch.finfo(shares.dtype)
+    shares = shares.clamp(info.tiny, 1 - info.eps)
     return shares.log() if settings.activation == "softmax" else shares.logit()
 
 
@@ -484,13 +485,13 @@ class TestTimeAdapter(nn.Module):
         self,
         head: "SynonymousSpaceHead",
         method: str = "shift",
-        views: int = 64,
+        views: int = ViewSettings.views,
         confidence: float = 0.1,
         steps: int = 1,
         lr: float = 5e-3,
         *,
-        seed: int = 0,
-        crop_area: float = 0.5,
+        seed: int = ViewSettings.seed,
+        crop_area: float = ViewSettings.crop_area,
         augmix: bool = False,
     ) -> None:
         super().__init__()

@@ -39,13 +39,14 @@ class ViewSettings:
     Attributes:
         views: how many, the plain one among them.
         seed: of the draws.
-        crop_area: the smallest share of the picture's area that a crop shows, in (0, 1].
+        crop_area: the smallest share of the picture's area that a crop shows, in (0, 1]. Small crops do much
+            harm on photos of one thing that fills them (docs/adaptation.md).
         augmix: mix each crop with distorted copies of itself.
     """
 
     views: int = 64
     seed: int = 0
-    crop_area: float = 0.5
+    crop_area: float = 0.8
     augmix: bool = False
 
     def __post_init__(self) -> None:

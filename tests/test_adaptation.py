@@ -27,6 +27,7 @@ from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.evaluation import compare, compare_embeddings
 from s3clip.local_points import LOCAL_POINTS
 from s3clip.metrics import METRICS
+from tests.tiny_models import build
 
 DIM, SIZES, SCALE = 12, (1, 3, 3, 6, 2), 20.0
 METRIC_SETTINGS = [
@@ -412,6 +413,26 @@ def test_zero_counts_votes():
         np.testing.assert_allclose(own.exp().numpy(), (votes + mean) / 5, atol=1e-12)
         best = np.flatnonzero(votes == votes.max())
         assert int(own.argmax()) == best[mean[best].argmax()]
+
+
+def test_sigmoid_families_keep_their_bias_and_get_shares_of_votes():
+    head = SynonymousSpaceHead(*build("siglip"))
+    head.fit_classes({"cat": ["kitty"], "dog": [], "ship": ["boat"]}, templates="{}")
+    generator = torch.Generator().manual_seed(0)
+    views = normalize(torch.randn(6, 8, head.space.raw.shape[1], generator=generator), dim=-1)
+    plain = head(image_embeds=views[:, 0]).detach()
+    torch.testing.assert_close(TestTimeAdapter(head, steps=0)(views), plain, rtol=0, atol=1e-4)
+    moved = TestTimeAdapter(head)(views) - plain
+    assert 0 < moved.abs().max() < 5  # the bias is -4.7, and counted once
+    softmax = SynonymousSpaceHead(config=head.config).fit_embeddings(
+        list(head.space.raw.split([each.rows for each in head.classes])),
+        head.class_names,
+        logit_scale=head.logit_scale,
+    )
+    shares = TestTimeAdapter(softmax, "zero", confidence=0.5)(views).softmax(-1)
+    found = TestTimeAdapter(head, "zero", confidence=0.5)(views)
+    assert found.isfinite().all()
+    torch.testing.assert_close(found.sigmoid(), shares, rtol=0, atol=1e-5)
 
 
 def test_mean_views_is_the_mean_of_the_heads_logits():
