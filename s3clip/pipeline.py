@@ -245,8 +245,8 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
             synonyms,
             templates=hypothesis_template,
             batch_size=TEXT_BATCH,
-            # Arguments of the tokenizer change what the same text is encoded to.
-            cache=not tokenizer_kwargs,
+            # Labels of a call are not to fill the disk, and arguments of the tokenizer change what they are.
+            cache=False,
         )
 
 
