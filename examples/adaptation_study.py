@@ -30,7 +30,7 @@ from s3clip.images import open_image
 from s3clip.views import ViewSettings, encode_views
 
 VIEWS = 64
-AREAS = (0.8, 0.5, 0.08)
+AREAS = (0.8, 0.5)
 CHOSEN_ON = ("clean", "noise")
 RESAMPLES = 2000
 PUBLISHED: dict[str, dict[str, Any]] = {

@@ -26,7 +26,10 @@ PIXEL_NUMBERS = 2**23
 needs for a batch of so many."""
 
 RATIOS = (3 / 4, 4 / 3)
-"""Between these lies a crop's width divided by its height."""
+"""Between these lies a view's width to its height as against the plain view's: how much it is stretched."""
+
+PROBE_SIDE = 64
+"""Shorter side of the pictures that show what a processor does."""
 
 LARGEST_SIDE = 2
 """A picture is first shrunk until its shorter side is this many times the view's."""
@@ -70,7 +73,7 @@ class Crop(NamedTuple):
 
 
 def random_crops(
-    height: int, width: int, count: int, generator: torch.Generator, crop_area: float
+    height: int, width: int, count: int, generator: torch.Generator, crop_area: float, ratio: float = 1.0
 ) -> list[Crop]:
     """Draw crops: area uniform from `crop_area` to 1, ratio log-uniform in `RATIOS`, place and flip uniform.
 
@@ -82,13 +85,14 @@ def random_crops(
         count: how many.
         generator: on the CPU, so that every device gets the same boxes.
         crop_area: the smallest share of the area.
+        ratio: of width to height where `RATIOS` says 1.
     """
     draws = torch.rand(count, 5, generator=generator, dtype=torch.float64).tolist()
     low, high = map(math.log, RATIOS)
     crops = []
-    for area, ratio, down, across, flip in draws:
+    for area, stretch, down, across, flip in draws:
         pixels = (crop_area + (1 - crop_area) * area) * height * width
-        shape = math.exp(low + (high - low) * ratio)
+        shape = ratio * math.exp(low + (high - low) * stretch)
         own_height = min(height, max(1, round(math.sqrt(pixels / shape))))
         own_width = min(width, max(1, round(math.sqrt(pixels * shape))))
         top, left = int(down * (height - own_height + 1)), int(across * (width - own_width + 1))
@@ -119,12 +123,70 @@ def picture_generator(picture: Image.Image, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest.digest(), "little") >> 1)
 
 
+class Processor:
+    """What an image processor does to pictures, read off pictures that show it; cheap, and right for any.
+
+    Args:
+        backbone: a model that reads pixels on a grid.
+
+    Raises:
+        ValueError: a model that reads patches.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        side = (PROBE_SIDE, PROBE_SIDE)
+        self._black, self._white = (
+            self.view(Image.new("RGB", side, colour))[0, :, :1, :1] for colour in ("black", "white")
+        )
+        self._ratios: dict[tuple[int, int], float] = {}
+
+    def view(self, picture: Image.Image) -> Tensor:
+        """Return the plain view, (1, 3, height, width)."""
+        inputs = self.backbone.preprocess([picture])
+        pixels = inputs["pixel_values"]
+        if len(inputs) > 1 or pixels.ndim != 4:
+            raise ValueError(
+                f"views: {type(self.backbone.model).__name__} reads {', '.join(inputs)} of shape "
+                f"{tuple(pixels.shape)}, not pixels on a grid; make the views yourself and give their "
+                f"embeddings as image_embeds= of shape (images, views, dim)"
+            )
+        return pixels
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """Return pixels in [0, 1], (n, 3, height, width), scaled and shifted as the model reads them."""
+        return self._black + (self._white - self._black) * pixels
+
+    def crop_ratio(self, picture: Image.Image) -> float:
+        """Return the ratio of width to height of a crop that is stretched as the plain view is.
+
+        1 where a processor keeps shapes and views are square; that of the picture where it squeezes
+        pictures into a square: a model that was trained so knows squeezed things alone. Rounded to a
+        twentieth, so that a model in half precision gets the same crops.
+        """
+        scale = PROBE_SIDE / min(picture.size)
+        width, height = (max(1, round(scale * side)) for side in picture.size)
+        if (width, height) not in self._ratios:
+            across = torch.linspace(0, 255, width).expand(height, width)
+            down = torch.linspace(0, 255, height)[:, None].expand(height, width)
+            ramps = torch.stack([across, down, torch.zeros_like(down)], dim=-1).round().byte()
+            view = self.view(Image.fromarray(ramps.numpy()))
+            values = ((view - self._black) / (self._white - self._black))[0].float()
+            # Over the middle half of the view, where nothing is padded.
+            rows, columns = values.shape[1:]
+            top, left = rows // 4, columns // 4
+            seen_across = (values[0, :, -1 - left] - values[0, :, left]).median() * width
+            seen_down = (values[1, -1 - top] - values[1, top]).median() * height
+            self._ratios[width, height] = max(1, round(20 * float(seen_across / seen_down))) / 20
+        return self._ratios[width, height]
+
+
 @torch.no_grad()
 def encode_views(backbone: Backbone, pictures: Sequence[Image.Image], settings: ViewSettings) -> Tensor:
     """Return the unit embeddings of the views of pictures, in the dtype that the model gives.
 
     View 0 is the plain picture, preprocessed as the model's own processor does it; the others get the
-    processor's scaling of pixel values, which is read off a black and a white picture. At most
+    processor's scaling of pixel values, and are stretched about as much as view 0 is. At most
     `PIXEL_NUMBERS` pixel values are held at once.
 
     Args:
@@ -138,19 +200,17 @@ def encode_views(backbone: Backbone, pictures: Sequence[Image.Image], settings: 
     Raises:
         ValueError: a model that reads patches.
     """
-    black, white = (
-        _plain_view(backbone, Image.new("RGB", (64, 64), colour))[0, :, :1, :1]
-        for colour in ("black", "white")
-    )
+    processor = Processor(backbone)
     encoded = []
     for picture in pictures:
         picture = picture.convert("RGB")
-        plain = _plain_view(backbone, picture)
+        plain = processor.view(picture)
         height, width = plain.shape[-2:]
         small = _shrunk(picture, LARGEST_SIDE * min(height, width), backbone.device)
         generator = picture_generator(picture, settings.seed)
+        ratio = processor.crop_ratio(picture)
         crops = random_crops(
-            small.shape[1], small.shape[2], settings.views - 1, generator, settings.crop_area
+            small.shape[1], small.shape[2], settings.views - 1, generator, settings.crop_area, ratio
         )
         rows = [backbone.encode_images(plain)]
         step = max(1, PIXEL_NUMBERS // plain.numel())
@@ -158,24 +218,11 @@ def encode_views(backbone: Backbone, pictures: Sequence[Image.Image], settings: 
             views = [cut(small, crop, (height, width)) for crop in crops[start : start + step]]
             if settings.augmix:
                 views = [augmix(view, generator) for view in views]
-            rows.append(backbone.encode_images(black + (white - black) * torch.stack(views)))
+            rows.append(backbone.encode_images(processor.scaled(torch.stack(views))))
         encoded.append(torch.cat(rows))
     if not encoded:
         return torch.zeros(0, settings.views, backbone.dim, device=backbone.device, dtype=backbone.dtype)
     return torch.stack(encoded)
-
-
-def _plain_view(backbone: Backbone, picture: Image.Image) -> Tensor:
-    """(1, 3, height, width), as the processor makes it."""
-    inputs = backbone.preprocess([picture])
-    pixels = inputs["pixel_values"]
-    if len(inputs) > 1 or pixels.ndim != 4:
-        raise ValueError(
-            f"views: {type(backbone.model).__name__} reads {', '.join(inputs)} of shape "
-            f"{tuple(pixels.shape)}, not pixels on a grid; make the views yourself and give their embeddings "
-            f"as image_embeds= of shape (images, views, dim)"
-        )
-    return pixels
 
 
 def _shrunk(picture: Image.Image, side: int, device: torch.device) -> Tensor:

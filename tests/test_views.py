@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from transformers import CLIPImageProcessor
 
 from s3clip import Backbone
 from s3clip import augmix as augmix_module
@@ -13,6 +14,7 @@ from s3clip.augmix import DISTORTIONS, augmix
 from s3clip.views import (
     RATIOS,
     Crop,
+    Processor,
     ViewSettings,
     cut,
     encode_views,
@@ -117,6 +119,26 @@ def test_views_get_the_processors_scaling_of_pixels(family):
     assert (views - views[0]).abs().max() < 1e-3
     other = encode_views(model, [Image.new("RGB", (60, 60), (30, 90, 200))], ViewSettings(views=1))[0]
     assert (other - views[0]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("settings", "width", "height", "expected"),
+    [
+        ({"size": {"shortest_edge": 32}, "crop_size": 32}, 60, 80, 1.0),
+        ({"size": {"shortest_edge": 40}, "crop_size": 32}, 300, 100, 1.0),
+        ({"size": {"height": 32, "width": 32}, "do_center_crop": False}, 60, 80, 0.75),
+        ({"size": {"height": 32, "width": 32}, "do_center_crop": False}, 1000, 500, 2.0),
+        ({"size": {"height": 32, "width": 32}, "do_center_crop": False, "do_normalize": False}, 75, 60, 1.25),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_crops_are_stretched_as_the_plain_view_is(settings, width, height, expected, dtype):
+    model, _ = build("clip")
+    processor = Processor(Backbone(model.to(dtype), (None, CLIPImageProcessor(**settings))))
+    assert processor.crop_ratio(photo(width=width, height=height)) == expected
+    crops = random_crops(1000, 1000, 400, torch.Generator().manual_seed(0), 0.1, expected)
+    free = [crop for crop in crops if max(crop.height, crop.width) < 1000]
+    assert np.exp(np.mean([math.log(c.width / c.height) for c in free])) == pytest.approx(expected, rel=0.1)
 
 
 def test_a_memory_bound_on_the_pixels_changes_nothing(backbone, monkeypatch):
