@@ -25,8 +25,8 @@ class Calibration(BaseModel):
         activation: "softmax" over the classes, or "sigmoid" of each.
         temperature: divides the logits.
         bias: is added to them afterwards.
-        thresholds: least probability at which a class is accepted: one for all classes, or one for each;
-            None accepts all.
+        thresholds: least logit at which a class is accepted: one for all classes, or one for each; None
+            accepts all. Of logits, not of a softmax, which adds up to 1 whatever the image shows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -41,13 +41,13 @@ class Calibration(BaseModel):
         scaled = logits / self.temperature + self.bias
         return scaled.softmax(-1) if self.activation == "softmax" else scaled.sigmoid()
 
-    def accepts(self, probabilities: Tensor) -> Tensor:
-        """Return a mask of the (..., classes) probabilities that reach their threshold."""
+    def accepts(self, logits: Tensor) -> Tensor:
+        """Return a mask of the (..., classes) logits that reach their threshold."""
         if self.thresholds is None:
-            return torch.ones_like(probabilities, dtype=torch.bool)
+            return torch.ones_like(logits, dtype=torch.bool)
         # In float64: a threshold may lie right above the largest float32 that was seen.
         least = torch.tensor(self.thresholds, dtype=torch.float64)
-        return (probabilities.cpu().double() >= least).to(probabilities.device)
+        return (logits.cpu().double() >= least).to(logits.device)
 
 
 def fit_calibration(logits: Tensor, labels: Tensor, activation: Literal["softmax", "sigmoid"]) -> Calibration:
@@ -73,9 +73,12 @@ def fit_calibration(logits: Tensor, labels: Tensor, activation: Literal["softmax
     if labels.ndim == 2:
         truth = labels.cpu().numpy().astype(bool)
         temperature, bias = _platt(scores, truth)
-        fitted = Calibration(activation="sigmoid", temperature=temperature, bias=bias)
-        probabilities = fitted.probabilities(logits.detach().cpu()).double().numpy()
-        return fitted.model_copy(update={"thresholds": _f1_thresholds(probabilities, truth)})
+        return Calibration(
+            activation="sigmoid",
+            temperature=temperature,
+            bias=bias,
+            thresholds=_f1_thresholds(scores, truth),
+        )
     positions = labels.cpu().numpy()
     if activation == "softmax":
         return Calibration(activation="softmax", temperature=_temperature(scores, positions))
@@ -87,7 +90,7 @@ def rejection_threshold(scores: Tensor, false_accept_rate: float) -> float:
     """Return the least threshold that at most this share of negatives reaches.
 
     Args:
-        scores: (negatives,) the largest probability of each image that shows none of the classes.
+        scores: (negatives,) the largest logit of each image that shows none of the classes.
         false_accept_rate: in [0, 1).
 
     Raises:
@@ -173,12 +176,12 @@ def _platt(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     return 1 / slope, float(model.intercept_[0]) - slope * mean
 
 
-def _f1_thresholds(probabilities: np.ndarray, truth: np.ndarray) -> tuple[float, ...]:
+def _f1_thresholds(scores: np.ndarray, truth: np.ndarray) -> tuple[float, ...]:
     """The threshold of the largest F1 of each class; that of all pairs for a class that no image shows."""
-    common = _f1_threshold(probabilities.reshape(-1), truth.reshape(-1))
+    common = _f1_threshold(scores.reshape(-1), truth.reshape(-1))
     return tuple(
         _f1_threshold(own, there) if there.any() else common
-        for own, there in zip(probabilities.T, truth.T, strict=True)
+        for own, there in zip(scores.T, truth.T, strict=True)
     )
 
 

@@ -47,7 +47,7 @@ class Prediction:
         class_index: its position among `head.class_names`.
         class_id: the id that the synonym file gives it, if any.
         text: the text of the class that is nearest to the image; None where texts are not known.
-        accepted: whether the score reaches the threshold of `calibrate` or `fit_rejection`; True without one.
+        accepted: whether its logit reaches the threshold of `calibrate` or `fit_rejection`; True without one.
             An image whose best class is not accepted shows none of the classes.
     """
 
@@ -395,7 +395,12 @@ class SynonymousSpaceHead(nn.Module):
             raise ValueError("labels: expected the class of each image, got None")
         logits = self._logits(images, image_embeds, batch_size)
         truth = checked_labels(labels, self.class_names, len(logits))
-        self.calibration = fit_calibration(logits, truth.to(logits.device), self.activation)
+        fitted = fit_calibration(logits, truth.to(logits.device), self.activation)
+        if (
+            fitted.thresholds is None and self.calibration is not None
+        ):  # a rejection fitted before still holds
+            fitted = fitted.model_copy(update={"thresholds": self.calibration.thresholds})
+        self.calibration = fitted
         return self
 
     def fit_rejection(
@@ -407,7 +412,9 @@ class SynonymousSpaceHead(nn.Module):
         distractors: Any = None,
         batch_size: int = 32,
     ) -> "SynonymousSpaceHead":
-        """Choose the probability below which an image shows none of the classes (`Prediction.accepted`).
+        """Choose the logit below which an image shows none of the classes (`Prediction.accepted`).
+
+        Of logits: a softmax over the classes is as sure of an image that shows something else.
 
         Args:
             images: images that show none of the classes; with `distractors`, any images of the kind that is
@@ -433,10 +440,8 @@ class SynonymousSpaceHead(nn.Module):
                     f"class; give other names, or images that show none of the classes"
                 )
             logits = logits[negative]
-        current = self._calibration()
-        scores = current.probabilities(logits).amax(-1)
-        threshold = rejection_threshold(scores, false_accept_rate)
-        self.calibration = current.model_copy(update={"thresholds": (threshold,)})
+        threshold = rejection_threshold(logits.amax(-1), false_accept_rate)
+        self.calibration = self._calibration().model_copy(update={"thresholds": (threshold,)})
         return self
 
     def drop_text_tower(self) -> "SynonymousSpaceHead":
@@ -600,9 +605,8 @@ class SynonymousSpaceHead(nn.Module):
         for readable, logits, embeds in self._batches(images, image_embeds, batch_size, True, adapter):
             # By logits: probabilities that round to 0 or to 1 would tie.
             order = logits.topk(min(top_k, logits.shape[1]), dim=1).indices
-            probabilities = self.probabilities(logits)
-            scores = probabilities.gather(1, order)
-            accepted = self._calibration().accepts(probabilities).gather(1, order)
+            scores = self.probabilities(logits).gather(1, order)
+            accepted = self._calibration().accepts(logits).gather(1, order)
             texts = self._matched_texts(embeds, order)
             found = iter(
                 [

@@ -70,16 +70,16 @@ def test_several_classes_an_image_are_platt_scaled_with_a_threshold_each():
     fitted = head.calibration
     assert fitted is not None
     assert fitted.activation == "sigmoid"
-    logits = head(image_embeds=embeds).double()
+    logits = head(image_embeds=embeds)
     plain = LogisticRegression(C=np.inf, tol=1e-10, max_iter=10_000)
-    plain.fit(logits.numpy().reshape(-1, 1), truth.numpy().reshape(-1))
-    expected = plain.predict_proba(logits.numpy().reshape(-1, 1))[:, 1].reshape(-1, 5)
+    plain.fit(logits.double().numpy().reshape(-1, 1), truth.numpy().reshape(-1))
+    expected = plain.predict_proba(logits.double().numpy().reshape(-1, 1))[:, 1].reshape(-1, 5)
     probabilities = head.predict_proba(image_embeds=embeds).numpy()
     np.testing.assert_allclose(probabilities, expected, atol=1e-4)
     assert fitted.thresholds is not None
     for i in range(4):
         scores = [f1_score(truth[:, i], probabilities[:, i] >= t) for t in np.unique(probabilities[:, i])]
-        chosen = fitted.accepts(torch.from_numpy(probabilities))[:, i]
+        chosen = fitted.accepts(logits)[:, i]
         assert f1_score(truth[:, i], chosen) == pytest.approx(max(scores))
 
 
@@ -114,7 +114,18 @@ def test_images_of_nothing_are_rejected(head: SynonymousSpaceHead, tmp_path: Pat
     assert sum(own[0].accepted for own in answers) == 30
     assert known.calibration is not None
     limit = known.calibration.thresholds[0]
-    assert all(p.accepted == (p.score >= limit) for own in answers for p in own)
+    reached = known(image_embeds=negatives).double() >= limit
+    assert all(p.accepted == reached[i, p.class_index] for i, own in enumerate(answers) for p in own)
+
+
+def test_a_rejection_stays_when_probabilities_are_calibrated():
+    head, embeds, labels = problem(4)
+    before = head.fit_rejection(image_embeds=embeds.flip(1)).calibration
+    after = head.calibrate(image_embeds=embeds, labels=labels).calibration
+    assert before is not None
+    assert after is not None
+    assert after.thresholds == before.thresholds
+    assert after.temperature != before.temperature
 
 
 def test_distractors_choose_the_negatives(head: SynonymousSpaceHead):
