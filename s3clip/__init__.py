@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from s3clip.config import HeadConfig
     from s3clip.estimator import SynonymousSpaceClassifier
     from s3clip.export import export_onnx
-    from s3clip.head import Prediction, SynonymousSpaceHead
+    from s3clip.head import SynonymousSpaceHead
     from s3clip.pipeline import S3ZeroShotImageClassificationPipeline
+    from s3clip.prediction import Prediction
     from s3clip.synonyms import SynonymClass, SynonymSet
 
 __version__ = "0.1.0"
@@ -38,7 +39,7 @@ _HOMES = {
     "Backbone": "backbone",
     "Calibration": "calibration",
     "HeadConfig": "config",
-    "Prediction": "head",
+    "Prediction": "prediction",
     "S3ZeroShotImageClassificationPipeline": "pipeline",
     "SynonymClass": "synonyms",
     "SynonymSet": "synonyms",

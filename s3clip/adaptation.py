@@ -430,24 +430,6 @@ def _gain(space: AdaptableSpace, seen: Sequence[LocalView], scores: Sequence[Shi
     return space.in_class_order([own.score - old for own, old in zip(scores, before, strict=True)])
 
 
-def check_view_embeds(view_embeds: Tensor, first: int = 0) -> None:
-    """Raise ValueError for a shape that is not (images, views, dim), or a zero, NaN or Inf embedding.
-
-    Args:
-        view_embeds: the embeddings.
-        first: the position of row 0 among all images, for the message.
-    """
-    if view_embeds.ndim != 3 or view_embeds.shape[1] < 1:
-        raise ValueError(
-            f"image_embeds: expected shape (images, views, dim) with one view or more, got "
-            f"{tuple(view_embeds.shape)}"
-        )
-    useless = ~torch.isfinite(view_embeds).all(2) | (view_embeds == 0).all(2)
-    if bool(useless.any()):
-        image, view = useless.nonzero()[0].tolist()
-        raise ValueError(f"image {first + image}, view {view}: its embedding is zero, NaN or Inf")
-
-
 # ---- the module --------------------------------------------------------------------------------------------
 
 

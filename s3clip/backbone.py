@@ -398,7 +398,7 @@ class Backbone(nn.Module):
         """Return (1, channels, height, width) pixels at the size of the model's own images, on its device.
 
         Raises:
-            ValueError: the image tower reads patches, or more than pixels.
+            ValueError: the image tower reads patches.
         """
         if "spatial_shapes" in self.image_inputs:
             raise ValueError(f"{type(self.model).__name__}: its image tower reads patches, not pixels alone")

@@ -7,8 +7,7 @@ Networks", ICML 2017, by scikit-learn), or, where classes do not exclude each ot
 """
 
 import warnings
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -192,51 +191,3 @@ def _f1_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
     total = precision[:-1] + recall[:-1]
     f1 = np.divide(2 * precision[:-1] * recall[:-1], total, out=np.zeros_like(total), where=total > 0)
     return float(thresholds[f1.argmax()])
-
-
-def checked_labels(labels: Any, class_names: Sequence[str], images: int) -> Tensor:
-    """Return labels as (images,) positions or (images, classes) booleans.
-
-    Args:
-        labels: positions, names, or a table of zeros and ones.
-        class_names: of the head.
-        images: how many there are.
-
-    Raises:
-        ValueError: a name that no class or several classes have, a position out of range, or a wrong count.
-    """
-    if isinstance(labels, str):
-        raise TypeError(f"labels: expected one label for each image, got the text {labels!r}")
-    if not isinstance(labels, Tensor | np.ndarray):
-        labels = list(labels)
-    if len(labels) != images:
-        raise ValueError(f"labels: expected one for each of {images} images, got {len(labels)}")
-    if isinstance(labels, list) and any(isinstance(label, str) for label in labels):
-        labels = [_position_of(label, class_names) for label in labels]
-    table = torch.as_tensor(labels)
-    if table.ndim == 2:
-        if table.shape[1] != len(class_names) or not bool(((table == 0) | (table == 1)).all()):
-            raise ValueError(
-                f"labels: expected zeros and ones of shape (images, {len(class_names)}), got "
-                f"{tuple(table.shape)} {table.dtype}"
-            )
-        return table.bool()
-    if table.ndim != 1 or table.is_floating_point() or table.is_complex() or table.dtype == torch.bool:
-        raise TypeError(
-            f"labels: expected class positions, names, or a table of zeros and ones (images, classes), got "
-            f"{tuple(table.shape)} {table.dtype}"
-        )
-    outside = (table < 0) | (table >= len(class_names))
-    if bool(outside.any()):
-        raise ValueError(
-            f"labels: expected positions in 0..{len(class_names) - 1}, got {int(table[outside][0])}"
-        )
-    return table.long()
-
-
-def _position_of(label: object, class_names: Sequence[str]) -> int:
-    positions = [i for i, name in enumerate(class_names) if name == label]
-    if len(positions) != 1:
-        what = f"the classes {positions} have this name; give positions" if positions else "no class has it"
-        raise ValueError(f"labels: {label!r}: {what}")
-    return positions[0]

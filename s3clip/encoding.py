@@ -82,20 +82,13 @@ def _encode_prompts(
     if cache is not None:
         with never_fatal(cache):
             known = cache.read(prompts, backbone.dim)
-    if not known:
-        rows = backbone.encode_texts(prompts, batch_size=batch_size, progress=progress)
-        _keep(cache, prompts, rows)
-        return rows
-    backbone.warn_of_truncation([prompt for prompt in prompts if prompt in known])
+        if known:
+            backbone.warn_of_truncation(list(known))
     unknown = list(dict.fromkeys(prompt for prompt in prompts if prompt not in known))
     encoded = backbone.encode_texts(unknown, batch_size=batch_size, progress=progress)
-    _keep(cache, unknown, encoded)
-    found = torch.stack([torch.from_numpy(vector) for vector in known.values()]).to(encoded)
-    position = {prompt: i for i, prompt in enumerate([*known, *unknown])}
-    return torch.cat([found, encoded])[[position[prompt] for prompt in prompts]]
-
-
-def _keep(cache: TextCache | None, prompts: list[str], rows: Tensor) -> None:
-    if cache is not None and prompts:
+    if cache is not None and unknown:
         with never_fatal(cache):
-            cache.write(prompts, rows.cpu().numpy())
+            cache.write(unknown, encoded.cpu().numpy())
+    found = [torch.from_numpy(vector).to(encoded)[None] for vector in known.values()]
+    position = {prompt: i for i, prompt in enumerate([*known, *unknown])}
+    return torch.cat([*found, encoded])[[position[prompt] for prompt in prompts]]

@@ -110,12 +110,12 @@ def _program(graph: nn.Module, pixels: Tensor) -> Any:
 
 
 def _metadata(head: SynonymousSpaceHead) -> dict[str, str]:
-    calibration = head.calibration
+    calibration = head.current_calibration
     return {
         "class_names": json.dumps(head.class_names, ensure_ascii=False),
-        "activation": head.activation if calibration is None else calibration.activation,
-        "temperature": repr(1.0 if calibration is None else calibration.temperature),
-        "bias": repr(0.0 if calibration is None else calibration.bias),
+        "activation": calibration.activation,
+        "temperature": repr(calibration.temperature),
+        "bias": repr(calibration.bias),
     }
 
 

@@ -4,15 +4,13 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from s3clip.adaptation import TestTimeAdapter, check_view_embeds
+from s3clip.adaptation import TestTimeAdapter
 from s3clip.artifact import (
     Artifact,
     BackboneFacts,
@@ -23,40 +21,25 @@ from s3clip.artifact import (
     save_artifact,
 )
 from s3clip.backbone import Backbone
-from s3clip.calibration import Calibration, checked_labels, fit_calibration, rejection_threshold
+from s3clip.calibration import Calibration, fit_calibration, rejection_threshold
 from s3clip.config import HeadConfig
 from s3clip.encoding import encode_classes
 from s3clip.folding import FoldedSpace
 from s3clip.hub import download_artifact, is_repository, push_artifact
-from s3clip.images import BrokenImageError, open_image
+from s3clip.labels import checked_labels
 from s3clip.options import is_count, is_number
+from s3clip.prediction import (
+    Prediction,
+    check_image_embeds,
+    check_view_embeds,
+    matched_texts,
+    open_or_skip,
+)
 from s3clip.prompts import DEFAULT_TEMPLATES, resolve_templates
 from s3clip.space import SynonymousSpace, build_space, unit_vectors
 from s3clip.synonyms import SynonymSet
 
 _DERIVED = ("kept", "duplicate_of", "scales", "deaths", "death_owners", "margins", "mean", "spread")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One answer for one image.
-
-    Attributes:
-        label: the class's name.
-        score: its probability, in [0, 1].
-        class_index: its position among `head.class_names`.
-        class_id: the id that the synonym file gives it, if any.
-        text: the text of the class that is nearest to the image; None where texts are not known.
-        accepted: whether its logit reaches the threshold of `calibrate` or `fit_rejection`; True without one.
-            An image whose best class is not accepted shows none of the classes.
-    """
-
-    label: str
-    score: float
-    class_index: int
-    class_id: int | str | None = None
-    text: str | None = None
-    accepted: bool = True
 
 
 class SynonymousSpaceHead(nn.Module):
@@ -393,7 +376,7 @@ class SynonymousSpaceHead(nn.Module):
         """
         if labels is None:
             raise ValueError("labels: expected the class of each image, got None")
-        logits = self._logits(images, image_embeds, batch_size)
+        logits, _ = self._logits_and_embeds(images, image_embeds, batch_size)
         truth = checked_labels(labels, self.class_names, len(logits))
         fitted = fit_calibration(logits, truth.to(logits.device), self.activation)
         if (
@@ -441,7 +424,7 @@ class SynonymousSpaceHead(nn.Module):
                 )
             logits = logits[negative]
         threshold = rejection_threshold(logits.amax(-1), false_accept_rate)
-        self.calibration = self._calibration().model_copy(update={"thresholds": (threshold,)})
+        self.calibration = self.current_calibration.model_copy(update={"thresholds": (threshold,)})
         return self
 
     def drop_text_tower(self) -> "SynonymousSpaceHead":
@@ -493,6 +476,11 @@ class SynonymousSpaceHead(nn.Module):
         if self.backbone is not None:
             return self.backbone.activation
         return "softmax" if self._facts is None else self._facts.activation
+
+    @property
+    def current_calibration(self) -> Calibration:
+        """The calibration or, where there is none, what the model's own probabilities are."""
+        return Calibration(activation=self.activation) if self.calibration is None else self.calibration
 
     def fingerprint(self) -> dict[str, Tensor]:
         """Return the backbone's embeddings of fixed inputs, by which another backbone is told apart.
@@ -554,7 +542,7 @@ class SynonymousSpaceHead(nn.Module):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probabilities of (..., classes) logits: calibrated, if the head is, else the model's."""
-        return self._calibration().probabilities(logits)
+        return self.current_calibration.probabilities(logits)
 
     @torch.inference_mode()
     def predict_proba(
@@ -565,7 +553,8 @@ class SynonymousSpaceHead(nn.Module):
         Raises:
             ValueError: also for a file that is not a readable image.
         """
-        return self.probabilities(self._logits(images, image_embeds, batch_size))
+        logits, _ = self._logits_and_embeds(images, image_embeds, batch_size)
+        return self.probabilities(logits)
 
     @torch.inference_mode()
     def predict(
@@ -606,8 +595,8 @@ class SynonymousSpaceHead(nn.Module):
             # By logits: probabilities that round to 0 or to 1 would tie.
             order = logits.topk(min(top_k, logits.shape[1]), dim=1).indices
             scores = self.probabilities(logits).gather(1, order)
-            accepted = self._calibration().accepts(logits).gather(1, order)
-            texts = self._matched_texts(embeds, order)
+            accepted = self.current_calibration.accepts(logits).gather(1, order)
+            texts = matched_texts(self.space, self._classes, embeds, order)
             found = iter(
                 [
                     Prediction(self._classes[i].name, score, i, self._classes[i].id, text, is_accepted)
@@ -954,7 +943,7 @@ class SynonymousSpaceHead(nn.Module):
         batched = isinstance(images, list | tuple) or getattr(images, "ndim", 3) == 4
         listed = list(images) if batched else [images]
         for start in range(0, len(listed), batch_size):
-            pictures = [_open(source, skip_broken) for source in listed[start : start + batch_size]]
+            pictures = [open_or_skip(source, skip_broken) for source in listed[start : start + batch_size]]
             readable = [picture is not None for picture in pictures]
             if any(readable):
                 opened = [picture for picture in pictures if picture is not None]
@@ -975,12 +964,6 @@ class SynonymousSpaceHead(nn.Module):
             return adapter(image_embeds).float(), unit_vectors(image_embeds[:, 0])
         check_image_embeds(image_embeds, first)
         return self(image_embeds=image_embeds).float(), unit_vectors(image_embeds)
-
-    def _calibration(self) -> Calibration:
-        return Calibration(activation=self.activation) if self.calibration is None else self.calibration
-
-    def _logits(self, images: Any, image_embeds: Tensor | None, batch_size: int) -> Tensor:
-        return self._logits_and_embeds(images, image_embeds, batch_size)[0]
 
     @torch.no_grad()
     def _logits_and_embeds(
@@ -1007,25 +990,6 @@ class SynonymousSpaceHead(nn.Module):
         logits: Tensor = both(image_embeds=embeds)
         return logits.argmax(-1) >= len(self._classes)
 
-    def _matched_texts(self, embeds: Tensor, classes: Tensor) -> list[list[str | None]]:
-        """The text of each (image, class) pair that is nearest to the image among those of the space."""
-        space = self.space
-        first_row = torch.searchsorted(space.owners, torch.arange(len(self._classes), device=embeds.device))
-        nearest = torch.zeros_like(classes)
-        for i in classes.unique().tolist():
-            rows = space.kept[space.point_owners == i]
-            points = space.points_of(rows)
-            best = rows[(embeds.to(points) @ points.T).argmax(1)] - first_row[i]
-            nearest = torch.where(classes == i, best[:, None], nearest)
-        return [
-            [self._text(i, row) for i, row in zip(own, rows, strict=True)]
-            for own, rows in zip(classes.tolist(), nearest.tolist(), strict=True)
-        ]
-
-    def _text(self, class_index: int, row: int) -> str | None:
-        texts = self._classes[class_index].texts
-        return None if texts is None else texts[row]
-
 
 def _named_backbone(artifact: Artifact, folder: str) -> tuple[str | None, str | None]:
     """Name and revision of the backbone that an artifact was made with; (None, None) if it had none."""
@@ -1043,25 +1007,6 @@ def _named_backbone(artifact: Artifact, folder: str) -> tuple[str | None, str | 
             f"repository as backbone="
         )
     return name, revision
-
-
-def check_image_embeds(image_embeds: Tensor, first: int = 0) -> None:
-    """Raise ValueError for an embedding that is zero, NaN or Inf. Args: image_embeds: (images, dim)."""
-    if image_embeds.ndim != 2:
-        raise ValueError(f"image_embeds: expected shape (images, dim), got {tuple(image_embeds.shape)}")
-    useless = ~torch.isfinite(image_embeds).all(1) | (image_embeds == 0).all(1)
-    if bool(useless.any()):
-        raise ValueError(f"image {first + int(useless.nonzero()[0])}: its embedding is zero, NaN or Inf")
-
-
-def _open(source: Any, skip_broken: bool) -> Image.Image | None:
-    try:
-        return open_image(source)
-    except BrokenImageError as error:
-        if not skip_broken:
-            raise
-        warnings.warn(f"{error}; no prediction for it", stacklevel=2)
-        return None
 
 
 def _check_embeddings(embeddings: Sequence[Tensor], class_names: Sequence[str]) -> list[Tensor]:

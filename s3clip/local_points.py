@@ -19,7 +19,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from s3clip.metrics import SHORTEST_MEAN, PointGroup, chosen_count, hull_weights, times_gram
+from s3clip.metrics import (
+    SHORTEST_MEAN,
+    PointGroup,
+    chosen_count,
+    hull_weights,
+    shortest_length,
+    times_gram,
+)
 
 
 class LocalScores(NamedTuple):
@@ -184,5 +191,4 @@ def local_weights(
     if local.comparison(options) != "cosine":
         return weights
     square = (times_gram(weights, tables["gram"]) * weights).sum(-1, keepdim=True)
-    shortest = max(SHORTEST_MEAN, 2 * torch.finfo(square.dtype).eps ** 0.5)
-    return torch.where(square < shortest**2, _nearest(products, tables), weights)
+    return torch.where(square < shortest_length(square.dtype) ** 2, _nearest(products, tables), weights)

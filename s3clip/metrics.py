@@ -150,9 +150,13 @@ def score_local_center(
     own_name[0] = 1
     chosen = chosen + weight[:, None] * own_name
     length = _quadratic(chosen, tables["gram"]).clamp_min(0).sqrt()
-    # Below this the quadratic form is rounding.
-    shortest = max(SHORTEST_MEAN, 2 * math.sqrt(torch.finfo(length.dtype).eps))
+    shortest = shortest_length(length.dtype)
     return torch.where(length < shortest, nearest.values[..., 0], mean / length.clamp_min(shortest))
+
+
+def shortest_length(dtype: torch.dtype) -> float:
+    """Return the length of a mean below which its square, a quadratic form in this dtype, is rounding."""
+    return max(SHORTEST_MEAN, 2 * math.sqrt(torch.finfo(dtype).eps))
 
 
 def _mean_of_largest(products: Tensor, k: int) -> Tensor:

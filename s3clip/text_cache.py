@@ -54,7 +54,7 @@ class TextCache:
     def read(self, texts: Sequence[str], dim: int) -> dict[str, np.ndarray]:
         """Return the (dim,) float32 embeddings of those texts that are known."""
         text_of = {self._key(text): text for text in texts}
-        found: dict[str, np.ndarray] = {}
+        found: dict[bytes, np.ndarray] = {}
         with self._connection() as connection:
             listed = list(text_of)
             for keys in (listed[start : start + _ROWS] for start in range(0, len(listed), _ROWS)):
@@ -63,7 +63,7 @@ class TextCache:
                     f"SELECT key, vector FROM embeddings WHERE key IN ({marks})", keys
                 ).fetchall()
                 found |= {
-                    text_of[key]: np.frombuffer(vector, dtype="<f4").astype(np.float32)
+                    key: np.frombuffer(vector, dtype="<f4").astype(np.float32)
                     for key, vector in rows
                     if len(vector) == 4 * dim
                 }
@@ -72,9 +72,9 @@ class TextCache:
                 with _transaction(connection):
                     connection.executemany(
                         "UPDATE embeddings SET used = ? WHERE key = ?",
-                        [(now, self._key(text)) for text in found],
+                        [(now, key) for key in found],
                     )
-        return found
+        return {text_of[key]: vector for key, vector in found.items()}
 
     def write(self, texts: Sequence[str], vectors: np.ndarray) -> None:
         """Keep embeddings, (texts, dim) in float32; the oldest ones go where there is no room for them."""

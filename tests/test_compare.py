@@ -23,13 +23,13 @@ from s3clip.evaluation.baselines import (
     softmax_max,
 )
 from s3clip.evaluation.inputs import labelled_images, read_embeddings
-from s3clip.evaluation.runner import class_positions
 from s3clip.evaluation.scores import (
     expected_calibration_error,
     interval,
     resampled_class_means,
     resampled_means,
 )
+from s3clip.labels import class_positions
 from tests.tiny_models import build
 
 DIM, SCALE = 24, 20.0

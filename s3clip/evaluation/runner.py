@@ -3,7 +3,6 @@
 import os
 import platform
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -15,7 +14,7 @@ from sklearn.metrics import accuracy_score, recall_score, top_k_accuracy_score
 from torch import Tensor
 
 from s3clip import __version__
-from s3clip.adaptation import METHODS, TestTimeAdapter, check_view_embeds
+from s3clip.adaptation import METHODS, TestTimeAdapter
 from s3clip.backbone import Backbone
 from s3clip.config import HeadConfig
 from s3clip.evaluation.baselines import ADAPTED, CONTENDERS, CONTROL, Contender, softmax_max
@@ -26,9 +25,11 @@ from s3clip.evaluation.scores import (
     resampled_class_means,
     resampled_means,
 )
-from s3clip.head import SynonymousSpaceHead, check_image_embeds
+from s3clip.head import SynonymousSpaceHead
 from s3clip.images import open_image
+from s3clip.labels import class_positions
 from s3clip.options import is_count
+from s3clip.prediction import check_image_embeds, check_view_embeds
 from s3clip.synonyms import SynonymSet
 from s3clip.views import ViewSettings, encode_views
 
@@ -186,44 +187,6 @@ def compare_embeddings(
         activation="softmax",
     )
     return _score_all(problem, chosen, asked, None, left_out=len(positions) - len(kept), about={})
-
-
-def class_positions(
-    labels: Iterable[int | str], class_names: Sequence[str], class_ids: Sequence[str | None]
-) -> list[int | None]:
-    """Return the class of each label, None for a string that is the id or name of no class.
-
-    A number is a position. A string is looked up among the ids first.
-
-    Raises:
-        ValueError: a position out of range, or a name or id that several classes have.
-        TypeError: a label that is neither.
-    """
-    by_id, by_name = defaultdict(list), defaultdict(list)
-    for position, (name, own_id) in enumerate(zip(class_names, class_ids, strict=True)):
-        by_name[name].append(position)
-        if own_id is not None:
-            by_id[own_id].append(position)
-    listed = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
-    found: list[int | None] = []
-    for label in listed:
-        if isinstance(label, int | np.integer) and not isinstance(label, bool):
-            if not 0 <= label < len(class_names):
-                raise ValueError(
-                    f"labels: position {label} is out of range for {len(class_names)} classes; give ids or "
-                    f"names as strings"
-                )
-            found.append(int(label))
-        elif isinstance(label, str):
-            meant = by_id.get(label) or by_name.get(label) or []
-            if len(meant) > 1:
-                raise ValueError(
-                    f"labels: {label!r} is the id or name of several classes, {meant}; give positions"
-                )
-            found.append(meant[0] if meant else None)
-        else:
-            raise TypeError(f"labels: expected positions or strings, got {label!r} ({type(label).__name__})")
-    return found
 
 
 class _Asked(NamedTuple):

@@ -1,0 +1,97 @@
+"""Labels of images, as positions of classes."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def class_positions(
+    labels: Iterable[int | str], class_names: Sequence[str], class_ids: Sequence[str | None]
+) -> list[int | None]:
+    """Return the class of each label, None for a string that is the id or name of no class.
+
+    A number is a position. A string is looked up among the ids first.
+
+    Raises:
+        ValueError: a position out of range, or a name or id that several classes have.
+        TypeError: a label that is neither.
+    """
+    by_id, by_name = defaultdict(list), defaultdict(list)
+    for position, (name, own_id) in enumerate(zip(class_names, class_ids, strict=True)):
+        by_name[name].append(position)
+        if own_id is not None:
+            by_id[own_id].append(position)
+    listed = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
+    found: list[int | None] = []
+    for label in listed:
+        if isinstance(label, int | np.integer) and not isinstance(label, bool):
+            if not 0 <= label < len(class_names):
+                raise ValueError(
+                    f"labels: position {label} is out of range for {len(class_names)} classes; give ids or "
+                    f"names as strings"
+                )
+            found.append(int(label))
+        elif isinstance(label, str):
+            meant = by_id.get(label) or by_name.get(label) or []
+            if len(meant) > 1:
+                raise ValueError(
+                    f"labels: {label!r} is the id or name of several classes, {meant}; give positions"
+                )
+            found.append(meant[0] if meant else None)
+        else:
+            raise TypeError(f"labels: expected positions or strings, got {label!r} ({type(label).__name__})")
+    return found
+
+
+def checked_labels(labels: Any, class_names: Sequence[str], images: int) -> Tensor:
+    """Return labels as (images,) positions or (images, classes) booleans.
+
+    Args:
+        labels: positions, names, or a table of zeros and ones.
+        class_names: of the head.
+        images: how many there are.
+
+    Raises:
+        ValueError: a name that no class or several classes have, a position out of range, or a wrong count.
+    """
+    if isinstance(labels, str):
+        raise TypeError(f"labels: expected one label for each image, got the text {labels!r}")
+    if not isinstance(labels, Tensor | np.ndarray):
+        labels = list(labels)
+    if len(labels) != images:
+        raise ValueError(f"labels: expected one for each of {images} images, got {len(labels)}")
+    if isinstance(labels, list) and any(isinstance(label, str) for label in labels):
+        labels = _positions_of_names(labels, class_names)
+    table = torch.as_tensor(labels)
+    if table.ndim == 2:
+        if table.shape[1] != len(class_names) or not bool(((table == 0) | (table == 1)).all()):
+            raise ValueError(
+                f"labels: expected zeros and ones of shape (images, {len(class_names)}), got "
+                f"{tuple(table.shape)} {table.dtype}"
+            )
+        return table.bool()
+    if table.ndim != 1 or table.is_floating_point() or table.is_complex() or table.dtype == torch.bool:
+        raise TypeError(
+            f"labels: expected class positions, names, or a table of zeros and ones (images, classes), got "
+            f"{tuple(table.shape)} {table.dtype}"
+        )
+    outside = (table < 0) | (table >= len(class_names))
+    if bool(outside.any()):
+        raise ValueError(
+            f"labels: expected positions in 0..{len(class_names) - 1}, got {int(table[outside][0])}"
+        )
+    return table.long()
+
+
+def _positions_of_names(labels: Sequence[Any], class_names: Sequence[str]) -> list[int]:
+    if other := [label for label in labels if not isinstance(label, str)]:
+        raise ValueError(f"labels: expected names or positions throughout, got {other[0]!r} among names")
+    positions = class_positions(labels, class_names, [None] * len(class_names))
+    for label, position in zip(labels, positions, strict=True):
+        if position is None:
+            raise ValueError(f"labels: {label!r}: no class has it")
+    return [position for position in positions if position is not None]

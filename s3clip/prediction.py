@@ -1,0 +1,112 @@
+"""Answers for images: what a prediction is, which inputs can have one, and the text that matched."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from s3clip.artifact import FittedClass
+from s3clip.images import BrokenImageError, open_image
+from s3clip.space import SynonymousSpace
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer for one image.
+
+    Attributes:
+        label: the class's name.
+        score: its probability, in [0, 1].
+        class_index: its position among `head.class_names`.
+        class_id: the id that the synonym file gives it, if any.
+        text: the text of the class that is nearest to the image; None where texts are not known.
+        accepted: whether its logit reaches the threshold of `calibrate` or `fit_rejection`; True without one.
+            An image whose best class is not accepted shows none of the classes.
+    """
+
+    label: str
+    score: float
+    class_index: int
+    class_id: int | str | None = None
+    text: str | None = None
+    accepted: bool = True
+
+
+def matched_texts(
+    space: SynonymousSpace, classes: Sequence[FittedClass], embeds: Tensor, chosen: Tensor
+) -> list[list[str | None]]:
+    """Return the text of each pair of image and class that is nearest to the image among those kept.
+
+    Args:
+        space: the spaces of all classes.
+        classes: the classes with their texts.
+        embeds: (images, dim) unit embeddings.
+        chosen: (images, k) positions of classes.
+
+    Returns:
+        k texts for each image; None where the texts of a class are not known.
+    """
+    first_row = torch.searchsorted(space.owners, torch.arange(len(classes), device=embeds.device))
+    nearest = torch.zeros_like(chosen)
+    for i in chosen.unique().tolist():
+        rows = space.kept[space.point_owners == i]
+        points = space.points_of(rows)
+        best = rows[(embeds.to(points) @ points.T).argmax(1)] - first_row[i]
+        nearest = torch.where(chosen == i, best[:, None], nearest)
+    texts = [each.texts for each in classes]
+    return [
+        [None if (known := texts[i]) is None else known[row] for i, row in zip(own, rows, strict=True)]
+        for own, rows in zip(chosen.tolist(), nearest.tolist(), strict=True)
+    ]
+
+
+def check_image_embeds(image_embeds: Tensor, first: int = 0) -> None:
+    """Raise ValueError for a shape that is not (images, dim), or a zero, NaN or Inf embedding.
+
+    Args:
+        image_embeds: the embeddings.
+        first: the position of row 0 among all images, for the message.
+    """
+    if image_embeds.ndim != 2:
+        raise ValueError(f"image_embeds: expected shape (images, dim), got {tuple(image_embeds.shape)}")
+    useless = _useless(image_embeds)
+    if bool(useless.any()):
+        raise ValueError(f"image {first + int(useless.nonzero()[0])}: its embedding is zero, NaN or Inf")
+
+
+def check_view_embeds(view_embeds: Tensor, first: int = 0) -> None:
+    """Raise ValueError for a shape that is not (images, views, dim), or a zero, NaN or Inf embedding.
+
+    Args:
+        view_embeds: the embeddings.
+        first: the position of row 0 among all images, for the message.
+    """
+    if view_embeds.ndim != 3 or view_embeds.shape[1] < 1:
+        raise ValueError(
+            f"image_embeds: expected shape (images, views, dim) with one view or more, got "
+            f"{tuple(view_embeds.shape)}"
+        )
+    useless = _useless(view_embeds)
+    if bool(useless.any()):
+        image, view = useless.nonzero()[0].tolist()
+        raise ValueError(f"image {first + image}, view {view}: its embedding is zero, NaN or Inf")
+
+
+def open_or_skip(source: Any, skip_broken: bool) -> Image.Image | None:
+    """Open an image; with `skip_broken`, one that cannot be read is None and a warning."""
+    try:
+        return open_image(source)
+    except BrokenImageError as error:
+        if not skip_broken:
+            raise
+        warnings.warn(f"{error}; no prediction for it", stacklevel=2)
+        return None
+
+
+def _useless(embeds: Tensor) -> Tensor:
+    """(..., dim) -> (...), which embeddings have no direction."""
+    return ~torch.isfinite(embeds).all(-1) | (embeds == 0).all(-1)
