@@ -122,11 +122,14 @@ class TextCache:
 
 
 def text_cache(backbone: Backbone) -> TextCache | None:
-    """Return the cache of a backbone's texts, None where `S3CLIP_CACHE` is empty."""
+    """Return the cache of a backbone's texts, None where `S3CLIP_CACHE` is empty or there is no home."""
     folder = os.environ.get("S3CLIP_CACHE")
     if folder == "":
         return None
-    where = Path.home() / ".cache" / "s3clip" if folder is None else Path(folder)
+    try:
+        where = Path.home() / ".cache" / "s3clip" if folder is None else Path(folder)
+    except RuntimeError:  # a container whose user is a mere number
+        return None
     return TextCache(where / "texts.sqlite", backbone.text_key())
 
 

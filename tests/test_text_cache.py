@@ -118,6 +118,15 @@ def test_a_folder_that_is_a_file_is_a_warning(head: SynonymousSpaceHead, folder:
         head.fit_classes(PETS)
 
 
+def test_a_user_without_a_home_has_no_cache(head: SynonymousSpaceHead, monkeypatch: pytest.MonkeyPatch):
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("S3CLIP_CACHE")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert head.fit_classes(PETS).class_names == ["cat", "dog"]
+
+
 def test_vectors_of_another_width_are_not_taken(tmp_path: Path):
     cache = TextCache(tmp_path / "t.sqlite", ENCODER)
     cache.write(["a"], np.ones((1, 4), dtype=np.float32))
