@@ -26,6 +26,7 @@ from torch import Tensor
 from s3clip import Backbone, HeadConfig, SynonymousSpaceHead, TestTimeAdapter
 from s3clip.evaluation.report import Difference, format_difference, markdown_rows
 from s3clip.evaluation.scores import interval, resampled_class_means, resampled_means
+from s3clip.files import write_atomically
 from s3clip.images import open_image
 from s3clip.views import ViewSettings, encode_views
 
@@ -360,11 +361,11 @@ def main() -> None:
         "",
     ]
     lines += report(photos, sets, area, chosen)
-    lines += half_precision(photos, sets, area, asked.half_photos, asked.half_views)
     if photos.encode_ms:
         lines.append(f"Encoding {VIEWS} views of a photo: {np.median(photos.encode_ms):.0f} ms.\n")
+    lines += half_precision(photos, sets, area, asked.half_photos, asked.half_views)
     asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "adaptation.md").write_text("\n".join(lines), encoding="utf-8")
+    write_atomically(asked.out / "adaptation.md", "\n".join(lines).encode())
     print("\n".join(lines))
 
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from s3clip.folding import FoldedSpace, point_groups
 from s3clip.local_points import LOCAL_POINTS, Comparison, compare_with_local_point, local_weights
-from s3clip.metrics import METRICS, times_gram
+from s3clip.metrics import METRICS, SHORTEST_MEAN, times_gram
 from s3clip.options import is_count, is_number, resolve_options
 from s3clip.space import SynonymousSpace, unit_vectors
 from s3clip.views import ViewSettings, encode_views
@@ -220,24 +220,24 @@ def shifted_scores(
         comparison: of the metric.
         moved: the shift; None: none.
     """
-    products, weights, lengths = local.products, local.weights, None
+    products, lengths = local.products, torch.ones_like(local.products[:, :1])
     if moved is not None:
-        lengths = (1 + 2 * moved.texts + moved.squared).clamp_min(0).sqrt()
-        weights = weights / lengths
+        lengths = (1 + 2 * moved.texts + moved.squared).clamp_min(SHORTEST_MEAN**2).sqrt()
         products = (products + moved.images[..., None]) / lengths
+    weights = local.weights / lengths
     total = weights.sum(-1)
-    on_product = weights * products if lengths is None else weights * products / lengths
+    product = (local.weights * products).sum(-1)
+    on_product = weights * products / lengths
     if comparison == "product":  # does not look at |z|²: the rest would be multiplied with zero
-        return ShiftedScores((local.weights * products).sum(-1), total, -on_product)
-    to_point = times_gram(weights.flatten(0, 1), gram).unflatten(0, weights.shape[:2])
-    if moved is not None and lengths is not None:
-        shared = (weights * moved.texts).sum(-1, keepdim=True)
-        to_point = (to_point + shared + total[..., None] * (moved.texts + moved.squared)) / lengths
-    score, by_product, by_square = compare_with_local_point(
-        comparison, (local.weights * products).sum(-1), (local.weights * to_point).sum(-1)
-    )
-    on_square = weights * to_point if lengths is None else weights * to_point / lengths
-    on_square = total[..., None] * weights - on_square
+        return ShiftedScores(product, total, -on_product)
+    to_point = times_gram(weights.flatten(0, 1), gram).unflatten(0, weights.shape[:2])  # <z, tᵢ>
+    if moved is not None:
+        along_point = (weights * moved.texts).sum(-1, keepdim=True)
+        to_point = to_point + along_point + total[..., None] * (moved.texts + moved.squared)
+    to_point = to_point / lengths
+    square = (local.weights * to_point).sum(-1)
+    score, by_product, by_square = compare_with_local_point(comparison, product, square)
+    on_square = total[..., None] * weights - weights * to_point / lengths
     on_texts = 2 * by_square[..., None] * on_square - by_product[..., None] * on_product
     return ShiftedScores(score, by_product * total, on_texts)
 
@@ -257,11 +257,9 @@ def shift_gradient(
     Returns:
         (c, b, dim).
     """
-    on_image = (slopes * scores.on_image).permute(2, 0, 1)[:, :, None]  # c b 1 k
+    on_image = (slopes * scores.on_image).mT  # b c k
     on_texts = (slopes[..., None] * scores.on_texts).sum(1).transpose(0, 1)  # c b n
-    gradient = on_texts @ group.points
-    # One small product an image; (c, b, dim) is written once.
-    gradient += (on_image.squeeze(2).transpose(0, 1) @ images).transpose(0, 1)
+    gradient = on_texts @ group.points + (on_image @ images).transpose(0, 1)
     return gradient if shift is None else gradient + on_texts.sum(-1, keepdim=True) * shift
 
 
