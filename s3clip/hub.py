@@ -8,6 +8,8 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
@@ -29,6 +31,9 @@ from s3clip.artifact import SPACE_FILE, Artifact, BackboneReference, is_artifact
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _CARD_TEMPLATE = Path(__file__).parent / "model_card.md"
 _CARD_EXAMPLES = 20
+_TRANSPORT_ERROR = HfHubHTTPError.__mro__[1]
+"""The base of the errors of huggingface_hub's HTTP library, be it requests or httpx."""
+
 _TRIES = 5
 """Pushes that begin at the same commit: all but one of them start again from the commit of that one."""
 
@@ -36,6 +41,17 @@ _TRIES = 5
 def is_repository(name: str) -> bool:
     """Whether a name has the form user/name of a repository on the Hub, and no such folder is here."""
     return _REPOSITORY.fullmatch(name) is not None and not os.path.isdir(name)
+
+
+@contextmanager
+def hub_connection() -> Iterator[None]:
+    """Raise ConnectionError for errors of huggingface_hub's HTTP library that it lets through."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) or not isinstance(error, _TRANSPORT_ERROR):
+            raise
+        raise ConnectionError(f"the Hub cannot be reached ({error}); try again with a connection") from error
 
 
 def download_artifact(
@@ -69,6 +85,7 @@ def download_artifact(
     return Path(snapshot)
 
 
+@hub_connection()
 def push_artifact(
     artifact: Artifact,
     repo_id: str,
@@ -89,7 +106,7 @@ def push_artifact(
 
     Raises:
         ValueError: the repository holds the config.json of something else, such as a model.
-        OSError: the Hub's own errors.
+        OSError: the Hub's own errors, and no connection to it.
     """
     api = HfApi(token=token, library_name="s3clip", library_version=s3clip.__version__)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id

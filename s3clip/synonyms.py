@@ -202,15 +202,17 @@ class SynonymSet(BaseModel):
 
         Raises:
             ValueError: if the path does not end in .json.
-            OSError: the Hub's own errors.
+            OSError: the Hub's own errors, and no connection to it.
         """
         from huggingface_hub import HfApi
+
+        from s3clip.hub import hub_connection
 
         if not path_in_repo.endswith(".json"):
             raise ValueError(f"path_in_repo: expected a name that ends in .json, got {path_in_repo!r}")
         api = HfApi(token=token, library_name="s3clip")
-        repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as folder:
+        with hub_connection(), tempfile.TemporaryDirectory() as folder:
+            repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
             path = Path(folder) / "synonyms.json"
             self.write(path)
             api.upload_file(

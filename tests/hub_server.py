@@ -1,4 +1,8 @@
-"""The Hub's HTTP interface on loopback, in memory: repositories, commits, branches, files, access."""
+"""The Hub's HTTP interface on loopback, in memory: repositories, commits, branches, files, access.
+
+Large files can go the three ways that the Hub knows: within the commit, by Git LFS, and by Xet, whose client
+is given a folder in place of a storage server.
+"""
 
 import base64
 import hashlib
@@ -7,10 +11,19 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_of_the_tests"
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """A file that lies in the large file storage."""
+
+    sha256: str
+    size: int
 
 
 class Repository:
@@ -18,11 +31,11 @@ class Repository:
 
     def __init__(self, private: bool = False):
         self.private = private
-        self.commits: dict[str, dict[str, bytes]] = {}
+        self.commits: dict[str, dict[str, bytes | Pointer]] = {}
         self.branches: dict[str, str] = {}
         self.add({})
 
-    def add(self, files: dict[str, bytes], branch: str = "main") -> str:
+    def add(self, files: dict[str, bytes | Pointer], branch: str = "main") -> str:
         commit = hashlib.sha1(f"{len(self.commits)} {sorted(files)}".encode()).hexdigest()
         self.commits[commit] = files
         self.branches[branch] = commit
@@ -34,13 +47,21 @@ class Repository:
 
 
 class Hub:
-    """What a server knows. Files in `cut` break off in the middle."""
+    """What a server knows. Files in `cut` break off in the middle.
+
+    `large` says how .safetensors files travel: "regular" (in the commit), "lfs" or "xet". Of Xet's files the
+    server knows the hashes, {sha256: hash}, and the folder that stands for their storage.
+    """
 
     def __init__(self):
         self.repositories: dict[str, Repository] = {}
         self.requests: list[str] = []
         self.cut: set[str] = set()
         self.before_commit = lambda: None
+        self.large = "regular"
+        self.objects: dict[str, bytes] = {}
+        self.xet_hashes: dict[str, str] = {}
+        self.xet_folder = ""
         self.lock = threading.Lock()
 
 
@@ -85,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
         name = f"{asked.get('organization') or 'user'}/{asked['name']}"
         if not self.is_known:
             return self.refuse(401, "Unauthorized")
-        address = {"url": f"http://{self.headers['Host']}/{name}"}
+        address = {"url": f"{self.address}/{name}"}
         with self.hub.lock:
             if name in self.hub.repositories:
                 return self.answer(409, {"error": "exists", **address})
@@ -109,6 +130,10 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(404, "RevisionNotFound")
         return commit
 
+    @property
+    def address(self) -> str:
+        return f"http://{self.headers['Host']}"
+
     def info(self, body: bytes, name: str, revision: str | None = None):
         if (repository := self.repository(name)) and (
             commit := self.commit_of(repository, revision or "main")
@@ -119,17 +144,57 @@ class Handler(BaseHTTPRequestHandler):
     def tree(self, body: bytes, name: str, revision: str):
         if (repository := self.repository(name)) and (commit := self.commit_of(repository, revision)):
             files = repository.commits[commit].items()
-            self.answer(
-                200,
-                [{"type": "file", "path": p, "size": len(c), "oid": blob(c)} for p, c in sorted(files)],
-            )
+            self.answer(200, [entry(path, content) for path, content in sorted(files)])
 
     def preupload(self, body: bytes, name: str, revision: str):
         files = [
-            {"path": each["path"], "uploadMode": "regular", "shouldIgnore": False}
-            for each in json.loads(body)["files"]
+            {"path": path, "uploadMode": "lfs" if self.is_large(path) else "regular", "shouldIgnore": False}
+            for path in (each["path"] for each in json.loads(body)["files"])
         ]
         self.answer(200, {"files": files})
+
+    def is_large(self, path: str) -> bool:
+        return self.hub.large != "regular" and path.endswith(".safetensors")
+
+    def lfs_batch(self, body: bytes, name: str):
+        asked = json.loads(body)
+        if self.hub.large == "xet" and "xet" in asked["transfers"]:
+            return self.answer(200, {"transfer": "xet", "objects": asked["objects"]})
+        objects = [
+            {
+                **each,
+                "actions": {
+                    "upload": {"href": f"{self.address}/lfs/{each['oid']}"},
+                    "verify": {"href": f"{self.address}/lfs/verify"},
+                },
+            }
+            for each in asked["objects"]
+        ]
+        return self.answer(200, {"transfer": "basic", "objects": objects})
+
+    def lfs_object(self, body: bytes, sha256: str):
+        if self.command == "PUT":
+            if hashlib.sha256(body).hexdigest() != sha256:
+                return self.refuse(422, "another content")
+            self.hub.objects[sha256] = body
+            return self.answer(200)
+        return self.answer(200, raw=self.hub.objects[sha256], cut=sha256 in self.hub.cut)
+
+    def lfs_verify(self, body: bytes):
+        asked = json.loads(body)
+        there = len(self.hub.objects.get(asked["oid"], b"")) == asked["size"]
+        return self.answer(200, {}) if there else self.refuse(404, "never uploaded")
+
+    def xet_token(self, body: bytes, name: str, kind: str, revision: str):
+        if not self.is_known:
+            return self.refuse(401, "Unauthorized")
+        place = {"casUrl": f"local://{self.hub.xet_folder}", "accessToken": "of the storage", "exp": 2**40}
+        headers = [
+            ("X-Xet-Cas-Url", place["casUrl"]),
+            ("X-Xet-Access-Token", place["accessToken"]),
+            ("X-Xet-Token-Expiration", str(place["exp"])),
+        ]
+        return self.answer(200, place, headers)
 
     def branch(self, body: bytes, name: str, branch: str):
         if repository := self.repository(name):
@@ -156,17 +221,22 @@ class Handler(BaseHTTPRequestHandler):
                     return self.refuse(412, "the branch has moved")
                 if entry["key"] == "file":
                     files[value["path"]] = base64.b64decode(value["content"])
+                if entry["key"] == "lfsFile":
+                    if value["oid"] not in (*self.hub.objects, *self.hub.xet_hashes):
+                        return self.refuse(400, "a pointer to nothing")
+                    files[value["path"]] = Pointer(value["oid"], value["size"])
                 if entry["key"] == "deletedFile" and files.pop(value["path"], None) is None:
                     return self.refuse(404, "EntryNotFound")
             commit = repository.add(files, revision)
-        address = f"http://{self.headers['Host']}/{name}/commit/{commit}"
-        return self.answer(200, {"commitOid": commit, "commitUrl": address})
+        return self.answer(200, {"commitOid": commit, "commitUrl": f"{self.address}/{name}/commit/{commit}"})
 
     def file(self, body: bytes, name: str, revision: str, path: str):
         if (repository := self.repository(name)) and (commit := self.commit_of(repository, revision)):
             content = repository.commits[commit].get(path)
             if content is None:
                 return self.refuse(404, "EntryNotFound")
+            if isinstance(content, Pointer):
+                return self.redirect(content, name, commit)
             headers = [("ETag", f'"{blob(content)}"'), ("X-Repo-Commit", commit), ("Accept-Ranges", "bytes")]
             start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
             if start and self.command == "GET" and int(start[1]):
@@ -175,6 +245,23 @@ class Handler(BaseHTTPRequestHandler):
                 return self.answer(206, headers=headers, raw=content[first:], cut=path in self.hub.cut)
             self.answer(200, headers=headers, raw=content, cut=path in self.hub.cut)
         return None
+
+    def redirect(self, pointer: Pointer, name: str, commit: str):
+        # Another host: clients follow redirects within the Hub when they ask for a file's metadata.
+        storage = self.address.replace("127.0.0.1", "localhost")
+        headers = [
+            ("X-Repo-Commit", commit),
+            ("X-Linked-ETag", f'"{pointer.sha256}"'),
+            ("X-Linked-Size", str(pointer.size)),
+            ("Location", f"{storage}/lfs/{pointer.sha256}"),
+        ]
+        if self.hub.large == "xet":
+            refresh = f"{self.address}/api/models/{name}/xet-read-token/{commit}"
+            headers += [
+                ("X-Xet-Hash", self.hub.xet_hashes[pointer.sha256]),
+                ("X-Xet-Refresh-Route", refresh),
+            ]
+        self.answer(302, headers=headers)
 
     do_GET = do_POST = do_PUT = do_HEAD = serve
 
@@ -187,6 +274,10 @@ ROUTES = (
     (rf"/api/(?:models|datasets)/{NAME}/revision/(.+)", Handler.info),
     (rf"/api/(?:models|datasets)/{NAME}/tree/([^/]+)", Handler.tree),
     (rf"/api/(?:models|datasets)/{NAME}/preupload/(.+)", Handler.preupload),
+    (rf"/{NAME}\.git/info/lfs/objects/batch", Handler.lfs_batch),
+    (r"/lfs/([0-9a-f]{64})", Handler.lfs_object),
+    (r"/lfs/verify", Handler.lfs_verify),
+    (rf"/api/models/{NAME}/xet-(read|write)-token/(.+)", Handler.xet_token),
     (rf"/api/(?:models|datasets)/{NAME}/branch/(.+)", Handler.branch),
     (rf"/api/(?:models|datasets)/{NAME}/commit/(.+)", Handler.commit),
     (rf"(?:/datasets)?/{NAME}/resolve/([^/]+)/(.+)", Handler.file),
@@ -196,6 +287,14 @@ ROUTES = (
 def blob(content: bytes) -> str:
     """Return the name that git gives a content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def entry(path: str, content: bytes | Pointer) -> dict:
+    """Return what the tree says of a file."""
+    if isinstance(content, Pointer):
+        lfs = {"oid": content.sha256, "size": content.size, "pointerSize": 130}
+        return {"type": "file", "path": path, "size": content.size, "oid": blob(b""), "lfs": lfs}
+    return {"type": "file", "path": path, "size": len(content), "oid": blob(content)}
 
 
 @contextmanager

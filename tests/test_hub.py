@@ -1,7 +1,10 @@
 """Class spaces pushed to and loaded from a Hub on loopback, by huggingface_hub itself."""
 
+import hashlib
 import json
 import re
+import shutil
+import socket
 import threading
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from s3clip import SynonymousSpaceHead, SynonymSet, cli
 from s3clip.artifact import load_artifact
 from s3clip.demo import model_folder
 from s3clip.hub import is_repository, model_card
-from tests.hub_server import TOKEN, Hub, Repository, running
+from tests.hub_server import TOKEN, Hub, Pointer, Repository, running
 from tests.test_docs import ROOT, blocks
 
 NAMES = ["zebra", "ant", "zebra", "möwe | `x`"]  # neither sorted nor unique, and not plain in Markdown
@@ -165,6 +168,50 @@ def test_offline_a_whole_cache_loads_and_a_part_of_one_is_refused(hub: Hub, tmp_
     snapshot_download("user/space", allow_patterns="config.json", cache_dir=part, token=TOKEN)
     with pytest.raises((ValueError, OSError), match=r"missing|space"):
         load(local_files_only=True, cache_dir=part)
+
+
+@pytest.mark.parametrize("way", ["lfs", "xet"])
+def test_large_files_go_through_their_own_storage(
+    way: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    hub.large = way
+    head = space()
+    (file,) = head.save_pretrained(tmp_path / "space").glob("*.safetensors")
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    if way == "xet":
+        hf_xet = pytest.importorskip("hf_xet")
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)
+        hub.xet_folder = str(tmp_path / "storage")
+        (tmp_path / "storage").mkdir()
+        hub.xet_hashes[sha256] = hf_xet.hash_files([str(file)])[0].hash
+    head.push_to_hub("user/space", **OPTIONS)
+    repository = hub.repositories["user/space"]
+    files = repository.commits[repository.branches["main"]]
+    assert files[file.name] == Pointer(sha256, file.stat().st_size)
+    assert isinstance(files["config.json"], bytes)
+    assert same(load(), head)
+    assert set(hub.objects) == (set() if way == "xet" else {sha256})
+    assert any(tmp_path.glob("storage/**/*")) == (way == "xet")
+    hub.cut = {sha256}
+    shutil.rmtree(tmp_path / "storage", ignore_errors=True)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(Exception, match=r"(?i)complete|consisten|closed|broken|should be|size|not found|xet"):
+        load(cache_dir=tmp_path / "empty")
+
+
+def test_without_a_connection_a_push_is_an_os_error(hub: Hub, monkeypatch: pytest.MonkeyPatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(
+            huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}"
+        )
+        monkeypatch.setattr("time.sleep", lambda seconds: None)
+        with pytest.raises(OSError, match="refused"):
+            space().push_to_hub("user/space", **OPTIONS)
+        with pytest.raises(OSError, match="refused"):
+            SynonymSet.read(["cat"]).push_to_hub("user/words", **OPTIONS)
+        with pytest.raises(OSError):  # noqa: PT011  # huggingface_hub's own, of several kinds
+            load()
 
 
 def test_a_connection_that_breaks_off_gives_no_head(hub: Hub, monkeypatch: pytest.MonkeyPatch):
