@@ -335,3 +335,21 @@ def check_fingerprint(saved: dict[str, Tensor], found: dict[str, Tensor], folder
 
 def _broken(path: Path, why: str) -> ValueError:
     return ValueError(f"{path}: {why}; save the head again, or fetch the artifact anew")
+
+
+def named_backbone(artifact: Artifact, folder: str) -> tuple[str | None, str | None]:
+    """Name and revision of the backbone that an artifact was made with; (None, None) if it had none."""
+    if artifact.backbone is None:
+        return None, None
+    name, revision = artifact.backbone.reference.name, artifact.backbone.reference.revision
+    if name is None:
+        raise ValueError(
+            f"{folder}: the backbone it was made with has no name; give it as backbone=, "
+            f"or backbone=None for a head that takes embeddings"
+        )
+    if os.path.isabs(name) and not os.path.isdir(name):
+        raise ValueError(
+            f"{folder}: the backbone it was made with is not at {name} any more; give its folder or Hub "
+            f"repository as backbone="
+        )
+    return name, revision

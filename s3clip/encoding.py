@@ -92,3 +92,32 @@ def _encode_prompts(
     found = [torch.from_numpy(vector).to(encoded)[None] for vector in known.values()]
     position = {prompt: i for i, prompt in enumerate([*known, *unknown])}
     return torch.cat([*found, encoded])[[position[prompt] for prompt in prompts]]
+
+
+def checked_class_embeddings(embeddings: Sequence[Tensor], class_names: Sequence[str]) -> list[Tensor]:
+    """Return text embeddings computed elsewhere as one (n_c, dim) tensor a class.
+
+    Raises:
+        ValueError: counts or shapes that do not agree, or an empty class.
+        TypeError: names that are not strings.
+    """
+    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
+        raise TypeError(f"class_names: expected a list of strings, got {class_names!r}")
+    if not class_names or len(embeddings) != len(class_names):
+        raise ValueError(
+            f"embeddings, class_names: expected one tensor for each of one or more classes, "
+            f"got {len(embeddings)} tensors and {len(class_names)} names"
+        )
+    rows = [torch.as_tensor(own) for own in embeddings]
+    for name, own in zip(class_names, rows, strict=True):
+        if own.ndim != 2 or not len(own) or not own.is_floating_point():
+            raise ValueError(
+                f"embeddings: class {name!r}: expected a floating (n, dim) tensor with n >= 1, "
+                f"got {tuple(own.shape)} {own.dtype}"
+            )
+        if own.shape[1] != rows[0].shape[1]:
+            raise ValueError(
+                f"embeddings: class {name!r} has dimension {own.shape[1]}, "
+                f"{class_names[0]!r} has {rows[0].shape[1]}"
+            )
+    return rows

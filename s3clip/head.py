@@ -18,12 +18,13 @@ from s3clip.artifact import (
     FittedClass,
     check_fingerprint,
     load_artifact,
+    named_backbone,
     save_artifact,
 )
 from s3clip.backbone import Backbone
 from s3clip.calibration import Calibration, fit_calibration, rejection_threshold
 from s3clip.config import HeadConfig
-from s3clip.encoding import encode_classes
+from s3clip.encoding import checked_class_embeddings, encode_classes
 from s3clip.folding import FoldedSpace
 from s3clip.hub import download_artifact, is_repository, push_artifact
 from s3clip.labels import checked_labels
@@ -33,7 +34,7 @@ from s3clip.prediction import (
     check_image_embeds,
     check_view_embeds,
     matched_texts,
-    open_or_skip,
+    opened_batches,
 )
 from s3clip.prompts import DEFAULT_TEMPLATES, resolve_templates
 from s3clip.space import SynonymousSpace, build_space, unit_vectors
@@ -188,7 +189,7 @@ class SynonymousSpaceHead(nn.Module):
                 "logit_scale: a head without a backbone has none; give logit_scale=, or "
                 "HeadConfig(logit_scale=...): the exp of the model's parameter, 100 for OpenAI's CLIP"
             )
-        rows = _check_embeddings(embeddings, class_names)
+        rows = checked_class_embeddings(embeddings, class_names)
         if self.backbone is not None and rows[0].shape[1] != self.backbone.dim:
             raise ValueError(
                 f"embeddings: expected the backbone's dimension {self.backbone.dim}, got {rows[0].shape[1]}"
@@ -705,7 +706,7 @@ class SynonymousSpaceHead(nn.Module):
         if isinstance(backbone, str | os.PathLike):
             name, saved_revision = os.fspath(backbone), None
             if name == "saved":
-                name, saved_revision = _named_backbone(artifact, where)
+                name, saved_revision = named_backbone(artifact, where)
             backbone = None
             if name is not None:
                 backbone = Backbone.from_pretrained(
@@ -940,20 +941,15 @@ class SynonymousSpaceHead(nn.Module):
             return
         if self.backbone is None:
             raise ValueError("images: this head has no backbone; give image_embeds=")
-        batched = isinstance(images, list | tuple) or getattr(images, "ndim", 3) == 4
-        listed = list(images) if batched else [images]
-        for start in range(0, len(listed), batch_size):
-            pictures = [open_or_skip(source, skip_broken) for source in listed[start : start + batch_size]]
-            readable = [picture is not None for picture in pictures]
-            if any(readable):
-                opened = [picture for picture in pictures if picture is not None]
-                if adapter is None:
-                    embeds = self.backbone.encode_images(**self.backbone.preprocess(opened))
-                else:
-                    embeds = adapter.encode(opened)
-                yield readable, *self._checked_logits(embeds, start, adapter)
-            else:
+        for start, readable, pictures in opened_batches(images, batch_size, skip_broken):
+            if not pictures:
                 yield readable, raw.new_zeros(0, len(self._classes)), raw.new_zeros(0, raw.shape[1])
+                continue
+            if adapter is None:
+                embeds = self.backbone.encode_images(**self.backbone.preprocess(pictures))
+            else:
+                embeds = adapter.encode(pictures)
+            yield readable, *self._checked_logits(embeds, start, adapter)
 
     def _checked_logits(
         self, image_embeds: Tensor, first: int = 0, adapter: TestTimeAdapter | None = None
@@ -989,44 +985,3 @@ class SynonymousSpaceHead(nn.Module):
         both._adopt(torch.cat([raw, added.to(raw)]), [*self._classes, *fitted], None, None)
         logits: Tensor = both(image_embeds=embeds)
         return logits.argmax(-1) >= len(self._classes)
-
-
-def _named_backbone(artifact: Artifact, folder: str) -> tuple[str | None, str | None]:
-    """Name and revision of the backbone that an artifact was made with; (None, None) if it had none."""
-    if artifact.backbone is None:
-        return None, None
-    name, revision = artifact.backbone.reference.name, artifact.backbone.reference.revision
-    if name is None:
-        raise ValueError(
-            f"{folder}: the backbone it was made with has no name; give it as backbone=, "
-            f"or backbone=None for a head that takes embeddings"
-        )
-    if os.path.isabs(name) and not os.path.isdir(name):
-        raise ValueError(
-            f"{folder}: the backbone it was made with is not at {name} any more; give its folder or Hub "
-            f"repository as backbone="
-        )
-    return name, revision
-
-
-def _check_embeddings(embeddings: Sequence[Tensor], class_names: Sequence[str]) -> list[Tensor]:
-    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
-        raise TypeError(f"class_names: expected a list of strings, got {class_names!r}")
-    if not class_names or len(embeddings) != len(class_names):
-        raise ValueError(
-            f"embeddings, class_names: expected one tensor for each of one or more classes, "
-            f"got {len(embeddings)} tensors and {len(class_names)} names"
-        )
-    rows = [torch.as_tensor(own) for own in embeddings]
-    for name, own in zip(class_names, rows, strict=True):
-        if own.ndim != 2 or not len(own) or not own.is_floating_point():
-            raise ValueError(
-                f"embeddings: class {name!r}: expected a floating (n, dim) tensor with n >= 1, "
-                f"got {tuple(own.shape)} {own.dtype}"
-            )
-        if own.shape[1] != rows[0].shape[1]:
-            raise ValueError(
-                f"embeddings: class {name!r} has dimension {own.shape[1]}, "
-                f"{class_names[0]!r} has {rows[0].shape[1]}"
-            )
-    return rows

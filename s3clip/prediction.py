@@ -1,7 +1,7 @@
 """Answers for images: what a prediction is, which inputs can have one, and the text that matched."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,8 +96,29 @@ def check_view_embeds(view_embeds: Tensor, first: int = 0) -> None:
         raise ValueError(f"image {first + image}, view {view}: its embedding is zero, NaN or Inf")
 
 
-def open_or_skip(source: Any, skip_broken: bool) -> Image.Image | None:
-    """Open an image; with `skip_broken`, one that cannot be read is None and a warning."""
+def opened_batches(
+    images: Any, batch_size: int, skip_broken: bool
+) -> Iterator[tuple[int, list[bool], list[Image.Image]]]:
+    """Open one or several images, batch by batch.
+
+    Args:
+        images: one image in any form that `open_image` takes, or several: a list, a tuple, or an array of
+            four dimensions.
+        batch_size: images at once.
+        skip_broken: leave out an image that cannot be read, with a warning, instead of raising.
+
+    Yields:
+        The position of the batch's first image, which images of the batch could be read, and those.
+    """
+    batched = isinstance(images, list | tuple) or getattr(images, "ndim", 3) == 4
+    listed = list(images) if batched else [images]
+    for start in range(0, len(listed), batch_size):
+        opened = [_open_or_skip(source, skip_broken) for source in listed[start : start + batch_size]]
+        readable = [picture is not None for picture in opened]
+        yield start, readable, [picture for picture in opened if picture is not None]
+
+
+def _open_or_skip(source: Any, skip_broken: bool) -> Image.Image | None:
     try:
         return open_image(source)
     except BrokenImageError as error:
