@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from s3clip import SynonymousSpaceHead, export_onnx
-from tests.tiny_models import IMAGE_SIZE, build
+from tests.tiny_models import FAMILIES, IMAGE_SIZE, build
 
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -18,7 +18,8 @@ pytest.importorskip("onnxscript")
 PETS = {"cat": ["feline", "kitty"], "dog": ["hound"], "kuh ü": []}
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip"])
+# All families of tests/tiny_models.py that read pixels passed this; these are of one kind each.
+@pytest.mark.parametrize("family", ["clip", "siglip", "align", "blip", "vision-text-dual-encoder"])
 def test_the_logits_are_those_of_torch(family: str, tmp_path: Path):
     head = SynonymousSpaceHead(*build(family)).fit_classes(PETS, templates="{}")
     path = export_onnx(head, tmp_path / "pets.onnx")
@@ -31,6 +32,15 @@ def test_the_logits_are_those_of_torch(family: str, tmp_path: Path):
     told = session.get_modelmeta().custom_metadata_map
     assert json.loads(told["class_names"]) == list(PETS)
     assert told["activation"] == head.activation
+
+
+def test_a_tower_that_reads_patches_is_refused(tmp_path: Path):
+    if "siglip2" not in FAMILIES:
+        pytest.skip("this transformers has no SigLIP 2")
+    head = SynonymousSpaceHead(*build("siglip2")).fit_classes(PETS, templates="{}")
+    with pytest.raises(ValueError, match="patches"):
+        export_onnx(head, tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_half_precision_is_exported_in_float32_and_stays_itself(tmp_path: Path):
