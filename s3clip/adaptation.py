@@ -372,14 +372,16 @@ def _shifted(
     confident, their_logits = _take(views, chosen), _take(logits, chosen)
     by_score = settings.scale * space.spread
     seen = [local_view(space, group, confident) for group in space.groups]
+    unshifted = shifts = _shifts(None, directions, len(space.groups))
+    before = scores = _scores(space, seen, confident, unshifted)
     parameters: list[Tensor] | None = None
     step = AdamW(settings.lr, settings.steps)
-    for _ in range(settings.steps):
-        shifts = _shifts(parameters, directions, len(space.groups))
-        scores = _scores(space, seen, confident, shifts)
+    for number in range(settings.steps):
         now = their_logits
-        if parameters is not None:
-            now = now + by_score * _gain(space, seen, scores)
+        if number:
+            shifts = _shifts(parameters, directions, len(space.groups))
+            scores = _scores(space, seen, confident, shifts)
+            now = now + by_score * _gain(space, scores, before)
         slopes = by_score * entropy_gradient(now)
         gradients = [
             shift_gradient(group, confident, own, slopes[..., group.classes], moved)
@@ -392,8 +394,9 @@ def _shifted(
         return logits[:, 0]
     plain = views[:, :1]
     seen = [local_view(space, group, plain) for group in space.groups]
+    before = _scores(space, seen, plain, unshifted)
     scores = _scores(space, seen, plain, _shifts(parameters, directions, len(space.groups)))
-    return logits[:, 0] + by_score * _gain(space, seen, scores)[:, 0]
+    return logits[:, 0] + by_score * _gain(space, scores, before)[:, 0]
 
 
 def _shifts(
@@ -419,13 +422,9 @@ def _scores(
     ]
 
 
-def _gain(space: AdaptableSpace, seen: Sequence[LocalView], scores: Sequence[ShiftedScores]) -> Tensor:
+def _gain(space: AdaptableSpace, scores: Sequence[ShiftedScores], before: Sequence[ShiftedScores]) -> Tensor:
     """(b, k, classes), what the shift added to the scores."""
-    before = [
-        shifted_scores(local, group.tables["gram"], space.comparison, None).score
-        for group, local in zip(space.groups, seen, strict=True)
-    ]
-    return space.in_class_order([own.score - old for own, old in zip(scores, before, strict=True)])
+    return space.in_class_order([own.score - old.score for own, old in zip(scores, before, strict=True)])
 
 
 # ---- the module --------------------------------------------------------------------------------------------
