@@ -31,6 +31,7 @@ from s3clip.labels import checked_labels
 from s3clip.options import is_count, is_number
 from s3clip.prediction import (
     Prediction,
+    as_embeds,
     check_image_embeds,
     check_view_embeds,
     matched_texts,
@@ -935,7 +936,7 @@ class SynonymousSpaceHead(nn.Module):
         if not is_count(batch_size):
             raise ValueError(f"batch_size: expected a whole number >= 1, got {batch_size!r}")
         if image_embeds is not None:
-            chunks = torch.as_tensor(image_embeds).to(raw.device).split(batch_size)
+            chunks = as_embeds(image_embeds).to(raw.device).split(batch_size)
             for number, chunk in enumerate(chunks):
                 yield [True] * len(chunk), *self._checked_logits(chunk, number * batch_size, adapter)
             return

@@ -64,6 +64,20 @@ def matched_texts(
     ]
 
 
+def as_embeds(image_embeds: Any) -> Tensor:
+    """Return embeddings in any form that torch takes (a tensor, an array, nested lists) as a tensor.
+
+    Raises:
+        TypeError: something else.
+    """
+    try:
+        return torch.as_tensor(image_embeds)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"image_embeds: expected a tensor or an array of numbers, got {type(image_embeds).__name__}: {error}"
+        ) from error
+
+
 def check_image_embeds(image_embeds: Tensor, first: int = 0) -> None:
     """Raise ValueError for a shape that is not (images, dim), or a zero, NaN or Inf embedding.
 

@@ -689,3 +689,10 @@ def test_merged_heads_are_one_fit_of_all_classes():
         with pytest.raises(ValueError, match=r"backbone|templates|not fitted"):
             one.merge(wrong)
     assert one.class_names == whole.class_names
+
+
+def test_embeddings_that_are_no_numbers_are_named(head: SynonymousSpaceHead):
+    head.fit_classes(["cat", "dog"])
+    for useless in ("photo.jpg", [[1.0, 2.0], [3.0]], [None]):
+        with pytest.raises(TypeError, match="image_embeds: expected a tensor"):
+            head.predict(image_embeds=useless)
