@@ -74,7 +74,8 @@ def as_embeds(image_embeds: Any) -> Tensor:
         return torch.as_tensor(image_embeds)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
-            f"image_embeds: expected a tensor or an array of numbers, got {type(image_embeds).__name__}: {error}"
+            f"image_embeds: expected a tensor or an array of numbers, got {type(image_embeds).__name__} "
+            f"({error})"
         ) from error
 
 
