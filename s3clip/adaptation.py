@@ -368,20 +368,23 @@ def _shifted(
     space: AdaptableSpace, views: Tensor, logits: Tensor, settings: Settings, directions: Tensor | None
 ) -> Tensor:
     """Adapt by shifts: of each class, or of all alike within `directions` (rank, dim)."""
+    if not settings.steps:
+        return logits[:, 0]
     chosen = confident_views(logits, settings.confidence)
     confident, their_logits = _take(views, chosen), _take(logits, chosen)
     by_score = settings.scale * space.spread
     seen = [local_view(space, group, confident) for group in space.groups]
-    unshifted = shifts = _shifts(None, directions, len(space.groups))
-    before = scores = _scores(space, seen, confident, unshifted)
+    unshifted: Sequence[Tensor | None] = [None] * len(space.groups)
+    shifts = unshifted
+    scores, now = _scores(space, seen, confident, unshifted), their_logits
+    before = [own.score for own in scores]
     parameters: list[Tensor] | None = None
     step = AdamW(settings.lr, settings.steps)
-    for number in range(settings.steps):
-        now = their_logits
-        if number:
+    for _ in range(settings.steps):
+        if parameters is not None:
             shifts = _shifts(parameters, directions, len(space.groups))
             scores = _scores(space, seen, confident, shifts)
-            now = now + by_score * _gain(space, scores, before)
+            now = their_logits + by_score * _gain(space, scores, before)
         slopes = by_score * entropy_gradient(now)
         gradients = [
             shift_gradient(group, confident, own, slopes[..., group.classes], moved)
@@ -390,21 +393,16 @@ def _shifted(
         if directions is not None:
             gradients = [torch.stack([g.sum(0) for g in gradients]).sum(0)[None] @ directions.T]
         parameters = step(parameters, gradients)
-    if parameters is None:
-        return logits[:, 0]
+    assert parameters is not None  # there was a step
     plain = views[:, :1]
     seen = [local_view(space, group, plain) for group in space.groups]
-    before = _scores(space, seen, plain, unshifted)
+    before = [own.score for own in _scores(space, seen, plain, unshifted)]
     scores = _scores(space, seen, plain, _shifts(parameters, directions, len(space.groups)))
     return logits[:, 0] + by_score * _gain(space, scores, before)[:, 0]
 
 
-def _shifts(
-    parameters: list[Tensor] | None, directions: Tensor | None, groups: int
-) -> Sequence[Tensor | None]:
+def _shifts(parameters: list[Tensor], directions: Tensor | None, groups: int) -> list[Tensor]:
     """Return the shift of each group, (c or 1, b, dim)."""
-    if parameters is None:
-        return [None] * groups
     return parameters if directions is None else [parameters[0] @ directions] * groups
 
 
@@ -422,9 +420,9 @@ def _scores(
     ]
 
 
-def _gain(space: AdaptableSpace, scores: Sequence[ShiftedScores], before: Sequence[ShiftedScores]) -> Tensor:
+def _gain(space: AdaptableSpace, scores: Sequence[ShiftedScores], before: Sequence[Tensor]) -> Tensor:
     """(b, k, classes), what the shift added to the scores."""
-    return space.in_class_order([own.score - old.score for own, old in zip(scores, before, strict=True)])
+    return space.in_class_order([own.score - old for own, old in zip(scores, before, strict=True)])
 
 
 # ---- the module --------------------------------------------------------------------------------------------
