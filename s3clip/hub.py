@@ -51,7 +51,7 @@ def hub_connection() -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) or not isinstance(error, _TRANSPORT_ERROR):
             raise
-        raise ConnectionError(f"the Hub cannot be reached ({error}); try again with a connection") from error
+        raise ConnectionError(f"the connection to the Hub failed ({error}); try again") from error
 
 
 def download_artifact(
@@ -69,16 +69,17 @@ def download_artifact(
             the cache.
     """
     try:
-        snapshot = snapshot_download(
-            repo_id,
-            revision=revision,
-            token=token,
-            cache_dir=None if cache_dir is None else os.fspath(cache_dir),
-            local_files_only=local_files_only,
-            allow_patterns=["config.json", "space-*.safetensors"],
-            library_name="s3clip",
-            library_version=s3clip.__version__,
-        )
+        with hub_connection():
+            snapshot = snapshot_download(
+                repo_id,
+                revision=revision,
+                token=token,
+                cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+                local_files_only=local_files_only,
+                allow_patterns=["config.json", "space-*.safetensors"],
+                library_name="s3clip",
+                library_version=s3clip.__version__,
+            )
     except Exception as error:
         error.add_note(f"There is no folder {repo_id!r} here, so it was looked for on the Hub.")
         raise

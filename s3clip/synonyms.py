@@ -247,6 +247,8 @@ class _Lines(list[str]):
 def _download(uri: str) -> Path:
     from huggingface_hub import HfFileSystem, hf_hub_download
 
+    from s3clip.hub import hub_connection
+
     try:
         try:
             from huggingface_hub import parse_hf_uri
@@ -256,7 +258,8 @@ def _download(uri: str) -> Path:
         else:
             new = parse_hf_uri(uri)
             kind, repo, revision, file = new.type, new.id, new.revision, new.path_in_repo
-        return Path(hf_hub_download(repo, file, repo_type=kind, revision=revision))
+        with hub_connection():
+            return Path(hf_hub_download(repo, file, repo_type=kind, revision=revision))
     except Exception as error:
         error.add_note(f"while reading the synonym file {uri}")
         raise
