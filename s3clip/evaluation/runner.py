@@ -29,7 +29,7 @@ from s3clip.head import SynonymousSpaceHead
 from s3clip.images import open_image
 from s3clip.labels import class_positions
 from s3clip.options import is_count
-from s3clip.prediction import check_image_embeds, check_view_embeds
+from s3clip.prediction import as_embeds, check_image_embeds, check_view_embeds
 from s3clip.synonyms import SynonymSet
 from s3clip.views import ViewSettings, encode_views
 
@@ -102,7 +102,7 @@ def compare(
     if image_embeds is None:
         encoded = _encode_images(model, [given[i] for i in kept], batch_size, settings if adapt else None)
     else:
-        encoded = torch.as_tensor(image_embeds)[kept]
+        encoded = as_embeds(image_embeds)[kept]
     encoded_texts: dict[tuple[Any, ...], list[Tensor]] = {}
 
     def own_texts(contender: Contender, draw: int) -> list[Tensor]:
@@ -175,7 +175,7 @@ def compare_embeddings(
     chosen = asked.chosen(can_encode=False, has_descriptors=False)
     positions = class_positions(labels, class_names, [None] * len(class_names))
     kept = _with_a_class(positions, len(image_embeds))
-    plain, view_embeds = _plain_and_views(torch.as_tensor(image_embeds)[kept], asked)
+    plain, view_embeds = _plain_and_views(as_embeds(image_embeds)[kept], asked)
     problem = _Problem(
         image_embeds=plain,
         view_embeds=view_embeds,
