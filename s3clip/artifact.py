@@ -338,7 +338,15 @@ def _broken(path: Path, why: str) -> ValueError:
 
 
 def named_backbone(artifact: Artifact, folder: str) -> tuple[str | None, str | None]:
-    """Name and revision of the backbone that an artifact was made with; (None, None) if it had none."""
+    """Return name and revision of the backbone that an artifact was made with; (None, None) if it had none.
+
+    Args:
+        artifact: as loaded.
+        folder: where from, for messages.
+
+    Raises:
+        ValueError: a backbone without a name, or a folder that is not there any more.
+    """
     if artifact.backbone is None:
         return None, None
     name, revision = artifact.backbone.reference.name, artifact.backbone.reference.revision

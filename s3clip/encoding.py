@@ -97,6 +97,10 @@ def _encode_prompts(
 def checked_class_embeddings(embeddings: Sequence[Tensor], class_names: Sequence[str]) -> list[Tensor]:
     """Return text embeddings computed elsewhere as one (n_c, dim) tensor a class.
 
+    Args:
+        embeddings: what `fit_embeddings` is given, one array or tensor a class.
+        class_names: one per class.
+
     Raises:
         ValueError: counts or shapes that do not agree, or an empty class.
         TypeError: names that are not strings.

@@ -185,7 +185,7 @@ class Handler(BaseHTTPRequestHandler):
         there = len(self.hub.objects.get(asked["oid"], b"")) == asked["size"]
         return self.answer(200, {}) if there else self.refuse(404, "never uploaded")
 
-    def xet_token(self, body: bytes, name: str, kind: str, revision: str):
+    def xet_token(self, body: bytes, name: str):
         if not self.is_known:
             return self.refuse(401, "Unauthorized")
         place = {"casUrl": f"local://{self.hub.xet_folder}", "accessToken": "of the storage", "exp": 2**40}
@@ -277,7 +277,7 @@ ROUTES = (
     (rf"/{NAME}\.git/info/lfs/objects/batch", Handler.lfs_batch),
     (r"/lfs/([0-9a-f]{64})", Handler.lfs_object),
     (r"/lfs/verify", Handler.lfs_verify),
-    (rf"/api/models/{NAME}/xet-(read|write)-token/(.+)", Handler.xet_token),
+    (rf"/api/models/{NAME}/xet-(?:read|write)-token/.+", Handler.xet_token),
     (rf"/api/(?:models|datasets)/{NAME}/branch/(.+)", Handler.branch),
     (rf"/api/(?:models|datasets)/{NAME}/commit/(.+)", Handler.commit),
     (rf"(?:/datasets)?/{NAME}/resolve/([^/]+)/(.+)", Handler.file),
