@@ -3,11 +3,13 @@
 Our own format is JSON:
 
     {"format": "s3clip-synonyms/1",
+     "description": "Cats and fish", "license": "Apache-2.0",
      "templates": ["a photo of a {}."],
      "classes": [{"name": "tabby cat", "synonyms": ["tabby"], "descriptors": ["striped coat"], "id": 281}]}
 
-Others are read too, recognised by their shape. The order of the file is the order of the classes, but for
-NeglectedTails, whose keys come unordered and are sorted by number.
+All but "format" and "classes" may be left out. Others are read too, recognised by their shape. The order of
+the file is the order of the classes, but for NeglectedTails, whose keys come unordered and are sorted by
+number.
 
 ==================  =============================================  ===========  ========================
 format              shape                                          underscores  remarks
@@ -36,8 +38,9 @@ import reprlib
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -47,6 +50,7 @@ from s3clip.files import write_atomically
 from s3clip.prompts import resolve_templates
 
 FORMAT = "s3clip-synonyms/1"
+BUILTIN = "builtin:"  # before the name of a set that comes with s3clip
 
 Values = Literal["synonyms", "prompts", "descriptors"]
 Source = str | os.PathLike[str] | dict[str, Any] | list[Any] | tuple[Any, ...]
@@ -105,12 +109,16 @@ class SynonymSet(BaseModel):
     """The classes of a task, in the order of their logits. Names may repeat: classes are positions.
 
     Attributes:
+        description: what the classes are of, for people.
+        license: of the words, by its SPDX name ("Apache-2.0"): files are passed on without their package.
         templates: the prompt templates the file asks for; None leaves the choice to the caller.
         classes: at least one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    description: _Label | None = None
+    license: _Label | None = None
     templates: _Templates | None = None
     classes: Annotated[tuple[SynonymClass, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 
@@ -120,12 +128,24 @@ class SynonymSet(BaseModel):
         return [each.name for each in self.classes]
 
     @classmethod
+    def builtin(cls, name: str) -> "SynonymSet":
+        """Return a set that comes with s3clip, such as "food101"; `s3clip synonyms list` lists them.
+
+        Raises:
+            ValueError: for a name that is not there, with the nearest that are.
+        """
+        from s3clip.synonym_sets import load_set
+
+        return load_set(name)
+
+    @classmethod
     def read(cls, source: "Source | SynonymSet", *, values: Values = "synonyms") -> "SynonymSet":
-        """Read classes from a file, from the Hub or from Python objects.
+        """Read classes from a file, from the Hub, from Python objects or from the sets that come with s3clip.
 
         Args:
-            source: the path of a .json or .txt file; "hf://datasets/user/name@revision/file.json"; a dict or
-                list as such a file would hold; a list of names; or a SynonymSet, which is returned.
+            source: the path of a .json or .txt file; "builtin:food101" (see `builtin`);
+                "hf://datasets/user/name@revision/file.json"; a dict or list as such a file would hold; a
+                list of names; or a SynonymSet, which is returned.
             values: what the texts of a `{class: [text]}` file are. Other formats say it themselves and take
                 only the default.
 
@@ -142,6 +162,10 @@ class SynonymSet(BaseModel):
             return source
         if values not in get_args(Values):
             raise ValueError(f"values: expected one of {', '.join(get_args(Values))}, got {values!r}")
+        if isinstance(source, str) and source.startswith(BUILTIN):
+            if values != "synonyms":
+                raise ValueError(f"values={values!r} is for {{class: [text]}}, but this is {source}")
+            return cls.builtin(source.removeprefix(BUILTIN))
         path = None
         if isinstance(source, (str, os.PathLike)):
             where = os.fspath(source)
@@ -165,19 +189,17 @@ class SynonymSet(BaseModel):
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the set as a .json file, which `read` gives back equal; an older file is replaced whole.
 
+        A class stands on one line, so that a diff shows the classes that changed.
+
         Raises:
             ValueError: if the path does not end in .json.
         """
         if Path(path).suffix.lower() != ".json":
             raise ValueError(f"path: expected a name that ends in .json, got {os.fspath(path)!r}")
-        content: dict[str, Any] = {"format": FORMAT}
-        if self.templates is not None:
-            content["templates"] = self.templates
-        content["classes"] = [each.model_dump(exclude_defaults=True) for each in self.classes]
+        content = {"format": FORMAT, **self.model_dump(exclude_defaults=True)}
         # Through a link to the file it names, which a rename would replace.
         target = Path(os.path.realpath(path))
-        text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
-        write_atomically(target, text.encode())
+        write_atomically(target, _item_a_line(content).encode())
 
     def push_to_hub(
         self,
@@ -235,6 +257,18 @@ def collisions(synonyms: SynonymSet) -> dict[str, list[int]]:
         for text in dict.fromkeys(text.casefold() for text in (each.name, *each.synonyms, *each.prompts)):
             positions.setdefault(text, []).append(position)
     return {text: where for text, where in positions.items() if len(where) > 1}
+
+
+def _item_a_line(record: dict[str, Any]) -> str:
+    """Write a record as JSON, with each item of its lists on a line of its own."""
+    fields = []
+    for key, value in record.items():
+        text = json.dumps(value, ensure_ascii=False)
+        if isinstance(value, (list, tuple)):
+            items = ",\n    ".join(json.dumps(item, ensure_ascii=False) for item in value)
+            text = f"[\n    {items}\n  ]"
+        fields.append(f"  {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
 # ------------------------------------------------------------------------------- from a file to its content
@@ -300,10 +334,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _Found(NamedTuple):
-    """Class records not checked yet, the file's templates, and how many empty texts were left out."""
+    """Class records not checked yet, the other fields of a set, and how many empty texts were left out."""
 
     classes: list[Any]
-    templates: Any = None
+    fields: Mapping[str, Any] = MappingProxyType({})
     skipped: int = 0
 
 
@@ -315,12 +349,14 @@ def _ours(content: dict[str, Any], values: Values) -> _Found:
         newer = isinstance(version, str) and re.fullmatch(r"s3clip-synonyms/[1-9]\d*", version)
         advice = "; the file is newer than this s3clip, upgrade it" if newer else ""
         raise ValueError(f'"format" is {reprlib.repr(version)}, expected "{FORMAT}"{advice}')
-    if unknown := set(content) - {"format", "templates", "classes"}:
-        raise ValueError(f"unknown keys {sorted(map(str, unknown))}; known are format, templates, classes")
+    known = ["format", *SynonymSet.model_fields]
+    if unknown := set(content) - set(known):
+        raise ValueError(f"unknown keys {sorted(map(str, unknown))}; known are {', '.join(known)}")
     classes = content.get("classes")
     if not isinstance(classes, (list, tuple)):
         raise ValueError(f'"classes" must be a list of records, not {_shown(classes)}')
-    return _Found(_list(classes, values).classes, content.get("templates"))
+    fields = {key: value for key, value in content.items() if key not in ("format", "classes")}
+    return _Found(_list(classes, values).classes, fields)
 
 
 def _list(content: Sequence[Any], values: Values) -> _Found:
@@ -456,7 +492,7 @@ def _interpret(content: Any, values: Values) -> _Found:
 
 def _build(found: _Found) -> SynonymSet:
     try:
-        return SynonymSet.model_validate({"templates": found.templates, "classes": found.classes})
+        return SynonymSet.model_validate({**found.fields, "classes": found.classes})
     except ValidationError as error:
         raise ValueError(_reason(error.errors()[0], found.classes)) from None
 

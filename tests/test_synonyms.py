@@ -291,6 +291,7 @@ OURS = '{"format": "s3clip-synonyms/1", '
         ('{"format": "coco", "classes": ["cat"]}', '"format" is \'coco\', expected "s3clip-synonyms/1"$'),
         ('{"format": 1, "classes": ["cat"]}', '"format" is 1, expected'),
         ('{"classes": ["cat"], "templates": ["{}"]}', '"format" is missing'),
+        (OURS + '"classes": ["cat"], "license": 2}', "license must be a text, not 2"),
         ('{"cat": ["kitty"], "": ["x"]}', r"class 1 \(''\): name is empty"),
         ('{"cat": ["kitty", " "]}', r"class 0 \('cat'\): synonyms\[1\] is empty"),
         (
@@ -467,6 +468,8 @@ SET = st.builds(
     SynonymSet,
     classes=st.lists(CLASS, min_size=1, max_size=4),
     templates=st.one_of(st.none(), st.just(("a {}.", "{article} {c}"))),
+    description=st.one_of(st.none(), TEXT),
+    license=st.one_of(st.none(), TEXT),
 )
 
 
@@ -492,6 +495,19 @@ def test_what_is_written_is_readable_json(tmp_path):
         ("classes", [{"name": "猫", "synonyms": ["cat"]}, {"name": "dog", "id": 0}]),
     ]
     assert os.listdir(tmp_path) == ["classes.json"]
+
+
+def test_a_class_is_written_on_a_line_of_its_own(tmp_path):
+    path = tmp_path / "classes.json"
+    classes = [SynonymClass(name="cat", synonyms=["kitty", "feline"]), SynonymClass(name="dog")]
+    SynonymSet(
+        classes=classes, templates=["a {}.", "the {}."], description="pets", license="Apache-2.0"
+    ).write(path)
+    assert path.read_text(encoding="utf-8") == (
+        '{\n  "format": "s3clip-synonyms/1",\n  "description": "pets",\n  "license": "Apache-2.0",\n'
+        '  "templates": [\n    "a {}.",\n    "the {}."\n  ],\n'
+        '  "classes": [\n    {"name": "cat", "synonyms": ["kitty", "feline"]},\n    {"name": "dog"}\n  ]\n}\n'
+    )
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
