@@ -359,6 +359,14 @@ class Backbone(nn.Module):
             if key in inputs
         }
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text is, special tokens included, before truncation.
+
+        Of an open_clip tokenizer it is only known whether they are more than `text_length`: 0 for those that
+        are not, one more than that for the others.
+        """
+        return self._token_counts(list(texts), self._token_ids(list(texts)))
+
     def drop_text_tower(self) -> None:
         """Free the parameters of the text side; images, scale and bias stay as they are.
 
