@@ -1,20 +1,20 @@
 """The `s3clip` command: one function a verb, no arithmetic."""
 
-import csv
-import io
 import json
 import math
 import os
 import sys
 import warnings
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 from safetensors import SafetensorError
+
+from s3clip import cli_synonyms
+from s3clip.cli_output import Format, Output, print_rows
 
 app = typer.Typer(
     name="s3clip",
@@ -24,14 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class Format(StrEnum):
-    """How a result is printed."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
+app.add_typer(cli_synonyms.app, name="synonyms")
 
 
 HeadSource = Annotated[
@@ -59,7 +52,6 @@ Device = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(help="How many texts or images go through the model at once.")]
 Views = Annotated[int, typer.Option(help="How many views of an image to adapt to.")]
-Output = Annotated[Format, typer.Option("--format", help="How to print the result.")]
 
 
 @app.command()
@@ -91,7 +83,7 @@ def fit(
         str,
         typer.Argument(
             help='Synonym file: JSON such as {"cat": ["feline", "kitty"], "dog": []}, a text file with one '
-            "class a line, or hf://datasets/user/name/file.json."
+            "class a line, hf://datasets/user/name/file.json, or builtin:food101 (see s3clip synonyms list)."
         ),
     ],
     backbone: Annotated[
@@ -195,7 +187,7 @@ def predict(
             for file, own in zip(files, answers, strict=True)
             for rank, p in enumerate(own, 1)
         ]
-        _print_rows(header, rows, output)
+        print_rows(header, rows, output)
     if not all(answers):
         raise typer.Exit(1)
 
@@ -230,7 +222,7 @@ def inspect(
             for r in reports
             for t in r.texts
         ]
-        _print_rows(header, rows, output)
+        print_rows(header, rows, output)
         return
     for r in reports:
         scale = f"ε = {r.scale:.4f}" if math.isfinite(r.scale) else "ε = ∞"
@@ -394,18 +386,6 @@ def _names(reports: list[Any], positions: list[int]) -> str:
 
 def _or_dash(value: object) -> object:
     return "-" if value is None else value
-
-
-def _print_rows(header: list[str], rows: list[list[Any]], output: Format) -> None:
-    if output is Format.CSV:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header, *rows])
-        typer.echo(text.getvalue(), nl=False)
-        return
-    cells = [[str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
-    for row in cells:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _json_option(option: str, given: str) -> Any:
