@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List, show and check sets of synonyms.", no_args_is_help=True)
 
+_KINDS = ("synonyms", "descriptors", "prompts")
+
 Source = Annotated[
     str, typer.Argument(help="Name of a builtin set (food101), or a synonym file as for `s3clip fit`.")
 ]
@@ -66,14 +68,14 @@ def show(
         rows = [
             [index, each.name, kind, text]
             for index, each in classes.items()
-            for kind in ("synonyms", "descriptors", "prompts")
-            for text in getattr(each, kind)
+            for kind, texts in (("name", [each.name]), *((kind, getattr(each, kind)) for kind in _KINDS))
+            for text in texts
         ]
         print_rows(["class_index", "class", "kind", "text"], rows, output)
         return
     for index, each in classes.items():
         typer.echo(f"{index} {each.name}" + ("" if each.id is None else f" ({each.id})"))
-        for kind in ("synonyms", "descriptors", "prompts"):
+        for kind in _KINDS:
             if texts := getattr(each, kind):
                 typer.echo(f"  {kind}: {'; '.join(texts)}")
 

@@ -30,7 +30,7 @@ __all__ = [
 
 MOST_WORDS = 5  # of a name
 CLIP_TOKENS = 77
-FREQUENT = 2  # classes that use a word, from which on a word like it may be a slip
+FREQUENT = 3  # classes that use a word, from which on a word like it may be a slip
 SHORTEST_WORD = 6  # letters of a slip; shorter words have too many neighbours
 
 # Words for so many things that, as a synonym, they name other classes of nearly every task too.
@@ -94,9 +94,11 @@ class Reference:
 
 def builtin_reference(name: str | None = None) -> Reference:
     """Return what the builtin set of this name is compared with; None: a set that is not builtin."""
-    own = {name, SUBSETS[name].of if name in SUBSETS else name}
-    others = (load_set(each) for each in BENCHMARKS if each not in own)
-    return Reference(benchmark=BENCHMARKS.get(name or ""), known_words=word_counts(others))
+    subset = SUBSETS.get(name or "")
+    benchmark = BENCHMARKS.get(name or "") if subset is None else subset.benchmark
+    own = name if subset is None else subset.of
+    others = (load_set(each) for each in BENCHMARKS if each != own)
+    return Reference(benchmark=benchmark, known_words=word_counts(others))
 
 
 def check_synonyms(synonyms: SynonymSet, reference: Reference | None = None) -> list[Finding]:
@@ -354,6 +356,8 @@ _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 # As CLIP's tokenizer splits: words, single digits, runs of marks; here letters beyond ASCII stand alone.
 _PIECES = re.compile(r"[A-Za-z]+|\d|[^\sA-Za-z\d]+")
 _PLURALS = (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("sses", "ss"), ("xes", "x"), ("s", ""))
+# British and American: "colour", "mould", "anaemone", "jewellery".
+_SPELLINGS = (("ou", "o"), ("o", "ou"), ("ae", "e"), ("oe", "e"), ("ll", "l"), ("l", "ll"))
 # Scripts with letters that look like those of the Latin one.
 _LOOKALIKES = {"CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "FULLWIDTH", "MATHEMATICAL"}
 
@@ -377,10 +381,11 @@ def _words_of(each: SynonymClass) -> dict[str, str]:
 
 def _singular(text: str) -> str:
     """Take the ending of a regular plural off the last word; "glasses" and "glass" become one."""
-    for ending, instead in _PLURALS:
-        stem = text.removesuffix(ending)
-        if stem != text and len(stem) > 2 and not text.endswith(("ss", "us", "is")):
-            return stem + instead
+    if not text.endswith(("ss", "us", "is")):
+        for ending, instead in _PLURALS:
+            stem = text.removesuffix(ending) + instead
+            if text.endswith(ending) and len(stem) > 2:
+                return stem
     return text
 
 
@@ -400,13 +405,8 @@ def _one_slip_away(word: str) -> set[str]:
     added = {a + b[1:] for a, b in inside if len(b) > 1}
     swapped = {a + b[1] + b[0] + b[2:] for a, b in inside if len(b) > 2}
     left_out = {a + letter + b for a, b in inside for letter in "abcdefghijklmnopqrstuvwxyz"}
-    british = {
-        word.replace("our", "or"),
-        word.replace("or", "our"),
-        word.replace("ae", "e"),
-        word.replace("oe", "e"),
-    }
-    return (added | swapped | left_out) - british - {word}
+    spellings = {word.replace(one, other) for one, other in _SPELLINGS}
+    return (added | swapped | left_out) - spellings - {word}
 
 
 def _estimate(piece: str) -> int:

@@ -41,16 +41,17 @@ class Subset:
     Attributes:
         of: the set.
         positions: the classes there, ascending: the order of the subset.
+        benchmark: as for a whole set.
         description: as in a file.
     """
 
     of: str
     positions: tuple[int, ...]
+    benchmark: Benchmark
     description: str
 
 
-# The names follow CLIP's own lists of 2021 where it has one; those of UCF101 and the segmentation sets follow
-# the folders and label files of the data.
+# docs/synonyms.md says whose names and whose order these are.
 BENCHMARKS = {
     "imagenet1k": Benchmark(1000, "571ae1c583b4be7d"),
     "cifar10": Benchmark(10, "bb3914949cecedee"),
@@ -95,6 +96,7 @@ SUBSETS = {
             890 897 900 907 913 924 932 933 934 937 943 945 947 951 954 956 957 959 971 972 980 981 984 986
             987 988
         """),
+        Benchmark(200, "4b36c17b1b1bba6c"),
         "ImageNet-A: photographs that fooled a ResNet-50, of 200 of the ImageNet classes",
     ),
     "imagenet_r": Subset(
@@ -109,6 +111,7 @@ SUBSETS = {
             658 701 717 724 763 768 774 776 779 780 787 805 812 815 820 824 833 847 852 866 875 883 889 895
             907 928 931 932 933 934 936 937 943 945 947 948 949 951 953 954 957 963 965 967 980 981 983 988
         """),
+        Benchmark(200, "79cac199a9146841"),
         "ImageNet-R: drawings, toys, sculptures and other renditions of 200 of the ImageNet classes",
     ),
 }
