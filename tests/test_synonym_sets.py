@@ -20,7 +20,7 @@ from s3clip.synonym_sets import BENCHMARKS, SUBSETS, Benchmark, load_exceptions,
 
 FOLDER = Path(s3clip.synonym_sets.__file__).parent
 
-# The section of CLIP's prompts.md that a set's templates come from; and CLIP_benchmark's list where that orders
+# The section of CLIP's prompts.md a set's templates come from; and CLIP_benchmark's list where that orders
 # the classes otherwise, by folder, as our set does.
 OPENAI = {
     "cifar10": "CIFAR10",
