@@ -131,7 +131,7 @@ class SynonymousSpaceHead(nn.Module):
         """Encode the texts of every class, each distinct one once, and build the space.
 
         Args:
-            classes: a path, a dict, a list of names or records, a `SynonymSet`, or "hf://...".
+            classes: a path, a dict, a list of names or records, a `SynonymSet`, "hf://..." or "builtin:...".
             templates: prompt templates or the name of a set of them (`s3clip.prompts.TEMPLATES`); else the
                 file's own, else "a photo of a {}.".
             batch_size: texts per call of the text tower.

@@ -285,7 +285,7 @@ def _hypernym(case: _Case) -> Iterator[Finding]:
             key = _singular(text.casefold())
             if _compact(text) == _compact(each.name):
                 continue  # says no more than the name
-            if key in GENERAL_NOUNS:
+            if not GENERAL_NOUNS.isdisjoint((key, text.casefold())):
                 yield case.finding("warning", "hypernym", position, text, "names many other things as well")
                 continue
             others = sorted(endings.get(key, set()) - {position})

@@ -177,14 +177,15 @@ def test_a_synonym_that_other_names_end_with():
 
 
 def test_typos_without_a_word_list():
-    classes = {"cat": ["domestic feline"], "lynx": ["spotted feline"], "lion": ["maned felline"]}
-    assert found(classes, "typo") == [(2, "maned felline")]
+    felines = {"cat": ["domestic feline"], "lynx": ["spotted feline"], "puma": ["slender feline"]}
+    classes = {**felines, "lion": ["maned felline"]}
+    assert found(classes, "typo") == [(3, "maned felline")]
     # Words that other sets know, short words, British spellings and changed letters are left alone.
     known = Reference(known_words=word_counts([made({"x": ["felline"]})]))
     assert found(classes, "typo", known) == []
     for innocent in ("felines", "feliné", "fline", "beline"):
         assert found({**classes, "lion": [innocent]}, "typo") == []
-    colours = {"cat": ["coloured cat"], "dog": ["colored dog"], "fox": ["colored fox"]}
+    colours = {"cat": ["coloured cat"], **{each: [f"colored {each}"] for each in ("dog", "fox", "rat")}}
     assert found(colours, "typo") == []
 
 
