@@ -317,7 +317,7 @@ def _typo(case: _Case) -> Iterator[Finding]:
             if used[word] > 1 or word in reference.known_words or word in fixed or len(word) < SHORTEST_WORD:
                 continue
             if reference.dictionary is not None:
-                if reference.dictionary.isdisjoint((word, _singular(word), word.removesuffix("'s"))):
+                if reference.dictionary.isdisjoint((word, _singular(word))):
                     message = f"{word!r} is in no other class and not in the word list"
                     yield case.finding("warning", "typo", position, text, message)
             elif near := sorted(_one_slip_away(word) & frequent):
@@ -352,7 +352,7 @@ RULES: dict[str, Callable[[_Case], Iterator[Finding]]] = {
 
 # ------------------------------------------------------------------------------------------ reading texts
 
-_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+_WORD = re.compile(r"[^\W\d_]+(?:'(?!s\b)[^\W\d_]+)?")  # with an apostrophe inside, without "'s"
 # As CLIP's tokenizer splits: words, single digits, runs of marks; here letters beyond ASCII stand alone.
 _PIECES = re.compile(r"[A-Za-z]+|\d|[^\sA-Za-z\d]+")
 _PLURALS = (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("sses", "ss"), ("xes", "x"), ("s", ""))
