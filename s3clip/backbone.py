@@ -365,7 +365,8 @@ class Backbone(nn.Module):
         Of an open_clip tokenizer it is only known whether they are more than `text_length`: 0 for those that
         are not, one more than that for the others.
         """
-        return self._token_counts(list(texts), self._token_ids(list(texts)))
+        every = list(texts)
+        return self._token_counts(every, self._token_ids(every))
 
     def drop_text_tower(self) -> None:
         """Free the parameters of the text side; images, scale and bias stay as they are.
@@ -428,7 +429,7 @@ class Backbone(nn.Module):
     def warn_of_truncation(self, texts: Sequence[str]) -> None:
         """Warn of texts longer than `text_length`, as `encode_texts` does."""
         distinct = list(dict.fromkeys(texts))
-        self._warn_of_truncation(distinct, self._token_counts(distinct, self._token_ids(distinct)))
+        self._warn_of_truncation(distinct, self.count_tokens(distinct))
 
     def _embed_synthetic_image(self) -> Tensor:
         inputs = _synthetic_image_inputs(self.model, patches="spatial_shapes" in self.image_inputs)

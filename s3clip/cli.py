@@ -180,8 +180,8 @@ def predict(
                 p.label,
                 f"{p.score:.4f}",
                 p.class_index,
-                _or_dash(p.class_id),
-                _or_dash(p.text),
+                p.class_id,
+                p.text,
                 "yes" if p.accepted else "no",
             ]
             for file, own in zip(files, answers, strict=True)
@@ -382,10 +382,6 @@ def compare(
 
 def _names(reports: list[Any], positions: list[int]) -> str:
     return ", ".join(f"{position} {reports[position].name}" for position in positions)
-
-
-def _or_dash(value: object) -> object:
-    return "-" if value is None else value
 
 
 def _json_option(option: str, given: str) -> Any:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -20,7 +21,12 @@ Output = Annotated[Format, typer.Option("--format", help="How to print the resul
 
 
 def print_rows(header: list[str], rows: list[list[Any]], output: Format) -> None:
-    """Print a table with its columns aligned, or as CSV."""
+    """Print a table with its columns aligned, a JSON list of records, or CSV; None is "-" outside of JSON."""
+    if output is Format.JSON:
+        records = [dict(zip(header, row, strict=True)) for row in rows]
+        typer.echo(json.dumps(records, indent=1, ensure_ascii=False))
+        return
+    rows = [["-" if cell is None else cell for cell in row] for row in rows]
     if output is Format.CSV:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([header, *rows])

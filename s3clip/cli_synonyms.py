@@ -4,13 +4,14 @@ import difflib
 import json
 import warnings
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from s3clip.cli_output import Format, Output, print_rows
+from s3clip.synonyms import BUILTIN
 
 if TYPE_CHECKING:
     from s3clip.synonym_check import Finding, Reference
@@ -37,10 +38,7 @@ def list_sets(output: Output = Format.TABLE) -> None:
         texts = sum(1 + len(each.synonyms) for each in own.classes)
         descriptors = sum(len(each.descriptors) for each in own.classes)
         rows.append([name, len(own.classes), texts, descriptors, own.description])
-    if output is Format.JSON:
-        typer.echo(json.dumps([dict(zip(header, row, strict=True)) for row in rows], indent=1))
-    else:
-        print_rows(header, rows, output)
+    print_rows(header, rows, output)
 
 
 @app.command()
@@ -97,74 +95,65 @@ def check(
     """Look for mistakes in a set: shared names, hypernyms, repetitions, typos, odd letters.
 
     An error is certain, and the exit status is 1; a warning is to be read by somebody. What is found in a
-    builtin set and stays is listed with its reason.
+    builtin set and stays all the same is listed with its reason.
     """
-    from s3clip.synonym_check import builtin_reference, check_synonyms, split_excepted
-    from s3clip.synonym_sets import load_exceptions, load_set, set_names
+    from s3clip.synonym_check import Finding, check_synonyms, split_excepted
+    from s3clip.synonym_sets import load_exceptions, set_names
 
-    builtin = source.removeprefix("builtin:")
-    builtin_name = builtin if builtin in set_names() else None
-    reference = builtin_reference(builtin_name)
-    if names_of is not None:
-        reference = replace(reference, names=load_set(names_of).class_names)
-    if words is not None:
-        listed = words.read_text(encoding="utf-8").split()
-        reference = replace(reference, dictionary=frozenset(word.casefold() for word in listed))
-    if backbone is not None:
-        reference = _with_tokens_of(backbone, reference)
-    read = _schema_findings(source)
-    findings = read if isinstance(read, list) else check_synonyms(read, reference)
-    exceptions = [] if builtin_name is None else load_exceptions(builtin_name)
-    findings, excepted = split_excepted(findings, exceptions)
-    stays = [replace(finding, message=f"stays: {reason}") for finding, reason in excepted]
-    _print_findings(findings, stays, output)
-    if any(finding.severity == "error" for finding in findings):
+    plain = source.removeprefix(BUILTIN)
+    builtin = plain if plain in set_names() else None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the rules find the same, and say where
+            own = _read(source)
+    except ValueError as error:
+        if not Path(source).is_file():
+            raise
+        findings = [Finding("error", "schema", None, None, "", str(error))]
+    else:
+        findings = check_synonyms(own, _reference(builtin, names_of, words, backbone))
+    left, excepted = split_excepted(findings, [] if builtin is None else load_exceptions(builtin))
+    _print_findings(left, excepted, output)
+    if any(finding.severity == "error" for finding in left):
         raise typer.Exit(1)
 
 
 def _read(source: str) -> "SynonymSet":
     from s3clip import SynonymSet
 
-    is_file = source.startswith(("builtin:", "hf://")) or Path(source).suffix.lower() in (".json", ".txt")
+    is_file = source.startswith((BUILTIN, "hf://")) or Path(source).suffix.lower() in (".json", ".txt")
     return SynonymSet.read(source) if is_file else SynonymSet.builtin(source)
 
 
-def _schema_findings(source: str) -> "SynonymSet | list[Finding]":
-    """Read a set; what makes a file unreadable is a finding too."""
-    from s3clip.synonym_check import Finding
+def _reference(
+    builtin: str | None, names_of: str | None, words: Path | None, backbone: str | None
+) -> "Reference":
+    """Gather what the options of `check` say to compare with."""
+    from s3clip.synonym_check import builtin_reference
+    from s3clip.synonym_sets import load_set
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the rules find the same, and say where
-        try:
-            return _read(source)
-        except ValueError as error:
-            if not Path(source).is_file():
-                raise
-            return [Finding("error", "schema", None, None, "", str(error))]
+    reference = builtin_reference(builtin)
+    if names_of is not None:
+        reference = replace(reference, names=load_set(names_of.removeprefix(BUILTIN)).class_names)
+    if words is not None:
+        listed = words.read_text(encoding="utf-8").split()
+        reference = replace(reference, dictionary=frozenset(word.casefold() for word in listed))
+    if backbone is not None:
+        from s3clip import Backbone
+
+        model = Backbone.from_pretrained(backbone)
+        reference = replace(reference, count_tokens=model.count_tokens, most_tokens=model.text_length)
+    return reference
 
 
-def _with_tokens_of(backbone: str, reference: "Reference") -> "Reference":
-    from s3clip import Backbone
-
-    model = Backbone.from_pretrained(backbone)
-    return replace(reference, count_tokens=model.count_tokens, most_tokens=model.text_length)
-
-
-def _print_findings(findings: "list[Finding]", stays: "list[Finding]", output: Format) -> None:
-    if output is Format.JSON:
-        rows = [{**asdict(each), "stays": each in stays} for each in [*findings, *stays]]
-        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
-        return
+def _print_findings(
+    findings: "list[Finding]", excepted: "list[tuple[Finding, str]]", output: Format
+) -> None:
     header = ["severity", "rule", "class_index", "class", "text", "message"]
-    every = [
-        [each.severity, each.rule, *_place(each), each.text, each.message] for each in [*findings, *stays]
-    ]
-    if every or output is Format.CSV:
-        print_rows(header, every, output)
+    told = [(f, f.severity, f.message) for f in findings] + [(f, "stays", reason) for f, reason in excepted]
+    rows = [[severity, f.rule, f.position, f.name, f.text, message] for f, severity, message in told]
+    if rows or output is not Format.TABLE:
+        print_rows(header, rows, output)
     if output is Format.TABLE:
         counts = Counter(each.severity for each in findings)
-        typer.echo(f"{counts['error']} errors, {counts['warning']} warnings, {len(stays)} exceptions")
-
-
-def _place(finding: "Finding") -> tuple[object, object]:
-    return ("-", "-") if finding.position is None else (finding.position, finding.name)
+        typer.echo(f"{counts['error']} errors, {counts['warning']} warnings, {len(excepted)} exceptions")

@@ -180,9 +180,8 @@ def _order(case: _Case) -> Iterator[Finding]:
     wanted, own = case.reference.names, case.synonyms.class_names
     benchmark = case.reference.benchmark
     if benchmark is not None and benchmark != Benchmark.of(own):
-        message = (
-            f"expected the {benchmark.classes} names of the benchmark in its order, got {len(own)} others"
-        )
+        found = "other names, or another order" if len(own) == benchmark.classes else f"{len(own)} classes"
+        message = f"expected the {benchmark.classes} names of the benchmark in its order, got {found}"
         yield Finding("error", "order", None, None, "", message)
     if wanted is None:
         return
