@@ -146,9 +146,7 @@ def _reference(
     return reference
 
 
-def _print_findings(
-    findings: "list[Finding]", excepted: "list[tuple[Finding, str]]", output: Format
-) -> None:
+def _print_findings(findings: "list[Finding]", excepted: "list[tuple[Finding, str]]", output: Format) -> None:
     header = ["severity", "rule", "class_index", "class", "text", "message"]
     told = [(f, f.severity, f.message) for f in findings] + [(f, "stays", reason) for f, reason in excepted]
     rows = [[severity, f.rule, f.position, f.name, f.text, message] for f, severity, message in told]

@@ -272,3 +272,35 @@ def test_a_random_mistake_in_a_shipped_set_is_found():
             )
             hit = check_synonyms(own.model_copy(update={"classes": tuple(classes)}), reference)
             assert any(e.rule == rule and e.position in (position, other) for e in hit), (rule, text)
+
+
+def test_the_share_of_random_slips_that_is_found():
+    """docs/synonyms.md says a third: of words with a letter dropped, doubled, added or swapped inside."""
+    draw, found, slips = random.Random(0), 0, 0
+    for name in BENCHMARKS:
+        own, classes = load_set(name), []
+        words = word_counts([own])
+        for each in own.classes:
+            texts = [*each.synonyms, *each.descriptors] or [each.name]
+            text = draw.choice(texts)
+            word = draw.choice([w for w in text.split() if len(w) > 3] or [text])
+            slip = with_a_slip(word, draw)
+            if slip.casefold() not in words:
+                slips += 1
+            classes.append(each.model_copy(update={"synonyms": (*each.synonyms, text.replace(word, slip))}))
+        hits = check_synonyms(own.model_copy(update={"classes": tuple(classes)}), builtin_reference(name))
+        found += len({each.position for each in hits if each.rule == "typo"})
+    assert 0.28 < found / slips < 0.38
+
+
+def with_a_slip(word: str, draw: random.Random) -> str:
+    at = draw.randrange(1, len(word) - 1) if len(word) > 2 else 1
+    one, two = word[:at], word[at:]
+    return draw.choice(
+        [
+            one + two[1:],
+            one + two[:1] + two,
+            one + draw.choice("aeinrst") + two,
+            one + two[1:2] + two[:1] + two[2:],
+        ]
+    )
