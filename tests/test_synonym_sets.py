@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import synonym_coverage
 
 import s3clip.synonym_sets
-from s3clip import SynonymousSpaceHead, SynonymSet, cli
+from s3clip import Backbone, SynonymousSpaceHead, SynonymSet, cli
 from s3clip.demo import model_folder
 from s3clip.synonym_check import builtin_reference, check_synonyms, split_excepted
 from s3clip.synonym_sets import BENCHMARKS, SUBSETS, Benchmark, load_exceptions, load_set, set_names
@@ -357,3 +357,17 @@ def test_check_with_words_and_a_tokenizer(tmp_path: Path):
     result = run("check", path, "--words", words, "--backbone", model_folder(), "--format", "json")
     found = {f["rule"]: f["text"] for f in json.loads(result.stdout)}
     assert found["typo"] == "nouhgt"
+
+
+def test_tokens_are_those_of_the_backbones_tokenizer(tmp_path: Path):
+    backbone = Backbone.from_pretrained(str(model_folder()))
+    texts = ["a photo of a cat.", "a photo of a " + "cat " * 40]
+    real = [len(ids) for ids in backbone.tokenizer(texts)["input_ids"]]
+    assert backbone.count_tokens(texts) == real
+    assert real[1] > backbone.text_length
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps({"cat": ["cat " * 40 + "cat"], "dog": []}))
+    result = run("check", path, "--backbone", model_folder(), "--format", "json")
+    assert result.exit_code == 1
+    found = [f for f in json.loads(result.stdout) if f["rule"] == "too_many_tokens"]
+    assert [(f["severity"], f["class_index"]) for f in found] == [("error", 0)]
