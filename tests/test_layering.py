@@ -128,11 +128,12 @@ def test_only_the_backbone_and_the_pipeline_know_transformers():
 def test_nothing_in_the_core_imports_the_evaluation():
     # The command line is the outermost layer: it may.
     for name, path in MODULES.items():
-        if name != "cli" and name.split(".")[0] != "evaluation":
+        if name.split(".")[0] not in ("cli", "evaluation"):
             found = [target for target in imported(path) if target.startswith("s3clip.evaluation")]
             assert not found, f"{name or 's3clip'} imports {found}"
 
 
 def test_the_command_line_is_imported_by_nothing():
     for name, path in MODULES.items():
-        assert all(own_module(target) != "cli" for target in imported(path)), name
+        if name.split(".")[0] != "cli":
+            assert all((own_module(target) or "").split(".")[0] != "cli" for target in imported(path)), name

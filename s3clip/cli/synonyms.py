@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from s3clip.cli_output import Format, Output, print_rows
+from s3clip.cli.options import Format, Output, print_rows
 from s3clip.synonyms import BUILTIN
 
 if TYPE_CHECKING:

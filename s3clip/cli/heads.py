@@ -1,60 +1,26 @@
-"""The `s3clip` command: one function a verb, no arithmetic."""
+"""What one does with a head: fit, predict, inspect, push and export it, and the demo."""
 
 import json
 import math
-import os
-import sys
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
-from safetensors import SafetensorError
 
-from s3clip import cli_synonyms
-from s3clip.cli_output import Format, Output, print_rows
-
-app = typer.Typer(
-    name="s3clip",
-    help="Zero-shot image classification where every class has many names. "
-    "Start with `s3clip demo`; then `s3clip fit` your class names, and `s3clip predict` your images.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+from s3clip.cli.options import (
+    BatchSize,
+    Device,
+    Format,
+    HeadSource,
+    Output,
+    Revision,
+    Views,
+    json_option,
+    print_rows,
 )
-app.add_typer(cli_synonyms.app, name="synonyms")
 
 
-HeadSource = Annotated[
-    str,
-    typer.Option("--head", help="Folder that `s3clip fit` wrote, or a class space on the Hub: user/name."),
-]
-Revision = Annotated[
-    str | None, typer.Option(help="Branch, tag or commit of the class space, where it is on the Hub.")
-]
-
-
-def _known_device(name: str | None) -> str | None:
-    if name is not None:
-        import torch
-
-        try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-            raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    return name
-
-
-Device = Annotated[
-    str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.", callback=_known_device)
-]
-BatchSize = Annotated[int, typer.Option(help="How many texts or images go through the model at once.")]
-Views = Annotated[int, typer.Option(help="How many views of an image to adapt to.")]
-
-
-@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the picture and the saved head.")] = Path(
         "s3clip-demo"
@@ -77,7 +43,6 @@ def demo(
     typer.echo(f"Picture: {result.picture}")
 
 
-@app.command()
 def fit(
     classes: Annotated[
         str,
@@ -113,7 +78,7 @@ def fit(
     from s3clip import HeadConfig, SynonymousSpaceHead, SynonymSet
     from s3clip.inspection import inspect_head
 
-    settings = HeadConfig.model_validate({} if config is None else _json_option("config", config))
+    settings = HeadConfig.model_validate({} if config is None else json_option("config", config))
     synonyms = SynonymSet.read(classes, values=values)  # type: ignore[arg-type]  # read() names a wrong one
     templates = template[0] if template and len(template) == 1 else template
     head = SynonymousSpaceHead.from_backbone(backbone, revision=revision, device=device, config=settings)
@@ -131,7 +96,6 @@ def fit(
     typer.echo(f"Saved to {out}. Try: s3clip predict IMAGES --head {out}")
 
 
-@app.command()
 def predict(
     images: Annotated[list[str], typer.Argument(help="Image files, folders or globs.")],
     head: HeadSource,
@@ -192,7 +156,6 @@ def predict(
         raise typer.Exit(1)
 
 
-@app.command()
 def inspect(
     head: Annotated[
         str, typer.Argument(help="Folder that `s3clip fit` wrote, or a class space on the Hub: user/name.")
@@ -235,7 +198,6 @@ def inspect(
             typer.echo(f"  {t.status + of:<10} {t.text}{shared}")
 
 
-@app.command()
 def push(
     head: Annotated[Path, typer.Argument(help="Folder that `s3clip fit` wrote.")],
     repository: Annotated[str, typer.Argument(help="Repository of the Hub: user/name.")],
@@ -263,7 +225,6 @@ def push(
     typer.echo(f"Pushed to {address}. Try: s3clip predict IMAGES --head {repository}")
 
 
-@app.command()
 def export(
     head: HeadSource,
     out: Annotated[Path, typer.Option(help="ONNX file to write.")],
@@ -279,140 +240,5 @@ def export(
     typer.echo(f"Wrote {path}, whose logits are those of torch; class_names are in its metadata.")
 
 
-@app.command()
-def compare(
-    out: Annotated[Path, typer.Option(help="Folder for comparison.json, .md and .png.")],
-    classes: Annotated[
-        str | None,
-        typer.Argument(help="Synonym file, as for `s3clip fit`; none if --embeddings brings the texts too."),
-    ] = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="CLIP-like model: a Hub repository (openai/clip-vit-base-patch32) or a folder."),
-    ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of images: with --labels where its files lie, else one sub-folder a class."
-        ),
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="CSV with a line for each image; files beside it unless --images.")
-    ] = None,
-    file_column: Annotated[str, typer.Option(help="Its column of files.")] = "file",
-    label_column: Annotated[str, typer.Option(help="Its column of class ids or names.")] = "label",
-    embeddings: Annotated[
-        Path | None,
-        typer.Option(
-            help="NumPy .npz instead of images: image_embeds and labels, and, to do without a model, "
-            "text_embeds, owners (the class of each text), class_names and logit_scale."
-        ),
-    ] = None,
-    template: Annotated[list[str] | None, typer.Option(help="As for `s3clip fit`.")] = None,
-    contender: Annotated[
-        list[str] | None,
-        typer.Option(help="Compare this one with the control alone; several times for more."),
-    ] = None,
-    config: Annotated[
-        str | None, typer.Option(help='Compare these settings too, as "config": JSON or a file, as for fit.')
-    ] = None,
-    values: Annotated[str, typer.Option(help="As for `s3clip fit`.")] = "synonyms",
-    min_images: Annotated[int, typer.Option(help="Recall counts classes with so many images.")] = 1,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
-    bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Of the resamples and the random descriptors.")] = 0,
-    adapt: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Compare the name, the default and --config with this test-time adaptation too: shift, "
-            "shared_shift, zero or mean_views; several times for more."
-        ),
-    ] = None,
-    views: Views = 64,
-    device: Device = None,
-) -> None:
-    """Score every way to classify on your labelled images: which one is best for them?"""
-    from s3clip import Backbone, HeadConfig, SynonymSet
-    from s3clip.evaluation import compare as compare_images
-    from s3clip.evaluation import compare_embeddings
-    from s3clip.evaluation.inputs import labelled_images, read_embeddings
-
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit: expected a whole number >= 1, got {limit}")
-    if embeddings is not None and (images is not None or labels is not None):
-        raise ValueError("--embeddings: it brings the labels; leave --images and --labels out")
-    settings = None if config is None else HeadConfig.model_validate(_json_option("config", config))
-    asked: dict[str, Any] = {
-        "contenders": contender or None,
-        "configs": None if settings is None else {"config": settings},
-        "min_images": min_images,
-        "bootstrap": bootstrap,
-        "seed": seed,
-        "adapt": tuple(adapt or ()),
-    }
-    given = read_embeddings(embeddings) if embeddings is not None else None
-    if given is not None and given.texts is not None:
-        if classes is not None or backbone is not None:
-            raise ValueError(f"{embeddings} has texts of its own; leave the synonym file and --backbone out")
-        truth, scale = given.labels[:limit], given.logit_scale
-        result = compare_embeddings(
-            given.texts, given.class_names, given.images[:limit], truth, logit_scale=scale, **asked
-        )
-    else:
-        if classes is None or backbone is None:
-            raise ValueError("expected a synonym file and --backbone, to encode the texts with")
-        if given is not None:
-            truth, asked["image_embeds"] = given.labels[:limit], given.images[:limit]
-        else:
-            files, named = labelled_images(images, labels, file_column, label_column)
-            truth, asked["images"] = named[:limit], files[:limit]
-        synonyms = SynonymSet.read(classes, values=values)  # type: ignore[arg-type]  # as in fit
-        asked["templates"] = (template[0] if template and len(template) == 1 else template) or None
-        model = Backbone.from_pretrained(backbone, device=device)
-        result = compare_images(synonyms, truth, backbone=model, views=views, **asked)
-    typer.echo(result.table())
-    typer.echo(result.summary())
-    result.save(out)
-    try:
-        result.draw(out / "comparison.png")
-    except ImportError as error:
-        typer.echo(f"warning: no picture: {error}", err=True)
-    typer.echo(f"Saved to {out}.")
-
-
 def _names(reports: list[Any], positions: list[int]) -> str:
     return ", ".join(f"{position} {reports[position].name}" for position in positions)
-
-
-def _json_option(option: str, given: str) -> Any:
-    path = Path(given)
-    text = given if given.lstrip().startswith("{") else path.read_text(encoding="utf-8")
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"--{option}: not JSON ({error})") from error
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return f"{where}: {first['msg']}" if where else first["msg"]
-    said = " ".join([str(error), *getattr(error, "__notes__", ())])
-    return " ".join(said.split()) or type(error).__name__
-
-
-def main() -> None:
-    """Run the command; bad input ends it with status 2 and one line on standard error."""
-    if not sys.stderr.isatty():  # in a log, a progress bar is noise; read when the Hub's client is imported
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
-    try:
-        app()
-    except (ValueError, TypeError, OSError, SafetensorError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,52 @@
+"""The `s3clip` command: one function a verb, no arithmetic."""
+
+import os
+import sys
+import warnings
+
+import typer
+from pydantic import ValidationError
+from safetensors import SafetensorError
+
+from s3clip.cli import evaluation, heads, synonyms
+
+app = typer.Typer(
+    name="s3clip",
+    help="Zero-shot image classification where every class has many names. "
+    "Start with `s3clip demo`; then `s3clip fit` your class names, and `s3clip predict` your images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for verb in (
+    heads.demo,
+    heads.fit,
+    heads.predict,
+    heads.inspect,
+    heads.push,
+    heads.export,
+    evaluation.compare,
+):
+    app.command()(verb)
+app.add_typer(synonyms.app, name="synonyms")
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return f"{where}: {first['msg']}" if where else first["msg"]
+    said = " ".join([str(error), *getattr(error, "__notes__", ())])
+    return " ".join(said.split()) or type(error).__name__
+
+
+def main() -> None:
+    """Run the command; bad input ends it with status 2 and one line on standard error."""
+    if not sys.stderr.isatty():  # in a log, a progress bar is noise; read when the Hub's client is imported
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
+    try:
+        app()
+    except (ValueError, TypeError, OSError, SafetensorError) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
