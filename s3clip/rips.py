@@ -40,7 +40,9 @@ def chordal_distances(points: Tensor) -> Tensor:
     if not bool((torch.isfinite(lengths) & (lengths > 0)).all()):
         raise ValueError("points: expected finite vectors of non-zero length, got one that is not")
     exact = exact / lengths
-    distances: Tensor = (2 - 2 * (exact @ exact.mT)).clamp_min_(0).sqrt_()
+    cosines = exact @ exact.mT
+    # Not 2 * cosines: on some processors a product of a matrix with its own transpose is not symmetric.
+    distances: Tensor = (2 - (cosines + cosines.mT)).clamp_min_(0).sqrt_()
     distances.diagonal(dim1=-2, dim2=-1).zero_()
     dtype = torch.float64 if points.dtype == torch.float64 else torch.float32
     return distances.to(device=points.device, dtype=dtype)
