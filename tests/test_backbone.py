@@ -780,7 +780,7 @@ def test_the_image_tower_is_loaded_alone(family: str, tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(Backbone, "__init__", watch)
     alone = Backbone.from_pretrained(str(tmp_path), text_tower=False)
-    # Not to the bit: where weights lie in memory decides how some processors round. The weights are equal, see below.
+    # Not to the bit: where weights lie in memory decides how some processors round. The weights are, below.
     torch.testing.assert_close(alone.fingerprint()["image"], whole.fingerprint()["image"], rtol=0, atol=1e-6)
     assert torch.equal(alone.logit_scale(), whole.logit_scale())
     assert (alone.dim, alone.activation, alone.has_text_tower) == (whole.dim, whole.activation, False)
