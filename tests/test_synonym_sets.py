@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 import synonym_coverage
+import synonym_sample
 
 import s3clip.synonym_sets
 from s3clip import Backbone, SynonymousSpaceHead, SynonymSet, cli
@@ -200,6 +201,19 @@ def test_coverage_counts_names_that_may_be_right(tmp_path: Path):
         ("1 kite", False),
         ("0 wren", True),
     ]
+
+
+def test_a_sample_is_drawn_from_whole_sets_and_again_for_its_seed(monkeypatch: pytest.MonkeyPatch, capsys):
+    def drawn(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["synonym_sample.py", *arguments])
+        synonym_sample.main()
+        return capsys.readouterr().out
+
+    everything = sum(benchmark.classes for benchmark in BENCHMARKS.values())
+    assert len(re.findall("^    synonyms: ", drawn("--classes", str(everything)), re.M)) == everything
+    assert drawn("--seed", "7") == drawn("--seed", "7") != drawn("--seed", "8")
+    with pytest.raises(SystemExit):
+        drawn("--classes", str(everything + 1))
 
 
 # ------------------------------------------------------------------------------------------------ the loader
