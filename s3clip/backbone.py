@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -155,9 +156,13 @@ class Backbone(nn.Module):
                 `force_download`, `subfolder` and `trust_remote_code` go to `AutoProcessor` as well.
 
         Raises:
+            FileNotFoundError: If the name is a path and there is no such folder.
             TypeError: If the model has no joint space.
             ValueError: If the checkpoint lacks weights of the model, which would be random.
         """
+        # Else transformers says that it is no valid name of a repository.
+        if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+            raise FileNotFoundError(f"name: there is no folder {name!r}; give that of a model, or a Hub id")
         hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
         kwargs["revision"] = revision or "main"
         model = None if text_tower else _without_text_tower(name, hub, kwargs)
