@@ -26,6 +26,7 @@ for verb in (
     heads.push,
     heads.export,
     evaluation.compare,
+    evaluation.bench,
 ):
     app.command()(verb)
 app.add_typer(synonyms.app, name="synonyms")

@@ -72,7 +72,9 @@ def random_model(tokenizer: str | None, texts: Iterable[str], device: str | None
     if tokenizer is not None:
         known: Any = AutoTokenizer.from_pretrained(tokenizer)
         if len(known) > model.config.text_config.vocab_size:
-            raise ValueError(f"--tokenizer {tokenizer}: expected that of a CLIP, got one of {len(known)} tokens")
+            raise ValueError(
+                f"--tokenizer {tokenizer}: expected that of a CLIP, got one of {len(known)} tokens"
+            )
         description = f"random ViT-B/32-sized CLIP, tokenizer {tokenizer}"
     else:
         known, description = _word_tokenizer(texts), "random ViT-B/32-sized CLIP, a token a word"
@@ -82,7 +84,9 @@ def random_model(tokenizer: str | None, texts: Iterable[str], device: str | None
 def _word_tokenizer(texts: Iterable[str]) -> Any:
     words = sorted({word for text in texts for word in re.findall(r"\w+|[^\w\s]+", text.lower())})
     vocabulary = {word: i for i, word in enumerate(words[: _START[1] - 1], 1)}
-    tokenizer = Tokenizer(models.WordLevel({"<|unknown|>": 0, **vocabulary, **dict((_START, _END))}, "<|unknown|>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({"<|unknown|>": 0, **vocabulary, **dict((_START, _END))}, "<|unknown|>")
+    )
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -115,7 +119,9 @@ def padded_text_embeddings(
             truncation=True,
             return_tensors="pt",
         )
-        inputs = {key: tokens[key].to(model.device) for key in ("input_ids", "attention_mask") if key in tokens}
+        inputs = {
+            key: tokens[key].to(model.device) for key in ("input_ids", "attention_mask") if key in tokens
+        }
         with torch.no_grad():
             rows.append(nn.functional.normalize(joint_embedding(model.get_text_features(**inputs)), dim=-1))
     return torch.cat(rows)
@@ -130,7 +136,11 @@ def joint_embedding(output: Any) -> Tensor:
 def classifiers(timed: TimedModel) -> tuple[Any, Any]:
     """Return transformers' own pipeline on the model, and s3clip's."""
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    parts = {"model": timed.model, "tokenizer": timed.tokenizer, "image_processor": timed.image_processor}
+    parts: Any = {
+        "model": timed.model,
+        "tokenizer": timed.tokenizer,
+        "image_processor": timed.image_processor,
+    }
     return (
         pipeline(_TASK, **parts),
         pipeline(_TASK, pipeline_class=S3ZeroShotImageClassificationPipeline, **parts),

@@ -1,4 +1,4 @@
-"""How something is timed: beside what it is compared with, in turns, so that a machine that slows down slows all."""
+"""How something is timed: in turns with what it is compared with, so that a machine that slows, slows all."""
 
 import ctypes
 import sys
@@ -66,7 +66,9 @@ def faster(part: str, what: str, against: str, ours: list[float], other: list[fl
     return Row(part, what, against, "times faster", ratio, median(ours), median(other), settings=settings)
 
 
-def as_much(part: str, what: str, against: str, ours: list[float], other: list[float], **settings: Any) -> Row:
+def as_much(
+    part: str, what: str, against: str, ours: list[float], other: list[float], **settings: Any
+) -> Row:
     """Return how many times the other's time ours takes."""
     ratio = median(a / b for a, b in zip(ours, other, strict=True))
     settings["repeats"] = len(ours)
