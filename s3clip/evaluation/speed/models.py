@@ -68,7 +68,8 @@ def random_model(tokenizer: str | None, texts: Iterable[str], device: str | None
         device: Where the model goes.
     """
     torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig()).eval().to(device)
+    model: Any = CLIPModel(CLIPConfig())
+    model = model.eval().to(device)
     if tokenizer is not None:
         known: Any = AutoTokenizer.from_pretrained(tokenizer)
         if len(known) > model.config.text_config.vocab_size:
@@ -92,7 +93,8 @@ def _word_tokenizer(texts: Iterable[str]) -> Any:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{_START[0]} $A {_END[0]}", special_tokens=[_START, _END]
     )
-    return PreTrainedTokenizerFast(
+    wrap: Any = PreTrainedTokenizerFast
+    return wrap(
         tokenizer_object=tokenizer,
         bos_token=_START[0],
         eos_token=_END[0],
@@ -136,12 +138,13 @@ def joint_embedding(output: Any) -> Tensor:
 def classifiers(timed: TimedModel) -> tuple[Any, Any]:
     """Return transformers' own pipeline on the model, and s3clip's."""
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    make: Any = pipeline
     parts: Any = {
         "model": timed.model,
         "tokenizer": timed.tokenizer,
         "image_processor": timed.image_processor,
     }
     return (
-        pipeline(_TASK, **parts),
-        pipeline(_TASK, pipeline_class=S3ZeroShotImageClassificationPipeline, **parts),
+        make(_TASK, **parts),
+        make(_TASK, pipeline_class=S3ZeroShotImageClassificationPipeline, **parts),
     )

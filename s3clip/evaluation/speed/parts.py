@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -40,7 +41,7 @@ def batched_h0(texts: Tensor) -> Tensor:
     for chunk in texts.split(_CHUNK):
         distances = chordal_distances(chunk)
         tree = minimum_spanning_tree(distances)
-        chosen_component(distances, tree, kept_share(tree.lengths, share=0.75))
+        chosen_component(distances[:, 0], tree, kept_share(tree.lengths, share=0.75))
         deaths.append(tree.lengths.sort(-1).values)
     return torch.cat(deaths)
 
@@ -104,10 +105,8 @@ def time_space(*, classes: int, texts: int, dim: int, device: str, repeats: int)
     loops = {"ripser": ripser_h0, "gudhi": gudhi_h0}
     for name, loop in loops.items():
         if find_spec(name) is not None:
-            calls[f"a loop over {name}, from points"] = lambda loop=loop: loop(points, our_distances=False)
-            calls[f"a loop over {name}, distances by s3clip"] = lambda loop=loop: loop(
-                points, our_distances=True
-            )
+            calls[f"a loop over {name}, from points"] = partial(loop, points, our_distances=False)
+            calls[f"a loop over {name}, distances by s3clip"] = partial(loop, points, our_distances=True)
     calls["h0"]()
     seconds = interleaved(calls, repeats, device)
     settings = {"classes": classes, "texts": texts, "dim": dim}

@@ -35,7 +35,9 @@ def food_prompts(lists: Path | None, classes: int) -> list[str]:
         classes: How many classes.
     """
     if lists is None:
-        own = [(each.name, each.synonyms, each.descriptors) for each in load_set("food101").classes]
+        own = [
+            (each.name, list(each.synonyms), list(each.descriptors)) for each in load_set("food101").classes
+        ]
     else:
         listed = json.loads((lists / "neglected_tails" / "food101-LAION400M.json").read_text("utf-8"))
         sentences = json.loads((lists / "awt" / "food101.json").read_text("utf-8"))

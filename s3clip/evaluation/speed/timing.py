@@ -47,7 +47,9 @@ Calls = Mapping[str, Callable[[], Any]]
 
 def interleaved(calls: Calls, repeats: int, device: torch.device | str = "cpu") -> dict[str, list[float]]:
     """Return the seconds of each call, once per repeat, all calls in turn in each."""
-    synchronize = torch.cuda.synchronize if torch.device(device).type == "cuda" else (lambda: None)
+    synchronize: Callable[[], object] = (
+        torch.cuda.synchronize if torch.device(device).type == "cuda" else (lambda: None)
+    )
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
