@@ -38,8 +38,8 @@ far."""
 CHUNK_NUMBERS = 2**21
 """About how many float64 numbers (16 MiB) of points or distances are held at once while building."""
 
-LARGEST_MATRIX = 2**22
-"""Classes whose (n, n) distances are more numbers than this (32 MiB in float64, n > 2,048) go without."""
+LARGEST_MATRIX = 2**24
+"""Classes whose (n, n) distances are more numbers than this (128 MiB in float64, n > 4,096) go without."""
 
 
 @dataclass(frozen=True)
