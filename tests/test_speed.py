@@ -1,8 +1,10 @@
 """`s3clip bench`: that what is timed is right, and that the table says what was done; no time is asserted."""
 
 import json
+import runpy
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +27,8 @@ from s3clip.evaluation.speed.parts import (
 )
 from s3clip.evaluation.speed.texts import food_prompts, imagenet_prompts, label_names
 from s3clip.evaluation.speed.timing import can_measure_memory, faster, peak_growth
+
+ROOT = Path(__file__).parents[1]
 
 
 def points(classes, texts, dim):
@@ -160,3 +164,13 @@ def test_bad_options_end_before_anything_is_timed(monkeypatch, tmp_path, capsys,
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_script_for_a_gpu_runs(monkeypatch, capsys):
+    script = runpy.run_path(str(ROOT / "examples" / "gpu_check.py"), run_name="gpu_check")
+    words = ["gpu_check.py", "--device", "cpu", "--share", "0.001", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", words)
+    script["main"]()
+    printed = capsys.readouterr().out
+    assert "forward, torch path against its matrix product" in printed
+    assert "the head alone against image encoding" in printed
