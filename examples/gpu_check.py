@@ -1,6 +1,6 @@
 """The head on a GPU, as ratios: forward against its matrix product, and against image encoding by a ViT-B/16.
 
-    python examples/gpu_check.py                         # needs a GPU: 256 images, 21,000 classes x 30 texts, bfloat16
+    python examples/gpu_check.py       # needs a GPU: 256 images, 21,000 classes x 30 texts, bfloat16
     python examples/gpu_check.py --device cpu --share 0.01
 
 Medians of interleaved repeats. The default torch path is timed; there is no fused kernel.
