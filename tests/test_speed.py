@@ -156,6 +156,7 @@ def test_the_verb_prints_a_table_and_writes_json(monkeypatch, tmp_path, capsys):
     ("words", "message"),
     [
         (["--out", "nowhere/bench.json"], "--out: there is no folder"),
+        (["--out", "."], "--out: expected the name of a file"),
         (["--threads", "0"], "--threads: expected a whole number >= 1"),
         (["--only", "head"], "unknown 'head'"),
     ],

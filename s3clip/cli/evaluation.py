@@ -151,6 +151,8 @@ def bench(
         torch.set_num_threads(threads)
     if out is not None and not out.absolute().parent.is_dir():  # said before the half hour, not after
         raise FileNotFoundError(f"--out: there is no folder {out.absolute().parent}")
+    if out is not None and out.is_dir():
+        raise IsADirectoryError(f"--out: expected the name of a file, got the folder {out}")
     report = measure_speed(
         only or PARTS,
         backbone=backbone,
