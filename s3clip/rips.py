@@ -116,7 +116,8 @@ def spanning_tree_of_points(points: Tensor, margins: Tensor) -> SpanningTree:
     trees = torch.arange(len(points), device=points.device)
 
     def lengths_from(nearest: Tensor) -> Tensor:
-        cosines: Tensor = (exact @ exact[trees, nearest, :, None])[..., 0]
+        # A batched product with one column takes three times as long.
+        cosines = torch.einsum("cnd,cd->cn", exact, exact[trees, nearest])
         lengths = cosines.mul_(-2).add_(2).clamp_min_(0).sqrt_()
         lengths[trees, nearest] = 0
         return lengths.div_(size).div_(size[trees, nearest, None])
