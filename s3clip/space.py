@@ -102,11 +102,21 @@ class SynonymousSpace:
         Returns:
             (c, n, n) bool.
         """
+        return within(self.edge_lengths(rows), self.scales[self.owners[rows[:, 0]]])
+
+    def edge_lengths(self, rows: Tensor) -> Tensor:
+        """Return the filtration value of every edge between some texts, in units of the margin if `relative`.
+
+        Args:
+            rows: (c, n) int64, n rows of each of c classes.
+
+        Returns:
+            (c, n, n) float64.
+        """
         points = unit_vectors(self.raw)
         if self.centered or self.relative:
             points = _from_mean(points, self.mean)
-        lengths = edge_lengths(points[rows], self.margins[rows])
-        return within(lengths, self.scales[self.owners[rows[:, 0]]])
+        return edge_lengths(points[rows], self.margins[rows])
 
     def __repr__(self) -> str:
         return (
@@ -187,7 +197,7 @@ def build_space(
     keep = torch.zeros(len(owners), dtype=torch.bool, device=owners.device)
     scales = unit.new_full((classes,), torch.inf, dtype=torch.float64)
     deaths, death_owners = [], []
-    for group, rows in _equal_sizes(own, unit.shape[1]):
+    for group, rows in equal_sizes(own, unit.shape[1]):
         members = distinct[rows]
         lengths = edge_lengths(points[members], margins[members])
         tree = minimum_spanning_tree(lengths)
@@ -302,7 +312,7 @@ def _merge_duplicates(unit: Tensor, owners: Tensor) -> Tensor:
     The own name stands for what equals it; among others, the one nearest to the own name.
     """
     stands_for = torch.arange(len(owners), device=owners.device)
-    for _, rows in _equal_sizes(owners, unit.shape[1]):
+    for _, rows in equal_sizes(owners, unit.shape[1]):
         points = unit[rows]
         # A cheap look in float32 first: most classes have no two texts as close as this.
         close = (points @ points.mT > 1 - 1e-4).flatten(1).sum(1) > rows.shape[1]
@@ -323,7 +333,7 @@ def _merge_duplicates(unit: Tensor, owners: Tensor) -> Tensor:
     return stands_for
 
 
-def _equal_sizes(owners: Tensor, dim: int) -> Iterator[tuple[Tensor, Tensor]]:
+def equal_sizes(owners: Tensor, dim: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield classes with equal numbers of rows together: (classes (c,), row positions (c, n)).
 
     Grouping needs no padding, and there are at most sqrt(2 * rows) different sizes. Groups are cut so that
