@@ -108,6 +108,8 @@ function complex(own, mark) {
     }
     return circle;
   });
+  if (own.rows.length <= 60) drawn.append(circles[0], circles[0].nextSibling); // the own name on top
+  else drawn.append(circles[0]);
   const path = (chosen) => chosen.map(([a, b]) => `M${at[a][0].toFixed(1)} ${at[a][1].toFixed(1)}L${at[b][0].toFixed(1)} ${at[b][1].toFixed(1)}`).join("");
 
   function triangles(chosen) {
