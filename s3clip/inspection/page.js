@@ -303,4 +303,4 @@ if (data.findings.length > MOST_FINDINGS)
   panel.querySelector("ol").append(element("li", { class: "soft" }, `and ${data.findings.length - MOST_FINDINGS} more, at their classes; sort by warnings`));
 arrange();
 filter();
-if (data.classes.length === 1) places[0].open = true;
+if (data.open !== null) open(data.open);
