@@ -85,8 +85,8 @@ def page_data(head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = ()) -> 
 
     Returns:
         "settings" and "relative" (whether ε is in units of the margin) of the head; "findings" as
-        [weight, kind, class, row or None, message], the heaviest first; "open", the class that is open at first,
-        or None; "classes", each with
+        [weight, kind, class, row or None, message], the heaviest first; "open", the class that is
+        open at first, or None; "classes", each with
 
         - "name", "id", "scale" (None: everything is kept);
         - "texts": [text, status, the row it repeats or None, the other classes that have it, cosine with its
