@@ -3,8 +3,8 @@
     pip install 's3clip[app]'
     python examples/app.py --backbone openai/clip-vit-base-patch32 --classes pets.json
 
-Without arguments it reads digits with the small CLIP that comes with s3clip. It runs as a Hugging Face Space as it
-is; the environment variables S3CLIP_BACKBONE and S3CLIP_CLASSES stand for the arguments there.
+Without arguments it reads digits with the small CLIP that comes with s3clip. It runs as a Hugging Face
+Space as it is; the environment variables S3CLIP_BACKBONE and S3CLIP_CLASSES stand for the arguments there.
 """
 
 import argparse

@@ -193,5 +193,7 @@ def _rounded(values: Tensor) -> list[float | None]:
 
 
 def _on_cpu(space: SynonymousSpace) -> SynonymousSpace:
-    tensors = {name: value.cpu() for name, value in vars(space).items() if isinstance(value, Tensor)}
+    tensors: dict[str, Any] = {
+        name: value.cpu() for name, value in vars(space).items() if isinstance(value, Tensor)
+    }
     return replace(space, **tensors)
