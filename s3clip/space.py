@@ -108,11 +108,21 @@ class SynonymousSpace:
         Returns:
             (c, n, n) bool.
         """
+        return within(self.edge_lengths(rows), self.scales[self.owners[rows[:, 0]]])
+
+    def edge_lengths(self, rows: Tensor) -> Tensor:
+        """Return the filtration value of every edge between some texts, in units of the margin if `relative`.
+
+        Args:
+            rows: (c, n) int64, n rows of each of c classes.
+
+        Returns:
+            (c, n, n) float64.
+        """
         points = unit_vectors(self.raw)
         if self.centered or self.relative:
             points = _from_mean(points, self.mean)
-        lengths = edge_lengths(points[rows], self.margins[rows])
-        return within(lengths, self.scales[self.owners[rows[:, 0]]])
+        return edge_lengths(points[rows], self.margins[rows])
 
     def __repr__(self) -> str:
         return (
@@ -193,7 +203,7 @@ def build_space(
     keep = torch.zeros(len(owners), dtype=torch.bool, device=owners.device)
     scales = unit.new_full((classes,), torch.inf, dtype=torch.float64)
     deaths, death_owners = [], []
-    for group, rows in _equal_sizes(own, unit.shape[1]):
+    for group, rows in equal_sizes(own, unit.shape[1]):
         members = distinct[rows]
         tree, to_name = _spanning_tree(points[members], margins[members])
         deaths.append(tree.lengths.sort(-1).values.flatten())
@@ -324,7 +334,7 @@ def _merge_duplicates(unit: Tensor, owners: Tensor) -> Tensor:
     The own name stands for what equals it; among others, the one nearest to the own name.
     """
     stands_for = torch.arange(len(owners), device=owners.device)
-    for _, rows in _equal_sizes(owners, unit.shape[1]):
+    for _, rows in equal_sizes(owners, unit.shape[1]):
         points = unit[rows]
         # A cheap look in float32 first: most classes have no two texts as close as this.
         height = max(1, LARGEST_MATRIX // points[:, :, 0].numel())
@@ -345,7 +355,7 @@ def _merge_duplicates(unit: Tensor, owners: Tensor) -> Tensor:
     return stands_for
 
 
-def _equal_sizes(owners: Tensor, dim: int) -> Iterator[tuple[Tensor, Tensor]]:
+def equal_sizes(owners: Tensor, dim: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield classes with equal numbers of rows together: (classes (c,), row positions (c, n)).
 
     Grouping needs no padding, and there are at most sqrt(2 * rows) different sizes. Groups are cut so that

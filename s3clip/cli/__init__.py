@@ -8,7 +8,7 @@ import typer
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from s3clip.cli import evaluation, heads, synonyms
+from s3clip.cli import evaluation, heads, inspection, synonyms
 
 app = typer.Typer(
     name="s3clip",
@@ -22,7 +22,7 @@ for verb in (
     heads.demo,
     heads.fit,
     heads.predict,
-    heads.inspect,
+    inspection.inspect,
     heads.push,
     heads.export,
     evaluation.compare,

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from s3clip.figures import new_figure
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -171,19 +173,6 @@ def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def format_difference(difference: Difference) -> str:
     """Return a difference in points with its interval: `+1.8 [-0.4, +4.0]`."""
     return f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
-
-
-def new_figure(width: float, height: float) -> Any:
-    """Return an empty matplotlib figure, in inches; no screen is needed and no backend is chosen.
-
-    Raises:
-        ImportError: matplotlib is not installed; the message says how to get it.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 's3clip[plot]'") from error
-    return Figure(figsize=(width, height), dpi=130, layout="constrained")
 
 
 def _cells(scores: ContenderScores, control: str) -> list[str]:
