@@ -12,7 +12,6 @@ import html
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 import torch
@@ -27,16 +26,31 @@ MOST_IMAGES = 32
 MOST_SYNONYMS = 200
 HEADER = ["image", "class", "logit", "change", "probability", "matched text"]
 FRAME = 'sandbox="allow-scripts" title="complex" style="width:100%;height:44rem;border:0"'
+Images = tuple[list[str], torch.Tensor | None]
+"""Names of files, and their embeddings if there are any."""
+
+Logits = dict[tuple[int, int], float]
+"""By image and class."""
+
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
 
-def build(backbone: Backbone, start: SynonymSet) -> gr.Blocks:  # noqa: C901  # its callbacks are one each
-    """Return the app for one model, beginning with some classes."""
+class Editor:
+    """What the app does, without its widgets.
 
-    def fitted(synonyms: SynonymSet) -> SynonymousSpaceHead:
-        return SynonymousSpaceHead(backbone).fit_classes(synonyms, progress=False)
+    Args:
+        backbone: the model of all visitors.
+    """
 
-    def encode(files: list[str] | None) -> tuple[list[str], torch.Tensor | None]:
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
+    def fitted(self, synonyms: SynonymSet) -> SynonymousSpaceHead:
+        """Return a head with these classes."""
+        return SynonymousSpaceHead(self.backbone).fit_classes(synonyms, progress=False)
+
+    def encode(self, files: list[str] | None) -> Images:
+        """Return the names of the files, and their embeddings."""
         if not files:
             return [], None
         if len(files) > MOST_IMAGES:
@@ -46,80 +60,79 @@ def build(backbone: Backbone, start: SynonymSet) -> gr.Blocks:  # noqa: C901  # 
         except ValueError as error:
             raise gr.Error(f"{Path(str(error)).name}") from error
         with torch.inference_mode():
-            embeds = backbone.encode_images(**backbone.preprocess(pictures))
+            embeds = self.backbone.encode_images(**self.backbone.preprocess(pictures))
         return [Path(file).name for file in files], embeds
 
-    def shown(
-        synonyms: SynonymSet,
-        name: str,
-        images: tuple[list[str], torch.Tensor | None],
-        before: dict[Any, float],
-    ) -> tuple[list[list[Any]], str, dict[Any, float]]:
-        head = fitted(synonyms)
-        rows, logits_now = [], {}
+    def show(
+        self, synonyms: SynonymSet, position: int, images: Images, before: Logits
+    ) -> tuple[list[list[str]], str, Logits]:
+        """Return the rows of the table, the page with one class open, and the logits to compare with next."""
+        head = self.fitted(synonyms)
+        data = page_data(head) | {"open": position}
+        page = html.escape(render_page(data, title="The space"), quote=True)
         files, embeds = images
+        rows, now = [], {}
         if embeds is not None:
             with torch.inference_mode():
-                logits = head(image_embeds=embeds)
-            answers = head.predict(image_embeds=embeds, top_k=3)
-            for i, (file, answer) in enumerate(zip(files, answers, strict=True)):
+                logits = head(image_embeds=embeds).tolist()
+            now = {(i, c): logit for i, own in enumerate(logits) for c, logit in enumerate(own)}
+            for i, (file, answer) in enumerate(
+                zip(files, head.predict(image_embeds=embeds, top_k=3), strict=True)
+            ):
                 for each in answer:
-                    logit = logits[i, each.class_index].item()
-                    change = f"{logit - before[i, each.label]:+.2f}" if (i, each.label) in before else ""
-                    rows.append([file, each.label, f"{logit:.2f}", change, f"{each.score:.1%}", each.text])
-                logits_now |= {(i, label): logits[i, c].item() for c, label in enumerate(head.class_names)}
-        return rows, complex_of(head, name), logits_now
+                    at = i, each.class_index
+                    change = f"{now[at] - before[at]:+.2f}" if at in before else ""
+                    row = [file, each.label, f"{now[at]:.2f}", change, f"{each.score:.1%}", each.text or ""]
+                    rows.append(row)
+        return rows, f'<iframe {FRAME} srcdoc="{page}"></iframe>', now
 
-    def complex_of(head: SynonymousSpaceHead, name: str) -> str:
-        data = page_data(head)
-        own = head.class_names.index(name)
-        data["open"] = own
-        page = html.escape(render_page(data, title="The space"), quote=True)
-        return f'<iframe {FRAME} srcdoc="{page}"></iframe>'
+    def words(self, synonyms: SynonymSet, position: int) -> str:
+        """Return the synonyms of a class, one a line."""
+        return "\n".join(synonyms.classes[position].synonyms)
 
-    def words_of(synonyms: SynonymSet, name: str) -> str:
-        return "\n".join(synonyms.classes[synonyms.class_names.index(name)].synonyms)
-
-    def edit(synonyms: SynonymSet, name: str, words: str) -> SynonymSet:
+    def edit(self, synonyms: SynonymSet, position: int, words: str) -> SynonymSet:
+        """Return the classes with other synonyms for one of them."""
         own = list(dict.fromkeys(line.strip() for line in words.splitlines() if line.strip()))
         if len(own) > MOST_SYNONYMS:
             raise gr.Error(f"{len(own)} synonyms are more than the {MOST_SYNONYMS} that this app takes")
-        classes = [
-            {**each.model_dump(), "synonyms": own} if each.name == name else each.model_dump()
-            for each in synonyms.classes
-        ]
-        content = synonyms.model_dump(exclude_none=True) | {"format": "s3clip-synonyms/1", "classes": classes}
+        content = synonyms.model_dump(exclude_none=True) | {"format": "s3clip-synonyms/1"}
+        classes = [each.model_dump() for each in synonyms.classes]
+        classes[position]["synonyms"] = own
         try:
-            return SynonymSet.read(content)
+            return SynonymSet.read(content | {"classes": classes})
         except ValueError as error:
             raise gr.Error(str(error)) from error
 
-    def save(synonyms: SynonymSet) -> str:
+    def save(self, synonyms: SynonymSet) -> str:
+        """Write the synonym file, and return where it is."""
         path = Path(tempfile.mkdtemp()) / "synonyms.json"
         synonyms.write(path)
         return str(path)
 
-    def push(synonyms: SynonymSet, repository: str, token: str) -> str:
-        # Never the token of whoever runs the app: a visitor of a Space would push with it.
-        if not token.strip():
+    def push(self, synonyms: SynonymSet, repository: str, token: str) -> str:
+        """Push the space, and say where it is. The token of whoever runs the app is never used."""
+        if not (token := token.strip()):
             raise gr.Error("Paste a token of yours that may write; it is used for this push and not kept")
         try:
-            return f"Pushed to {fitted(synonyms).push_to_hub(repository.strip(), token=token.strip())}"
+            return f"Pushed to {self.fitted(synonyms).push_to_hub(repository.strip(), token=token)}"
         except (OSError, ValueError) as error:
-            raise gr.Error(str(error).replace(token.strip(), "***")) from None
+            raise gr.Error(str(error).replace(token, "***")) from None
 
+
+def build(backbone: Backbone, start: SynonymSet) -> gr.Blocks:
+    """Return the app for one model, beginning with some classes."""
+    editor = Editor(backbone)
     with gr.Blocks(title="s3clip", analytics_enabled=False) as app:
         synonyms, images, before = gr.State(start), gr.State(([], None)), gr.State({})
         gr.Markdown("# s3clip: edit synonyms, see what changes")
         with gr.Row():
             with gr.Column():
                 files = gr.File(label="Images", file_count="multiple", file_types=["image"], type="filepath")
-                name = gr.Dropdown(start.class_names, value=start.class_names[0], label="Class")
+                # By position: two classes may have one name.
+                names = [(each, position) for position, each in enumerate(start.class_names)]
+                position = gr.Dropdown(names, value=0, label="Class")
                 words = gr.Textbox(
-                    words_of(start, start.class_names[0]),
-                    label="Synonyms, one a line",
-                    lines=8,
-                    elem_id="words",
+                    editor.words(start, 0), label="Synonyms, one a line", lines=8, elem_id="words"
                 )
                 apply = gr.Button("Apply", variant="primary", elem_id="apply")
                 download = gr.DownloadButton("Save the synonym file", elem_id="save")
@@ -133,17 +146,17 @@ def build(backbone: Backbone, start: SynonymSet) -> gr.Blocks:  # noqa: C901  # 
                     headers=HEADER, label="Logits", interactive=False, elem_id="logits", wrap=True
                 )
                 drawn = gr.HTML()
-        outputs = [table, drawn, before]
-        app.load(shown, [synonyms, name, images, before], outputs)
-        files.change(encode, files, images).success(lambda: {}, None, before).then(
-            shown, [synonyms, name, images, before], outputs
-        )
-        name.change(words_of, [synonyms, name], words).then(shown, [synonyms, name, images, before], outputs)
-        apply.click(edit, [synonyms, name, words], synonyms).success(
-            shown, [synonyms, name, images, before], outputs
-        )
-        download.click(save, synonyms, download)
-        pushed.click(push, [synonyms, repository, token], answer)
+        shown = {
+            "fn": editor.show,
+            "inputs": [synonyms, position, images, before],
+            "outputs": [table, drawn, before],
+        }
+        app.load(**shown)
+        files.change(editor.encode, files, images).success(lambda: {}, None, before).then(**shown)
+        position.change(editor.words, [synonyms, position], words).then(**shown)
+        apply.click(editor.edit, [synonyms, position, words], synonyms).success(**shown)
+        download.click(editor.save, synonyms, download)
+        pushed.click(editor.push, [synonyms, repository, token], answer)
     return app.queue(max_size=32, default_concurrency_limit=1)
 
 
