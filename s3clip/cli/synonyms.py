@@ -1,4 +1,4 @@
-"""`s3clip synonyms`: list, show and check sets of synonyms, those that come with s3clip and your own."""
+"""`s3clip synonyms`: make, show, check and clean sets of synonyms, your own and those of s3clip."""
 
 import difflib
 import json
@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -15,9 +15,9 @@ from s3clip.synonyms import BUILTIN
 
 if TYPE_CHECKING:
     from s3clip.synonym_check import Finding, Reference
-    from s3clip.synonyms import SynonymSet
+    from s3clip.synonyms import SynonymSet, Values
 
-app = typer.Typer(help="List, show and check sets of synonyms.", no_args_is_help=True)
+app = typer.Typer(help="Make, show, check and clean sets of synonyms.", no_args_is_help=True)
 
 _KINDS = ("synonyms", "descriptors", "prompts")
 
@@ -118,11 +118,90 @@ def check(
         raise typer.Exit(1)
 
 
-def _read(source: str) -> "SynonymSet":
+@app.command()
+def clean(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="The cleaned file to write, .json.")],
+    removed: Annotated[Path | None, typer.Option(help="File to list the removals in, for `restore`.")] = None,
+    rule: Annotated[list[str] | None, typer.Option(help="Only this rule; may be given again.")] = None,
+    script: Annotated[
+        list[str] | None, typer.Option(help="Writing system wanted (latin); else those of the names.")
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Take out what language models leave: repetitions, shared and long names, hypernyms, chatter, markup."""
+    from s3clip.cleaning import REMOVING, clean_synonyms, write_removals
+
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # what it would say of shared and repeated texts is listed
+        own = _read(source)
+    cleaned, removals = clean_synonyms(own, rules=rule or REMOVING, scripts=script or ())
+    if removed is not None:  # first: without the list, what is gone from the file is lost
+        write_removals(removed, removals)
+    cleaned.write(out)
+    header = ["rule", "class_index", "class", "field", "text", "instead", "message"]
+    rows = [[e.rule, e.class_index, e.class_name, e.field, e.text, e.instead, e.message] for e in removals]
+    if rows or output is not Format.TABLE:
+        print_rows(header, rows, output)
+    if output is Format.TABLE:
+        counts = Counter(each.rule for each in removals)
+        told = ", ".join(f"{rule} {counts[rule]}" for rule in REMOVING if counts[rule])
+        typer.echo(f"{len(removals)} texts removed or mended" + (f": {told}" if told else ""))
+
+
+@app.command()
+def restore(
+    source: Source,
+    removed: Annotated[Path, typer.Option(help="List of removals that `clean` wrote.")],
+    out: Annotated[Path, typer.Option(help="The file to write, .json.")],
+    rule: Annotated[list[str] | None, typer.Option(help="Only what this rule removed.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Only this text.")] = None,
+) -> None:
+    """Put back what `clean` removed: all of it, or the rules and texts that are named."""
+    from s3clip.cleaning import read_removals, restore_synonyms
+
+    removals = read_removals(removed)
+    for option, wanted, known in (
+        ("--rule", rule or [], {each.rule for each in removals}),
+        ("--text", text or [], {each.text for each in removals}),
+    ):
+        if unknown := sorted(set(wanted) - known):
+            raise ValueError(f"{option}: {removed} has no removal of {unknown[0]!r}")
+    chosen = [
+        each for each in removals if (not rule or each.rule in rule) and (not text or each.text in text)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        restore_synonyms(_read(source), chosen).write(out)
+    typer.echo(f"{len(chosen)} of {len(removals)} removals undone")
+
+
+@app.command()
+def convert(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="The file to write, .json.")],
+    values: Annotated[
+        str, typer.Option(help="What a {class: [text]} file lists: synonyms, prompts or descriptors.")
+    ] = "synonyms",
+) -> None:
+    """Write a CuPL, DCLIP, AWT, NeglectedTails, fc-clip, NACLIP or LVIS file in our own format."""
+    own = _read(source, values)
+    own.write(out)
+    texts = {kind: sum(len(getattr(each, kind)) for each in own.classes) for kind in _KINDS}
+    typer.echo(
+        f"{len(own.classes)} classes, " + ", ".join(f"{count} {kind}" for kind, count in texts.items())
+    )
+
+
+def _read(source: str, values: str = "synonyms") -> "SynonymSet":
     from s3clip import SynonymSet
 
     is_file = source.startswith((BUILTIN, "hf://")) or Path(source).suffix.lower() in (".json", ".txt")
-    return SynonymSet.read(source) if is_file else SynonymSet.builtin(source)
+    if not is_file:
+        source = BUILTIN + source
+    return SynonymSet.read(source, values=cast("Values", values))
 
 
 def _reference(
