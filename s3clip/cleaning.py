@@ -1,7 +1,8 @@
 """Take out of a synonym set what the check finds wrong with single texts, and put it back on request.
 
 The rules are those of `s3clip.synonym_check`. They read texts, not meanings: a hypernym whose form says
-nothing stays, and a right name goes where two classes were given it. So every removal is listed, and can be undone.
+nothing stays, and a right name goes where two classes were given it. So every removal is listed, and can be
+undone.
 """
 
 import json
@@ -18,7 +19,7 @@ from s3clip.wording import without_markup
 
 __all__ = ["REMOVING", "Removal", "clean_synonyms", "read_removals", "restore_synonyms", "write_removals"]
 
-# In this order: a text is listed under the first rule that it breaks. `markup` mends; what is empty then goes.
+# In this order: a text is listed under the first rule that it breaks. `markup` mends.
 REMOVING = (
     "markup",
     "chatter",
@@ -94,7 +95,9 @@ def clean_synonyms(
         for entry in sorted(found, key=lambda entry: (entry.position, entry.field, -entry.place)):
             if entry.field == "name":
                 continue
-            mended = without_markup(entry.text, sentence=entry.field == "prompts") if rule == "markup" else ""
+            mended = ""
+            if rule == "markup":
+                mended = without_markup(entry.text, sentence=entry.field == "prompts")
             place = texts.replace(entry, mended or None)
             removals.append(
                 Removal(
@@ -114,8 +117,8 @@ def clean_synonyms(
 def restore_synonyms(synonyms: SynonymSet, removals: Iterable[Removal]) -> SynonymSet:
     """Put removed texts back.
 
-    All removals of `clean_synonyms` give the set that was cleaned. Of some of them, each stands as near to its
-    old place as the others allow; the order of a class's texts changes no space.
+    All removals of `clean_synonyms` give the set that was cleaned. Of some of them, each stands as near to
+    its old place as the others allow; the order of a class's texts changes no space.
 
     Args:
         synonyms: a cleaned set, or that set edited since.

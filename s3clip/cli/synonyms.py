@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import warnings
 from collections import Counter
 from dataclasses import replace
@@ -116,6 +117,70 @@ def check(
     _print_findings(left, excepted, output)
     if any(finding.severity == "error" for finding in left):
         raise typer.Exit(1)
+
+
+@app.command()
+def generate(
+    names: Annotated[Path, typer.Argument(help="Class names, one a line, or any synonym file.")],
+    out: Annotated[Path, typer.Option(help="The file to write, .json.")],
+    model: Annotated[str, typer.Option(help="Chat model, as the server or the Hub calls it.")],
+    base_url: Annotated[
+        str | None,
+        typer.Option(help="Server with OpenAI's chat completions, http://localhost:8000/v1; else the Hub."),
+    ] = None,
+    provider: Annotated[str | None, typer.Option(help="Inference provider of the Hub.")] = None,
+    domain: Annotated[str | None, typer.Option(help='What the classes are: "a kind of bird".')] = None,
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(help="Environment variable with the server's key. HF_TOKEN goes to the Hub alone."),
+    ] = None,
+    max_requests: Annotated[int | None, typer.Option(help="Requests to send at most.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests at once.")] = 4,
+    classes_per_request: Annotated[int, typer.Option(help="Classes in one question.")] = 10,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of one answer at most.")] = 4096,
+    timeout: Annotated[float, typer.Option(help="Seconds that a server may be silent.")] = 120.0,
+    allow_failed: Annotated[
+        bool,
+        typer.Option("--allow-failed", help="Write classes without a usable answer with their names alone."),
+    ] = False,
+) -> None:
+    """Ask a chat model for synonyms and descriptors. After a kill, the same command goes on where it was."""
+    from s3clip.generation import Progress, generate_synonyms
+
+    key = None
+    if api_key_env is not None and not (key := os.environ.get(api_key_env, "").strip()):
+        raise ValueError(f"--api-key-env: the environment variable {api_key_env} is not set, or is empty")
+    last: list[Progress] = []
+
+    def progress(now: Progress) -> None:
+        last[:] = [now]
+        typer.echo(f"{now.answered} of {now.classes} classes", err=True)
+
+    try:
+        own = generate_synonyms(
+            names,
+            model=model,
+            base_url=base_url,
+            provider=provider,
+            domain=domain,
+            out=out,
+            api_key=key,
+            classes_per_request=classes_per_request,
+            concurrency=concurrency,
+            max_requests=max_requests,
+            max_tokens=max_tokens,
+            timeout=timeout,
+            allow_failed=allow_failed,
+            progress=progress,
+        )
+    finally:
+        for now in last:
+            typer.echo(
+                f"{now.requests} requests, {now.prompt_tokens} tokens read, {now.completion_tokens} written"
+            )
+    for position, each in enumerate(own.classes):
+        if not each.synonyms and not each.descriptors:
+            typer.echo(f"class {position} ({each.name}) has its name alone")
 
 
 @app.command()
