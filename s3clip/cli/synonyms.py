@@ -184,6 +184,33 @@ def generate(
 
 
 @app.command()
+def wordnet(
+    names: Annotated[Path, typer.Argument(help="Class names, one a line, or any synonym file.")],
+    out: Annotated[Path, typer.Option(help="The file to write, .json.")],
+    domain: Annotated[str | None, typer.Option(help="Noun that every class is a kind of: bird.")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Make a first set from WordNet, without a network; tells which sense each name was taken in."""
+    from s3clip.synonyms import SynonymSet
+    from s3clip.wordnet import wordnet_synonyms
+
+    try:
+        own, choices = wordnet_synonyms(SynonymSet.read(names), domain=domain)
+    except (ImportError, LookupError) as error:
+        raise OSError(str(error)) from error
+    own.write(out)
+    header = ["class_index", "class", "how", "sense", "definition"]
+    rows = [[e.class_index, e.class_name, e.how, e.sense or None, e.definition or None] for e in choices]
+    print_rows(header, rows, output)
+    if output is Format.TABLE:
+        found = sum(bool(each.sense) for each in choices)
+        guessed = sum(each.how not in ("id", "domain", "not found") for each in choices)
+        typer.echo(
+            f"{found} of {len(choices)} classes found in WordNet; {guessed} by the order of their senses"
+        )
+
+
+@app.command()
 def clean(
     source: Source,
     out: Annotated[Path, typer.Option(help="The cleaned file to write, .json.")],
