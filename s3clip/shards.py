@@ -133,11 +133,14 @@ def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     with tarfile.TarFile(fileobj=file) as tar:
         tar.offset = 0  # the constructor has read the first member
         while True:
-            file.seek(tar.offset)
+            start = file.seek(tar.offset)
             try:
                 member = tarfile.TarInfo.fromtarfile(tar)
-            except tarfile.EOFHeaderError:
-                return
+            except tarfile.HeaderError as error:
+                file.seek(start)
+                if file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE):
+                    return
+                raise tarfile.ReadError(f"{error} at byte {start:,} of {size:,}") from error
             if member.offset_data + member.size > size:
                 raise tarfile.ReadError(f"{member.name} is cut off")
             yield member

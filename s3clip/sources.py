@@ -6,6 +6,7 @@ opens the pictures in worker processes, and gives the same batches for any numbe
 
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ class BrokenShardError(OSError):
         position: how many samples came before.
     """
 
-    def __init__(self, message: str, position: int = 0):
+    def __init__(self, message: str, position: int = 0) -> None:
         super().__init__(message, position)
         self.message, self.position = message, position
 
@@ -137,10 +138,9 @@ def file_shards(root: Path, files: Sequence[Listed], size: int = FILES_PER_SHARD
     Raises:
         ValueError: a path is there twice.
     """
-    if len({file.path for file in files}) < len(files):
-        seen: set[str] = set()
-        twice = next(file.path for file in files if file.path in seen or seen.add(file.path))
-        raise ValueError(f"files: {twice} is listed twice")
+    path, times = Counter(file.path for file in files).most_common(1)[0] if files else ("", 1)
+    if times > 1:
+        raise ValueError(f"files: {path} is listed {times} times")
     return [
         FileShard(f"files-{first:07d}", root, tuple(files[first : first + size]))
         for first in range(0, len(files), size)
@@ -221,19 +221,20 @@ def read(
 
     # The samples are listed here, which costs little, and go to the workers as what the loader calls indices:
     # it gives back the results in the order of those, whatever worker made them.
-    loader: Any = DataLoader(
-        _Opened(transform),  # type: ignore[arg-type]
+    dataset: Any = _Opened(transform)
+    sampler: Any = _tasks(shards, start, batch_size)
+    yield from DataLoader(
+        dataset,
         batch_size=None,
-        sampler=_tasks(shards, start, batch_size),  # type: ignore[arg-type]
+        sampler=sampler,
         num_workers=workers,
         prefetch_factor=_BATCHES_AHEAD if workers else None,
         collate_fn=_unchanged,
     )
-    yield from loader
 
 
 class _Task(NamedTuple):
-    """A batch to be opened: the samples from number `first` on, and why their shard breaks off behind them."""
+    """A batch to be: samples from number `first` on, and why their shard breaks off behind them."""
 
     shard: str
     first: int
@@ -261,7 +262,7 @@ def _tasks(shards: Sequence[Shard], start: int, size: int) -> Iterator[_Task]:
 class _Opened:
     """Opens the pictures of a task: what the loader calls a dataset."""
 
-    def __init__(self, transform: Callable[[list[Image.Image]], Any] | None):
+    def __init__(self, transform: Callable[[list[Image.Image]], Any] | None) -> None:
         self.transform = transform
 
     def __getitem__(self, task: _Task) -> Batch:
@@ -282,5 +283,5 @@ class _Opened:
         return Batch(tuple(records), value)
 
 
-def _unchanged(batch: Batch) -> Batch:
+def _unchanged(batch: Any) -> Any:
     return batch

@@ -162,15 +162,13 @@ class Benchmark(_Row):
             raise ValueError("layouts: masks are for segmentation; a row is of one task")
         for name, convention in self.conventions.items():
             if (convention.headline == "miou") != (True in masks):
-                raise ValueError(f"conventions: {name}: headline: miou is of segmentation, and its only score")
+                raise ValueError(f"conventions: {name}: headline: miou is of segmentation, its only score")
         return self
 
     @property
     def is_segmentation(self) -> bool:
         """Whether its pictures have a class for each pixel."""
-        return any(
-            isinstance(layout, Masks) for each in self.conventions.values() for layout in each.layouts
-        )
+        return any(isinstance(layout, Masks) for each in self.conventions.values() for layout in each.layouts)
 
     @property
     def folder(self) -> Path | None:
