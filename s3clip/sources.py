@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from s3clip.images import BrokenImageError, open_image
 
@@ -66,14 +66,11 @@ class Sample:
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{self.key}: no such file") from error
         except Exception as error:  # Pillow's readers let many kinds through
-            # Without the paths and addresses in memory that the message of the cause holds.
-            reason = "an empty file" if self._is_empty() else type(error.__cause__ or error).__name__
+            cause = error.__cause__ or error
+            # The message of this one holds an address in memory, another one in every run.
+            unknown = isinstance(cause, UnidentifiedImageError)
+            reason = "empty, or no format that is known" if unknown else cause
             raise BrokenImageError(f"{self.key}: not a readable image ({reason})") from error
-
-    def _is_empty(self) -> bool:
-        if isinstance(self.data, Path):
-            return self.data.is_file() and not self.data.stat().st_size
-        return not (self.data.size if isinstance(self.data, Span) else self.data)
 
 
 class BrokenShardError(OSError):

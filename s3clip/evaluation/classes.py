@@ -44,7 +44,7 @@ def match_classes(
     if len(theirs) == len(ours) and agree >= SAME_ORDER * len(ours):
         found = list(range(len(ours)))
         problems = [
-            f"class {i} is {name!r} there, {synonyms.classes[i].name!r} in the synonym file: taken as the same"
+            f"class {i}: {name!r} there, {synonyms.classes[i].name!r} in the synonym file: taken as the same"
             for i, name in enumerate(names)
             if theirs[i] != ours[i]
         ]
