@@ -150,7 +150,10 @@ class Handler(BaseHTTPRequestHandler):
             if folder and not files:
                 return self.refuse(404, "EntryNotFound")
             listed = []
-            if parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() not in ("true", "1"):
+            if parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() not in (
+                "true",
+                "1",
+            ):
                 inside = {path[len(above) :].partition("/")[0] for path in files if "/" in path[len(above) :]}
                 listed = [{"type": "directory", "path": above + each, "oid": blob(b"")} for each in inside]
                 files = {path: each for path, each in files.items() if "/" not in path[len(above) :]}

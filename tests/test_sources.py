@@ -78,7 +78,9 @@ def test_files_are_shards_of_consecutive_files_in_the_order_given(tmp_path):
     shards = file_shards(tmp_path / "photos", files, size=3)
     assert [shard.name for shard in shards] == ["files-0000000", "files-0000003", "files-0000006"]
     found = [sample for shard in shards for sample in shard.samples()]
-    assert [(s.key, s.label, shade(s.open())) for s in found] == [(f"{i:03d}.png", i % 3, i) for i in range(7)]
+    assert [(s.key, s.label, shade(s.open())) for s in found] == [
+        (f"{i:03d}.png", i % 3, i) for i in range(7)
+    ]
     assert [s.key for s in shards[1].samples(2)] == ["005.png"]
     with pytest.raises(ValueError, match=r"000.png is listed 2 times"):
         file_shards(tmp_path, [*files, files[0]])
@@ -195,7 +197,9 @@ def test_parquet_as_datasets_writes_it(tmp_path):
     path = write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", rows, ["cat", "dog", "cow"])
     shard = ParquetShard("data/test", path)
     found = list(shard.samples())
-    assert [(s.key, s.label, shade(s.open())) for s in found] == [(f"data/test#{i}", i % 3, i) for i in range(7)]
+    assert [(s.key, s.label, shade(s.open())) for s in found] == [
+        (f"data/test#{i}", i % 3, i) for i in range(7)
+    ]
     assert shard.class_names() == ["cat", "dog", "cow"]
     for start in range(9):
         assert list(shard.samples(start)) == found[start:]

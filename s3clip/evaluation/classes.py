@@ -1,14 +1,14 @@
 """Class names as a benchmark's files have them, matched with the classes of a synonym file."""
 
 import re
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 
 from s3clip.synonyms import SynonymClass, SynonymSet
 
 SAME_ORDER = 0.9
-"""Share of the names that have to agree with those of the synonym file, place by place, for the order to be
-taken as the same, and the names that differ as other words for the class in their place."""
+"""Share of the names that have to be those of the synonym file, place by place, for the order to be taken as
+the same, and a name that the file does not have as another one for the class in its place."""
 
 
 def words_of(name: str) -> tuple[str, ...]:
@@ -36,25 +36,27 @@ def match_classes(
     Returns:
         The classes, and what is to be said about them.
     """
-    theirs = [words_of(aliases.get(name, name)) for name in names]
+    known = {words_of(alias): name for alias, name in aliases.items()}
+    theirs = [words_of(known.get(words_of(name), name)) for name in names]
     ours = [words_of(each.name) for each in synonyms.classes]
-    agree = sum(a == b for a, b in zip(theirs, ours, strict=False))
-    found: list[int | None]
+    left: dict[tuple[str, ...], deque[int]] = defaultdict(
+        deque
+    )  # of classes of ours with the same words, in order
+    for position, words in enumerate(ours):
+        left[words].append(position)
+    found: list[int | None] = [left[words].popleft() if left[words] else None for words in theirs]
     problems = []
+    agree = sum(position == place for place, position in enumerate(found))
     if len(theirs) == len(ours) and agree >= SAME_ORDER * len(ours):
-        found = list(range(len(ours)))
-        problems = [
-            f"class {i}: {name!r} there, {synonyms.classes[i].name!r} in the synonym file: taken as the same"
-            for i, name in enumerate(names)
-            if theirs[i] != ours[i]
-        ]
-    else:
-        left = defaultdict(list)
-        for position, words in reversed(list(enumerate(ours))):
-            left[words].append(position)
-        found = [left[words].pop() if left[words] else None for words in theirs]
-        if alone := [name for name, position in zip(names, found, strict=True) if position is None]:
-            problems = [f"the synonym file has no words for {len(alone)} classes: {', '.join(alone)}"]
+        for place in set(range(len(ours))).difference(found):
+            if found[place] is None:
+                found[place] = place
+                name, own = names[place], synonyms.classes[place].name
+                problems.append(
+                    f"class {place}: {name!r} there, {own!r} in the synonym file: taken as the same"
+                )
+    if alone := [name for name, position in zip(names, found, strict=True) if position is None]:
+        problems.append(f"the synonym file has no words for {len(alone)} classes: {', '.join(alone)}")
     classes = tuple(
         SynonymClass(name=name) if position is None else _renamed(synonyms.classes[position], name)
         for name, position in zip(names, found, strict=True)
@@ -84,5 +86,5 @@ def class_lookup(synonyms: SynonymSet, aliases: Mapping[str, str]) -> dict[str, 
             lookup.setdefault(name, *positions)
     for alias, name in aliases.items():
         if name in lookup:
-            lookup.setdefault(alias, lookup[name])
+            lookup.setdefault(" ".join(words_of(alias)), lookup[name])
     return lookup
