@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 from s3clip.images import BrokenImageError, open_image
 
@@ -157,4 +158,55 @@ def read(
         batch_size: samples in a batch, the last of a shard may have fewer.
         workers: processes that open and transform; 0: this one does.
     """
-    raise NotImplementedError
+    def items() -> Iterator[tuple[str, int, Sample | BrokenShardError]]:
+        for position, shard in enumerate(shards):
+            first = start if position == 0 else 0
+            index = first
+            try:
+                for sample in shard.samples(first):
+                    yield shard.name, index, sample
+                    index += 1
+            except BrokenShardError as error:
+                yield shard.name, index, error
+
+    def batches() -> Iterator[list[tuple[str, int, Sample | BrokenShardError]]]:
+        held: list[tuple[str, int, Sample | BrokenShardError]] = []
+        for item in items():
+            if held and (held[0][0] != item[0] or len(held) == batch_size):
+                yield held
+                held = []
+            held.append(item)
+        if held:
+            yield held
+
+    loader = DataLoader(
+        _Opened(transform),
+        batch_sampler=batches(),  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_same,
+    )
+    yield from loader
+
+
+class _Opened(Dataset[Any]):
+    def __init__(self, transform: Callable[[list[Image.Image]], Any] | None) -> None:
+        self.transform = transform
+
+    def __getitems__(self, items: list[tuple[str, int, Any]]) -> Batch:
+        records, pictures = [], []
+        for shard, index, sample in items:
+            if isinstance(sample, BrokenShardError):
+                records.append(Record(shard, index, shard, None, str(sample)))
+                continue
+            error = None
+            try:
+                pictures.append(sample.open())
+            except (OSError, BrokenImageError) as raised:
+                error = str(raised)
+            records.append(Record(shard, index, sample.key, sample.label, error))
+        value = None if not pictures else pictures if self.transform is None else self.transform(pictures)
+        return Batch(tuple(records), value)
+
+
+def _same(batch: Batch) -> Batch:
+    return batch

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s3clip.evaluation.benchmarks import Benchmark
+from s3clip.labels import class_positions
 from s3clip.sources import Record, Sample, Shard
 from s3clip.synonyms import SynonymSet
 
@@ -41,7 +42,12 @@ class EvaluationSet:
         Raises:
             ValueError: its label is no class; the sample is named.
         """
-        raise NotImplementedError
+        ids = [None if each.id is None else str(each.id) for each in self.synonyms.classes]
+        label = sample.label if isinstance(sample.label, int) else str(sample.label)
+        position = class_positions([label], self.class_names, ids)[0]
+        if position is None:
+            raise ValueError(f"{sample.key}: label {sample.label!r} is no class of {self.name}")
+        return position
 
 
 def open_benchmark(
