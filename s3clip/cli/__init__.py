@@ -26,8 +26,10 @@ for verb in (
     heads.push,
     heads.export,
     evaluation.compare,
+    evaluation.report,
 ):
     app.command()(verb)
+app.command("eval")(evaluation.evaluate)
 app.add_typer(synonyms.app, name="synonyms")
 
 

@@ -77,18 +77,23 @@ def encode_set(
     """
     started, images = time.perf_counter(), 0
     own = shards_of_process(which.shards, process, processes)
-    left = []
+    left, done = [], 0
     for shard in own:
         place = ShardEmbeddings(folder, shard.name, backbone.dim)
         stored = place.read()
         if stored.batches or stored.is_complete:
             stored = still_true(stored, shard, place.records_path.stat().st_mtime)
+        done += stored.samples
         if not stored.is_complete:
             left.append((shard, place, stored))
     expected = None if which.expected_images is None else -(-which.expected_images // processes)
     # On a terminal alone, and of one process: the others do as much.
     bar = tqdm(  # type: ignore[no-untyped-call]
-        total=expected, desc=which.name, unit=" images", disable=None if process == 0 else True
+        total=expected,
+        initial=done,
+        desc=which.name,
+        unit=" images",
+        disable=None if process == 0 else True,
     )
     with bar:
         for group in _groups(left):
