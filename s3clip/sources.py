@@ -158,6 +158,7 @@ def read(
         batch_size: samples in a batch, the last of a shard may have fewer.
         workers: processes that open and transform; 0: this one does.
     """
+
     def items() -> Iterator[tuple[str, int, Sample | BrokenShardError]]:
         for position, shard in enumerate(shards):
             first = start if position == 0 else 0

@@ -1,6 +1,6 @@
 """A set of digits in shards of plain files, for the runner, and a command that evaluates it.
 
-    python -m tests.local_sets FOLDER OUT [LOG]     # also under torchrun; LOG counts what is written
+python -m tests.local_sets FOLDER OUT [LOG]     # also under torchrun; LOG counts what is written
 """
 
 import os
@@ -13,6 +13,7 @@ import torch
 from s3clip import Backbone, SynonymSet
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.evaluation.datasets import EvaluationSet
+from s3clip.evaluation.embeddings import ShardWriter
 from s3clip.sources import Sample
 
 SHARDS, IMAGES = 5, 150
@@ -59,21 +60,26 @@ def open_digits(folder, expected=IMAGES + 1, name="digits"):
     )
 
 
+APPEND = ShardWriter.append
+
+
+def logged(log):
+    """The writing of a batch, noted in a file once it is done."""
+
+    def append(self, records, rows):
+        APPEND(self, records, rows)
+        with Path(log).open("a") as file:
+            file.write("".join(f"{record.key}\n" for record in records))
+
+    return append
+
+
 def main(folder, out, log=None):
-    from s3clip.evaluation import embeddings
     from s3clip.evaluation.processes import join_processes
     from s3clip.evaluation.runs import evaluate
 
     torch.set_num_threads(1)
-    if log is not None:
-        append = embeddings.ShardWriter.append
-
-        def logged(self, records, rows):
-            append(self, records, rows)
-            with Path(log).open("a") as file:
-                file.write("".join(f"{record.key}\n" for record in records))
-
-        embeddings.ShardWriter.append = logged
+    ShardWriter.append = APPEND if log is None else logged(log)
     processes = join_processes("cpu")
     run = evaluate(
         [open_digits(Path(folder))],

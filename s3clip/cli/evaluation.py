@@ -117,12 +117,14 @@ def evaluate(
         str, typer.Option(help="Folder of all data sets, or hf://datasets to stream them from the Hub.")
     ],
     backbone: Annotated[
-        str, typer.Option(help="CLIP-like model: a Hub repository (openai/clip-vit-base-patch32) or a folder.")
+        str,
+        typer.Option(help="CLIP-like model: a Hub repository (openai/clip-vit-base-patch32) or a folder."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for run.json, run.md, run.png and thumbnails.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
     convention: Annotated[
-        str | None, typer.Option(help="coop or clip_benchmark; their splits and their headline scores differ.")
+        str | None,
+        typer.Option(help="coop or clip_benchmark; their splits and their headline scores differ."),
     ] = None,
     synonyms: Annotated[
         str, typer.Option(help="Synonym file for a single set, or builtin: the words that come with s3clip.")

@@ -50,9 +50,7 @@ class EvaluationSet:
         return position
 
 
-def open_benchmark(
-    benchmark: Benchmark, root: Path | str, *, convention: str | None = None
-) -> EvaluationSet:
+def open_benchmark(benchmark: Benchmark, root: Path | str, *, convention: str | None = None) -> EvaluationSet:
     """Open a benchmark.
 
     Args:

@@ -170,4 +170,3 @@ def _encode(batch: Batch, backbone: Backbone) -> Tensor:
     inputs = {key: value.to(backbone.device, non_blocking=True) for key, value in batch.value.items()}
     with torch.inference_mode():
         return backbone.encode_images(**inputs)
-

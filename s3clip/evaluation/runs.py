@@ -266,7 +266,9 @@ def _score_set(
     expected = len(records) - left_out if which.expected_images is None else which.expected_images
     warnings = []
     if broken:
-        warnings.append(f"cannot be read: {len(broken)} of the images: {_few([str(r.error) for r in broken])}")
+        warnings.append(
+            f"cannot be read: {len(broken)} of the images: {_few([str(r.error) for r in broken])}"
+        )
     if which.expected_images is not None and len(records) != which.expected_images:
         warnings.append(
             f"{len(records)} images found where the table says {which.expected_images}: these are not the "
@@ -352,7 +354,9 @@ def _means(benchmarks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for name in names:
         scores = [_score(each, name) for each in benchmarks]
         values = [
-            score[HEADLINES[each["headline"]]] for each, score in zip(benchmarks, scores, strict=True) if score
+            score[HEADLINES[each["headline"]]]
+            for each, score in zip(benchmarks, scores, strict=True)
+            if score
         ]
         if len(values) == len(benchmarks):
             rows.append({"name": name, "headline": sum(values) / len(values)})
@@ -439,7 +443,9 @@ def run_markdown(run: dict[str, Any]) -> str:
         default = _score(each, DEFAULT.name)
         difference = "" if default is None else _difference(default, each["headline"])
         values = [_percent(score[HEADLINES[each["headline"]]]) if score else "" for score in own]
-        rows.append([_escaped(each["name"]), HEADLINES[each["headline"]], _counted(each), *values, difference])
+        rows.append(
+            [_escaped(each["name"]), HEADLINES[each["headline"]], _counted(each), *values, difference]
+        )
     means = {row["name"]: _percent(row["headline"]) for row in run["mean"]}
     rows.append(["**mean**", "", "", *(means[name] for name in names), ""])
     lines += ["", markdown_rows(header, rows)]
