@@ -69,7 +69,7 @@ class Sample:
             with Image.open(io.BytesIO(content)) as image:
                 return open_image(image)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{self.key}: no such file ({self.data})") from error
+            raise FileNotFoundError(f"{self.key}: no such file ({self.data!r})") from error
         except Exception as error:  # Pillow's readers let many kinds through
             raise BrokenImageError(f"{self.key}: not a readable image ({error})") from error
 
@@ -81,7 +81,7 @@ class BrokenShardError(OSError):
         position: how many samples came before.
     """
 
-    def __init__(self, message: str, position: int = 0):
+    def __init__(self, message: str, position: int = 0) -> None:
         super().__init__(message)
         self.position = position
 
@@ -182,9 +182,9 @@ def read(
 
     loader = DataLoader(
         _Opened(transform),
-        batch_sampler=batches(),  # type: ignore[arg-type]
+        batch_sampler=batches(),
         num_workers=workers,
-        collate_fn=_same,
+        collate_fn=_same,  # type: ignore[arg-type]
     )
     yield from loader
 

@@ -22,6 +22,8 @@ BROKEN = "2/broken.png"
 
 @dataclass(frozen=True)
 class Folder:
+    """A shard: the files of a folder; what stands before the first dash of a name is the label."""
+
     path: Path
 
     @property

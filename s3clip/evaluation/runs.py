@@ -173,7 +173,8 @@ def evaluate(
     if own.index != 0:
         return None
 
-    found, thumbnails, timing = [], {}, []
+    found, timing = [], []
+    thumbnails: dict[str, bytes] = {}
     asked: dict[str, Any] = {
         "contenders": contenders,
         "min_images": min_images,
@@ -384,7 +385,8 @@ def _worst_classes(
         if label != answer:
             wrong.setdefault(label, []).append(row)
     order = sorted(wrong, key=lambda label: (1 - len(wrong[label]) / totals[label], -totals[label], label))
-    rows, thumbnails = [], {}
+    rows = []
+    thumbnails: dict[str, bytes] = {}
     shards = {shard.name: shard for shard in which.shards}
     for label in order[:WORST_CLASSES]:
         taken_for = Counter(predicted[row] for row in wrong[label])
