@@ -66,5 +66,5 @@ def open_benchmark(benchmark: Benchmark, root: Path | str, *, convention: str | 
 
 
 def shards_of_process(shards: Sequence[Shard], process: int, processes: int) -> list[Shard]:
-    """Return the shards that one of several processes reads: every `processes`-th, from number `process` on."""
+    """Return the shards that one of several processes reads: every `processes`-th, from `process` on."""
     return list(shards[process::processes])

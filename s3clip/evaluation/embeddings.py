@@ -173,9 +173,9 @@ class ShardWriter:
 def still_true(stored: Stored, shard: Shard, written_at: float) -> Stored:
     """Return the batches that agree with what the shard holds now: what comes after is encoded again.
 
-    The keys and labels are compared; a file that changed since, and one that could not be read and can be
-    now, ends what is kept. Where a shard brings the bytes of its pictures (it is streamed), walking through it
-    would fetch them again, and it is taken for unchanged.
+    The keys and labels are compared; a file that changed since, and one that could not be read but can be
+    now, end what is kept. Where a shard brings the bytes of its pictures (it is streamed), to walk
+    through it would fetch them again, and it is taken for unchanged.
 
     Args:
         stored: what was read of it.

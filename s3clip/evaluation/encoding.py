@@ -150,7 +150,7 @@ def _encode_group(group: list[_Left], backbone: Backbone, batch_size: int, worke
         with place.writer(stored.batches) as writer:
             while following is not None and following[0].records[0].shard == shard.name:
                 batch, embeds = following
-                # On a GPU, this returns as soon as the next batch is queued; `cpu()` below waits for this one.
+                # On a GPU this returns once the next batch is queued; `cpu()` waits for this one.
                 following = next(ahead, None)
                 writer.append(batch.records, embeds.float().cpu().numpy())
                 images += len(embeds)

@@ -11,9 +11,11 @@ from s3clip.evaluation.report import Difference, format_difference
 from s3clip.evaluation.runs import FORMAT, HEADLINES
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem; color: #1f2328 }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px }
+body { padding: 0 1rem; color: #1f2328 }
 table { border-collapse: collapse; margin: .5rem 0 1.5rem }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #d1d9e0; text-align: right; white-space: nowrap }
+th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap }
+th, td { border-bottom: 1px solid #d1d9e0 }
 th:first-child, td:first-child { text-align: left }
 th[aria-sort] button::after { content: " \\2191" } th[aria-sort=descending] button::after { content: " \\2193" }
 th button { font: inherit; font-weight: bold; border: 0; background: none; cursor: pointer; padding: 0 }
