@@ -17,7 +17,8 @@ table { border-collapse: collapse; margin: .5rem 0 1.5rem }
 th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap }
 th, td { border-bottom: 1px solid #d1d9e0 }
 th:first-child, td:first-child { text-align: left }
-th[aria-sort] button::after { content: " \\2191" } th[aria-sort=descending] button::after { content: " \\2193" }
+th[aria-sort] button::after { content: " \\2191" }
+th[aria-sort=descending] button::after { content: " \\2193" }
 th button { font: inherit; font-weight: bold; border: 0; background: none; cursor: pointer; padding: 0 }
 .warning { background: #fff1e5; border-left: 4px solid #bc4c00; padding: .4rem .8rem }
 .wide { overflow-x: auto } figure { display: inline-block; margin: 0 .6rem .6rem 0; text-align: center }
