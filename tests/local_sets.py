@@ -59,6 +59,7 @@ def open_digits(folder, expected=IMAGES + 1, name="digits"):
         headline="top1",
         shards=tuple(Folder(path) for path in sorted(folder.iterdir())),
         expected_images=expected,
+        lookup={name: position for position, name in enumerate(synonyms.class_names)},
     )
 
 

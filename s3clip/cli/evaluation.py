@@ -165,11 +165,13 @@ def evaluate(
             raise ValueError(f"--{option}: expected a whole number >= {least}, got {value}")
     rows = [find_benchmark(name) for name in sets]
     for row in rows:
-        if getattr(row, "task", "classification") == "segmentation":
+        if row.is_segmentation:
             # Here the runner of segmentation takes over, once it is there.
             raise ValueError(f"{row.name}: a segmentation benchmark, which `s3clip eval` does not run yet")
     words = None if synonyms == "builtin" else SynonymSet.read(synonyms)
-    opened = [open_benchmark(row, data, convention=convention) for row in rows]
+    if words is not None and len(rows) > 1:
+        raise ValueError(f"--synonyms: a file has the classes of one set, and there are {len(rows)}")
+    opened = [open_benchmark(row, data, convention=convention, synonyms=words) for row in rows]
     processes = join_processes(device)
     model = Backbone.from_pretrained(backbone, revision=revision, device=processes.device)
     run = evaluate_sets(
@@ -177,7 +179,6 @@ def evaluate(
         backbone=model,
         cache=cache or out / "embeddings",
         processes=processes,
-        synonyms=words,
         contenders=contender or None,
         bootstrap=bootstrap,
         seed=seed,

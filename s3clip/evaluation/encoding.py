@@ -13,7 +13,7 @@ from torch import Tensor
 
 from s3clip.artifact import check_fingerprint
 from s3clip.backbone import Backbone
-from s3clip.evaluation.datasets import EvaluationSet, shards_of_process
+from s3clip.evaluation.datasets import EvaluationSet
 from s3clip.evaluation.embeddings import ShardEmbeddings, Stored, still_true
 from s3clip.files import write_atomically
 from s3clip.sources import BATCH_SIZE, Batch, Record, Shard, read
@@ -76,7 +76,7 @@ def encode_set(
         workers: processes that open and prepare images; 0: this one does.
     """
     started, images = time.perf_counter(), 0
-    own = shards_of_process(which.shards, process, processes)
+    own = which.shards[process::processes]
     left, done = [], 0
     for shard in own:
         place = ShardEmbeddings(folder, shard.name, backbone.dim)

@@ -29,9 +29,7 @@ from s3clip.evaluation.report import (
 )
 from s3clip.evaluation.runner import compare, versions
 from s3clip.files import write_atomically
-from s3clip.labels import class_positions
 from s3clip.sources import BATCH_SIZE, Record
-from s3clip.synonyms import SynonymSet
 
 FORMAT = "s3clip-run/1"
 
@@ -114,7 +112,6 @@ def evaluate(
     backbone: Backbone,
     cache: Path,
     processes: Processes | None = None,
-    synonyms: SynonymSet | None = None,
     contenders: Sequence[str] | None = None,
     min_images: int = 1,
     bootstrap: int = 2000,
@@ -131,7 +128,6 @@ def evaluate(
         cache: folder of image embeddings. What a run before this one left there, even one that was killed, is
             not encoded again. With several machines, one that all of them see.
         processes: which process this is; None: the only one.
-        synonyms: classes in place of the set's own words, for a single set; they are matched by id or name.
         contenders: as for `compare`, and so are the arguments that follow.
         min_images: see `compare`.
         bootstrap: see `compare`.
@@ -150,8 +146,6 @@ def evaluate(
     names = [each.name for each in sets]
     if not sets or len(set(names)) < len(names):
         raise ValueError(f"sets: expected one or more, each once, got {', '.join(names) or 'none'}")
-    if synonyms is not None and len(sets) > 1:
-        raise ValueError(f"synonyms: one file has the classes of one set, and there are {len(sets)}")
     started = time.perf_counter()
     key = backbone.image_key()
     if own.index == 0:
@@ -185,7 +179,7 @@ def evaluate(
     for number, (each, folder) in enumerate(zip(sets, folders, strict=True)):
         scoring = time.perf_counter()
         records, embeds = read_set(each, folder, backbone.dim)
-        benchmark, pictures, comparison = _score_set(each, records, embeds, backbone, synonyms, asked)
+        benchmark, pictures, comparison = _score_set(each, records, embeds, backbone, asked)
         found.append(benchmark)
         thumbnails |= pictures
         images = sum(process[number][0] for process in everyone)
@@ -232,31 +226,25 @@ def _score_set(
     records: list[Record],
     embeds: Tensor,
     backbone: Backbone,
-    synonyms: SynonymSet | None,
     asked: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, bytes], Comparison]:
     readable = [record for record in records if record.error is None]
     broken = [record for record in records if record.error is not None]
-    classes = which.synonyms if synonyms is None else synonyms
-    moved = None if synonyms is None else _moved(which, synonyms)
     labels: list[int] = []
     kept: list[int] = []
     for row, record in enumerate(readable):
         try:
-            label: int | None = which.label_of(record)
-        except ValueError:
-            label = None
-        label = label if moved is None or label is None else moved[label]
-        if label is not None:
-            labels.append(label)
-            kept.append(row)
+            labels.append(which.label_of(record))
+        except ValueError:  # its label is no class
+            continue
+        kept.append(row)
     if not kept:
         raise ValueError(
             f"{which.name}: no image to score: {len(records)} found, {len(broken)} cannot be read, and none "
             f"of the others has the label of a class"
         )
     comparison = compare(
-        classes,
+        which.synonyms,
         labels,
         backbone=backbone,
         image_embeds=embeds if len(kept) == len(embeds) else embeds[torch.tensor(kept)],
@@ -265,7 +253,7 @@ def _score_set(
     )
     left_out = len(readable) - len(kept)
     expected = len(records) - left_out if which.expected_images is None else which.expected_images
-    warnings = []
+    warnings = list(which.problems)
     if broken:
         warnings.append(
             f"cannot be read: {len(broken)} of the images: {_few([str(r.error) for r in broken])}"
@@ -275,9 +263,9 @@ def _score_set(
             f"{len(records)} images found where the table says {which.expected_images}: these are not the "
             f"scores of {which.name}"
         )
-    if left_out and which.convention != "own":
+    if left_out and which.convention in ("coop", "clip_benchmark"):
         warnings.append(f"{left_out} images have a label that is none of the classes")
-    worst, thumbnails = _worst_classes(which, comparison, labels, [readable[row] for row in kept], classes)
+    worst, thumbnails = _worst_classes(which, comparison, labels, [readable[row] for row in kept])
     benchmark = {
         "name": which.name,
         "split": which.split,
@@ -302,26 +290,6 @@ def _score_set(
         "worst_classes": worst,
     }
     return benchmark, thumbnails, comparison
-
-
-def _moved(which: EvaluationSet, synonyms: SynonymSet) -> list[int | None]:
-    """Return where each class of the set is among those of a file, None where it is not."""
-    names = [each.name for each in synonyms.classes]
-    if names == list(which.class_names):  # names may repeat; places do not
-        return list(range(len(names)))
-    ids = [None if each.id is None else str(each.id) for each in synonyms.classes]
-    own = [each.id for each in which.synonyms.classes]
-    keys = [name if id is None else str(id) for name, id in zip(which.class_names, own, strict=True)]
-    by_key = class_positions(keys, names, ids)
-    by_name = class_positions(which.class_names, names, ids)
-    places = [key if key is not None else name for key, name in zip(by_key, by_name, strict=True)]
-    missing = [name for name, place in zip(which.class_names, places, strict=True) if place is None]
-    if which.convention != "own" and missing:
-        raise ValueError(
-            f"synonyms: expected the {len(which.class_names)} classes of {which.name}, each by its id or "
-            f"name; missing: {_few(missing)}"
-        )
-    return places
 
 
 def _plain(score: ContenderScores) -> dict[str, Any]:
@@ -373,10 +341,9 @@ def _worst_classes(
     comparison: Comparison,
     labels: list[int],
     records: list[Record],
-    classes: SynonymSet,
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return the classes that are recognised least, what they are taken for, and a few such images."""
-    names = classes.class_names
+    names = which.class_names
     contender = DEFAULT.name if DEFAULT.name in comparison.predicted else comparison.control
     predicted = comparison.predicted[contender].tolist()
     wrong: dict[int, list[int]] = {}
