@@ -7,10 +7,12 @@ read, and how cosines become logits.
 
 import hashlib
 import inspect
+import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +78,29 @@ _WORTHWHILE_SAVING = 256
 
 # Bars of shorter work are only noise.
 _PROGRESS_DELAY_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """PIL images in, the arguments of `Backbone.encode_images` out, on the CPU. It can be pickled.
+
+    Attributes:
+        processor: an image processor of transformers, or a function of one image.
+        of_one_image: whether it is the latter, as in open_clip.
+        inputs: which of its outputs the image tower reads.
+    """
+
+    processor: Any
+    of_one_image: bool
+    inputs: tuple[str, ...]
+
+    def __call__(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """Return the arguments for one image or more, of any mode, read as RGB."""
+        colour = [image.convert("RGB") for image in images]
+        if self.of_one_image:
+            return {"pixel_values": torch.stack([self.processor(image) for image in colour])}
+        outputs = self.processor(images=colour, return_tensors="pt")
+        return {key: outputs[key] for key in self.inputs if key in outputs}
 
 
 class Backbone(nn.Module):
@@ -353,16 +378,36 @@ class Backbone(nn.Module):
         for i, image in enumerate(images):
             if not isinstance(image, Image.Image):
                 raise TypeError(f"images: expected PIL images, got {type(image).__name__} at position {i}")
-        colour = [image.convert("RGB") for image in images]
-        if self._is_open_clip:
-            inputs = {"pixel_values": torch.stack([self.image_processor(image) for image in colour])}
-        else:
-            inputs = self.image_processor(images=colour, return_tensors="pt")
         return {
-            key: inputs[key].to(self.device, self.dtype if inputs[key].is_floating_point() else None)
-            for key in ("pixel_values", *self.image_inputs)
-            if key in inputs
+            key: value.to(self.device, self.dtype if value.is_floating_point() else None)
+            for key, value in self.image_transform()(images).items()
         }
+
+    def image_transform(self) -> "ImageTransform":
+        """Return what `preprocess` does before its tensors go to the device: for the workers of a loader.
+
+        Raises:
+            ValueError: there is no image processor.
+        """
+        if self.image_processor is None:
+            raise ValueError("processor: images cannot be preprocessed without an image processor; pass it")
+        return ImageTransform(self.image_processor, self._is_open_clip, ("pixel_values", *self.image_inputs))
+
+    def image_key(self) -> str:
+        """Return 64 hex digits that are the same where images get the same embeddings, but for rounding.
+
+        They are made of the weights, their type, and the settings of the image processor. Unlike bits of an
+        embedding they do not depend on the device or on how many threads compute.
+        """
+        digest = hashlib.sha256(repr((type(self.model).__name__, str(self.dtype))).encode())
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
+        processor = self.image_processor
+        settings = processor.to_dict() if hasattr(processor, "to_dict") else repr(processor)
+        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+        return digest.hexdigest()
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text is, special tokens included, before truncation.

@@ -27,8 +27,10 @@ for verb in (
     heads.export,
     evaluation.compare,
     evaluation.bench,
+    evaluation.report,
 ):
     app.command()(verb)
+app.command("eval")(evaluation.evaluate)
 app.add_typer(synonyms.app, name="synonyms")
 
 

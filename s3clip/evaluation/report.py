@@ -3,9 +3,11 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from s3clip.figures import new_figure
 
@@ -74,6 +76,8 @@ class Comparison:
         texts: how many texts the classes have.
         settings: what the comparison was asked for.
         versions: of the libraries.
+        predicted: by contender, (images,) the class of each image that was scored, from the first draw of its
+            texts. Not in the JSON.
     """
 
     scores: tuple[ContenderScores, ...]
@@ -85,6 +89,7 @@ class Comparison:
     texts: int
     settings: dict[str, Any]
     versions: dict[str, str]
+    predicted: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> ContenderScores:
         """Return the scores of a contender by its name."""
@@ -116,7 +121,9 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
-        return asdict(self)
+        whole = asdict(replace(self, predicted={}))
+        del whole["predicted"]
+        return whole
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `comparison.json` and `comparison.md` into a folder, made if need be, and return it."""
