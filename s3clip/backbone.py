@@ -333,11 +333,13 @@ class Backbone(nn.Module):
         precise = torch.promote_types(features.dtype, torch.float32)
         return functional.normalize(features.to(precise), dim=-1).to(features.dtype)
 
-    def preprocess(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+    def preprocess(self, images: Sequence[Image.Image], *, resize: bool = True) -> dict[str, Tensor]:
         """Return the arguments of `encode_images` for images, on the model's device and in its dtype.
 
         Args:
             images: Images of any mode, read as RGB.
+            resize: Bring images to the model's size. False only scales their values, and needs a processor of
+                transformers and images of one size.
 
         Raises:
             TypeError: If something is not a PIL image.
@@ -357,7 +359,8 @@ class Backbone(nn.Module):
         if self._is_open_clip:
             inputs = {"pixel_values": torch.stack([self.image_processor(image) for image in colour])}
         else:
-            inputs = self.image_processor(images=colour, return_tensors="pt")
+            unresized = {} if resize else dict.fromkeys(("do_resize", "do_center_crop", "do_pad"), False)
+            inputs = self.image_processor(images=colour, return_tensors="pt", **unresized)
         return {
             key: inputs[key].to(self.device, self.dtype if inputs[key].is_floating_point() else None)
             for key in ("pixel_values", *self.image_inputs)
