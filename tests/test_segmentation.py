@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate, normalize
 
-from s3clip import HeadConfig, SynonymousSpaceHead
+from s3clip import Backbone, HeadConfig, SynonymousSpaceHead
 from s3clip.segmentation.dense import METHODS, DenseTower, neighbourhood
 from s3clip.segmentation.pictures import heat_map, overlay, palette_image, voc_palette
 from s3clip.segmentation.rle import encode_rle
@@ -37,61 +37,69 @@ def picture():
     return Image.fromarray(draw.integers(0, 256, (45, 70, 3), dtype=np.uint8))
 
 
-def plain_features(model, pixels, method):
-    """The published formulas, one head, one token after the other."""
-    tower = model.vision_model
-    block = tower.encoder.layers[-1]
-    attention = block.self_attn
+def last_block(model, pixels):
+    """The input of the last block, as it comes in, and the output of the tower."""
     kept = []
-    hook = block.register_forward_pre_hook(
+    hook = model.vision_model.encoder.layers[-1].register_forward_pre_hook(
         lambda _, args, kwargs: kept.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
     )
-    last = tower(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
+    last = model.vision_model(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
     hook.remove()
-    (states,) = kept
-    first = 1 if hasattr(model, "visual_projection") else 0
-    columns = pixels.shape[-1] // tower.config.patch_size
-    batch, tokens, width = states.shape
-    size = width // attention.num_heads
-    out = []
-    for b in range(batch):
-        inner = block.layer_norm1(states[b])
-        q, k, v = attention.q_proj(inner), attention.k_proj(inner), attention.v_proj(inner)
-        mixed = torch.zeros_like(v)
-        for head in range(attention.num_heads):
-            part = slice(head * size, (head + 1) * size)
-            for i in range(tokens):
-                qq = torch.stack([q[i, part] @ q[j, part] / math.sqrt(size) for j in range(tokens)])
-                kk = torch.stack([k[i, part] @ k[j, part] / math.sqrt(size) for j in range(tokens)])
-                if method == "naclip":
-                    for j in range(first, tokens):
-                        if i >= first:
-                            dy = (i - first) // columns - (j - first) // columns
-                            dx = (i - first) % columns - (j - first) % columns
-                            kk[j] += math.exp(-(dy * dy + dx * dx) / (2 * 5.0**2))
-                weights = {
-                    "maskclip": torch.eye(tokens, dtype=q.dtype)[i],
-                    "sclip": qq.softmax(0) + kk.softmax(0),
-                    "naclip": kk.softmax(0),
-                    "clearclip": qq.softmax(0),
-                }.get(method)
-                if weights is not None:
-                    mixed[i, part] = sum(weights[j] * v[j, part] for j in range(tokens))
-        mixed = attention.out_proj(mixed)
-        if method == "sclip":
-            mixed = states[b] + mixed
-            mixed = mixed + block.mlp(block.layer_norm2(mixed))
-        if method == "patch":
-            ours = last[b] if first == 0 else tower.post_layernorm(last[b])
+    return kept[0], last
+
+
+def plain_weights(method, q, k, i, first, columns):
+    """The weights of all tokens in the new state of token i, in one head, by the published formulas."""
+    tokens, size = q.shape
+    qq = torch.stack([q[i] @ q[j] / math.sqrt(size) for j in range(tokens)])
+    kk = torch.stack([k[i] @ k[j] / math.sqrt(size) for j in range(tokens)])
+    if method == "maskclip":
+        return torch.eye(tokens, dtype=q.dtype)[i]
+    if method == "sclip":
+        return qq.softmax(0) + kk.softmax(0)
+    if method == "clearclip":
+        return qq.softmax(0)
+    for j in range(first, tokens if i >= first else 0):
+        dy = (i - first) // columns - (j - first) // columns
+        dx = (i - first) % columns - (j - first) % columns
+        kk[j] += math.exp(-(dy * dy + dx * dx) / (2 * 5.0**2))
+    return kk.softmax(0)
+
+
+def plain_states(model, states, method, first, columns):
+    """The states of one picture's tokens after the last block in its published form, layer norm included."""
+    block = model.vision_model.encoder.layers[-1]
+    attention = block.self_attn
+    inner = block.layer_norm1(states)
+    q, k, v = attention.q_proj(inner), attention.k_proj(inner), attention.v_proj(inner)
+    mixed = torch.zeros_like(v)
+    for part in torch.arange(v.shape[1]).chunk(attention.num_heads):
+        for i in range(len(v)):
+            weights = plain_weights(method, q[:, part], k[:, part], i, first, columns)
+            mixed[i, part] = sum(weights[j] * v[j, part] for j in range(len(v)))
+    mixed = attention.out_proj(mixed)
+    if method == "sclip":
+        mixed = states + mixed
+        mixed = mixed + block.mlp(block.layer_norm2(mixed))
+    return model.vision_model.post_layernorm(mixed)
+
+
+def plain_features(model, pixels, method):
+    """The published formulas, one picture, head and token after the other: (batch, patches, dim)."""
+    first = int(hasattr(model, "visual_projection"))
+    columns = pixels.shape[-1] // model.vision_model.config.patch_size
+    embedded = []
+    for states, last in zip(*last_block(model, pixels), strict=True):
+        if method != "patch":
+            own = plain_states(model, states, method, first, columns)
         else:
-            ours = tower.post_layernorm(mixed)
-        ours = ours[first:]
+            own = model.vision_model.post_layernorm(last) if first else last
         if first:
-            embedded = model.visual_projection(ours)
+            embedded.append(model.visual_projection(own[1:]))
         else:
-            embedded = torch.cat([tower.head(token[None, None]) for token in ours])
-        out.append(embedded / embedded.norm(dim=1, keepdim=True))
-    return torch.stack(out)
+            embedded.append(torch.cat([model.vision_model.head(token[None, None]) for token in own]))
+    found = torch.stack(embedded)
+    return found / found.norm(dim=-1, keepdim=True)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -112,8 +120,6 @@ def test_patches_are_those_of_the_published_formulas(family, method):
 def test_the_class_token_of_plain_patches_is_the_image_embedding(family):
     model, processor = build(family)
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    from s3clip import Backbone
-
     with torch.no_grad():
         tokens = DenseTower(model).tokens(pixels, METHODS["patch"], (4, 4))
         expected = Backbone(model, processor).encode_images(pixels)
@@ -122,8 +128,6 @@ def test_the_class_token_of_plain_patches_is_the_image_embedding(family):
 
 def test_the_only_patch_of_siglip_is_the_image_embedding():
     model, processor = build("siglip")
-    from s3clip import Backbone
-
     pixels = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         found = DenseTower(model).features(pixels, "patch")
@@ -146,7 +150,7 @@ def test_the_gaussian_is_that_of_the_distance():
             assert found[i, j].item() == pytest.approx(math.exp(-squared / 8))
 
 
-# ---- windows ------------------------------------------------------------------------------------------------
+# ---- windows -------------------------------------------------------------------------------------------
 
 
 def test_sizes_are_those_of_mmseg():
@@ -241,7 +245,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, step
     assert grown < 64 + 16, "MiB, and some for the allocator"
 
 
-# ---- labels -------------------------------------------------------------------------------------------------
+# ---- labels --------------------------------------------------------------------------------------------
 
 
 def test_softmax_then_max_is_a_plain_loop():
@@ -331,7 +335,7 @@ def test_run_lengths_are_cocos(size, share):
     assert found["counts"] == coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
 
 
-# ---- pictures -----------------------------------------------------------------------------------------------
+# ---- pictures ------------------------------------------------------------------------------------------
 
 
 def test_the_palette_is_vocs(shared):
@@ -363,7 +367,7 @@ def test_pictures_show_what_they_say(fitted, picture):
         overlay(Image.new("RGB", (10, 10)), found)
 
 
-# ---- bad input ----------------------------------------------------------------------------------------------
+# ---- bad input -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import typer
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from s3clip.cli import evaluation, heads, inspection, synonyms
+from s3clip.cli import evaluation, heads, inspection, segmentation, synonyms
 
 app = typer.Typer(
     name="s3clip",
@@ -27,6 +27,7 @@ for verb in (
     heads.export,
     evaluation.compare,
     evaluation.bench,
+    segmentation.segment,
 ):
     app.command()(verb)
 app.add_typer(synonyms.app, name="synonyms")

@@ -116,7 +116,7 @@ class DenseTower:
         layers = getattr(getattr(tower, "encoder", None), "layers", None)
         last: Any = layers[-1] if layers is not None and len(layers) > 0 else None
         parts = ("layer_norm1", "layer_norm2", "mlp", "self_attn")
-        attention = getattr(last, "self_attn", None)
+        attention: Any = getattr(last, "self_attn", None)
         if (
             not all(hasattr(last, part) for part in parts)
             or not all(hasattr(attention, f"{part}_proj") for part in ("q", "k", "v", "out"))
@@ -130,7 +130,8 @@ class DenseTower:
                 f"embeddings in {SERVED}, as transformers builds them"
             )
         self._tower, self._last, self._attention = tower, last, attention
-        self._project, self._pool = project, pool
+        self._project: Any = project
+        self._pool: Any = pool
         self.patch_size: int = tower.config.patch_size
         self.image_size: int = tower.config.image_size
 
@@ -158,8 +159,8 @@ class DenseTower:
         grid = height // self.patch_size, width // self.patch_size
         tokens = self.tokens(pixel_values, METHODS[method], grid)
         precise = torch.promote_types(tokens.dtype, torch.float32)
-        patches = normalize(tokens[:, int(self.has_class_token) :].to(precise), dim=-1).to(tokens.dtype)
-        return patches.unflatten(1, grid)
+        patches: Tensor = normalize(tokens[:, int(self.has_class_token) :].to(precise), dim=-1)
+        return patches.to(tokens.dtype).reshape(len(patches), *grid, -1)
 
     def tokens(self, pixel_values: Tensor, method: DenseMethod, grid: Grid) -> Tensor:
         """Return every token in the joint space, not normalised: (batch, tokens, dim).
@@ -200,14 +201,16 @@ class DenseTower:
         if not method.whole_block:
             return mixed
         states = states + mixed
-        return states + block.mlp(block.layer_norm2(states))  # type: ignore[no-any-return]
+        after: Tensor = states + block.mlp(block.layer_norm2(states))
+        return after
 
     def _joint(self, states: Tensor) -> Tensor:
         """(batch, tokens, width) -> (batch, tokens, dim)."""
-        if self._project is not None:
-            return self._project(states)  # type: ignore[no-any-return]
-        assert self._pool is not None  # one of the two is there
-        return self._pool(states.flatten(0, 1)[:, None]).reshape(states.shape)  # type: ignore[no-any-return]
+        if self._pool is not None:
+            pooled: Tensor = self._pool(states.flatten(0, 1)[:, None])
+            return pooled.reshape(*states.shape[:2], -1)
+        projected: Tensor = self._project(states)
+        return projected
 
 
 def check_method(method: object) -> None:
@@ -218,7 +221,7 @@ def check_method(method: object) -> None:
 
 def _split(states: Tensor, heads: int) -> Tensor:
     """(batch, tokens, width) -> (batch, heads, tokens, width / heads)."""
-    return states.unflatten(2, (heads, -1)).transpose(1, 2)
+    return states.reshape(*states.shape[:2], heads, -1).transpose(1, 2)
 
 
 def _self_similarity(states: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Pictures in, labels of pixels out: features of every patch once, then a head, as often as one likes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -133,22 +133,23 @@ class Segmentation:
         The mask is a picture of mode "L", 255 where the class is. The score is the mean probability of the
         class over these pixels (the pipeline gives None for semantic masks).
         """
-        found = {area["class_index"]: [0.0, area] for area in self.areas()}
+        areas = self.areas()
+        totals = dict.fromkeys((area["class_index"] for area in areas), 0.0)
         start = 0
         for part in _row_parts(self._patches, MAX_BYTES):
             probabilities = self._probabilities(part).float().cpu()
             labels = self.labels[start : start + part.shape[1]].long()
             start += part.shape[1]
             of_pixel = probabilities.gather(0, labels.clamp(min=0)[None])[0]
-            for i, entry in found.items():
-                entry[0] += float(of_pixel[labels == i].double().sum())
+            for i in totals:
+                totals[i] += float(of_pixel[labels == i].double().sum())
         return [
             {
-                "label": self.class_names[i],
-                "score": total / area["pixels"],
-                "mask": Image.fromarray(((self.labels == i).numpy() * 255).astype("uint8")),
+                "label": area["label"],
+                "score": totals[area["class_index"]] / area["pixels"],
+                "mask": Image.fromarray(((self.labels == area["class_index"]).numpy() * 255).astype("uint8")),
             }
-            for i, (total, area) in found.items()
+            for area in areas
         ]
 
     def __repr__(self) -> str:
@@ -286,6 +287,6 @@ def _text_logits(head: "SynonymousSpaceHead", patches: Tensor) -> Tensor:
     return unit_vectors(patches).to(texts) @ texts.T * head.logit_scale.to(texts)
 
 
-def _row_parts(patches: PatchLogits, max_bytes: int) -> "Any":
+def _row_parts(patches: PatchLogits, max_bytes: int) -> Iterator[Tensor]:
     height, step = patches.size[0], patches.rows_at_once(max_bytes)
     return (patches.rows(start, min(start + step, height)) for start in range(0, height, step))
