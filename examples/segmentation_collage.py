@@ -2,12 +2,12 @@
 
     python examples/segmentation_collage.py --shared ../shared --out collage
 
-Two to four photos that the small fashion CLIP was not trained on lie on a white canvas of 192 x 192 pixels, one in
-a quarter each. A pixel's class is that of the photo it lies in, unless it is nearly white, as the photos' own
+Two to four photos that the small fashion CLIP was not trained on lie on a white canvas of 192 x 192 pixels, one
+in a quarter each. A pixel's class is that of the photo it lies in, unless it is nearly white, as the photos' own
 background is: such pixels, and the canvas, do not count. Prints mean IoU of every dense method with every
-aggregation, and how far ten more synonyms of a class move the share of background, the pixels whose best class
-is less probable than a threshold. The model is small and narrow; the figures say which way of aggregation is
-better on it, not how good segmentation is.
+aggregation, and how far ten more synonyms of a class move the share of background, the pixels whose best
+class is less probable than a threshold. The model is small and narrow; the figures say which way of
+aggregation is better on it, not how good segmentation is.
 """
 
 import argparse

@@ -3,13 +3,14 @@
 import json
 import math
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from s3clip import cli
+from s3clip import Backbone, SynonymousSpaceHead, SynonymSet, cli
 from s3clip.demo import held_out_digits, model_folder
 from s3clip.evaluation.scores import confusion_matrix, intersection_over_union, mean_iou
 from s3clip.evaluation.segmentation import (
@@ -21,6 +22,8 @@ from s3clip.evaluation.segmentation import (
     read_pairs,
 )
 from s3clip.synonym_sets import load_set
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 
 def plain_iou(pairs, classes):
@@ -197,3 +200,33 @@ def test_the_command_says_what_is_wrong_and_goes_on(tmp_path, monkeypatch, capsy
     ):
         assert run(monkeypatch, *words) == 2
         assert message in capsys.readouterr().err
+
+
+# ---- the examples -----------------------------------------------------------------------------------------
+
+
+def test_the_study_scores_what_evaluate_segmentation_does(shared):
+    import segmentation_study
+
+    folder = shared / "data" / "voc_sample"
+    backbone = Backbone.from_pretrained(str(shared / "models" / "fashion_clip"))
+    words = {each.name: list(each.synonyms)[:2] for each in load_set("voc21").classes}
+    pairs = folder_pairs(folder / "JPEGImages", folder / "SegmentationClass")
+    lines = []
+    found = segmentation_study.study(backbone, words, pairs, report=lines.append)
+    head = SynonymousSpaceHead(backbone).fit_classes(words)
+    expected = evaluate_segmentation(lambda file: head.segment(file, method="naclip")[0].labels, pairs, 21)
+    assert found["naclip"]["ours"] == pytest.approx(expected.mean_iou)
+    assert len(lines) == 6
+
+
+def test_a_collage_knows_where_its_photos_lie(shared):
+    import segmentation_collage
+
+    folder = shared / "data" / "fashion_photos"
+    made = segmentation_collage.collages(folder, SynonymSet.read(folder / "sub_categories.json"), 5)
+    for canvas, labels in made:
+        pixels = np.asarray(canvas)
+        assert 2 <= len(set(labels.unique().tolist()) - {255}) <= 4
+        # What counts is coloured, and what is coloured counts.
+        assert (labels.numpy() != 255).tolist() == (pixels < segmentation_collage.WHITE).any(-1).tolist()
