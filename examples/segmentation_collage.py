@@ -2,12 +2,12 @@
 
     python examples/segmentation_collage.py --shared ../shared --out collage
 
-Two to four photos that the small fashion CLIP was not trained on lie on a white canvas of 192 x 192 pixels, one
-in a quarter each. A pixel's class is that of the photo it lies in, unless it is nearly white, as the photos' own
-background is: such pixels, and the canvas, do not count. Prints mean IoU of every dense method with every
-aggregation, and how far ten more synonyms of a class move the share of background, the pixels whose best
-class is less probable than a threshold. The model is small and narrow; the figures say which way of
-aggregation is better on it, not how good segmentation is.
+Two to four photos that the small fashion CLIP was not trained on lie on a white canvas of 192 x 192 pixels,
+one in a quarter each. A pixel's class is that of the photo it lies in, unless it is nearly white, as the
+photos' own background is: such pixels, and the canvas, do not count. Prints mean IoU of every dense method
+with every aggregation, and how far ten more synonyms of a class move the share of background, the pixels
+whose best class is less probable than a threshold. The model is small and narrow; the figures say which way
+of aggregation is better on it, not how good segmentation is.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from s3clip import Backbone, HeadConfig, SynonymousSpaceHead, SynonymSet
 from s3clip.evaluation.scores import confusion_matrix, mean_iou
 from s3clip.segmentation.dense import METHODS
 from s3clip.segmentation.pictures import overlay
-from s3clip.segmentation.segmenter import DenseFeatures, Segmentation, encode_patches, segment_patches
+from s3clip.segmentation.segmenter import DenseFeatures, encode_patches, segment_patches
 
 CANVAS = 192
 WHITE = 240
@@ -69,11 +69,6 @@ def share_below(probabilities: list[torch.Tensor], threshold: float) -> float:
     return float((torch.cat([each.flatten() for each in probabilities]) < threshold).double().mean())
 
 
-def best(found: Segmentation) -> torch.Tensor:
-    """Return the probability of the best class at every pixel."""
-    return torch.stack([found.probabilities(i) for i in range(len(found.class_names))]).amax(0)
-
-
 def background_moves(
     head: SynonymousSpaceHead, features: list[DenseFeatures], aggregation: str, extra: list[torch.Tensor]
 ) -> list[float]:
@@ -86,7 +81,7 @@ def background_moves(
 
     def probabilities(own: list[torch.Tensor]) -> list[torch.Tensor]:
         fitted = SynonymousSpaceHead().fit_embeddings(own, head.class_names, logit_scale=scale)
-        return [best(segment_patches(fitted, each, aggregation=aggregation)) for each in features]
+        return [segment_patches(fitted, each, aggregation=aggregation).probabilities() for each in features]
 
     before = probabilities(texts)
     threshold = float(torch.cat([each.flatten() for each in before]).median())
@@ -104,8 +99,8 @@ def main() -> None:
     )
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--out", type=Path, default=Path("collage"))
-    parser.add_argument("--canvases", type=int, default=200)
-    parser.add_argument("--moved", type=int, default=20, help="canvases on which the background is moved")
+    parser.add_argument("--canvases", type=int, default=100)
+    parser.add_argument("--moved", type=int, default=10, help="canvases on which the background is moved")
     parser.add_argument("--classes", default="sub_categories.json")
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,13 +1,13 @@
-"""Mean IoU of every dense method with every aggregation, on benchmarks or on a folder of your own.
+r"""Mean IoU of every dense method with every aggregation, on benchmarks or on a folder of your own.
 
-    python examples/segmentation_study.py --backbone openai/clip-vit-base-patch16 \\
+    python examples/segmentation_study.py --backbone openai/clip-vit-base-patch16 \
         --data voc21=VOCdevkit/VOC2012 --data ade20k150=ADEChallengeData2016
     python examples/segmentation_study.py --backbone MODEL --images PHOTOS --masks MASKS --classes mine.json
 
-The benchmarks are those of `s3clip.evaluation.segmentation.BENCHMARKS`, in the folders that mmseg prepares, with
-the words of `builtin:NAME` and the published sizes. Masks of your own are PNGs whose values are positions of
-classes, 255 for what does not count. The texts of a picture are scored three ways from the same features: the
-class's own name alone, the usual softmax over all texts with the best of each class, and our head.
+The benchmarks are those of `s3clip.evaluation.segmentation.BENCHMARKS`, in the folders that mmseg prepares,
+with the words of `builtin:NAME` and the published sizes. Masks of your own are PNGs whose values are
+positions of classes, 255 for what does not count. The texts of a class are scored three ways from the same
+features: its own name alone, the usual softmax over all texts with the best of each class, and our head.
 """
 
 import argparse

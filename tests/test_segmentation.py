@@ -307,6 +307,8 @@ def test_areas_masks_and_the_pipelines_records_agree(fitted, picture):
         assert decoded(coco["segmentation"]).tolist() == (mask == 255).tolist()
     total = sum(found.probabilities(i) for i in range(3))
     torch.testing.assert_close(total, torch.ones(45, 70))
+    surest = torch.stack([found.probabilities(i) for i in range(3)]).amax(0)
+    assert torch.equal(found.probabilities(), surest)
 
 
 def decoded(rle):

@@ -77,18 +77,17 @@ class Segmentation:
         """
         return self._patches.working_rows(0, self._patches.tiling.height)
 
-    def probabilities(self, which: int | str, *, max_bytes: int = MAX_BYTES) -> Tensor:
+    def probabilities(self, which: int | str | None = None, *, max_bytes: int = MAX_BYTES) -> Tensor:
         """Return the probability of one class at every pixel: (height, width) float32 on the CPU.
 
         Args:
-            which: its position, or its name if no other class has it.
+            which: its position, or its name if no other class has it; None: at each pixel the best class.
             max_bytes: as for `segment`.
         """
-        position = class_position(self.class_names, which)
-        rows = [
-            self._probabilities(part)[position].float().cpu() for part in _row_parts(self._patches, max_bytes)
-        ]
-        return torch.cat(rows)
+        position = None if which is None else class_position(self.class_names, which)
+        parts = (self._probabilities(part) for part in _row_parts(self._patches, max_bytes))
+        rows = [part.amax(0) if position is None else part[position] for part in parts]
+        return torch.cat([row.float().cpu() for row in rows])
 
     def areas(self) -> list[dict[str, Any]]:
         """Return the classes that are there, the largest first: label, class_index, class_id, pixels, share.
