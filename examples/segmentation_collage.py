@@ -21,9 +21,10 @@ from PIL import Image
 
 from s3clip import Backbone, HeadConfig, SynonymousSpaceHead, SynonymSet
 from s3clip.evaluation.scores import confusion_matrix, mean_iou
-from s3clip.segmentation.dense import METHODS
+from s3clip.segmentation.dense import METHODS, DenseTower
 from s3clip.segmentation.pictures import overlay
 from s3clip.segmentation.segmenter import DenseFeatures, encode_patches, segment_patches
+from s3clip.segmentation.windows import cut, tile
 
 CANVAS = 192
 WHITE = 240
@@ -69,6 +70,20 @@ def share_below(probabilities: list[torch.Tensor], threshold: float) -> float:
     return float((torch.cat([each.flatten() for each in probabilities]) < threshold).double().mean())
 
 
+def whole_windows(backbone: Backbone, canvas: Image.Image) -> DenseFeatures:
+    """Return features where every patch has the embedding of its whole window, as images are classified.
+
+    What the aggregations do when features are those that the model was trained for.
+    """
+    pixels = backbone.preprocess([canvas], resize=False)["pixel_values"][0]
+    tower = DenseTower(backbone.model)
+    tiling = tile(CANVAS, CANVAS, tower.image_size, tower.patch_size)
+    windows = torch.stack(list(cut(pixels, tiling, tower.patch_size)))
+    with torch.inference_mode():
+        embeds = torch.cat([backbone.encode_images(part) for part in windows.split(64)])
+    return DenseFeatures(embeds[:, None, None], tiling, tower.image_size, (CANVAS, CANVAS))
+
+
 def background_moves(
     head: SynonymousSpaceHead, features: list[DenseFeatures], aggregation: str, extra: list[torch.Tensor]
 ) -> list[float]:
@@ -80,7 +95,9 @@ def background_moves(
     scale = head.logit_scale.item()
 
     def probabilities(own: list[torch.Tensor]) -> list[torch.Tensor]:
-        fitted = SynonymousSpaceHead().fit_embeddings(own, head.class_names, logit_scale=scale)
+        fitted = SynonymousSpaceHead(config=head.config).fit_embeddings(
+            own, head.class_names, logit_scale=scale
+        )
         return [segment_patches(fitted, each, aggregation=aggregation).probabilities() for each in features]
 
     before = probabilities(texts)
@@ -121,8 +138,13 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     print(f"{len(made)} canvases, {len(words.classes)} classes, {len(ours.space.raw)} texts; mIoU in %")
     print("| method | " + " | ".join(ways) + " |\n|---|" + "---|" * len(ways))
-    for method in METHODS:
-        features = [encode_patches(backbone, canvas, method=method, short_side=CANVAS) for canvas, _ in made]
+    for method in (*METHODS, "whole windows"):
+        features = [
+            encode_patches(backbone, canvas, method=method, short_side=CANVAS)
+            if method in METHODS
+            else whole_windows(backbone, canvas)
+            for canvas, _ in made
+        ]
         cells = []
         for head, aggregation in ways.values():
             found = [segment_patches(head, each, aggregation=aggregation) for each in features]
@@ -132,20 +154,24 @@ def main() -> None:
             )
             cells.append(f"{100 * mean_iou(confusion):.1f}")
         print(f"| {method} | " + " | ".join(cells) + " |", flush=True)
-        overlay(made[0][0], found[0]).save(given.out / f"{method}.png")
+        overlay(made[0][0], found[0]).save(given.out / f"{method.replace(' ', '-')}.png")
 
     template = (ours.templates or ("{}",))[0]
     extra = [
         backbone.encode_texts([template.format(f"{word} {name}") for word in MORE], progress=False)
         for name in ours.class_names
     ]
-    features = [encode_patches(backbone, canvas, short_side=CANVAS) for canvas, _ in made[: given.moved]]
-    print("\nTen more synonyms of one class move the share of background (points, over classes), sclip:")
-    print("| aggregation | mean | largest |\n|---|---|---|")
-    for name, (head, aggregation) in ways.items():
-        if name not in ("single name", "center"):
+    print("\nTen more synonyms of one class move the share of background (points, over classes):")
+    print("| features | aggregation | mean | largest |\n|---|---|---|---|")
+    few = [canvas for canvas, _ in made[: given.moved]]
+    for kind, features in (
+        ("sclip", [encode_patches(backbone, canvas, short_side=CANVAS) for canvas in few]),
+        ("whole windows", [whole_windows(backbone, canvas) for canvas in few]),
+    ):
+        for name in ("center", "softmax-then-max", "ours"):
+            head, aggregation = ways[name]
             moves = [100 * abs(move) for move in background_moves(head, features, aggregation, extra)]
-            print(f"| {name} | {sum(moves) / len(moves):.2f} | {max(moves):.2f} |", flush=True)
+            print(f"| {kind} | {name} | {sum(moves) / len(moves):.2f} | {max(moves):.2f} |", flush=True)
 
 
 if __name__ == "__main__":
