@@ -8,20 +8,19 @@ The tower alone encodes the same windows; medians of interleaved repeats. Memory
 
 import argparse
 import statistics
-import time
 
 import numpy as np
 import torch
-from forward_cost import peak_extra_bytes
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from s3clip import SynonymousSpaceHead
+from s3clip.evaluation.speed.timing import interleaved, peak_growth
 from s3clip.segmentation.dense import METHODS
 from s3clip.segmentation.segmenter import encode_patches, segment_patches
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -29,7 +28,7 @@ def main() -> None:
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--tiny", action="store_true", help="a small model, to see that it runs")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
     vision = {"patch_size": 16, **({"hidden_size": 64, "num_hidden_layers": 2} if given.tiny else {})}
@@ -57,17 +56,12 @@ def main() -> None:
         },
     }
     with torch.inference_mode():
-        taken: dict[str, list[float]] = {name: [] for name in calls}
-        for _ in range(given.repeats):
-            for name, call in calls.items():
-                start = time.perf_counter()
-                call()
-                taken[name].append(time.perf_counter() - start)
+        taken = interleaved(calls, given.repeats)
         print(", ".join(f"{getattr(given, name)} {name}" for name in sizes), f"{len(pixels)} windows")
         floor = statistics.median(taken["the image tower alone"])
         for name, call in calls.items():
             median = statistics.median(taken[name])
-            extra = peak_extra_bytes(call, repeats=1) / 2**20
+            extra = peak_growth(call)
             print(f"{name:<28} {median * 1e3:9.1f} ms {median / floor:6.2f} x   peak extra {extra:7.1f} MiB")
 
 

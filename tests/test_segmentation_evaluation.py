@@ -21,9 +21,14 @@ from s3clip.evaluation.segmentation import (
     read_mask,
     read_pairs,
 )
+from s3clip.evaluation.speed.timing import can_measure_memory
 from s3clip.synonym_sets import load_set
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+import segmentation_collage
+import segmentation_cost
+import segmentation_study
 
 
 def plain_iou(pairs, classes):
@@ -206,8 +211,6 @@ def test_the_command_says_what_is_wrong_and_goes_on(tmp_path, monkeypatch, capsy
 
 
 def test_the_study_scores_what_evaluate_segmentation_does(shared):
-    import segmentation_study
-
     folder = shared / "data" / "voc_sample"
     backbone = Backbone.from_pretrained(str(shared / "models" / "fashion_clip"))
     words = {each.name: list(each.synonyms)[:2] for each in load_set("voc21").classes}
@@ -221,8 +224,6 @@ def test_the_study_scores_what_evaluate_segmentation_does(shared):
 
 
 def test_a_collage_knows_where_its_photos_lie(shared):
-    import segmentation_collage
-
     folder = shared / "data" / "fashion_photos"
     made = segmentation_collage.collages(folder, SynonymSet.read(folder / "sub_categories.json"), 5)
     for canvas, labels in made:
@@ -230,3 +231,10 @@ def test_a_collage_knows_where_its_photos_lie(shared):
         assert 2 <= len(set(labels.unique().tolist()) - {255}) <= 4
         # What counts is coloured, and what is coloured counts.
         assert (labels.numpy() != 255).tolist() == (pixels < segmentation_collage.WHITE).any(-1).tolist()
+
+
+@pytest.mark.skipif(not can_measure_memory(), reason="peak memory is read from Linux")
+def test_what_a_segmentation_costs_can_be_measured(capsys):
+    words = "--tiny --width 64 --height 48 --classes 3 --texts 2 --repeats 1 --threads 1"
+    segmentation_cost.main(words.split())
+    assert capsys.readouterr().out.count(" x   peak extra") == 9
