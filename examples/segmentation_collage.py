@@ -77,7 +77,7 @@ def whole_windows(backbone: Backbone, canvas: Image.Image) -> DenseFeatures:
     """
     pixels = backbone.preprocess([canvas], resize=False)["pixel_values"][0]
     tower = DenseTower(backbone.model)
-    tiling = tile(CANVAS, CANVAS, tower.image_size, tower.patch_size)
+    tiling = tile(CANVAS, CANVAS, tower.image_size, tower.image_size // 4)
     windows = torch.stack(list(cut(pixels, tiling, tower.patch_size)))
     with torch.inference_mode():
         embeds = torch.cat([backbone.encode_images(part) for part in windows.split(64)])

@@ -31,7 +31,7 @@ def main(words: list[str] | None = None) -> None:
     given = parser.parse_args(words)
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    vision = {"patch_size": 16, **({"hidden_size": 64, "num_hidden_layers": 2} if given.tiny else {})}
+    vision = {"patch_size": 16, **({"hidden_size": 24, "num_hidden_layers": 2} if given.tiny else {})}
     text = {"num_hidden_layers": 1}
     model = CLIPModel(CLIPConfig(vision_config=vision, text_config=text)).eval()
     head = SynonymousSpaceHead(model, (None, CLIPImageProcessor()))
