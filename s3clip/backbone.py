@@ -88,18 +88,21 @@ class ImageTransform:
         processor: an image processor of transformers, or a function of one image.
         of_one_image: whether it is the latter, as in open_clip.
         inputs: which of its outputs the image tower reads.
+        resize: whether images are brought to the model's size, else their values are scaled alone.
     """
 
     processor: Any
     of_one_image: bool
     inputs: tuple[str, ...]
+    resize: bool = True
 
     def __call__(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Return the arguments for one image or more, of any mode, read as RGB."""
         colour = [image.convert("RGB") for image in images]
         if self.of_one_image:
             return {"pixel_values": torch.stack([self.processor(image) for image in colour])}
-        outputs = self.processor(images=colour, return_tensors="pt")
+        unresized = {} if self.resize else dict.fromkeys(("do_resize", "do_center_crop", "do_pad"), False)
+        outputs = self.processor(images=colour, return_tensors="pt", **unresized)
         return {key: outputs[key] for key in self.inputs if key in outputs}
 
 
@@ -358,11 +361,13 @@ class Backbone(nn.Module):
         precise = torch.promote_types(features.dtype, torch.float32)
         return functional.normalize(features.to(precise), dim=-1).to(features.dtype)
 
-    def preprocess(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+    def preprocess(self, images: Sequence[Image.Image], *, resize: bool = True) -> dict[str, Tensor]:
         """Return the arguments of `encode_images` for images, on the model's device and in its dtype.
 
         Args:
             images: Images of any mode, read as RGB.
+            resize: Bring images to the model's size. False only scales their values, and needs a processor of
+                transformers and images of one size.
 
         Raises:
             TypeError: If something is not a PIL image.
@@ -380,18 +385,22 @@ class Backbone(nn.Module):
                 raise TypeError(f"images: expected PIL images, got {type(image).__name__} at position {i}")
         return {
             key: value.to(self.device, self.dtype if value.is_floating_point() else None)
-            for key, value in self.image_transform()(images).items()
+            for key, value in self.image_transform(resize=resize)(images).items()
         }
 
-    def image_transform(self) -> "ImageTransform":
+    def image_transform(self, *, resize: bool = True) -> "ImageTransform":
         """Return what `preprocess` does before its tensors go to the device: for the workers of a loader.
+
+        Args:
+            resize: As for `preprocess`.
 
         Raises:
             ValueError: there is no image processor.
         """
         if self.image_processor is None:
             raise ValueError("processor: images cannot be preprocessed without an image processor; pass it")
-        return ImageTransform(self.image_processor, self._is_open_clip, ("pixel_values", *self.image_inputs))
+        inputs = ("pixel_values", *self.image_inputs)
+        return ImageTransform(self.image_processor, self._is_open_clip, inputs, resize)
 
     def image_key(self) -> str:
         """Return 64 hex digits that are the same where images get the same embeddings, but for rounding.

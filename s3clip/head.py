@@ -38,6 +38,7 @@ from s3clip.prediction import (
     opened_batches,
 )
 from s3clip.prompts import DEFAULT_TEMPLATES, resolve_templates
+from s3clip.segmentation.segmenter import Segmentation, segment
 from s3clip.space import SynonymousSpace, build_space, unit_vectors
 from s3clip.synonyms import SynonymSet
 
@@ -608,6 +609,60 @@ class SynonymousSpaceHead(nn.Module):
             )
             answers.extend(next(found) if is_readable else [] for is_readable in readable)
         return answers
+
+    def segment(
+        self,
+        images: Any,
+        *,
+        method: str = "sclip",
+        window: int | None = None,
+        stride: int | None = None,
+        short_side: int | None = None,
+        aggregation: str = "space",
+        threshold: float | None = None,
+        background: int | str | None = None,
+        batch_size: int = 8,
+        max_bytes: int = 256 * 2**20,
+    ) -> list[Segmentation]:
+        """Return which class every pixel of every picture shows.
+
+        Args:
+            images: one or several, as for `predict`.
+            method: where embeddings of patches come from: `s3clip.segmentation.dense.METHODS`.
+            window: side in pixels of the windows that are encoded; None: the size of the model's images.
+            stride: from one window to the next; None: half a window.
+            short_side: pixels that the short side of a picture is resized to first, the long side to 2,048 at
+                most; None: one and a half windows. With a model for 224 pixels the three are the published
+                224, 112 and 336.
+            aggregation: "space" scores the synonymous space of each class, as `forward` does;
+                "softmax_then_max" is the usual baseline, a softmax over all texts and the best of each class.
+            threshold: pixels whose best class is less probable show nothing; a probability in [0, 1].
+            background: the class that such pixels get, by position or name; None: -1.
+            batch_size: windows per call of the image tower.
+            max_bytes: what logits of pixels may take at once; those of patches, and the image tower, come on
+                top. At least one row of pixels is computed.
+
+        Returns:
+            One for each picture, in the order given, at its own size.
+
+        Raises:
+            TypeError: a backbone whose patches have no known embeddings.
+            ValueError: not fitted, no backbone, or a setting out of range.
+            FileNotFoundError: a path that does not exist.
+        """
+        return segment(
+            self,
+            images,
+            method=method,
+            window=window,
+            stride=stride,
+            short_side=short_side,
+            aggregation=aggregation,
+            threshold=threshold,
+            background=background,
+            batch_size=batch_size,
+            max_bytes=max_bytes,
+        )
 
     # ---- keeping it ---------------------------------------------------------------------------------------
 

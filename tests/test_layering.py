@@ -21,6 +21,9 @@ PURE = {
     "folding",
     "config",
     "evaluation.scores",
+    "segmentation.windows",
+    "segmentation.scores",
+    "segmentation.rle",
 }
 THIRD_PARTY = {"torch", "numpy"}  # numpy: its sort, see s3clip/metrics.py
 STANDARD = {

@@ -8,7 +8,7 @@ import typer
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from s3clip.cli import evaluation, heads, inspection, synonyms
+from s3clip.cli import evaluation, heads, inspection, segmentation, synonyms
 
 app = typer.Typer(
     name="s3clip",
@@ -28,6 +28,7 @@ for verb in (
     evaluation.compare,
     evaluation.bench,
     evaluation.report,
+    segmentation.segment,
 ):
     app.command()(verb)
 app.command("eval")(evaluation.evaluate)

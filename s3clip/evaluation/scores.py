@@ -65,3 +65,55 @@ def interval(resampled: Tensor, *, level: float = 0.95) -> tuple[float, float]:
     tail = (1 - level) / 2
     ends = torch.nanquantile(resampled.double(), torch.tensor([tail, 1 - tail], dtype=torch.float64))
     return float(ends[0]), float(ends[1])
+
+
+def confusion_matrix(labels: Tensor, predicted: Tensor, classes: int, *, ignore_index: int = 255) -> Tensor:
+    """Count pixels by what they are and what they were taken for.
+
+    Args:
+        labels: (...) integers, positions of classes, or `ignore_index` for pixels that do not count.
+        predicted: (...) integers of the same shape, positions of classes, or -1 for no class.
+        classes: how many.
+        ignore_index: see `labels`.
+
+    Returns:
+        (classes, classes + 1) int64; the last column counts pixels taken for no class. Matrices of several
+        pictures add up.
+
+    Raises:
+        ValueError: shapes that differ, or a label or prediction out of range.
+    """
+    if labels.shape != predicted.shape:
+        raise ValueError(
+            f"predicted: expected the shape of the labels, {tuple(labels.shape)}, got "
+            f"{tuple(predicted.shape)}"
+        )
+    counted = labels != ignore_index
+    rows, columns = labels[counted].long(), predicted[counted].long()
+    for name, values, lowest in (("labels", rows, 0), ("predicted", columns, -1)):
+        outside = (values < lowest) | (values >= classes)
+        if bool(outside.any()):
+            raise ValueError(
+                f"{name}: expected positions of {classes} classes, got {int(values[outside][0])}"
+            )
+    columns = torch.where(columns < 0, classes, columns)
+    counts = torch.bincount(rows * (classes + 1) + columns, minlength=classes * (classes + 1))
+    return counts.reshape(classes, classes + 1)
+
+
+def intersection_over_union(confusion: Tensor) -> Tensor:
+    """Return the share of pixels of each class or taken for it that are both: (classes,) float64 in [0, 1].
+
+    Args:
+        confusion: (classes, classes + 1), as `confusion_matrix` counts it over a whole data set.
+
+    Returns:
+        NaN for a class that no pixel is of and none was taken for; 0 for one only taken for.
+    """
+    hits = confusion.diagonal().double()
+    return hits / (confusion.sum(1) + confusion[:, :-1].sum(0) - hits)
+
+
+def mean_iou(confusion: Tensor) -> float:
+    """Return mmseg's mIoU: the mean of `intersection_over_union` over the classes where it is a number."""
+    return float(intersection_over_union(confusion).nanmean())

@@ -1,0 +1,1 @@
+"""Open-vocabulary segmentation: the head on every patch of a picture."""

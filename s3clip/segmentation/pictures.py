@@ -1,0 +1,111 @@
+"""Pictures of a segmentation: the palette PNG of Pascal VOC, an overlay with a legend, heat maps."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from s3clip.images import open_image
+
+if TYPE_CHECKING:
+    from s3clip.segmentation.segmenter import Segmentation
+
+VOID = 255
+_MARGIN = 12
+_INK, _PAPER = (31, 35, 40), (255, 255, 255)
+
+
+def voc_palette() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return the 256 colours of Pascal VOC, (256, 3): bits of the index, spread over three channels."""
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    index = np.arange(256)
+    for level in range(8):
+        for channel in range(3):
+            palette[:, channel] |= ((index >> (3 * level + channel) & 1) << (7 - level)).astype(np.uint8)
+    return palette
+
+
+def class_colours(class_names: list[str]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return 256 colours by label: those of VOC, black only for a first class that is called background."""
+    palette = voc_palette()
+    if class_names and class_names[0].strip("_ ").casefold() != "background":
+        palette = np.concatenate([palette[1:255], palette[:1], palette[255:]])
+    return palette
+
+
+def palette_image(labels: Tensor, class_names: list[str]) -> Image.Image:
+    """Return labels as a picture of mode "P": its values are the labels, 255 for no class.
+
+    Raises:
+        ValueError: more than 255 classes.
+    """
+    if len(class_names) > VOID:
+        raise ValueError(
+            f"labels: a palette picture holds {VOID} classes, got {len(class_names)}; "
+            f"use labels or to_coco_rle()"
+        )
+    values = labels.numpy().astype(np.int64)
+    picture = Image.fromarray(np.where(values < 0, VOID, values).astype(np.uint8))
+    picture.putpalette(class_colours(class_names).flatten().tolist())
+    return picture
+
+
+def overlay(image: Any, segmentation: "Segmentation", *, opacity: float = 0.6) -> Image.Image:
+    """Return the picture with its classes laid over it in colour, and a legend on the right.
+
+    Args:
+        image: the picture that was segmented, in any form that `open_image` takes.
+        segmentation: of it.
+        opacity: of the colours, in [0, 1]; pixels of no class stay as they are.
+
+    Raises:
+        ValueError: a picture of another size.
+    """
+    picture = np.asarray(open_image(image), dtype=np.float32)
+    labels = segmentation.labels.numpy().astype(np.int64)
+    if picture.shape[:2] != labels.shape:
+        raise ValueError(
+            f"image: expected the picture that was segmented, {labels.shape[1]} x {labels.shape[0]}, got "
+            f"{picture.shape[1]} x {picture.shape[0]}"
+        )
+    colours = class_colours(segmentation.class_names)
+    painted = colours[labels % 256].astype(np.float32)
+    weight = np.where(labels[..., None] < 0, 0.0, opacity)
+    mixed = Image.fromarray((picture * (1 - weight) + painted * weight).round().astype(np.uint8))
+    entries = [
+        (tuple(int(v) for v in colours[area["class_index"] % 256]), f"{area['label']}  {area['share']:.1%}")
+        for area in segmentation.areas()
+    ]
+    nothing = float((segmentation.labels < 0).float().mean())
+    if nothing:
+        entries.append((_PAPER, f"no class  {nothing:.1%}"))
+    return _with_legend(mixed, entries)
+
+
+def heat_map(image: Any, segmentation: "Segmentation", which: int | str) -> Image.Image:
+    """Return the picture in grey, with the probability of one class over it: from clear to red."""
+    grey = np.asarray(open_image(image).convert("L").convert("RGB"), dtype=np.float32)
+    heat = segmentation.probabilities(which).numpy()[..., None]
+    red = np.array([215, 48, 31], dtype=np.float32)
+    mixed = Image.fromarray((grey * (1 - 0.85 * heat) + red * 0.85 * heat).round().astype(np.uint8))
+    name = segmentation.class_names[which] if isinstance(which, int) else which
+    return _with_legend(mixed, [((215, 48, 31), f"{name}: probability 1"), (_PAPER, "probability 0")])
+
+
+def _with_legend(picture: Image.Image, entries: list[tuple[Any, str]]) -> Image.Image:
+    font = ImageFont.load_default()
+    box = ImageDraw.Draw(picture)
+    sizes = [box.textbbox((0, 0), text, font=font) for _, text in entries]
+    line = max((int(bottom - top) for _, top, _, bottom in sizes), default=10) + 8
+    widest = max((int(right) for _, _, right, _ in sizes), default=0)
+    height = max(picture.height, 2 * _MARGIN + line * len(entries))
+    page = Image.new("RGB", (picture.width + widest + line + 3 * _MARGIN, height), _PAPER)
+    page.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(page)
+    left = picture.width + _MARGIN
+    for i, (colour, text) in enumerate(entries):
+        top = _MARGIN + i * line
+        draw.rectangle((left, top, left + line - 6, top + line - 6), fill=colour, outline=_INK)
+        draw.text((left + line + 2, top), text, fill=_INK, font=font)
+    return page
