@@ -30,8 +30,9 @@ def open_binary(path: Path | str) -> BinaryIO:
         return path.open("rb")
     from huggingface_hub import HfFileSystem
 
-    # Some blocks and not one: a tar is read a header ahead of its pictures.
-    cache = {"cache_type": "blockcache", "cache_options": {"maxblocks": 4}}
+    # The next block is fetched while this one is read; some are kept, since a tar is read a header ahead of
+    # its pictures.
+    cache = {"cache_type": "background", "cache_options": {"maxblocks": 4}}
     with hub_connection():
         return cast(BinaryIO, HfFileSystem().open(path, "rb", block_size=_HUB_BLOCK, **cache))
 

@@ -1,6 +1,7 @@
 """The table of benchmarks: what is known of the sets from elsewhere, and rows of one's own."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -217,6 +218,7 @@ def test_a_row_of_ones_own(tmp_path):
         ({"conventions": {"own": {"layouts": []}}}, "conventions.own.layouts: "),
         ({"conventions": {"own": {"layouts": [{"kind": "zip", "folder": "."}]}}}, "kind"),
         ({"conventions": {"own": {"layouts": [{"kind": "csv"}]}}}, "file: "),
+        ({"conventions": {"own": {"layouts": [{"kind": "webdataset"}]}}}, "expected a folder, or a data set"),
         ({"conventions": {"own": {**ROW["conventions"]["own"], "headline": "miou"}}}, "headline: miou"),
         ({"conventions": {"own": {**ROW["conventions"]["own"], "images": 0}}}, "images: "),
     ],
@@ -236,3 +238,22 @@ def test_an_unknown_name_is_refused_with_those_that_are_near(tmp_path):
     (tmp_path / "text.json").write_text("{")
     with pytest.raises(ValueError, match=r"text.json: the file: "):
         find_benchmark(tmp_path / "text.json")
+
+
+def test_the_page_shows_the_table():
+    def cell(convention):
+        return f"{convention.classes:,}, {convention.images:,}" if convention else "-"
+
+    page = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for row in benchmarks().values():
+        if row.is_segmentation:
+            line = f"| `{row.name}` | {row.title} | {cell(row.conventions['mmseg'])} |"
+        else:
+            other = row.conventions.get("clip_benchmark")
+            score = {"top1": "acc1", "recall": "recall"}[other.headline] if other else "-"
+            sizes = f"{cell(row.conventions['coop'])} | {cell(other)}"
+            line = f"| `{row.name}` | {row.title} | {sizes} | {score} |"
+        assert line in page.splitlines()
+        for convention in row.conventions.values():
+            for layout in convention.layouts:
+                assert all(part in page for part in layout.folder.split("/")), layout

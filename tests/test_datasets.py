@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -134,9 +135,8 @@ def test_a_split_that_contradicts_itself_or_the_table_is_refused(tmp_path, chang
     rows = json.loads(split.read_text())
     change(rows)
     split.write_text(json.dumps(rows))
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=re.escape(message)):
         opened("oxford_pets", tmp_path)
-    assert message in str(caught.value)
 
 
 def test_the_lists_of_fgvc_aircraft(tmp_path):
@@ -411,7 +411,7 @@ def test_ones_own_folders(tmp_path):
         "1 pictures outside of class folders are left out",
         "1 classes have no picture: koi",
     )
-    with pytest.raises(FileNotFoundError, match="dangling.png: no such file"):
+    with pytest.raises(FileNotFoundError, match=r"dangling.png: no such file"):
         samples[1].open()
 
 
@@ -419,9 +419,8 @@ def test_ones_own_csv(tmp_path):
     write(tmp_path / "photos/a.png", png(1))
     write(tmp_path / "b.png", png(2))
     write(tmp_path / "labels.csv", f"name,what\na.png,cat\n{tmp_path}/b.png,dog\n")
-    layout = {
-        "kind": "csv", "file": "labels.csv", "folder": "photos", "file_column": "name", "label_column": "what",
-    }  # fmt: skip
+    columns = {"file_column": "name", "label_column": "what"}
+    layout = {"kind": "csv", "file": "labels.csv", "folder": "photos", **columns}
     found = own(tmp_path, layout, ["dog", "cat"])
     assert [(label, s) for _, label, s in pictures(found)] == [(1, 1), (0, 2)]
     with pytest.raises(ValueError, match=r"my_set: 1 labels are none of the 2 classes: cat"):
@@ -439,6 +438,21 @@ def test_ones_own_tars_with_names_for_labels(tmp_path):
     assert pictures(found) == [("val/000.tar/1", 1, 1), ("val/000.tar/2", 0, 2)]
 
 
+@pytest.mark.parametrize("kind", ["webdataset", "parquet"])
+def test_ones_own_set_on_the_hub(hub, tmp_path, kind):
+    if kind == "webdataset":
+        write_web_dataset(tmp_path / "set", [2, 1], ["dog", "cat", *"abcde"])
+    else:
+        for number in range(2):
+            rows = [{"image": {"bytes": png(number), "path": None}, "label": number}]
+            write_parquet(tmp_path / f"set/data/test-0000{number}-of-00002.parquet", rows, ["dog", "cat"])
+    hub.repositories["me/photos"] = folder_as_repository(tmp_path / "set")
+    words = ["cat", "dog"]
+    there = own(tmp_path, {"kind": kind, "hub": "me/photos"}, words)
+    assert pictures(there) == pictures(own(tmp_path, {"kind": kind, "folder": "set"}, words))
+    assert there.class_names[:2] == ("dog", "cat")
+
+
 @pytest.mark.parametrize("pattern", ["test-{:05d}-of-00011.parquet", "data/test-{:05d}-of-00011.parquet"])
 def test_ones_own_parquet(tmp_path, pattern):
     for number in range(11):
@@ -454,8 +468,8 @@ def test_other_words_for_the_same_classes(tmp_path):
     mine = SynonymSet.read({name: [f"my {name}"] for name in PETS})
     found = opened("oxford_pets", tmp_path, synonyms=mine)
     assert found.synonyms.classes[0].synonyms == (f"my {PETS[-1]}",)
+    write(tmp_path / "imagenetv2-matched-frequency-format-val/0/a.png", png(1))
     with pytest.raises(ValueError, match=r"imagenet_v2: expected 1000 classes, got 37 \(in its synonyms\)"):
-        write(tmp_path / "imagenetv2-matched-frequency-format-val/0/a.png", png(1))
         opened("imagenet_v2", tmp_path, synonyms=mine)
 
 

@@ -11,7 +11,7 @@ import os
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
@@ -56,20 +56,29 @@ class FlatImageNet(_Row):
     truth: str
 
 
-class WebDataset(_Row):
+class _Shards(_Row):
+    """Shards in a folder, or in a data set of the Hub ("user/name"), or in either."""
+
+    folder: str | None = None
+    hub: str | None = None
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if self.folder is None and self.hub is None:
+            raise ValueError("expected a folder, or a data set on the hub")
+        return self
+
+
+class WebDataset(_Shards):
     """Tar shards as CLIP_benchmark has them: `{split}/0.tar` and `nshards.txt`, beside `classnames.txt`."""
 
     kind: Literal["webdataset"]
-    folder: str
-    hub: str | None = None
 
 
-class Parquet(_Row):
+class Parquet(_Shards):
     """The parquet files of Hugging Face `datasets`: `{split}-00000-of-00001.parquet`, here or on the Hub."""
 
     kind: Literal["parquet"]
-    folder: str
-    hub: str | None = None
     image_column: str = "image"
     label_column: str = "label"
 
@@ -156,7 +165,7 @@ class Benchmark(_Row):
     _folder: Path | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
-    def _one_task(self) -> "Benchmark":
+    def _one_task(self) -> Self:
         masks = {isinstance(layout, Masks) for each in self.conventions.values() for layout in each.layouts}
         if len(masks) > 1:
             raise ValueError("layouts: masks are for segmentation; a row is of one task")

@@ -241,7 +241,7 @@ def _parquet(layout: Parquet, split: str, root: Path | str) -> Found:
 
 def _place(layout: WebDataset | Parquet, root: Path | str) -> Path | str:
     """Return the folder of a data set, on the Hub at its commit of now: all of it is to be of one."""
-    if isinstance(root, Path):
+    if isinstance(root, Path) and layout.folder is not None:
         return root / layout.folder
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
