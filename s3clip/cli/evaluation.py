@@ -231,8 +231,10 @@ def evaluate(
     rows = [find_benchmark(name) for name in sets]
     for row in rows:
         if row.is_segmentation:
-            # Here the runner of segmentation takes over, once it is there.
-            raise ValueError(f"{row.name}: a segmentation benchmark, which `s3clip eval` does not run yet")
+            raise ValueError(
+                f"{row.name}: a segmentation benchmark; examples/segmentation_study.py "
+                f"--data {row.name}=FOLDER scores it"
+            )
     words = None if synonyms == "builtin" else SynonymSet.read(synonyms)
     if words is not None and len(rows) > 1:
         raise ValueError(f"--synonyms: a file has the classes of one set, and there are {len(rows)}")
