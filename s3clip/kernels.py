@@ -98,8 +98,8 @@ def _takes(images: Tensor, rows: Tensor) -> bool:
         return False
 
 
-@triton.jit
-def _local_center(  # type: ignore[no-untyped-def] # noqa: ANN202
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _local_center(  # type: ignore[no-untyped-def]  # noqa: ANN202
     images,  # noqa: ANN001
     rows,  # noqa: ANN001
     weights,  # noqa: ANN001
