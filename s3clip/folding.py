@@ -1,12 +1,12 @@
 """A space and a metric, folded into what `forward` needs: rows to multiply with, and small tables."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from s3clip.metrics import METRICS, PointGroup
+from s3clip.metrics import METRICS, PointGroup, is_traced
 from s3clip.options import resolve_options
 from s3clip.space import SynonymousSpace
 
@@ -54,6 +54,7 @@ class FoldedSpace(nn.Module):
         space: the space of every class.
         metric: a key of `s3clip.metrics.METRICS`.
         metric_options: the options of the metric.
+        fused: whether to use the kernel of `s3clip.kernels`, where it can be used.
     """
 
     rows: Tensor
@@ -61,9 +62,12 @@ class FoldedSpace(nn.Module):
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, space: SynonymousSpace, metric: str, metric_options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, space: SynonymousSpace, metric: str, metric_options: Mapping[str, Any], *, fused: bool = False
+    ) -> None:
         super().__init__()
         self.metric = metric
+        self.fused = fused
         self._options = resolve_options(metric, METRICS[metric].options, metric_options)
         self.table_names: list[list[str]] = []
         self.blocks: list[list[Piece]] = []
@@ -110,19 +114,32 @@ class FoldedSpace(nn.Module):
         In a centered space the score is v·μ + m·s, s the metric on the centered texts: the same two numbers
         for every class, so the ranking is that of s, and the scale that of CLIP's cosines.
         """
+        score_part, kernel = METRICS[self.metric].score, self._kernel()
         scores, block_start = [], 0
         for block in self.blocks:
-            block_stop = block_start + block[-1].stop
-            products = images @ self.rows[block_start:block_stop].T
-            block_start = block_stop
+            rows = self.rows[block_start : block_start + block[-1].stop]
+            block_start += block[-1].stop
+            products = images @ rows.T if kernel is None else None
             for piece in block:
-                part = products[:, piece.start : piece.stop].unflatten(1, (piece.classes, -1))
                 tables = {
                     name: self.get_buffer(f"{name}_{piece.group}")[piece.first : piece.first + piece.classes]
                     for name in self.table_names[piece.group]
                 }
-                scores.append(METRICS[self.metric].score(part, tables, **self._options))
+                if products is not None:
+                    part = products[:, piece.start : piece.stop].unflatten(1, (piece.classes, -1))
+                    scores.append(score_part(part, tables, **self._options))
+                elif kernel is not None:
+                    part = rows[piece.start : piece.stop].unflatten(0, (piece.classes, -1))
+                    scores.append(kernel(images, part, tables, **self._options))
         score = torch.cat(scores, dim=1) if len(scores) > 1 else scores[0]
         if self.reordered:
             score = score[:, self.class_order]
         return images @ self.mean[:, None] + self.spread * score if self.centered else score
+
+    def _kernel(self) -> Callable[..., Tensor] | None:
+        """Return what multiplies and scores in one pass; None where there is nothing, or it is not wanted."""
+        if not self.fused or self.metric != "local_center" or is_traced():
+            return None
+        from s3clip import kernels  # needs Triton
+
+        return kernels.local_center

@@ -929,7 +929,12 @@ class SynonymousSpaceHead(nn.Module):
                 keep_name=self.config.keep_name,
                 centering=self.config.centering,
             )
-            folded = FoldedSpace(space, self.config.metric, self.config.metric_options)
+            folded = FoldedSpace(
+                space,
+                self.config.metric,
+                self.config.metric_options,
+                fused=os.environ.get("S3CLIP_TRITON") == "1",
+            )
         for name in _DERIVED:
             value = getattr(space, name)
             dtype = raw.dtype if value.is_floating_point() else value.dtype

@@ -159,13 +159,17 @@ def shortest_length(dtype: torch.dtype) -> float:
     return max(SHORTEST_MEAN, 2 * math.sqrt(torch.finfo(dtype).eps))
 
 
+def is_traced() -> bool:
+    """Whether the operators are being recorded (torch.compile, torch.export, torch.jit.trace)."""
+    is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
+    return torch.compiler.is_compiling() or is_tracing()
+
+
 def _mean_of_largest(products: Tensor, k: int) -> Tensor:
     """(b, c, n) -> (b, c), the mean of the k largest of each n. May sort `products` itself."""
     if k == 1:
         return products.amax(-1)
-    is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
-    traced = torch.compiler.is_compiling() or is_tracing()
-    if products.device.type != "cpu" or products.dtype not in (torch.float32, torch.float64) or traced:
+    if products.device.type != "cpu" or products.dtype not in (torch.float32, torch.float64) or is_traced():
         return products.topk(k, dim=-1, sorted=False).values.mean(-1)
     try:
         if torch.autograd.forward_ad.unpack_dual(products).tangent is not None:
