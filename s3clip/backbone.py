@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -75,6 +76,29 @@ _WORTHWHILE_SAVING = 256
 
 # Bars of shorter work are only noise.
 _PROGRESS_DELAY_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """What worker processes need of a backbone: pictures in, the arguments of `encode_images` out, on the CPU.
+
+    Attributes:
+        image_processor: Of transformers, or the `preprocess` of an open_clip model.
+        inputs: Names of what the image tower reads.
+        is_open_clip: Whether the image processor takes one picture and gives one tensor.
+    """
+
+    image_processor: Any
+    inputs: tuple[str, ...]
+    is_open_clip: bool
+
+    def __call__(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """Return the inputs of one or more PIL images of any mode, read as RGB."""
+        colour = [image.convert("RGB") for image in images]
+        if self.is_open_clip:
+            return {"pixel_values": torch.stack([self.image_processor(image) for image in colour])}
+        found = self.image_processor(images=colour, return_tensors="pt")
+        return {key: found[key] for key in self.inputs if key in found}
 
 
 class Backbone(nn.Module):
@@ -338,26 +362,29 @@ class Backbone(nn.Module):
             TypeError: If something is not a PIL image.
             ValueError: If there is no image, or no image processor.
         """
-        if self.image_processor is None:
-            raise ValueError(
-                "processor: images cannot be preprocessed without an image processor; pass the processor, or "
-                "preprocessed pixel_values to encode_images"
-            )
         if len(images) == 0:
             raise ValueError("images: expected at least one image, got none")
         for i, image in enumerate(images):
             if not isinstance(image, Image.Image):
                 raise TypeError(f"images: expected PIL images, got {type(image).__name__} at position {i}")
-        colour = [image.convert("RGB") for image in images]
-        if self._is_open_clip:
-            inputs = {"pixel_values": torch.stack([self.image_processor(image) for image in colour])}
-        else:
-            inputs = self.image_processor(images=colour, return_tensors="pt")
+        inputs = self.preprocessor()(images)
         return {
-            key: inputs[key].to(self.device, self.dtype if inputs[key].is_floating_point() else None)
-            for key in ("pixel_values", *self.image_inputs)
-            if key in inputs
+            key: value.to(self.device, self.dtype if value.is_floating_point() else None)
+            for key, value in inputs.items()
         }
+
+    def preprocessor(self) -> "Preprocessor":
+        """Return what `preprocess` does but for moving and casting, without the model: it can be pickled.
+
+        Raises:
+            ValueError: If there is no image processor.
+        """
+        if self.image_processor is None:
+            raise ValueError(
+                "processor: images cannot be preprocessed without an image processor; pass the processor, or "
+                "preprocessed pixel_values to encode_images"
+            )
+        return Preprocessor(self.image_processor, ("pixel_values", *self.image_inputs), self._is_open_clip)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text is, special tokens included, before truncation.
