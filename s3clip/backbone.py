@@ -80,7 +80,7 @@ _PROGRESS_DELAY_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """What worker processes need of a backbone: pictures in, the arguments of `encode_images` out, on the CPU.
+    """What worker processes need of a backbone: pictures in, inputs of `encode_images` out, on the CPU.
 
     Attributes:
         image_processor: Of transformers, or the `preprocess` of an open_clip model.

@@ -8,7 +8,7 @@ import typer
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from s3clip.cli import evaluation, heads, synonyms
+from s3clip.cli import bulk, evaluation, heads, synonyms
 
 app = typer.Typer(
     name="s3clip",
@@ -26,6 +26,7 @@ for verb in (
     heads.push,
     heads.export,
     evaluation.compare,
+    bulk.label,
 ):
     app.command()(verb)
 app.add_typer(synonyms.app, name="synonyms")
