@@ -1,4 +1,4 @@
-"""What a job reads: files, folders, globs and addresses, listed once, with what tells that one has changed."""
+"""What a job reads: files, folders, globs and addresses, listed once, with what tells that one changed."""
 
 import io
 import os

@@ -97,6 +97,7 @@ def label(
     listed_inputs = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     files = list_files(listed_inputs)
     output = Output(out)
+    output.check()
     known = read_listing(output)
     files = into_shards(files, known, part_size)
     shards = make_shards(files, Columns(column, key_column))

@@ -62,21 +62,24 @@ class Output:
             self.address = os.path.abspath(self.address)
         self._fs, self._root = fsspec.core.url_to_fs(self.address)
 
-    def make(self) -> None:
-        """Make the folder.
-
-        Raises:
-            OSError: it cannot be made, or nothing can be written into it.
-        """
+    def check(self) -> None:
+        """Raise NotADirectoryError where the folder would be in the place of a file."""
         if self.is_local and Path(self.address).exists() and not Path(self.address).is_dir():
             raise NotADirectoryError(f"out: expected a folder, {self.address} is a file")
+
+    def make(self) -> None:
+        """Make the folder, where there is none.
+
+        Raises:
+            OSError: it cannot be made.
+        """
         self._fs.makedirs(self._root, exist_ok=True)
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a file, None where there is none."""
         try:
             content: bytes = self._fs.cat_file(f"{self._root}/{name}")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return content
 
