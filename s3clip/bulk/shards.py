@@ -36,6 +36,18 @@ class FileRun:
             yield Sample(path, None, _content(path))
 
 
+class _Header(tarfile.TarInfo):
+    """Notes on the tar that its end was reached: `tarfile` ends quietly where a tar is cut between members."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "_Header":
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the block of zeros
+            tarfile_.reached_its_end = True  # type: ignore[attr-defined]
+            raise
+
+
 @dataclass(frozen=True)
 class TarPictures:
     """The pictures of a tar, such as a shard of a web dataset; the key is `path/member`."""
@@ -47,7 +59,10 @@ class TarPictures:
         """Give the members that are named as pictures, from number `start` on."""
         position = 0
         try:
-            with fsspec.open(self.path, "rb") as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+            with (
+                fsspec.open(self.path, "rb") as file,
+                tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as tar,
+            ):
                 for member in tar:
                     if not member.isfile() or PurePosixPath(member.name).suffix.lower() not in SUFFIXES:
                         continue
@@ -56,6 +71,8 @@ class TarPictures:
                         content = b"" if opened is None else opened.read()
                         yield Sample(f"{self.path}/{member.name}", None, content)
                     position += 1
+                if not getattr(tar, "reached_its_end", False):
+                    raise EOFError("cut off, the mark at its end is missing")
         except (tarfile.TarError, EOFError, OSError) as error:
             raise BrokenShardError(
                 f"{self.path}: {_why(error)}, after {position} pictures", position
