@@ -167,7 +167,7 @@ def test_killed_and_started_again(
     assert all((out / name).stat().st_mtime_ns == then for name, then in there.items())
 
 
-# ---- embeddings ----------------------------------------------------------------------------------------------
+# ---- embeddings ----
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +266,7 @@ def test_addresses_of_fsspec(space: SynonymousSpaceHead, tmp_path: Path):
     assert [row["logit"] for row in found] == [row["logit"] for row in rows_of(tmp_path / "out")]
 
 
-# ---- broken input --------------------------------------------------------------------------------------------
+# ---- broken input ----
 
 
 def test_broken_pictures_are_rows(head: SynonymousSpaceHead, tmp_path: Path, digits: list[bytes]):

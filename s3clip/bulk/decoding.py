@@ -1,5 +1,6 @@
 """A shard in, batches out: opened and preprocessed, cut where parts begin and end."""
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -140,7 +141,8 @@ def _opened(first: int, samples: Sequence[Sample], preprocess: Preprocessor | No
         try:
             pictures.append(sample.open())
         except (OSError, ValueError) as error:
-            errors[i] = " ".join(str(error).split())
+            # Pillow names an object by its address, which differs every time; rows must not.
+            errors[i] = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split()))
     assert preprocess is not None  # the job has one wherever there are pictures
     inputs = preprocess(pictures) if pictures else None
     return DecodedBatch(first, [sample.key for sample in samples], errors, inputs)

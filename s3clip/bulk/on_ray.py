@@ -21,6 +21,9 @@ from s3clip.head import SynonymousSpaceHead
 MOST_BLOCKS = 10_000
 """Tasks of the first stage; with more shards, each has several."""
 
+ACTOR_CPUS = 0.5
+"""Of an actor where there are no GPUs. Not 1, as the tasks have: Ray would fuse the two stages into one."""
+
 
 def label_on_ray(
     tasks: Sequence[Task],
@@ -52,6 +55,9 @@ def label_on_ray(
         start_ray()
     gpus = int(ray.cluster_resources().get("GPU", 0))
     actors = workers or max(1, gpus)
+    cpus = ray.cluster_resources().get("CPU", 0)
+    if not gpus and actors * ACTOR_CPUS > cpus - 1:
+        raise ValueError(f"workers: {actors} actors leave no CPU of {cpus:.0f} to decode; give fewer")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -62,7 +68,7 @@ def label_on_ray(
         _Label,
         fn_constructor_args=(ray.put(head.cpu()), top_k, keep_embeddings, output.address),
         compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=0 if gpus else 1,
+        num_cpus=0 if gpus else ACTOR_CPUS,
         num_gpus=min(1.0, gpus / actors) if gpus else 0,
     )
     for row in data.iter_rows():
