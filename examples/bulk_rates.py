@@ -3,8 +3,8 @@
     python examples/bulk_rates.py embeddings --rows 5000000 --dim 512
     python examples/bulk_rates.py pictures --rows 100000 --workers 1
 
-Writes synthetic input into a temporary folder (--at; 5 GB for the embeddings above), labels it in a process of
-its own, prints rows per second and the peak memory of that process, for a tenth of the rows and for all of
+Writes synthetic input into a temporary folder (--at; 5 GB for the embeddings above), labels it in a process
+of its own, prints rows per second and the peak memory of that process, for a tenth of the rows and for all of
 them, and removes everything. The pictures are tars of 1,000 JPEGs of 256 x 256 pixels, of which --distinct
 are different ones; the model is the small one of the demo, so that reading and decoding is what counts.
 Memory is the largest resident set of the process and its workers together, sampled ten times a second.

@@ -37,7 +37,7 @@ class FileRun:
 
 
 class _Header(tarfile.TarInfo):
-    """Notes on the tar that its end was reached: `tarfile` ends quietly where a tar is cut between members."""
+    """Notes that the end was reached: `tarfile` says nothing of a tar that is cut between members."""
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "_Header":
