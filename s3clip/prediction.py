@@ -74,8 +74,9 @@ def nearest_rows(space: SynonymousSpace, embeds: Tensor, chosen: Tensor) -> Tens
     for i in chosen.unique().tolist():
         rows = space.kept[space.point_owners == i]
         points = space.points_of(rows)
-        best = rows[(embeds.to(points) @ points.T).argmax(1)] - first_row[i]
-        nearest = torch.where(chosen == i, best[:, None], nearest)
+        images, places = (chosen == i).nonzero(as_tuple=True)
+        best = (embeds[images].to(points) @ points.T).argmax(1)
+        nearest[images, places] = rows[best] - first_row[i]
     return nearest
 
 

@@ -153,11 +153,6 @@ def _embeddings(shard: EmbeddingFile, sizes: Sizes, start: int) -> Iterator[Deco
     for keys, rows, errors in shard.blocks(sizes.batch, start):
         # A copy in float32: the file's own may be read-only, or of a type that few things compute in.
         embeds = torch.from_numpy(rows.astype("float32"))
-        useless = ~torch.isfinite(embeds).all(-1) | (embeds == 0).all(-1)
-        errors = {
-            **{i: "its embedding is zero, NaN or Inf" for i in useless.nonzero()[:, 0].tolist()},
-            **errors,
-        }
         good = embeds if not errors else embeds[[i for i in range(len(keys)) if i not in errors]]
         yield DecodedBatch(first, keys, errors, {"image_embeds": good} if len(good) else None)
         first += len(keys)

@@ -99,10 +99,12 @@ class Labeller:
         embeds = None
         if batch.inputs is not None:
             embeds = self._embed(batch.inputs)
-            useless = (~torch.isfinite(embeds).all(-1) | (embeds == 0).all(-1)).cpu().numpy()
+            # Of length 1, but that zero stays zero, and NaN and Inf end as NaN.
+            useless = (~(embeds.square().sum(-1) > 0.5)).cpu().numpy()
             for i in np.flatnonzero(good)[useless].tolist():
                 errors[i], good[i] = "its embedding is zero, NaN or Inf", False
-            embeds = embeds[torch.from_numpy(~useless).to(embeds.device)]
+            if useless.any():
+                embeds = embeds[torch.from_numpy(~useless).to(embeds.device)]
         columns = self._labels(embeds, good) if good.any() and embeds is not None else {}
         rows = {
             "shard": pa.DictionaryArray.from_arrays(
@@ -143,7 +145,7 @@ class Labeller:
         order = best.indices[:, : self.top_k]
         scores = head.probabilities(logits).gather(1, order).cpu().numpy()
         accepted = head.current_calibration.accepts(logits).gather(1, order[:, :1])[:, 0].cpu().numpy()
-        nearest = nearest_rows(head.space, unit_vectors(embeds), order[:, :1])[:, 0].cpu().numpy()
+        nearest = nearest_rows(head.space, embeds, order[:, :1])[:, 0].cpu().numpy()
         top, values = order.cpu().numpy().astype(np.int32), best.values.cpu().numpy()
         index = np.full(len(good), -1)
         index[good] = np.arange(int(good.sum()))
