@@ -5,17 +5,20 @@ opens the pictures in worker processes, and gives the same batches for any numbe
 """
 
 import io
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from s3clip.images import BrokenImageError, open_image
 
 BATCH_SIZE = 64
 FILES_PER_SHARD = 1024
+_BATCHES_AHEAD = 2  # for each worker
 
 
 @dataclass(frozen=True)
@@ -27,17 +30,10 @@ class Span:
     size: int
 
     def read(self) -> bytes:
-        """Return the bytes.
-
-        Raises:
-            OSError: the file is not there, or ends before.
-        """
+        """Return the bytes, fewer where the file ends before."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
-            content = file.read(self.size)
-        if len(content) < self.size:
-            raise OSError(f"{self.path}: ends at byte {self.offset + len(content)}, inside a picture")
-        return content
+            return file.read(self.size)
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Sample:
         """Return the picture in RGB, upright.
 
         Raises:
-            OSError: there is no such file; the key is named.
+            FileNotFoundError: there is no such file; the key is named.
             BrokenImageError: it is not a readable picture; the key is named.
         """
         try:
@@ -68,25 +64,32 @@ class Sample:
             with Image.open(io.BytesIO(content)) as image:
                 return open_image(image)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{self.key}: no such file ({self.data})") from error
+            raise FileNotFoundError(f"{self.key}: no such file") from error
         except Exception as error:  # Pillow's readers let many kinds through
-            raise BrokenImageError(f"{self.key}: not a readable image ({error})") from error
+            cause = error.__cause__ or error
+            # The message of this one holds an address in memory, another one in every run.
+            unknown = isinstance(cause, UnidentifiedImageError)
+            reason = "empty, or no format that is known" if unknown else cause
+            raise BrokenImageError(f"{self.key}: not a readable image ({reason})") from error
 
 
 class BrokenShardError(OSError):
-    """A shard that ends before it should, or is none; its name is in the message.
+    """A shard that is not there, is none, or ends before it should; it is named.
 
     Attributes:
         position: how many samples came before.
     """
 
-    def __init__(self, message: str, position: int = 0):
-        super().__init__(message)
-        self.position = position
+    def __init__(self, message: str, position: int = 0) -> None:
+        super().__init__(message, position)
+        self.message, self.position = message, position
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Shard(Protocol):
-    """A run of samples that is read as a whole. It can be pickled."""
+    """A run of samples that is read from its start to its end. It can be pickled."""
 
     @property
     def name(self) -> str:
@@ -98,6 +101,53 @@ class Shard(Protocol):
         Raises:
             BrokenShardError: after the last sample that can be had, if that is not the end.
         """
+
+
+class Listed(NamedTuple):
+    """A picture file: its path below the root of its source, and its label."""
+
+    path: str
+    label: int | str | None
+
+
+@dataclass(frozen=True)
+class FileShard:
+    """Picture files below one folder. One that is not there is a sample all the same, and fails to open."""
+
+    name: str
+    root: Path
+    files: tuple[Listed, ...]
+
+    def samples(self, start: int = 0) -> Iterator[Sample]:
+        """Give the files in order."""
+        for file in self.files[start:]:
+            yield Sample(file.path, file.label, self.root / file.path)
+
+
+def file_shards(root: Path, files: Sequence[Listed], size: int = FILES_PER_SHARD) -> list[FileShard]:
+    """Return picture files in shards, in the order given.
+
+    Args:
+        root: the folder that their paths begin at.
+        files: each once.
+        size: files in a shard.
+
+    Raises:
+        ValueError: a path is there twice.
+    """
+    path, times = Counter(file.path for file in files).most_common(1)[0] if files else ("", 1)
+    if times > 1:
+        raise ValueError(f"files: {path} is listed {times} times")
+    return [
+        FileShard(f"files-{first:07d}", root, tuple(files[first : first + size]))
+        for first in range(0, len(files), size)
+    ]
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Return a key that sorts "2.tar" before "10.tar"."""
+    parts = re.findall(r"\d+|\D+", name)
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -154,7 +204,81 @@ def read(
         transform: what the workers do with the pictures of a batch, such as an image processor; None keeps
             them as they are. It must be picklable where processes are spawned.
         start: how many samples of the first shard to skip.
-        batch_size: samples in a batch, the last of a shard may have fewer.
+        batch_size: samples in a batch; the last of a shard may have fewer.
         workers: processes that open and transform; 0: this one does.
+
+    Raises:
+        ValueError: a number that is too small.
+        ConnectionError: the Hub cannot be reached; start again behind the last batch.
     """
-    raise NotImplementedError
+    for name, value, least in (("start", start, 0), ("batch_size", batch_size, 1), ("workers", workers, 0)):
+        if value < least:
+            raise ValueError(f"{name}: expected {least} or more, got {value}")
+    from torch.utils.data import DataLoader
+
+    # The samples are listed here, which costs little, and go to the workers as what the loader calls indices:
+    # it gives back the results in the order of those, whatever worker made them.
+    dataset: Any = _Opened(transform)
+    sampler: Any = _tasks(shards, start, batch_size)
+    yield from DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=workers,
+        prefetch_factor=_BATCHES_AHEAD if workers else None,
+        collate_fn=_unchanged,
+    )
+
+
+class _Task(NamedTuple):
+    """A batch to be: samples from number `first` on, and why their shard breaks off behind them."""
+
+    shard: str
+    first: int
+    samples: list[Sample]
+    broken: str | None
+
+
+def _tasks(shards: Sequence[Shard], start: int, size: int) -> Iterator[_Task]:
+    for shard in shards:
+        first, found, broken = start, [], None
+        try:
+            for sample in shard.samples(start):
+                found.append(sample)
+                if len(found) == size:
+                    yield _Task(shard.name, first, found, None)
+                    first, found = first + size, []
+        except BrokenShardError as error:
+            # Whoever starts behind the break has had its record.
+            broken = str(error) if error.position >= start else None
+        if found or broken is not None:
+            yield _Task(shard.name, first, found, broken)
+        start = 0
+
+
+class _Opened:
+    """Opens the pictures of a task: what the loader calls a dataset."""
+
+    def __init__(self, transform: Callable[[list[Image.Image]], Any] | None) -> None:
+        self.transform = transform
+
+    def __getitem__(self, task: _Task) -> Batch:
+        records, images = [], []
+        for index, sample in enumerate(task.samples, task.first):
+            error = None
+            try:
+                images.append(sample.open())
+            except (OSError, BrokenImageError) as caught:
+                error = str(caught)
+            records.append(Record(task.shard, index, sample.key, sample.label, error))
+        if task.broken is not None:
+            index = task.first + len(task.samples)
+            records.append(Record(task.shard, index, task.shard, None, task.broken))
+        value: Any = images or None
+        if images and self.transform is not None:
+            value = self.transform(images)
+        return Batch(tuple(records), value)
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch

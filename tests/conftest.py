@@ -1,12 +1,15 @@
-"""Fixtures: a tiny real CLIP, made in milliseconds."""
+"""Fixtures: a tiny real CLIP, made in milliseconds; a Hub on loopback."""
 
 import os
 from pathlib import Path
 
+import huggingface_hub
+import huggingface_hub.file_download
 import pytest
 import torch
 
 from s3clip import SynonymousSpaceHead
+from tests.hub_server import running
 from tests.tiny_models import build
 
 # The tensors are small, and two threads that wait for each other are slower than one.
@@ -32,3 +35,19 @@ def head() -> SynonymousSpaceHead:
     torch.manual_seed(0)
     model, processor = build("clip")
     return SynonymousSpaceHead(model, processor)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A Hub on loopback, which huggingface_hub takes for the real one; its cache is `tmp_path / "cache"`."""
+    with running() as (hub, address):
+        constants = huggingface_hub.constants
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        # Before huggingface_hub 1 the module that fetches files has its own copy of the name.
+        for module in (constants, huggingface_hub.file_download):
+            if hasattr(module, "HUGGINGFACE_CO_URL_TEMPLATE"):
+                template = address + "/{repo_id}/resolve/{revision}/{filename}"
+                monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        yield hub

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_of_the_tests"
 
@@ -141,10 +141,25 @@ class Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": path} for path in sorted(repository.commits[commit])]
             self.answer(200, {"id": name, "sha": commit, "private": repository.private, "siblings": siblings})
 
-    def tree(self, body: bytes, name: str, revision: str):
+    def tree(self, body: bytes, name: str, revision: str, folder: str = ""):
         if (repository := self.repository(name)) and (commit := self.commit_of(repository, revision)):
-            files = repository.commits[commit].items()
-            self.answer(200, [entry(path, content) for path, content in sorted(files)])
+            above = f"{folder}/" if folder else ""
+            files = {
+                path: each for path, each in repository.commits[commit].items() if path.startswith(above)
+            }
+            if folder and not files:
+                return self.refuse(404, "EntryNotFound")
+            listed = []
+            if parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() not in (
+                "true",
+                "1",
+            ):
+                inside = {path[len(above) :].partition("/")[0] for path in files if "/" in path[len(above) :]}
+                listed = [{"type": "directory", "path": above + each, "oid": blob(b"")} for each in inside]
+                files = {path: each for path, each in files.items() if "/" not in path[len(above) :]}
+            listed += [entry(path, content) for path, content in files.items()]
+            self.answer(200, sorted(listed, key=lambda each: each["path"]))
+        return None
 
     def preupload(self, body: bytes, name: str, revision: str):
         files = [
@@ -238,11 +253,12 @@ class Handler(BaseHTTPRequestHandler):
             if isinstance(content, Pointer):
                 return self.redirect(content, name, commit)
             headers = [("ETag", f'"{blob(content)}"'), ("X-Repo-Commit", commit), ("Accept-Ranges", "bytes")]
-            start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-            if start and self.command == "GET" and int(start[1]):
-                first = int(start[1])
-                headers.append(("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}"))
-                return self.answer(206, headers=headers, raw=content[first:], cut=path in self.hub.cut)
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+            if asked and self.command == "GET" and asked[1] + asked[2] != "0":
+                first, last = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
+                headers.append(("Content-Range", f"bytes {first}-{last}/{len(content)}"))
+                part = content[first : last + 1]
+                return self.answer(206, headers=headers, raw=part, cut=path in self.hub.cut)
             self.answer(200, headers=headers, raw=content, cut=path in self.hub.cut)
         return None
 
@@ -273,6 +289,7 @@ ROUTES = (
     (rf"/api/(?:models|datasets)/{NAME}", Handler.info),
     (rf"/api/(?:models|datasets)/{NAME}/revision/(.+)", Handler.info),
     (rf"/api/(?:models|datasets)/{NAME}/tree/([^/]+)", Handler.tree),
+    (rf"/api/(?:models|datasets)/{NAME}/tree/([^/]+)/(.+)", Handler.tree),
     (rf"/api/(?:models|datasets)/{NAME}/preupload/(.+)", Handler.preupload),
     (rf"/{NAME}\.git/info/lfs/objects/batch", Handler.lfs_batch),
     (r"/lfs/([0-9a-f]{64})", Handler.lfs_object),

@@ -9,7 +9,6 @@ import threading
 from pathlib import Path
 
 import huggingface_hub
-import huggingface_hub.file_download
 import pytest
 import torch
 from huggingface_hub import snapshot_download
@@ -21,26 +20,11 @@ from s3clip import SynonymousSpaceHead, SynonymSet, cli
 from s3clip.artifact import load_artifact
 from s3clip.demo import model_folder
 from s3clip.hub import is_repository, model_card
-from tests.hub_server import TOKEN, Hub, Pointer, Repository, running
+from tests.hub_server import TOKEN, Hub, Pointer, Repository
 from tests.test_docs import ROOT, blocks
 
 NAMES = ["zebra", "ant", "zebra", "möwe | `x`"]  # neither sorted nor unique, and not plain in Markdown
 OPTIONS = {"token": TOKEN}
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    with running() as (hub, address):
-        constants = huggingface_hub.constants
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        # Before huggingface_hub 1 the module that fetches files has its own copy of the name.
-        for module in (constants, huggingface_hub.file_download):
-            if hasattr(module, "HUGGINGFACE_CO_URL_TEMPLATE"):
-                template = address + "/{repo_id}/resolve/{revision}/{filename}"
-                monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        yield hub
 
 
 def space(seed: int = 0, names: list[str] = NAMES) -> SynonymousSpaceHead:
