@@ -24,7 +24,8 @@ from torch.nn.functional import normalize
 from s3clip import Backbone, HeadConfig, SynonymousSpaceHead
 from s3clip.evaluation import CONTENDERS as EVERY
 from s3clip.evaluation import Comparison, Difference, compare, compare_embeddings
-from s3clip.evaluation.report import format_difference, markdown_rows, new_figure
+from s3clip.evaluation.report import format_difference, markdown_rows
+from s3clip.figures import new_figure
 
 MAIN = ("cifar10", "fashion13", "article", "subcat")
 CENTER = HeadConfig(metric="center", scale_rule=None)

@@ -7,11 +7,13 @@ read, and how cosines become logits.
 
 import hashlib
 import inspect
+import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -79,26 +81,26 @@ _PROGRESS_DELAY_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Preprocessor:
-    """What worker processes need of a backbone: pictures in, inputs of `encode_images` out, on the CPU.
+class ImageTransform:
+    """PIL images in, the arguments of `Backbone.encode_images` out, on the CPU. It can be pickled.
 
     Attributes:
-        image_processor: Of transformers, or the `preprocess` of an open_clip model.
-        inputs: Names of what the image tower reads.
-        is_open_clip: Whether the image processor takes one picture and gives one tensor.
+        processor: an image processor of transformers, or a function of one image.
+        of_one_image: whether it is the latter, as in open_clip.
+        inputs: which of its outputs the image tower reads.
     """
 
-    image_processor: Any
+    processor: Any
+    of_one_image: bool
     inputs: tuple[str, ...]
-    is_open_clip: bool
 
     def __call__(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
-        """Return the inputs of one or more PIL images of any mode, read as RGB."""
+        """Return the arguments for one image or more, of any mode, read as RGB."""
         colour = [image.convert("RGB") for image in images]
-        if self.is_open_clip:
-            return {"pixel_values": torch.stack([self.image_processor(image) for image in colour])}
-        found = self.image_processor(images=colour, return_tensors="pt")
-        return {key: found[key] for key in self.inputs if key in found}
+        if self.of_one_image:
+            return {"pixel_values": torch.stack([self.processor(image) for image in colour])}
+        outputs = self.processor(images=colour, return_tensors="pt")
+        return {key: outputs[key] for key in self.inputs if key in outputs}
 
 
 class Backbone(nn.Module):
@@ -179,9 +181,13 @@ class Backbone(nn.Module):
                 `force_download`, `subfolder` and `trust_remote_code` go to `AutoProcessor` as well.
 
         Raises:
+            FileNotFoundError: If the name is a path and there is no such folder.
             TypeError: If the model has no joint space.
             ValueError: If the checkpoint lacks weights of the model, which would be random.
         """
+        # Else transformers says that it is no valid name of a repository.
+        if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+            raise FileNotFoundError(f"name: there is no folder {name!r}; give that of a model, or a Hub id")
         hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
         kwargs["revision"] = revision or "main"
         model = None if text_tower else _without_text_tower(name, hub, kwargs)
@@ -362,29 +368,46 @@ class Backbone(nn.Module):
             TypeError: If something is not a PIL image.
             ValueError: If there is no image, or no image processor.
         """
-        if len(images) == 0:
-            raise ValueError("images: expected at least one image, got none")
-        for i, image in enumerate(images):
-            if not isinstance(image, Image.Image):
-                raise TypeError(f"images: expected PIL images, got {type(image).__name__} at position {i}")
-        inputs = self.preprocessor()(images)
-        return {
-            key: value.to(self.device, self.dtype if value.is_floating_point() else None)
-            for key, value in inputs.items()
-        }
-
-    def preprocessor(self) -> "Preprocessor":
-        """Return what `preprocess` does but for moving and casting, without the model: it can be pickled.
-
-        Raises:
-            ValueError: If there is no image processor.
-        """
         if self.image_processor is None:
             raise ValueError(
                 "processor: images cannot be preprocessed without an image processor; pass the processor, or "
                 "preprocessed pixel_values to encode_images"
             )
-        return Preprocessor(self.image_processor, ("pixel_values", *self.image_inputs), self._is_open_clip)
+        if len(images) == 0:
+            raise ValueError("images: expected at least one image, got none")
+        for i, image in enumerate(images):
+            if not isinstance(image, Image.Image):
+                raise TypeError(f"images: expected PIL images, got {type(image).__name__} at position {i}")
+        return {
+            key: value.to(self.device, self.dtype if value.is_floating_point() else None)
+            for key, value in self.image_transform()(images).items()
+        }
+
+    def image_transform(self) -> "ImageTransform":
+        """Return what `preprocess` does before its tensors go to the device: for the workers of a loader.
+
+        Raises:
+            ValueError: there is no image processor.
+        """
+        if self.image_processor is None:
+            raise ValueError("processor: images cannot be preprocessed without an image processor; pass it")
+        return ImageTransform(self.image_processor, self._is_open_clip, ("pixel_values", *self.image_inputs))
+
+    def image_key(self) -> str:
+        """Return 64 hex digits that are the same where images get the same embeddings, but for rounding.
+
+        They are made of the weights, their type, and the settings of the image processor. Unlike bits of an
+        embedding they do not depend on the device or on how many threads compute.
+        """
+        digest = hashlib.sha256(repr((type(self.model).__name__, str(self.dtype))).encode())
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
+        processor = self.image_processor
+        settings = processor.to_dict() if hasattr(processor, "to_dict") else repr(processor)
+        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+        return digest.hexdigest()
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text is, special tokens included, before truncation.

@@ -8,8 +8,6 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
@@ -27,13 +25,11 @@ from huggingface_hub.errors import HfHubHTTPError
 
 import s3clip
 from s3clip.artifact import SPACE_FILE, Artifact, BackboneReference, is_artifact, save_artifact
+from s3clip.transport import hub_connection
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _CARD_TEMPLATE = Path(__file__).parent / "model_card.md"
 _CARD_EXAMPLES = 20
-_TRANSPORT_ERROR = HfHubHTTPError.__mro__[1]
-"""The base of the errors of huggingface_hub's HTTP library, be it requests or httpx."""
-
 _TRIES = 5
 """Pushes that begin at the same commit: all but one of them start again from the commit of that one."""
 
@@ -41,17 +37,6 @@ _TRIES = 5
 def is_repository(name: str) -> bool:
     """Whether a name has the form user/name of a repository on the Hub, and no such folder is here."""
     return _REPOSITORY.fullmatch(name) is not None and not os.path.isdir(name)
-
-
-@contextmanager
-def hub_connection() -> Iterator[None]:
-    """Raise ConnectionError for errors of huggingface_hub's HTTP library that it lets through."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, OSError) or not isinstance(error, _TRANSPORT_ERROR):
-            raise
-        raise ConnectionError(f"the connection to the Hub failed ({error}); try again") from error
 
 
 def download_artifact(

@@ -34,15 +34,11 @@ def chordal_distances(points: Tensor) -> Tensor:
     """
     if points.ndim < 2:
         raise ValueError(f"points: expected a tensor of shape (..., n, dim), got {tuple(points.shape)}")
-    # MPS has no float64; the sizes are small enough for the CPU.
-    exact = points.to(device="cpu" if points.device.type == "mps" else None, dtype=torch.float64)
-    lengths = exact.norm(dim=-1, keepdim=True)
-    if not bool((torch.isfinite(lengths) & (lengths > 0)).all()):
-        raise ValueError("points: expected finite vectors of non-zero length, got one that is not")
-    exact = exact / lengths
-    cosines = exact @ exact.mT
-    # Not 2 * cosines: on some processors a product of a matrix with its own transpose is not symmetric.
-    distances: Tensor = (2 - (cosines + cosines.mT)).clamp_min_(0).sqrt_()
+    exact, lengths = _exact(points)
+    # Dividing the products, not the points, saves two passes over all points. On some processors a
+    # product of a matrix with its own transpose is not symmetric; the sum with its transpose is.
+    products = exact @ exact.mT
+    distances: Tensor = (2 - (products + products.mT).div_(lengths * lengths.mT)).clamp_min_(0).sqrt_()
     distances.diagonal(dim1=-2, dim2=-1).zero_()
     dtype = torch.float64 if points.dtype == torch.float64 else torch.float32
     return distances.to(device=points.device, dtype=dtype)
@@ -94,19 +90,81 @@ def minimum_spanning_tree(distances: Tensor, sizes: Tensor | None = None) -> Spa
         if sizes.shape != batch or bool(((sizes < 1) | (sizes > n)).any()):
             raise ValueError(f"sizes: expected shape {tuple(batch)} with values in [1, {n}], got {sizes}")
         padding = torch.arange(n, device=flat.device) >= sizes.reshape(-1, 1)
-        flat = flat.masked_fill(padding[:, None, :], unreachable)
-    trees = torch.arange(flat.shape[0], device=flat.device)
-    order = torch.zeros(flat.shape[0], n, dtype=torch.int64, device=flat.device)
-    lengths = flat.new_zeros(flat.shape[0], n - 1)
-    frontier = flat[:, 0].clone()
-    frontier[:, 0] = torch.inf
-    for step in range(n - 1):
-        length, nearest = frontier.min(dim=1)
-        order[:, step + 1], lengths[:, step] = nearest, length
-        frontier = torch.where(frontier == torch.inf, frontier, torch.minimum(frontier, flat[trees, nearest]))
-        frontier[trees, nearest] = torch.inf
-    lengths.masked_fill_(lengths == unreachable, torch.inf)
+        flat = flat.masked_fill(padding[:, None, :] | padding[:, :, None], unreachable)
+    first = torch.arange(flat.shape[0], device=flat.device) * n
+    rows = flat.flatten(0, 1)
+    order, lengths = _prim_walk(lambda nearest: rows[first + nearest], flat[:, 0])
+    lengths = lengths.masked_fill(lengths == unreachable, torch.inf)
     return SpanningTree(order.reshape(*batch, n), lengths.reshape(*batch, n - 1))
+
+
+def spanning_tree_of_points(points: Tensor, margins: Tensor) -> SpanningTree:
+    """Return the minimum spanning tree of points as `minimum_spanning_tree` of their distances does.
+
+    The distances are taken when the walk needs them: memory is linear in the points, and time, as each step
+    reads all points, several times that of the matrix.
+
+    Args:
+        points: (c, n, dim), any length but zero.
+        margins: (c, n) > 0, by which edges are measured: |a - b| / sqrt(σ_a σ_b), a and b unit vectors.
+
+    Raises:
+        ValueError: a point of length zero or not finite.
+    """
+    exact = normalized(points)
+    size = margins.double().sqrt()
+    trees = torch.arange(len(points), device=points.device)
+
+    def lengths_from(nearest: Tensor) -> Tensor:
+        # A batched product with one column takes three times as long.
+        cosines = torch.einsum("cnd,cd->cn", exact, exact[trees, nearest])
+        lengths = cosines.mul_(-2).add_(2).clamp_min_(0).sqrt_()
+        lengths[trees, nearest] = 0
+        return lengths.div_(size).div_(size[trees, nearest, None])
+
+    return SpanningTree(*_prim_walk(lengths_from, lengths_from(torch.zeros_like(trees))))
+
+
+def normalized(points: Tensor) -> Tensor:
+    """Return (..., n, dim) points in float64 and of length one.
+
+    Raises:
+        ValueError: a point of length zero or not finite.
+    """
+    exact, lengths = _exact(points)
+    return exact / lengths
+
+
+def _exact(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (..., n, dim) points in float64 and their (..., n, 1) lengths, none of them zero."""
+    # MPS has no float64; the sizes are small enough for the CPU.
+    exact = points.to(device="cpu" if points.device.type == "mps" else None, dtype=torch.float64)
+    lengths = exact.norm(dim=-1, keepdim=True)
+    if not bool((torch.isfinite(lengths) & (lengths > 0)).all()):
+        raise ValueError("points: expected finite vectors of non-zero length, got one that is not")
+    return exact, lengths
+
+
+def _prim_walk(lengths_from: Callable[[Tensor], Tensor], frontier: Tensor) -> tuple[Tensor, Tensor]:
+    """Walk all trees at once from point 0.
+
+    Args:
+        lengths_from: (c,) a point of each tree -> (c, n) the lengths of its edges.
+        frontier: (c, n) those of point 0.
+
+    Returns:
+        (c, n) the order of the walk, and (c, n - 1) the edge by which each point but the first was reached.
+    """
+    start = torch.zeros(len(frontier), dtype=torch.int64, device=frontier.device)
+    reached = torch.zeros_like(frontier).index_fill_(1, start.new_zeros(1), torch.inf)
+    order, lengths = [start], []
+    for _ in range(frontier.shape[1] - 1):
+        length, nearest = (frontier + reached).min(dim=1)
+        order.append(nearest)
+        lengths.append(length)
+        frontier = torch.minimum(frontier, lengths_from(nearest))
+        reached.scatter_(1, nearest[:, None], torch.inf)
+    return torch.stack(order, 1), torch.stack(lengths, 1) if lengths else frontier[:, :0]
 
 
 def death_times(distances: Tensor, sizes: Tensor | None = None) -> Tensor:
@@ -138,7 +196,7 @@ def components(tree: SpanningTree, scale: Tensor) -> Tensor:
 
 
 def chosen_component(
-    distances: Tensor, tree: SpanningTree, scale: Tensor, *, keep_name: str = "tie"
+    to_point_0: Tensor, tree: SpanningTree, scale: Tensor, *, keep_name: str = "tie"
 ) -> Tensor:
     """Return which points belong to the component that makes the space: the largest one.
 
@@ -146,8 +204,8 @@ def chosen_component(
     point 0, else the one with the shorter minimum spanning tree; never the first in the list.
 
     Args:
-        distances: (..., n, n).
-        tree: its minimum spanning tree, from point 0.
+        to_point_0: (..., n) the length of the edge of every point to point 0, 0 for itself.
+        tree: their minimum spanning tree, from point 0.
         scale: (...) the ε of each tree.
         keep_name: "tie", or "always": the component of point 0, however small.
 
@@ -157,11 +215,11 @@ def chosen_component(
     labels = components(tree, scale)
     if keep_name == "always":
         return labels == 0
-    wide = distances.to(torch.float64)
-    per_component = torch.zeros_like(wide[..., 0])
+    wide = to_point_0.to(torch.float64)
+    per_component = torch.zeros_like(wide)
     size = per_component.scatter_add(-1, labels, torch.ones_like(per_component))
     to_name = torch.full_like(per_component, torch.inf)
-    to_name = to_name.scatter_reduce(-1, labels, wide[..., 0, :], "amin")
+    to_name = to_name.scatter_reduce(-1, labels, wide, "amin")
     walk_labels = labels.gather(-1, tree.order)
     inside = (walk_labels[..., 1:] == walk_labels[..., :-1]).to(wide.dtype)
     tree_length = per_component.scatter_add(-1, walk_labels[..., 1:], tree.lengths.to(wide.dtype) * inside)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
-from s3clip.hub import hub_connection
 from s3clip.images import SUFFIXES
 from s3clip.sources import BrokenShardError, Sample, Span
+from s3clip.transport import hub_connection
 
 _HUB_BLOCK = 16 * 2**20  # bytes that one request fetches
 _ROWS = 64  # of a parquet file at a time

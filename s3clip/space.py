@@ -15,10 +15,13 @@ from torch.nn.functional import normalize
 
 from s3clip.rips import (
     SCALE_RULES,
+    SpanningTree,
     chordal_distances,
     chosen_component,
     components,
     minimum_spanning_tree,
+    normalized,
+    spanning_tree_of_points,
     within,
 )
 
@@ -34,6 +37,9 @@ far."""
 
 CHUNK_NUMBERS = 2**21
 """About how many float64 numbers (16 MiB) of points or distances are held at once while building."""
+
+LARGEST_MATRIX = 2**24
+"""Classes whose (n, n) distances are more numbers than this (128 MiB in float64, n > 4,096) go without."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +108,21 @@ class SynonymousSpace:
         Returns:
             (c, n, n) bool.
         """
+        return within(self.edge_lengths(rows), self.scales[self.owners[rows[:, 0]]])
+
+    def edge_lengths(self, rows: Tensor) -> Tensor:
+        """Return the filtration value of every edge between some texts, in units of the margin if `relative`.
+
+        Args:
+            rows: (c, n) int64, n rows of each of c classes.
+
+        Returns:
+            (c, n, n) float64.
+        """
         points = unit_vectors(self.raw)
         if self.centered or self.relative:
             points = _from_mean(points, self.mean)
-        lengths = edge_lengths(points[rows], self.margins[rows])
-        return within(lengths, self.scales[self.owners[rows[:, 0]]])
+        return edge_lengths(points[rows], self.margins[rows])
 
     def __repr__(self) -> str:
         return (
@@ -187,10 +203,9 @@ def build_space(
     keep = torch.zeros(len(owners), dtype=torch.bool, device=owners.device)
     scales = unit.new_full((classes,), torch.inf, dtype=torch.float64)
     deaths, death_owners = [], []
-    for group, rows in _equal_sizes(own, unit.shape[1]):
+    for group, rows in equal_sizes(own, unit.shape[1]):
         members = distinct[rows]
-        lengths = edge_lengths(points[members], margins[members])
-        tree = minimum_spanning_tree(lengths)
+        tree, to_name = _spanning_tree(points[members], margins[members])
         deaths.append(tree.lengths.sort(-1).values.flatten())
         death_owners.append(group.repeat_interleave(rows.shape[1] - 1))
         # One class has no other to measure margins by: a relative rule keeps it whole.
@@ -199,7 +214,7 @@ def build_space(
             continue
         scale = rule(tree.lengths, **(scale_options or {}))
         scales[group] = scale
-        keep[members] = chosen_component(lengths, tree, scale, keep_name=keep_name)
+        keep[members] = chosen_component(to_name, tree, scale, keep_name=keep_name)
     death_owner = torch.cat(death_owners)
     by_class = death_owner.argsort(stable=True)
     return SynonymousSpace(
@@ -230,6 +245,23 @@ def edge_lengths(points: Tensor, margins: Tensor) -> Tensor:
     """
     size = margins.double().sqrt()
     return chordal_distances(points.double()) / (size[..., :, None] * size[..., None, :])
+
+
+def _spanning_tree(points: Tensor, margins: Tensor) -> tuple[SpanningTree, Tensor]:
+    """The minimum spanning tree of (c, n, dim) points, and (c, n) the lengths of their edges to point 0."""
+    if points.shape[1] ** 2 > LARGEST_MATRIX:
+        to_name = edge_lengths_to_first(points, margins)
+        return spanning_tree_of_points(points, margins), to_name
+    lengths = edge_lengths(points, margins)
+    return minimum_spanning_tree(lengths), lengths[:, 0]
+
+
+def edge_lengths_to_first(points: Tensor, margins: Tensor) -> Tensor:
+    """Return (c, n) the first row of `edge_lengths` of (c, n, dim) points and (c, n) margins."""
+    exact, size = normalized(points), margins.double().sqrt()
+    lengths = (2 - 2 * (exact @ exact[:, 0, :, None])[..., 0]).clamp_min(0).sqrt()
+    lengths[:, 0] = 0
+    return lengths / (size * size[:, :1])
 
 
 def unit_vectors(vectors: Tensor) -> Tensor:
@@ -302,17 +334,17 @@ def _merge_duplicates(unit: Tensor, owners: Tensor) -> Tensor:
     The own name stands for what equals it; among others, the one nearest to the own name.
     """
     stands_for = torch.arange(len(owners), device=owners.device)
-    for _, rows in _equal_sizes(owners, unit.shape[1]):
+    for _, rows in equal_sizes(owners, unit.shape[1]):
         points = unit[rows]
         # A cheap look in float32 first: most classes have no two texts as close as this.
-        close = (points @ points.mT > 1 - 1e-4).flatten(1).sum(1) > rows.shape[1]
+        height = max(1, LARGEST_MATRIX // points[:, :, 0].numel())
+        close = sum((part @ points.mT > 1 - 1e-4).sum((1, 2)) for part in points.split(height, 1))
+        close = torch.as_tensor(close) > rows.shape[1]
         if not bool(close.any()):
             continue
-        rows = rows[close]
-        distances = chordal_distances(points[close].double())
-        tree = minimum_spanning_tree(distances)
-        labels = components(tree, distances.new_full((len(rows),), SAME_TEXT))
-        to_name = distances[..., 0, :]
+        rows, points = rows[close], points[close]
+        tree, to_name = _spanning_tree(points, torch.ones_like(points[..., 0]))
+        labels = components(tree, to_name.new_full((len(rows),), SAME_TEXT))
         nearest = torch.full_like(to_name, torch.inf).scatter_reduce(-1, labels, to_name, "amin")
         is_first = to_name == nearest.gather(-1, labels)
         position = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
@@ -323,7 +355,7 @@ def _merge_duplicates(unit: Tensor, owners: Tensor) -> Tensor:
     return stands_for
 
 
-def _equal_sizes(owners: Tensor, dim: int) -> Iterator[tuple[Tensor, Tensor]]:
+def equal_sizes(owners: Tensor, dim: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield classes with equal numbers of rows together: (classes (c,), row positions (c, n)).
 
     Grouping needs no padding, and there are at most sqrt(2 * rows) different sizes. Groups are cut so that

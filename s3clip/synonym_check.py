@@ -5,25 +5,39 @@ typo. Whether "crane" is the bird they cannot know. An *error* is certain and ma
 texts; a *warning* is to be read by somebody, who mends it or says why it stays.
 """
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from s3clip.prompts import DEFAULT_TEMPLATES, class_texts, render
 from s3clip.synonym_sets import BENCHMARKS, SUBSETS, Benchmark, load_set
 from s3clip.synonyms import SynonymClass, SynonymSet, collisions
+from s3clip.wording import (
+    compact,
+    estimated_tokens,
+    in_scripts,
+    is_chatter,
+    main_scripts,
+    odd_character,
+    one_slip_away,
+    script,
+    singular,
+    without_markup,
+    words,
+)
 
 __all__ = [
     "RULES",
+    "Entry",
     "Finding",
     "Reference",
     "builtin_reference",
     "check_synonyms",
     "estimated_tokens",
+    "findings_of",
     "split_excepted",
     "word_counts",
 ]
@@ -45,6 +59,18 @@ GENERAL_NOUNS = frozenset(
 )
 
 
+Field = Literal["name", "synonyms", "descriptors", "prompts"]
+
+
+class Entry(NamedTuple):
+    """One text of a set, and where it stands: in which field of which class, and at which place there."""
+
+    position: int
+    field: Field
+    place: int
+    text: str
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing to look at.
@@ -56,6 +82,7 @@ class Finding:
         name: of the class; None for the set as a whole.
         text: what was found.
         message: what is wrong with it.
+        entry: where the text stands; None where a finding is of the class or the set as a whole.
     """
 
     severity: Literal["error", "warning"]
@@ -64,6 +91,7 @@ class Finding:
     name: str | None
     text: str
     message: str
+    entry: Entry | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +105,7 @@ class Reference:
         dictionary: casefolded words that are no typos; None without a word list.
         count_tokens: how many tokens each text is; None for `estimated_tokens`.
         most_tokens: how many the model reads.
+        scripts: the writing systems wanted, as Unicode names them ("LATIN"); empty: those of the names.
     """
 
     names: Sequence[str] | None = None
@@ -85,6 +114,7 @@ class Reference:
     dictionary: frozenset[str] | None = None
     count_tokens: Callable[[list[str]], list[int]] | None = None
     most_tokens: int = CLIP_TOKENS
+    scripts: frozenset[str] = frozenset()
 
     @property
     def fixes_names(self) -> bool:
@@ -109,6 +139,11 @@ def check_synonyms(synonyms: SynonymSet, reference: Reference | None = None) -> 
     case = _Case(synonyms, reference or Reference())
     found = [finding for rule in RULES.values() for finding in rule(case)]
     return sorted(found, key=lambda finding: -1 if finding.position is None else finding.position)
+
+
+def findings_of(rule: str, synonyms: SynonymSet, reference: Reference | None = None) -> list[Finding]:
+    """Return what one rule of `RULES` finds."""
+    return list(RULES[rule](_Case(synonyms, reference or Reference())))
 
 
 def split_excepted(
@@ -137,16 +172,6 @@ def word_counts(sets: Iterable[SynonymSet]) -> Counter[str]:
     return Counter(word for each in sets for own in each.classes for word in _words_of(own))
 
 
-def estimated_tokens(texts: list[str]) -> list[int]:
-    """Estimate from above how many tokens CLIP's tokenizer makes of each text.
-
-    A token for every two letters of a word, one for every digit, mark and byte of other scripts, and two for
-    the ends. This is more than the tokenizer makes of English, Latin and brand names; of random letters the
-    tokenizer can make more.
-    """
-    return [2 + sum(map(_estimate, _PIECES.findall(text))) for text in texts]
-
-
 @dataclass(frozen=True)
 class _Case:
     synonyms: SynonymSet
@@ -168,6 +193,18 @@ class _Case:
         self, severity: Literal["error", "warning"], rule: str, position: int, text: str, message: str
     ) -> Finding:
         return Finding(severity, rule, position, self.classes[position].name, text, message)
+
+    def entries(self, *fields: Field) -> Iterator[Entry]:
+        """Every text of these fields, class by class."""
+        for position, each in enumerate(self.classes):
+            for field_name in fields:
+                texts = (each.name,) if field_name == "name" else getattr(each, field_name)
+                for place, text in enumerate(texts):
+                    yield Entry(position, field_name, place, text)
+
+    def found(self, severity: Literal["error", "warning"], rule: str, entry: Entry, message: str) -> Finding:
+        name = self.classes[entry.position].name
+        return Finding(severity, rule, entry.position, name, entry.text, message, entry)
 
     def listed(self, positions: Iterable[int]) -> str:
         """Name up to three classes."""
@@ -208,57 +245,55 @@ def _repeated_name(case: _Case) -> Iterator[Finding]:
 
 
 def _other_name(case: _Case) -> Iterator[Finding]:
-    for text, positions in collisions(case.synonyms).items():
-        named = case.names.get(text, [])
-        for position in positions:
-            if named and position not in named:
-                message = f"is the name of class {case.listed(named)}"
-                yield case.finding("error", "other_name", position, text, message)
+    for entry in case.entries("synonyms", "prompts"):
+        named = case.names.get(entry.text.casefold(), [])
+        if named and entry.position not in named:
+            yield case.found("error", "other_name", entry, f"is the name of class {case.listed(named)}")
 
 
 def _shared_text(case: _Case) -> Iterator[Finding]:
-    for text, positions in collisions(case.synonyms).items():
-        if text not in case.names:
-            message = f"stands in class {case.listed(positions[:-1])} too"
-            yield case.finding("error", "shared_text", positions[-1], text, message)
+    shared = collisions(case.synonyms)
+    for entry in case.entries("synonyms", "prompts"):
+        key = entry.text.casefold()
+        if key in shared and key not in case.names:
+            others = [position for position in shared[key] if position != entry.position]
+            yield case.found("error", "shared_text", entry, f"stands in class {case.listed(others)} too")
 
 
 def _nearly_shared(case: _Case) -> Iterator[Finding]:
     exact = collisions(case.synonyms)
-    spellings: dict[str, dict[int, str]] = {}
-    for position, each in enumerate(case.classes):
-        for text in (each.name, *each.synonyms):
-            if text.casefold() not in exact:
-                spellings.setdefault(_compact(text), {}).setdefault(position, text)
-    for by_class in spellings.values():
-        # A synonym can be changed, a name cannot.
-        order = sorted(by_class, key=lambda position: by_class[position] != case.classes[position].name)
-        for position in order[1:]:
-            message = f"is {by_class[order[0]]!r} of class {case.listed(order[:1])}, spelt otherwise"
-            yield case.finding("warning", "nearly_shared", position, by_class[position], message)
+    spellings: dict[str, list[Entry]] = {}
+    for entry in case.entries("name", "synonyms"):
+        if entry.text.casefold() not in exact:
+            spellings.setdefault(compact(entry.text), []).append(entry)
+    for entries in spellings.values():
+        for entry in entries:
+            others = [each for each in entries if each.position != entry.position]
+            # A synonym can be changed, a name cannot; of two names, the later one is told.
+            named = [each for each in others if each.field == "name"]
+            if others and (entry.field != "name" or (named and named[0].position < entry.position)):
+                other = (named or others)[0]
+                message = f"is {other.text!r} of class {case.listed([other.position])}, spelt otherwise"
+                yield case.found("warning", "nearly_shared", entry, message)
 
 
 # ------------------------------------------------------------------------------------------- inside one class
 
 
 def _repeated(case: _Case) -> Iterator[Finding]:
-    for position, each in enumerate(case.classes):
-        for texts in ((each.name, *each.synonyms), each.descriptors):
-            first: dict[str, str] = {}
-            for text in texts:
-                key = _singular(text.casefold())
-                if key in first:
-                    message = f"is {first[key]!r} again, but for case or plural"
-                    yield case.finding("warning", "repeated", position, text, message)
-                first.setdefault(key, text)
+    first: dict[tuple[int, bool, str], str] = {}
+    for entry in case.entries("name", "synonyms", "descriptors"):
+        key = (entry.position, entry.field == "descriptors", singular(entry.text.casefold()))
+        if key in first:
+            yield case.found("warning", "repeated", entry, f"is {first[key]!r} again, but for case or plural")
+        first.setdefault(key, entry.text)
 
 
 def _too_long(case: _Case) -> Iterator[Finding]:
-    for position, each in enumerate(case.classes):
-        for text in each.synonyms:
-            if (words := len(text.split())) > MOST_WORDS:
-                message = f"has {words} words; a name has {MOST_WORDS} or less"
-                yield case.finding("warning", "too_long", position, text, message)
+    for entry in case.entries("synonyms"):
+        if (count := len(entry.text.split())) > MOST_WORDS:
+            message = f"has {count} words; a name has {MOST_WORDS} or less"
+            yield case.found("warning", "too_long", entry, message)
 
 
 def _too_many_tokens(case: _Case) -> Iterator[Finding]:
@@ -282,25 +317,21 @@ def _too_many_tokens(case: _Case) -> Iterator[Finding]:
 
 def _hypernym(case: _Case) -> Iterator[Finding]:
     endings = _endings(case)
-    for position, each in enumerate(case.classes):
-        for text in each.synonyms:
-            key = _singular(text.casefold())
-            if _compact(text) == _compact(each.name):
-                continue  # says no more than the name
-            if not GENERAL_NOUNS.isdisjoint((key, text.casefold())):
-                yield case.finding("warning", "hypernym", position, text, "names many other things as well")
-                continue
-            others = sorted(endings.get(key, set()) - {position})
-            if others:
-                message = f"may be what {case.listed(others)} is a kind of"
-                yield case.finding("warning", "hypernym", position, text, message)
+    for entry in case.entries("synonyms"):
+        text, key = entry.text, singular(entry.text.casefold())
+        if compact(text) == compact(case.classes[entry.position].name):
+            continue  # says no more than the name
+        if not GENERAL_NOUNS.isdisjoint((key, text.casefold())):
+            yield case.found("warning", "hypernym", entry, "names many other things as well")
+        elif others := sorted(endings.get(key, set()) - {entry.position}):
+            yield case.found("warning", "hypernym", entry, f"may be what {case.listed(others)} is a kind of")
 
 
 def _endings(case: _Case) -> dict[str, set[int]]:
     """Map what class names of several words end with to their classes: "terrier" to "Boston Terrier"."""
     found: dict[str, set[int]] = {}
     for position, each in enumerate(case.classes):
-        words = _singular(each.name.casefold()).split()
+        words = singular(each.name.casefold()).split()
         for start in range(1, len(words)):
             found.setdefault(" ".join(words[start:]), set()).add(position)
     return found
@@ -314,27 +345,52 @@ def _typo(case: _Case) -> Iterator[Finding]:
     frequent = {word for word, count in (used + reference.known_words).items() if count >= FREQUENT}
     for position, each in enumerate(case.classes):
         # Names that a benchmark fixes are not ours to spell.
-        fixed = set(_words(each.name)) if reference.fixes_names else set()
+        fixed = set(words(each.name)) if reference.fixes_names else set()
         for word, text in _words_of(each).items():
             if used[word] > 1 or word in reference.known_words or word in fixed or len(word) < SHORTEST_WORD:
                 continue
             if reference.dictionary is not None:
-                if reference.dictionary.isdisjoint((word, _singular(word))):
+                if reference.dictionary.isdisjoint((word, singular(word))):
                     message = f"{word!r} is in no other class and not in the word list"
                     yield case.finding("warning", "typo", position, text, message)
-            elif near := sorted(_one_slip_away(word) & frequent):
+            elif near := sorted(one_slip_away(word) & frequent):
                 message = f"{word!r} is in no other class; is {near[0]!r} meant?"
                 yield case.finding("warning", "typo", position, text, message)
 
 
 def _letters(case: _Case) -> Iterator[Finding]:
     texts = [(p, text) for p, each in enumerate(case.classes) for text in _texts(each)]
-    scripts = Counter(_script(letter) for _, text in texts for letter in text if letter.isalpha())
+    scripts = Counter(script(letter) for _, text in texts for letter in text if letter.isalpha())
     mostly_latin = 2 * scripts["LATIN"] > scripts.total()
     for position, text in texts:
-        if odd := _odd_character(text, mostly_latin):
+        if odd := odd_character(text, mostly_latin):
             message = f"holds {unicodedata.name(odd, f'U+{ord(odd):04X}')}, which passes for something else"
             yield case.finding("error", "letters", position, text, message)
+
+
+# ------------------------------------------------------------------------------ what language models leave
+
+
+def _markup(case: _Case) -> Iterator[Finding]:
+    for entry in case.entries("synonyms", "descriptors", "prompts"):
+        plain = without_markup(entry.text, sentence=entry.field == "prompts")
+        if plain != entry.text:
+            message = f"holds list marks, quotes or typographic characters; plain: {plain!r}"
+            yield case.found("warning", "markup", entry, message)
+
+
+def _chatter(case: _Case) -> Iterator[Finding]:
+    for entry in case.entries("synonyms", "descriptors", "prompts"):
+        if is_chatter(entry.text):
+            yield case.found("warning", "chatter", entry, "is what a chat model says around an answer")
+
+
+def _language(case: _Case) -> Iterator[Finding]:
+    scripts = set(case.reference.scripts) or main_scripts(case.synonyms.class_names)
+    for entry in case.entries("synonyms", "descriptors", "prompts"):
+        if not in_scripts(entry.text, scripts):
+            message = f"is not written in {' or '.join(sorted(scripts)).lower() or 'letters'}"
+            yield case.found("warning", "language", entry, message)
 
 
 RULES: dict[str, Callable[[_Case], Iterator[Finding]]] = {
@@ -349,84 +405,20 @@ RULES: dict[str, Callable[[_Case], Iterator[Finding]]] = {
     "hypernym": _hypernym,
     "typo": _typo,
     "letters": _letters,
+    "markup": _markup,
+    "chatter": _chatter,
+    "language": _language,
 }
-
-
-# ------------------------------------------------------------------------------------------ reading texts
-
-_WORD = re.compile(r"[^\W\d_]+(?:'(?!s\b)[^\W\d_]+)?")  # with an apostrophe inside, without "'s"
-# As CLIP's tokenizer splits: words, single digits, runs of marks; here letters beyond ASCII stand alone.
-_PIECES = re.compile(r"[A-Za-z]+|\d|[^\sA-Za-z\d]+")
-_PLURALS = (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("sses", "ss"), ("xes", "x"), ("s", ""))
-# British and American: "colour", "mould", "anaemone", "jewellery".
-_SPELLINGS = (("ou", "o"), ("o", "ou"), ("ae", "e"), ("oe", "e"), ("ll", "l"), ("l", "ll"))
-# Scripts with letters that look like those of the Latin one.
-_LOOKALIKES = {"CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "FULLWIDTH", "MATHEMATICAL"}
 
 
 def _texts(each: SynonymClass) -> tuple[str, ...]:
     return (each.name, *each.synonyms, *each.descriptors)
 
 
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.casefold())
-
-
 def _words_of(each: SynonymClass) -> dict[str, str]:
     """Map the words of a class to the first text that has them."""
     found: dict[str, str] = {}
     for text in _texts(each):
-        for word in _words(text):
+        for word in words(text):
             found.setdefault(word, text)
     return found
-
-
-def _singular(text: str) -> str:
-    """Take the ending of a regular plural off the last word; "glasses" and "glass" become one."""
-    if not text.endswith(("ss", "us", "is")):
-        for ending, instead in _PLURALS:
-            stem = text.removesuffix(ending) + instead
-            if text.endswith(ending) and len(stem) > 2:
-                return stem
-    return text
-
-
-def _compact(text: str) -> str:
-    """Leave out what spellings differ in: case, accents, spaces, marks and the plural."""
-    letters = unicodedata.normalize("NFKD", _singular(text.casefold()))
-    return "".join(letter for letter in letters if letter.isalnum()) or text
-
-
-def _one_slip_away(word: str) -> set[str]:
-    """Return what a letter left out, doubled, added or swapped inside a word may have been meant to be.
-
-    Changed letters are left out, and so are the first and the last: those make other words of English far
-    more often ("speckles" and "speckled") than slips.
-    """
-    inside = [(word[:at], word[at:]) for at in range(1, len(word))]
-    added = {a + b[1:] for a, b in inside if len(b) > 1}
-    swapped = {a + b[1] + b[0] + b[2:] for a, b in inside if len(b) > 2}
-    left_out = {a + letter + b for a, b in inside for letter in "abcdefghijklmnopqrstuvwxyz"}
-    spellings = {word.replace(one, other) for one, other in _SPELLINGS}
-    return (added | swapped | left_out) - spellings - {word}
-
-
-def _estimate(piece: str) -> int:
-    return (len(piece) + 1) // 2 if piece.isascii() and piece.isalpha() else len(piece.encode())
-
-
-def _script(letter: str) -> str:
-    return unicodedata.name(letter, "").partition(" ")[0]
-
-
-def _odd_character(text: str, mostly_latin: bool) -> str | None:
-    """Return a letter of another script among Latin ones, or an invisible or typographic character."""
-    for word in text.split(" "):
-        latin = mostly_latin or any(_script(letter) == "LATIN" for letter in word)
-        for letter in word if latin else "":
-            kind = unicodedata.category(letter)
-            if kind in ("Cf", "Zs") or (kind in ("Pd", "Pi", "Pf") and letter != "-"):
-                return letter
-            if letter.isalpha() and _script(letter) in _LOOKALIKES:
-                return letter
-    return None

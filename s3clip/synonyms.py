@@ -5,6 +5,7 @@ Our own format is JSON:
     {"format": "s3clip-synonyms/1",
      "description": "Cats and fish", "license": "Apache-2.0",
      "templates": ["a photo of a {}."],
+     "generated": {"model": "org/chat-model", "prompt_version": 1, "date": "2026-11-25"},
      "classes": [{"name": "tabby cat", "synonyms": ["tabby"], "descriptors": ["striped coat"], "id": 281}]}
 
 All but "format" and "classes" may be left out. Others are read too, recognised by their shape. The order of
@@ -105,6 +106,24 @@ class SynonymClass(BaseModel):
     id: int | _Label | None = None
 
 
+class Generated(BaseModel):
+    """How a set was generated.
+
+    Attributes:
+        model: the chat model that was asked.
+        prompt_version: of `s3clip.generation`.
+        date: of the day when the file was written, "2026-11-25".
+        domain: what the model was told that the classes are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: _Label
+    prompt_version: int
+    date: _Label
+    domain: _Label | None = None
+
+
 class SynonymSet(BaseModel):
     """The classes of a task, in the order of their logits. Names may repeat: classes are positions.
 
@@ -112,6 +131,7 @@ class SynonymSet(BaseModel):
         description: what the classes are of, for people.
         license: of the words, by its SPDX name ("Apache-2.0"): files are passed on without their package.
         templates: the prompt templates the file asks for; None leaves the choice to the caller.
+        generated: how, where a language model wrote the words.
         classes: at least one.
     """
 
@@ -120,6 +140,7 @@ class SynonymSet(BaseModel):
     description: _Label | None = None
     license: _Label | None = None
     templates: _Templates | None = None
+    generated: Generated | None = None
     classes: Annotated[tuple[SynonymClass, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 
     @property
@@ -228,7 +249,7 @@ class SynonymSet(BaseModel):
         """
         from huggingface_hub import HfApi
 
-        from s3clip.hub import hub_connection
+        from s3clip.transport import hub_connection
 
         if not path_in_repo.endswith(".json"):
             raise ValueError(f"path_in_repo: expected a name that ends in .json, got {path_in_repo!r}")
@@ -281,7 +302,7 @@ class _Lines(list[str]):
 def _download(uri: str) -> Path:
     from huggingface_hub import HfFileSystem, hf_hub_download
 
-    from s3clip.hub import hub_connection
+    from s3clip.transport import hub_connection
 
     try:
         try:
@@ -511,7 +532,7 @@ def _reason(error: ErrorDetails, records: list[Any]) -> str:
         location = location[2:]
     if location[:1] == ("id",):  # what follows names a member of the union, not a place in the file
         return f"{where}id must be a whole number, a text or null, not {_shown(value)}"
-    field = "".join(f"[{part}]" if isinstance(part, int) else part for part in location)
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
     if kind == "value_error":
         reason = str(error["ctx"]["error"])
         return reason if field == "templates" else f"{where}{field} {reason}"
@@ -519,7 +540,8 @@ def _reason(error: ErrorDetails, records: list[Any]) -> str:
         "string_type": f"must be a text, not {_shown(value)}",
         "tuple_type": f"must be a list of texts, not {_shown(value)}",
         "missing": "is missing",
-        "extra_forbidden": f"is not known; a class has {', '.join(SynonymClass.model_fields)}",
+        "extra_forbidden": "is not known"
+        + (f"; a class has {', '.join(SynonymClass.model_fields)}" if where else ""),
         "model_type": f"must be a name or a record, not {_shown(value)}",
     }.get(kind, error["msg"])
     return f"{where}{field} {reason}" if field else f"{where}{reason}"

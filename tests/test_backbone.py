@@ -794,6 +794,12 @@ def test_the_image_tower_is_loaded_alone(family: str, tmp_path: Path, monkeypatc
         alone.encode_texts(["a"])
 
 
+@pytest.mark.parametrize("name", ["./nowhere", "/no/where", "../nowhere", "~/nowhere"])
+def test_a_path_to_nowhere_is_no_repository(name: str):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        Backbone.from_pretrained(name)
+
+
 def test_a_checkpoint_that_lacks_more_than_texts_is_read_whole(tmp_path: Path):
     model, processor = tiny_models.build("clip")
     model.save_pretrained(tmp_path)

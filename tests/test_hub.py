@@ -288,3 +288,13 @@ def test_the_hub_block_of_the_readme_runs(hub: Hub, monkeypatch: pytest.MonkeyPa
     exec(compile(block["code"], "README.md", "exec"), namespace)
     assert namespace["head"].class_names == ["house cat", "fish", "dog"]
     assert "user/pets-s3" in hub.repositories
+
+
+def test_the_hub_blocks_of_the_docs_run(hub: Hub, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    namespace = {"head": space(1, ["cat", "fish"]), "SynonymousSpaceHead": SynonymousSpaceHead}
+    for block in blocks(ROOT / "docs" / "hub.md"):
+        exec(compile(block["code"], "hub.md", "exec"), namespace)
+    assert (
+        hub.repositories.keys() >= {"user/pets-s3", "user/words"} or "datasets/user/words" in hub.repositories
+    )

@@ -22,6 +22,7 @@ from s3clip.rips import (
     components,
     death_times,
     minimum_spanning_tree,
+    spanning_tree_of_points,
 )
 
 
@@ -302,7 +303,7 @@ def whole_distances(draw):
 def test_the_chosen_component_follows_every_rule_for_ties(distances, epsilon, keep_name):
     wide = torch.tensor(distances, dtype=torch.float64)
     tree = minimum_spanning_tree(wide)
-    chosen = chosen_component(wide, tree, torch.tensor(float(epsilon)), keep_name=keep_name)
+    chosen = chosen_component(wide[0], tree, torch.tensor(float(epsilon)), keep_name=keep_name)
     assert tuple(torch.nonzero(chosen)[:, 0].tolist()) in acceptable_components(distances, epsilon, keep_name)
 
 
@@ -331,7 +332,7 @@ def test_ties_between_largest_components(to_name, inside, expected):
     listings = torch.arange(len(distances)), torch.tensor([0, *range(len(distances) - 1, 0, -1)])
     for order in listings:
         listed = distances[order][:, order]
-        chosen = chosen_component(listed, minimum_spanning_tree(listed), torch.tensor(2.0))
+        chosen = chosen_component(listed[0], minimum_spanning_tree(listed), torch.tensor(2.0))
         assert sorted(order[chosen].tolist()) == expected
 
 
@@ -341,11 +342,11 @@ def test_the_name_wins_a_tie_and_always_when_it_is_said():
     )
     wide = distances.double()
     tree, scale = minimum_spanning_tree(wide), torch.tensor(1.0)
-    assert chosen_component(wide, tree, scale).tolist() == [True, True, False, False, False]
+    assert chosen_component(wide[0], tree, scale).tolist() == [True, True, False, False, False]
     wide[[3, 4], [4, 3]] = 1.0
     tree = minimum_spanning_tree(wide)
-    assert chosen_component(wide, tree, scale).tolist() == [False, False, True, True, True]
-    assert chosen_component(wide, tree, scale, keep_name="always").tolist() == [
+    assert chosen_component(wide[0], tree, scale).tolist() == [False, False, True, True, True]
+    assert chosen_component(wide[0], tree, scale, keep_name="always").tolist() == [
         True,
         True,
         False,
@@ -358,7 +359,7 @@ def test_the_chosen_components_of_a_batch_are_those_one_by_one():
     distances = chordal_distances(random_points(60 * 8, 3, 0).reshape(60, 8, 3))
     tree = minimum_spanning_tree(distances)
     scales = torch.linspace(0, 1.2, 60, dtype=torch.float64)
-    chosen = chosen_component(distances, tree, scales)
+    chosen = chosen_component(distances[:, 0], tree, scales)
     for own, one, scale in zip(chosen, distances, scales.tolist(), strict=True):
         assert [tuple(torch.nonzero(own)[:, 0].tolist())] == acceptable_components(one.tolist(), scale, "tie")
 
@@ -475,3 +476,34 @@ def test_rules_take_any_leading_shape(walks):
 def test_rules_refuse_options_that_are_unknown_or_out_of_range(rule, options, message):
     with pytest.raises(ValueError, match=message):
         SCALE_RULES[rule](torch.ones(3, 4), **options)
+
+
+# ------------------------------------------------------------------------------------ without the distances
+
+
+def test_a_walk_without_the_matrix_is_scipys_single_linkage():
+    points = random_points(2000, 16, 7)
+    points[1500:1600] = points[:100]  # duplicates
+    tree = spanning_tree_of_points(points[None], torch.ones(1, 2000))
+    unit = points.double().numpy()
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    expected = linkage(unit, "single")[:, 2]
+    # scipy takes the distances from differences; near zero sqrt(2 - 2 cos) in float64 errs by 3e-8.
+    np.testing.assert_allclose(tree.lengths[0].sort().values, expected, atol=1e-7)
+    assert tree.order[0].sort().values.tolist() == list(range(2000))
+
+
+def test_walks_with_and_without_the_matrix_are_the_same():
+    points = random_points(3 * 40, 8, 2).reshape(3, 40, 8)
+    margins = torch.rand(3, 40, generator=seeded(1)) + 0.5
+    size = margins.double().sqrt()
+    distances = chordal_distances(points.double()) / (size[:, :, None] * size[:, None])
+    without, whole = spanning_tree_of_points(points, margins), minimum_spanning_tree(distances)
+    assert torch.equal(without.order, whole.order)
+    torch.testing.assert_close(without.lengths, whole.lengths, rtol=0, atol=1e-12)
+
+
+def test_gradients_flow_through_the_walk():
+    distances = chordal_distances(random_points(6, 4, 0)).double().requires_grad_()
+    minimum_spanning_tree(distances).lengths.sum().backward()
+    assert distances.grad.sum() == 5  # each edge of the tree counts once

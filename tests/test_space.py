@@ -199,6 +199,13 @@ def test_chunks_do_not_change_a_space(monkeypatch, chunk_numbers):
     assert_is_the_loop(classes, "kept_share", {"share": 0.6}, "tie", "class_mean")
 
 
+@pytest.mark.parametrize(("rule", "options"), RULES)
+def test_classes_too_large_for_their_distances_are_the_plain_loop(monkeypatch, rule, options):
+    monkeypatch.setattr(space, "LARGEST_MATRIX", 20)
+    classes = [one_class(n, 12, seed=n, repeated=n % 4) for n in (4, 1, 17, 9, 30, 17)]
+    assert_is_the_loop(classes, rule, options, "tie", "class_mean")
+
+
 @pytest.mark.parametrize("centering", [None, "class_mean"])
 def test_one_class_of_many_texts_among_others_of_one(centering):
     classes = [one_class(1, 32, seed=i) for i in range(20)]

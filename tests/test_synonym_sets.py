@@ -336,7 +336,11 @@ def test_check_of_a_file(tmp_path: Path):
     wrong = run("check", path, "--format", "json")
     assert wrong.exit_code == 1
     found = [(f["severity"], f["rule"], f["class_index"], f["text"]) for f in json.loads(wrong.stdout)]
-    assert sorted(found) == [("error", "other_name", 1, "robin"), ("error", "shared_text", 1, "redbreast")]
+    assert sorted(found) == [
+        ("error", "other_name", 1, "Robin"),
+        ("error", "shared_text", 0, "redbreast"),
+        ("error", "shared_text", 1, "redbreast"),
+    ]
     path.write_text(json.dumps({"robin": ["redbreast"], "wren": []}))
     assert run("check", path).stdout == "0 errors, 0 warnings, 0 exceptions\n"
     assert run("check", path, "--format", "csv").stdout == "severity,rule,class_index,class,text,message\n"

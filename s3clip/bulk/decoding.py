@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s3clip.backbone import Preprocessor
+from s3clip.backbone import ImageTransform
 from s3clip.bulk.shards import EmbeddingFile
 from s3clip.sources import BrokenShardError, Sample, Shard
 
@@ -54,7 +54,7 @@ class DecodedBatch:
 
 
 def decoded_batches(
-    shard: Shard | EmbeddingFile, sizes: Sizes, preprocess: Preprocessor | None, done: Collection[int] = ()
+    shard: Shard | EmbeddingFile, sizes: Sizes, preprocess: ImageTransform | None, done: Collection[int] = ()
 ) -> Iterator[DecodedBatch]:
     """Give the batches of a shard in order, but for those of the parts that begin at a row in `done`.
 
@@ -103,7 +103,7 @@ def _closed(batch: DecodedBatch, sizes: Sizes, *, ends_shard: bool) -> DecodedBa
 
 
 def _pictures(
-    shard: Shard, sizes: Sizes, start: int, preprocess: Preprocessor | None, skipped: Collection[int]
+    shard: Shard, sizes: Sizes, start: int, preprocess: ImageTransform | None, skipped: Collection[int]
 ) -> Iterator[DecodedBatch]:
     samples = _until_broken(shard.samples(start))
     first = start
@@ -134,7 +134,7 @@ def _until_broken(samples: Iterator[Sample]) -> Iterator[Sample | BrokenShardErr
         yield error
 
 
-def _opened(first: int, samples: Sequence[Sample], preprocess: Preprocessor | None) -> DecodedBatch:
+def _opened(first: int, samples: Sequence[Sample], preprocess: ImageTransform | None) -> DecodedBatch:
     pictures: list[Any] = []
     errors = {}
     for i, sample in enumerate(samples):

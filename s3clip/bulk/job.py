@@ -132,7 +132,7 @@ def label(
         if not _is_complete(whole, sizes.part):
             done = frozenset(part.start for part in whole)
             tasks.append(Task(shard, tuple(by_shard[name]), sizes, done, digest))
-    preprocess = head.backbone.preprocessor() if with_pictures and head.backbone is not None else None
+    preprocess = head.backbone.image_transform() if with_pictures and head.backbone is not None else None
     started = time.perf_counter()
     if engine == "ray":
         written = label_on_ray(

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from s3clip.backbone import Preprocessor
+from s3clip.backbone import ImageTransform
 from s3clip.bulk.decoding import DecodedBatch
 from s3clip.bulk.labelling import Labeller
 from s3clip.bulk.output import Output, Part
@@ -15,7 +15,7 @@ from s3clip.bulk.work import Task, write_part
 class _Batches(IterableDataset):  # type: ignore[type-arg]  # of (position of the task, batch)
     """The batches of all tasks; each worker has every n-th task."""
 
-    def __init__(self, tasks: Sequence[Task], preprocess: Preprocessor | None) -> None:
+    def __init__(self, tasks: Sequence[Task], preprocess: ImageTransform | None) -> None:
         self.tasks = tasks
         self.preprocess = preprocess
 
@@ -29,7 +29,7 @@ class _Batches(IterableDataset):  # type: ignore[type-arg]  # of (position of th
 
 def label_locally(
     tasks: Sequence[Task],
-    preprocess: Preprocessor | None,
+    preprocess: ImageTransform | None,
     labeller: Labeller,
     output: Output,
     *,

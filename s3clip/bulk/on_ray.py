@@ -12,7 +12,7 @@ import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from s3clip.backbone import Preprocessor
+from s3clip.backbone import ImageTransform
 from s3clip.bulk.labelling import Labeller
 from s3clip.bulk.output import Output, Part
 from s3clip.bulk.work import Task, part_by_part, write_part
@@ -27,7 +27,7 @@ ACTOR_CPUS = 0.5
 
 def label_on_ray(
     tasks: Sequence[Task],
-    preprocess: Preprocessor | None,
+    preprocess: ImageTransform | None,
     head: SynonymousSpaceHead,
     output: Output,
     *,
@@ -98,7 +98,7 @@ def start_ray(num_cpus: int | None = None) -> None:
 class _Decode:
     """A task in, its parts out, decoded, one at a time."""
 
-    def __init__(self, preprocess: Preprocessor | None) -> None:
+    def __init__(self, preprocess: ImageTransform | None) -> None:
         self.preprocess = preprocess
 
     def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from s3clip.backbone import Preprocessor
+from s3clip.backbone import ImageTransform
 from s3clip.bulk.decoding import DecodedBatch, Sizes, decoded_batches
 from s3clip.bulk.inputs import InputFile, version_now
 from s3clip.bulk.labelling import Labeller, part_counts
@@ -33,7 +33,7 @@ class Task:
     done: frozenset[int]
     settings: str
 
-    def batches(self, preprocess: Preprocessor | None) -> Iterator[DecodedBatch]:
+    def batches(self, preprocess: ImageTransform | None) -> Iterator[DecodedBatch]:
         """Give its batches; a part whose files changed since they were listed is replaced by what says so."""
         for batch in decoded_batches(self.shard, self.sizes, preprocess, self.done):
             if batch.ends_part and (said := self.changed()) is not None:

@@ -8,7 +8,7 @@ import typer
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from s3clip.cli import bulk, evaluation, heads, synonyms
+from s3clip.cli import bulk, evaluation, heads, inspection, synonyms
 
 app = typer.Typer(
     name="s3clip",
@@ -22,13 +22,16 @@ for verb in (
     heads.demo,
     heads.fit,
     heads.predict,
-    heads.inspect,
+    inspection.inspect,
     heads.push,
     heads.export,
     evaluation.compare,
     bulk.label,
+    evaluation.bench,
+    evaluation.report,
 ):
     app.command()(verb)
+app.command("eval")(evaluation.evaluate)
 app.add_typer(synonyms.app, name="synonyms")
 
 

@@ -1,11 +1,12 @@
 """How good is a head on labelled images?"""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from s3clip.cli.options import Device, Views, json_option
+from s3clip.cli.options import BatchSize, Device, Format, Output, Views, json_option, print_rows
 
 
 def compare(
@@ -105,4 +106,173 @@ def compare(
         result.draw(out / "comparison.png")
     except ImportError as error:
         typer.echo(f"warning: no picture: {error}", err=True)
+    typer.echo(f"Saved to {out}.")
+
+
+def bench(
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="Model of transformers to time; else one of ViT-B/32's size, weights random."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokenizer of a CLIP (folder or Hub) for the random model; else a word is a token."
+        ),
+    ] = None,
+    lists: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of published lists to take texts from: clip_benchmark/en_classnames.json, "
+            "neglected_tails/food101-LAION400M.json, awt/food101.json; else s3clip's synonym sets."
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="texts, space, forward, pipeline or cold-start; several times for more."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option(help="Small sizes, to see that it runs: the ratios say little.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: torch's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for everything that was measured.")] = None,
+    device: Device = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Time s3clip on this machine: every part against the plain way and against its floor, as ratios."""
+    import torch
+
+    from s3clip.evaluation.speed import HEADER, PARTS, measure_speed
+    from s3clip.files import write_atomically
+
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"--threads: expected a whole number >= 1, got {threads}")
+        torch.set_num_threads(threads)
+    if out is not None and not out.absolute().parent.is_dir():  # said before the half hour, not after
+        raise FileNotFoundError(f"--out: there is no folder {out.absolute().parent}")
+    if out is not None and out.is_dir():
+        raise IsADirectoryError(f"--out: expected the name of a file, got the folder {out}")
+    report = measure_speed(
+        only or PARTS,
+        backbone=backbone,
+        tokenizer=tokenizer,
+        lists=lists,
+        quick=quick,
+        device=device,
+        progress=lambda part: typer.echo(f"timing {part} ...", err=True),
+    )
+    if out is not None:
+        write_atomically(out, (json.dumps(report.record(), indent=1) + "\n").encode())
+    if output is Format.JSON:
+        typer.echo(json.dumps(report.record(), indent=1))
+        return
+    print_rows(HEADER, report.table(), output)
+    if output is Format.TABLE:
+        told = {key: value for key, value in report.settings.items() if key != "sizes"}
+        typer.echo(", ".join(f"{key} {value}" for key, value in told.items()))
+
+
+def evaluate(
+    sets: Annotated[
+        list[str],
+        typer.Argument(help="Benchmarks of the table (food101 dtd), or a JSON file for a set of your own."),
+    ],
+    data: Annotated[
+        str, typer.Option(help="Folder of all data sets, or hf://datasets to stream them from the Hub.")
+    ],
+    backbone: Annotated[
+        str,
+        typer.Option(help="CLIP-like model: a Hub repository (openai/clip-vit-base-patch32) or a folder."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for run.json, run.md, run.png and thumbnails.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
+    convention: Annotated[
+        str | None,
+        typer.Option(help="coop or clip_benchmark; their splits and their headline scores differ."),
+    ] = None,
+    synonyms: Annotated[
+        str, typer.Option(help="Synonym file for a single set, or builtin: the words that come with s3clip.")
+    ] = "builtin",
+    contender: Annotated[
+        list[str] | None,
+        typer.Option(help="Score this one and the control alone; several times for more."),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of image embeddings, by default in --out. Runs that share it encode no image twice; "
+            "one that was killed goes on where it stopped."
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that open and prepare images.")] = 4,
+    batch_size: BatchSize = 64,
+    bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the resamples and the random descriptors.")] = 0,
+    device: Device = None,
+) -> None:
+    """Score every way to classify on standard benchmarks: each image is encoded once.
+
+    For several GPUs or machines start it with a launcher: accelerate launch -m s3clip.cli eval ...
+    """
+    from s3clip import Backbone, SynonymSet
+    from s3clip.evaluation.benchmarks import find_benchmark
+    from s3clip.evaluation.datasets import open_benchmark
+    from s3clip.evaluation.processes import join_processes
+    from s3clip.evaluation.runs import evaluate as evaluate_sets
+
+    for option, value, least in (
+        ("workers", workers, 0),
+        ("batch-size", batch_size, 1),
+        ("bootstrap", bootstrap, 1),
+    ):
+        if value < least:
+            raise ValueError(f"--{option}: expected a whole number >= {least}, got {value}")
+    rows = [find_benchmark(name) for name in sets]
+    for row in rows:
+        if row.is_segmentation:
+            # Here the runner of segmentation takes over, once it is there.
+            raise ValueError(f"{row.name}: a segmentation benchmark, which `s3clip eval` does not run yet")
+    words = None if synonyms == "builtin" else SynonymSet.read(synonyms)
+    if words is not None and len(rows) > 1:
+        raise ValueError(f"--synonyms: a file has the classes of one set, and there are {len(rows)}")
+    opened = [open_benchmark(row, data, convention=convention, synonyms=words) for row in rows]
+    processes = join_processes(device)
+    model = Backbone.from_pretrained(backbone, revision=revision, device=processes.device)
+    run = evaluate_sets(
+        opened,
+        backbone=model,
+        cache=cache or out / "embeddings",
+        processes=processes,
+        contenders=contender or None,
+        bootstrap=bootstrap,
+        seed=seed,
+        batch_size=batch_size,
+        workers=workers,
+    )
+    if run is None:  # not the first of several processes
+        return
+    run.save(out)
+    typer.echo(run.markdown())
+    for benchmark in run.results["benchmarks"]:
+        for warning in benchmark["warnings"]:
+            typer.echo(f"warning: {benchmark['name']}: {warning}", err=True)
+    try:
+        run.draw(out / "run.png")
+    except ImportError as error:
+        typer.echo(f"warning: no picture: {error}", err=True)
+    typer.echo(f"Saved to {out}.")
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that `s3clip eval` wrote.")],
+    out: Annotated[Path, typer.Option(help="The page, one HTML file that asks for nothing else.")],
+) -> None:
+    """Put several runs side by side in one HTML page."""
+    from s3clip.evaluation.page import read_runs, run_page
+    from s3clip.files import write_atomically
+
+    page = run_page(read_runs(runs))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, page.encode("utf-8", "backslashreplace"))
     typer.echo(f"Saved to {out}.")

@@ -1,10 +1,9 @@
-"""What one does with a head: fit, predict, inspect, push and export it, and the demo."""
+"""What one does with a head: fit, predict, push and export it, and the demo."""
 
 import json
-import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -156,48 +155,6 @@ def predict(
         raise typer.Exit(1)
 
 
-def inspect(
-    head: Annotated[
-        str, typer.Argument(help="Folder that `s3clip fit` wrote, or a class space on the Hub: user/name.")
-    ],
-    name: Annotated[str | None, typer.Option("--class", help="Only the classes of this name.")] = None,
-    revision: Revision = None,
-    output: Output = Format.TABLE,
-) -> None:
-    """Show what the space made of every class: texts kept, dropped and shared, death times and scale."""
-    from s3clip import SynonymousSpaceHead
-    from s3clip.inspection import inspect_head
-
-    every = inspect_head(SynonymousSpaceHead.from_pretrained(head, revision=revision, backbone=None))
-    reports = [report for report in every if name is None or report.name == name]
-    if not reports:
-        raise ValueError(
-            f"--class: {head} has no class {name!r}; it has: {', '.join(r.name for r in every[:10])}"
-        )
-    if output is Format.JSON:
-        listed = [{**asdict(r), "scale": r.scale if math.isfinite(r.scale) else None} for r in reports]
-        typer.echo(json.dumps(listed, indent=1, ensure_ascii=False))
-        return
-    if output is Format.CSV:
-        header = ["class_index", "class", "text", "status", "duplicate_of", "shared_with", "scale"]
-        rows = [
-            [r.index, r.name, t.text, t.status, t.duplicate_of or "", _names(every, t.shared_with), r.scale]
-            for r in reports
-            for t in r.texts
-        ]
-        print_rows(header, rows, output)
-        return
-    for r in reports:
-        scale = f"ε = {r.scale:.4f}" if math.isfinite(r.scale) else "ε = ∞"
-        typer.echo(f"{r.index} {r.name}: {r.count('kept')} of {len(r.texts)} texts kept, {scale}")
-        if r.death_times:
-            typer.echo("  death times: " + " ".join(f"{death:.4f}" for death in r.death_times))
-        for t in r.texts:
-            of = f" of {t.duplicate_of!r}" if t.duplicate_of else ""
-            shared = f"  (also in: {_names(every, t.shared_with)})" if t.shared_with else ""
-            typer.echo(f"  {t.status + of:<10} {t.text}{shared}")
-
-
 def push(
     head: Annotated[Path, typer.Argument(help="Folder that `s3clip fit` wrote.")],
     repository: Annotated[str, typer.Argument(help="Repository of the Hub: user/name.")],
@@ -238,7 +195,3 @@ def export(
 
     path = export_onnx(SynonymousSpaceHead.from_pretrained(head, revision=revision, backbone=backbone), out)
     typer.echo(f"Wrote {path}, whose logits are those of torch; class_names are in its metadata.")
-
-
-def _names(reports: list[Any], positions: list[int]) -> str:
-    return ", ".join(f"{position} {reports[position].name}" for position in positions)

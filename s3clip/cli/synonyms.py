@@ -1,12 +1,13 @@
-"""`s3clip synonyms`: list, show and check sets of synonyms, those that come with s3clip and your own."""
+"""`s3clip synonyms`: make, show, check and clean sets of synonyms, your own and those of s3clip."""
 
 import difflib
 import json
+import os
 import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -15,9 +16,9 @@ from s3clip.synonyms import BUILTIN
 
 if TYPE_CHECKING:
     from s3clip.synonym_check import Finding, Reference
-    from s3clip.synonyms import SynonymSet
+    from s3clip.synonyms import SynonymSet, Values
 
-app = typer.Typer(help="List, show and check sets of synonyms.", no_args_is_help=True)
+app = typer.Typer(help="Make, show, check and clean sets of synonyms.", no_args_is_help=True)
 
 _KINDS = ("synonyms", "descriptors", "prompts")
 
@@ -118,11 +119,181 @@ def check(
         raise typer.Exit(1)
 
 
-def _read(source: str) -> "SynonymSet":
+@app.command()
+def generate(
+    names: Annotated[Path, typer.Argument(help="Class names, one a line, or any synonym file.")],
+    out: Annotated[Path, typer.Option(help="The file to write, .json.")],
+    model: Annotated[str, typer.Option(help="Chat model, as the server or the Hub calls it.")],
+    base_url: Annotated[
+        str | None,
+        typer.Option(help="Server with OpenAI's chat completions, http://localhost:8000/v1; else the Hub."),
+    ] = None,
+    provider: Annotated[str | None, typer.Option(help="Inference provider of the Hub.")] = None,
+    domain: Annotated[str | None, typer.Option(help='What the classes are: "a kind of bird".')] = None,
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(help="Environment variable with the server's key. HF_TOKEN goes to the Hub alone."),
+    ] = None,
+    max_requests: Annotated[int | None, typer.Option(help="Requests to send at most.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests at once.")] = 4,
+    classes_per_request: Annotated[int, typer.Option(help="Classes in one question.")] = 10,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of one answer at most.")] = 4096,
+    timeout: Annotated[float, typer.Option(help="Seconds that a server may be silent.")] = 120.0,
+    allow_failed: Annotated[
+        bool,
+        typer.Option("--allow-failed", help="Write classes without a usable answer with their names alone."),
+    ] = False,
+) -> None:
+    """Ask a chat model for synonyms and descriptors. After a kill, the same command goes on where it was."""
+    from s3clip.generation import Progress, generate_synonyms
+
+    key = None
+    if api_key_env is not None and not (key := os.environ.get(api_key_env, "").strip()):
+        raise ValueError(f"--api-key-env: the environment variable {api_key_env} is not set, or is empty")
+    last: list[Progress] = []
+
+    def progress(now: Progress) -> None:
+        last[:] = [now]
+        typer.echo(f"{now.answered} of {now.classes} classes", err=True)
+
+    try:
+        own = generate_synonyms(
+            names,
+            model=model,
+            base_url=base_url,
+            provider=provider,
+            domain=domain,
+            out=out,
+            api_key=key,
+            classes_per_request=classes_per_request,
+            concurrency=concurrency,
+            max_requests=max_requests,
+            max_tokens=max_tokens,
+            timeout=timeout,
+            allow_failed=allow_failed,
+            progress=progress,
+        )
+    finally:
+        for now in last:
+            typer.echo(
+                f"{now.requests} requests, {now.prompt_tokens} tokens read, {now.completion_tokens} written"
+            )
+    for position, each in enumerate(own.classes):
+        if not each.synonyms and not each.descriptors:
+            typer.echo(f"class {position} ({each.name}) has its name alone")
+
+
+@app.command()
+def wordnet(
+    names: Annotated[Path, typer.Argument(help="Class names, one a line, or any synonym file.")],
+    out: Annotated[Path, typer.Option(help="The file to write, .json.")],
+    domain: Annotated[str | None, typer.Option(help="Noun that every class is a kind of: bird.")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Make a first set from WordNet, without a network; tells which sense each name was taken in."""
+    from s3clip.synonyms import SynonymSet
+    from s3clip.wordnet import wordnet_synonyms
+
+    try:
+        own, choices = wordnet_synonyms(SynonymSet.read(names), domain=domain)
+    except (ImportError, LookupError) as error:
+        raise OSError(str(error)) from error
+    own.write(out)
+    header = ["class_index", "class", "how", "sense", "definition"]
+    rows = [[e.class_index, e.class_name, e.how, e.sense or None, e.definition or None] for e in choices]
+    print_rows(header, rows, output)
+    if output is Format.TABLE:
+        found = sum(bool(each.sense) for each in choices)
+        guessed = sum(each.how not in ("id", "domain", "not found") for each in choices)
+        typer.echo(
+            f"{found} of {len(choices)} classes found in WordNet; {guessed} by the order of their senses"
+        )
+
+
+@app.command()
+def clean(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="The cleaned file to write, .json.")],
+    removed: Annotated[Path | None, typer.Option(help="File to list the removals in, for `restore`.")] = None,
+    rule: Annotated[list[str] | None, typer.Option(help="Only this rule; may be given again.")] = None,
+    script: Annotated[
+        list[str] | None, typer.Option(help="Writing system wanted (latin); else those of the names.")
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Take out what language models leave: repetitions, shared and long names, hypernyms, chatter, markup."""
+    from s3clip.cleaning import REMOVING, clean_synonyms, write_removals
+
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # what it would say of shared and repeated texts is listed
+        own = _read(source)
+    cleaned, removals = clean_synonyms(own, rules=rule or REMOVING, scripts=script or ())
+    if removed is not None:  # first: without the list, what is gone from the file is lost
+        write_removals(removed, removals)
+    cleaned.write(out)
+    header = ["rule", "class_index", "class", "field", "text", "instead", "message"]
+    rows = [[e.rule, e.class_index, e.class_name, e.field, e.text, e.instead, e.message] for e in removals]
+    if rows or output is not Format.TABLE:
+        print_rows(header, rows, output)
+    if output is Format.TABLE:
+        counts = Counter(each.rule for each in removals)
+        told = ", ".join(f"{rule} {counts[rule]}" for rule in REMOVING if counts[rule])
+        typer.echo(f"{len(removals)} texts removed or mended" + (f": {told}" if told else ""))
+
+
+@app.command()
+def restore(
+    source: Source,
+    removed: Annotated[Path, typer.Option(help="List of removals that `clean` wrote.")],
+    out: Annotated[Path, typer.Option(help="The file to write, .json.")],
+    rule: Annotated[list[str] | None, typer.Option(help="Only what this rule removed.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Only this text.")] = None,
+) -> None:
+    """Put back what `clean` removed: all of it, or the rules and texts that are named."""
+    from s3clip.cleaning import read_removals, restore_synonyms
+
+    removals = read_removals(removed)
+    for option, wanted, known in (
+        ("--rule", rule or [], {each.rule for each in removals}),
+        ("--text", text or [], {each.text for each in removals}),
+    ):
+        if unknown := sorted(set(wanted) - known):
+            raise ValueError(f"{option}: {removed} has no removal of {unknown[0]!r}")
+    chosen = [
+        each for each in removals if (not rule or each.rule in rule) and (not text or each.text in text)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        restore_synonyms(_read(source), chosen).write(out)
+    typer.echo(f"{len(chosen)} of {len(removals)} removals undone")
+
+
+@app.command()
+def convert(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="The file to write, .json.")],
+    values: Annotated[
+        str, typer.Option(help="What a {class: [text]} file lists: synonyms, prompts or descriptors.")
+    ] = "synonyms",
+) -> None:
+    """Write a CuPL, DCLIP, AWT, NeglectedTails, fc-clip, NACLIP or LVIS file in our own format."""
+    own = _read(source, values)
+    own.write(out)
+    texts = {kind: sum(len(getattr(each, kind)) for each in own.classes) for kind in _KINDS}
+    typer.echo(
+        f"{len(own.classes)} classes, " + ", ".join(f"{count} {kind}" for kind, count in texts.items())
+    )
+
+
+def _read(source: str, values: str = "synonyms") -> "SynonymSet":
     from s3clip import SynonymSet
 
     is_file = source.startswith((BUILTIN, "hf://")) or Path(source).suffix.lower() in (".json", ".txt")
-    return SynonymSet.read(source) if is_file else SynonymSet.builtin(source)
+    if not is_file:
+        source = BUILTIN + source
+    return SynonymSet.read(source, values=cast("Values", values))
 
 
 def _reference(

@@ -20,10 +20,10 @@ from s3clip.evaluation.benchmarks import (
     WebDataset,
 )
 from s3clip.evaluation.inputs import labelled_images
-from s3clip.hub import hub_connection
 from s3clip.images import SUFFIXES
 from s3clip.shards import ParquetShard, TarShard, open_binary, require_parquet
 from s3clip.sources import BrokenShardError, Listed, Shard, file_shards, natural
+from s3clip.transport import hub_connection
 
 IMAGENET_VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 

@@ -3,9 +3,13 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
+
+from s3clip.figures import new_figure
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Comparison:
         texts: how many texts the classes have.
         settings: what the comparison was asked for.
         versions: of the libraries.
+        predicted: by contender, (images,) the class of each image that was scored, from the first draw of its
+            texts. Not in the JSON.
     """
 
     scores: tuple[ContenderScores, ...]
@@ -83,6 +89,7 @@ class Comparison:
     texts: int
     settings: dict[str, Any]
     versions: dict[str, str]
+    predicted: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> ContenderScores:
         """Return the scores of a contender by its name."""
@@ -114,7 +121,9 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
-        return asdict(self)
+        whole = asdict(replace(self, predicted={}))
+        del whole["predicted"]
+        return whole
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `comparison.json` and `comparison.md` into a folder, made if need be, and return it."""
@@ -171,19 +180,6 @@ def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def format_difference(difference: Difference) -> str:
     """Return a difference in points with its interval: `+1.8 [-0.4, +4.0]`."""
     return f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
-
-
-def new_figure(width: float, height: float) -> Any:
-    """Return an empty matplotlib figure, in inches; no screen is needed and no backend is chosen.
-
-    Raises:
-        ImportError: matplotlib is not installed; the message says how to get it.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 's3clip[plot]'") from error
-    return Figure(figsize=(width, height), dpi=130, layout="constrained")
 
 
 def _cells(scores: ContenderScores, control: str) -> list[str]:

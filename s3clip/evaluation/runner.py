@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, recall_score, top_k_accuracy_score
+from sklearn.metrics import accuracy_score, recall_score
 from torch import Tensor
 
 from s3clip import __version__
@@ -265,8 +265,9 @@ class _Problem:
 
 
 class _Run(NamedTuple):
-    """One contender on one draw of its texts; `correct` (images,) is 0 or 1."""
+    """One contender on one draw of its texts; of each image the class predicted, and 1 if it is right."""
 
+    predicted: Tensor
     correct: Tensor
     top1: float
     top5: float
@@ -366,7 +367,6 @@ def _score_all(
         "batch_size": asked.batch_size,
         "configs": {each.name: each.config.model_dump() for each in contenders if each.config is not None},
     }
-    libraries = ("numpy", "scikit-learn", "torch", "transformers")
     return Comparison(
         scores=tuple(sorted(found, key=lambda scores: (-scores.top1, -scores.recall, scores.name))),
         control=asked.control,
@@ -376,12 +376,16 @@ def _score_all(
         scored_classes=int(scored.sum()),
         texts=sum(len(own) for own in problem.embeddings),
         settings=settings,
-        versions={
-            "python": platform.python_version(),
-            "s3clip": __version__,
-            **{library: version(library) for library in libraries},
-        },
+        versions=versions(),
+        predicted={name: own[0].predicted for name, own in runs.items()},
     )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, of this package and of the libraries that scores hang on."""
+    libraries = ("numpy", "scikit-learn", "torch", "transformers")
+    found = {library: version(library) for library in libraries}
+    return {"python": platform.python_version(), "s3clip": __version__, **found}
 
 
 def _classifier(
@@ -416,42 +420,52 @@ def _run(
     inputs = problem.image_embeds if contender.adapt is None else problem.view_embeds
     assert inputs is not None  # views are there where a contender adapts
     batches = inputs.split(batch_size)
+    activation = "exp" if contender.config is None else problem.activation
+    seconds, each = 0.0, []
     with torch.inference_mode():
         classify(batches[0])  # the first call pays for what later ones find ready
-        started = time.perf_counter()
-        logits = torch.cat([classify(batch) for batch in batches])
-        image_ms = 1000 * (time.perf_counter() - started) / len(problem.labels)
-    if contender.config is None:
-        probabilities = logits.exp()
-    else:
-        probabilities = logits.softmax(-1) if problem.activation == "softmax" else logits.sigmoid()
-    predicted = logits.argmax(1)
+        for batch, truth in zip(batches, problem.labels.split(batch_size), strict=True):
+            started = time.perf_counter()
+            logits = classify(batch)
+            seconds += time.perf_counter() - started
+            each.append(_answers(logits, truth, activation))
+    image_ms = 1000 * seconds / len(problem.labels)
+    predicted, confidences, among_five = map(torch.cat, zip(*each, strict=True))
     correct = predicted == problem.labels
-    classes = len(problem.class_names)
-    truth = problem.labels.numpy()
-    top5 = 1.0  # where there are no more than five classes
-    if classes > 5:
-        top5 = top_k_accuracy_score(truth, logits.numpy(), k=5, labels=np.arange(classes))
     return _Run(
+        predicted=predicted,
         correct=correct.double(),
-        top1=float(accuracy_score(truth, predicted.numpy())),
-        top5=float(top5),
+        top1=float(accuracy_score(problem.labels.numpy(), predicted.numpy())),
+        top5=float(among_five.double().mean()),
         recall=float(
             recall_score(
-                truth,
+                problem.labels.numpy(),
                 predicted.numpy(),
                 labels=torch.nonzero(scored)[:, 0].numpy(),
                 average="macro",
                 zero_division=0,
             )
         ),
-        calibration_error=expected_calibration_error(
-            probabilities.gather(1, predicted[:, None])[:, 0], correct
-        ),
+        calibration_error=expected_calibration_error(confidences, correct),
         image_ms=image_ms,
         fit_ms=fit_ms,
         dropped=dropped,
     )
+
+
+def _answers(logits: Tensor, labels: Tensor, activation: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, of a batch of logits (images, classes), what the scores need: three of (images,).
+
+    The predicted class, its probability, and whether the label is among the five best; of equal logits the
+    class that comes first is the better one, here and there.
+    """
+    probabilities = {"exp": torch.exp, "softmax": lambda x: x.softmax(-1), "sigmoid": torch.sigmoid}
+    predicted = logits.argmax(1)
+    own = logits.gather(1, labels[:, None])
+    before = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    better = (logits > own) | ((logits == own) & before)
+    confidences = probabilities[activation](logits).gather(1, predicted[:, None])[:, 0]
+    return predicted, confidences, better.sum(1) < 5
 
 
 def _bootstrap(differences: Tensor, labels: Tensor, scored: Tensor, asked: _Asked) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,223 @@
+"""Several runs side by side in one HTML page that asks for nothing else."""
+
+import base64
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from s3clip.evaluation.report import Difference, format_difference
+from s3clip.evaluation.runs import FORMAT, HEADLINES
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px }
+body { padding: 0 1rem; color: #1f2328 }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem }
+th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap }
+th, td { border-bottom: 1px solid #d1d9e0 }
+th:first-child, td:first-child { text-align: left }
+th[aria-sort] button::after { content: " \\2191" }
+th[aria-sort=descending] button::after { content: " \\2193" }
+th button { font: inherit; font-weight: bold; border: 0; background: none; cursor: pointer; padding: 0 }
+.warning { background: #fff1e5; border-left: 4px solid #bc4c00; padding: .4rem .8rem }
+.wide { overflow-x: auto } figure { display: inline-block; margin: 0 .6rem .6rem 0; text-align: center }
+figcaption { font-size: 12px; max-width: 110px; overflow-wrap: anywhere; color: #59636e }
+"""
+
+# Without it the tables are there, in the order of the runs.
+_SCRIPT = """
+for (const table of document.querySelectorAll("table")) {
+  const body = table.tBodies[0];
+  [...table.tHead.rows[0].cells].forEach((head, column) => {
+    const button = document.createElement("button");
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const up = head.getAttribute("aria-sort") === "descending";
+      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const value = row => row.cells[column].dataset.value ?? row.cells[column].textContent;
+      const compare = (a, b) => {
+        const [x, y] = [value(a), value(b)];
+        if (x === "" || y === "") return (x === "") - (y === "");
+        const order = isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
+        return up ? order : -order;
+      };
+      body.append(...[...body.rows].sort(compare));
+    });
+  });
+}
+"""
+
+
+def read_runs(folders: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
+    """Read the `run.json` of each folder.
+
+    Raises:
+        FileNotFoundError: a folder without one.
+        ValueError: it is something else.
+    """
+    found = []
+    for folder in folders:
+        path = folder / "run.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{path}: no such file; expected a folder of `s3clip eval`") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: not JSON ({error})") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(f"{path}: expected the format {FORMAT!r}, as `s3clip eval` writes it")
+        found.append((folder, content))
+    return found
+
+
+def run_page(runs: Sequence[tuple[Path, dict[str, Any]]]) -> str:
+    """Return a whole HTML page: a table of all runs, then the tables and worst classes of each benchmark.
+
+    Args:
+        runs: what `read_runs` returns; thumbnails are taken from the folders, and put into the page.
+    """
+    labels = _labels(runs)
+    names = list(dict.fromkeys(each["name"] for _, run in runs for each in run["benchmarks"]))
+    parts = ["<h1>Zero-shot runs</h1>", _models(runs, labels), "<h2>All benchmarks</h2>"]
+    parts.append(_overview(runs, labels, names))
+    for name in names:
+        parts.append(f"<h2>{escape(name)}</h2>")
+        for (folder, run), label in zip(runs, labels, strict=True):
+            parts += [
+                _benchmark(folder, run, each, label) for each in run["benchmarks"] if each["name"] == name
+            ]
+    body = "\n".join(parts)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>s3clip: zero-shot runs</title>\n'
+        f"<style>{_STYLE}</style></head>\n<body>\n{body}\n<script>{_SCRIPT}</script>\n</body></html>\n"
+    )
+
+
+def _labels(runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[str]:
+    """Return a label a run: its folder's name; numbered where two have the same."""
+    names = [folder.resolve().name for folder, _ in runs]
+    return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
+
+
+def _models(runs: Sequence[tuple[Path, dict[str, Any]]], labels: list[str]) -> str:
+    header = ["run", "model", "revision", "fingerprint", "dtype", "seconds", "images per second"]
+    rows = []
+    for (_, run), label in zip(runs, labels, strict=True):
+        model, measured = run["model"], run["measured"]
+        images = sum(each["images_encoded"] for each in measured["benchmarks"])
+        seconds = sum(each["encoding_seconds"] for each in measured["benchmarks"])
+        speed = images / seconds if images and seconds else None
+        rows.append(
+            [
+                _text(label),
+                _text(model["name"]),
+                _text(model["revision"]),
+                _text(model["fingerprint"][:16]),
+                _text(model["dtype"]),
+                _number(measured["seconds"], 1),
+                _number(speed, 0),
+            ]
+        )
+    return _table(header, rows)
+
+
+def _overview(runs: Sequence[tuple[Path, dict[str, Any]]], labels: list[str], names: list[str]) -> str:
+    """Every run and contender a row, every benchmark a column."""
+    header = ["contender", "run", *names, "mean"]
+    rows = []
+    for (_, run), label in zip(runs, labels, strict=True):
+        by_name = {each["name"]: each for each in run["benchmarks"]}
+        contenders = list(dict.fromkeys(s["name"] for each in run["benchmarks"] for s in each["scores"]))
+        for contender in contenders:
+            values = []
+            for name in names:
+                scores = by_name[name]["scores"] if name in by_name else []
+                own = [s[HEADLINES[by_name[name]["headline"]]] for s in scores if s["name"] == contender]
+                values.append(100 * own[0] if own else None)
+            known = [value for value in values if value is not None]
+            mean = sum(known) / len(known) if len(known) == len(values) else None
+            cells = [_number(value, 1) for value in [*values, mean]]
+            rows.append([_text(contender), _text(label), *cells])
+    return (
+        "<p>The headline score of each benchmark in percent; the mean where all of them were run.</p>"
+        + _table(header, rows)
+    )
+
+
+def _benchmark(folder: Path, run: dict[str, Any], benchmark: dict[str, Any], label: str) -> str:
+    control, counts = run["settings"]["control"], benchmark["counts"]
+    lines = [f"<h3>{escape(label)}</h3>"]
+    lines += [f'<p class="warning">Warning: {escape(text)}</p>' for text in benchmark["warnings"]]
+    lines.append(
+        f"<p>{counts['scored']:,} of {counts['of']:,} images ({escape(benchmark['convention'])}, "
+        f"{escape(benchmark['split'])}), {benchmark['classes']} classes, {benchmark['texts']} texts, "
+        f"{counts['left_out']:,} images of no class left out. Headline: {HEADLINES[benchmark['headline']]}. "
+        f"Differences from {escape(control)} in points, with 95 % paired-bootstrap intervals.</p>"
+    )
+    header = [
+        "contender",
+        "acc1",
+        "acc5",
+        "mean per-class recall",
+        "acc1 - control",
+        "recall - control",
+        "ECE",
+    ]
+    rows = []
+    for score in benchmark["scores"]:
+        plain = [_number(100 * score[key], 1) for key in ("acc1", "acc5", "mean_per_class_recall")]
+        deltas = [_delta(score["differences"][what]) for what in ("top1", "recall")]
+        rows.append([_text(score["name"]), *plain, *deltas, _number(100 * score["calibration_error"], 1)])
+    lines.append(_table(header, rows))
+    worst = benchmark["worst_classes"]
+    if worst["classes"]:
+        lines.append(f"<h4>Worst classes of {escape(worst['contender'])}</h4>")
+        rows = [
+            [
+                _text(each["class"]),
+                _number(each["images"], 0),
+                _number(100 * each["recall"], 1),
+                _text(", ".join(f"{name} ({count})" for name, count in each["taken_for"])),
+                f"<td>{''.join(_example(folder, example) for example in each['examples'])}</td>",
+            ]
+            for each in worst["classes"]
+        ]
+        lines.append(_table(["class", "images", "recall", "taken for", "such as"], rows))
+    return "\n".join(lines)
+
+
+def _example(folder: Path, example: dict[str, Any]) -> str:
+    caption = f"<figcaption>{escape(example['key'])}<br>{escape(example['taken_for'])}</figcaption>"
+    try:
+        content = (folder / example["thumbnail"]).read_bytes() if example["thumbnail"] else b""
+    except OSError:  # the page is worth having without
+        content = b""
+    picture = ""
+    if content:
+        encoded = base64.b64encode(content).decode()
+        picture = f'<img alt="{escape(example["key"])}" src="data:image/jpeg;base64,{encoded}"><br>'
+    return f"<figure>{picture}{caption}</figure>"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
+    body = "\n".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
+    return (
+        f'<div class="wide"><table><thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    )
+
+
+def _text(value: Any) -> str:
+    return f"<td>{escape(str('' if value is None else value))}</td>"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "<td></td>" if value is None else f'<td data-value="{value:.6f}">{value:,.{digits}f}</td>'
+
+
+def _delta(difference: dict[str, float]) -> str:
+    said = format_difference(Difference(**difference))
+    return f'<td data-value="{difference["value"]:.6f}">{said}</td>'

@@ -1,0 +1,306 @@
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const COLOURS = ["#0969da", "#bc4c00", "#1a7f37", "#8250df", "#bf3989", "#0f7a82", "#7d6a00", "#a40e26"];
+const SVG = "http://www.w3.org/2000/svg";
+const ALONE = "#6e7781";
+const MOST_FILLED = 40; // texts of a class up to which its triangles are filled
+const MOST_FINDINGS = 200;
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
+function shape(tag, attributes = {}) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
+function titled(drawn, text) {
+  const title = shape("title");
+  title.textContent = text;
+  drawn.append(title);
+  return drawn;
+}
+
+// Up to rounding, as s3clip.rips.within: ε is often the length of an edge.
+const within = (length, scale) => length <= scale * (1 + 1e-6);
+
+function floats(base64) {
+  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  return new Float32Array(bytes.buffer);
+}
+
+function edgesOf(own) {
+  if (own.lengths === null) return own.tree;
+  const lengths = floats(own.lengths), edges = [];
+  let at = 0;
+  for (let a = 0; a < own.rows.length; a++)
+    for (let b = a + 1; b < own.rows.length; b++) edges.push([a, b, lengths[at++]]);
+  return edges;
+}
+
+// The component of every distinct text at a scale, numbered by size, the largest first.
+function components(own, scale) {
+  const parent = own.rows.map((_, i) => i);
+  const root = (i) => { while (parent[i] !== i) i = parent[i]; return i; };
+  for (const [a, b, length] of own.tree) if (within(length, scale)) parent[root(a)] = root(b);
+  const members = new Map();
+  parent.forEach((_, i) => members.set(root(i), [...(members.get(root(i)) || []), i]));
+  const labels = new Array(parent.length);
+  const sorted = [...members.values()].sort((one, other) => other.length - one.length || one[0] - other[0]);
+  sorted.forEach((points, label) => points.forEach((i) => { labels[i] = label; }));
+  return { labels, sizes: sorted.map((points) => points.length) };
+}
+
+const colourOf = (label, size) => (size === 1 ? ALONE : COLOURS[label % COLOURS.length]);
+const signed = (value) => (value === null ? "–" : value.toFixed(2));
+const nameOf = (index) => data.classes[index].name;
+
+function barcode(own, most) {
+  const width = 400, left = 8, right = 24, bars = own.tree.length + 1;
+  const step = Math.max(2, Math.min(12, 240 / bars)), height = bars * step + 26;
+  const x = (scale) => left + (width - left - right) * Math.min(1, scale / most);
+  const drawn = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "H0 barcode" });
+  const line = (y, end) => shape("line", { class: "bar", x1: left, x2: end, y1: y, y2: y, "stroke-width": Math.max(1, step * 0.55) });
+  own.tree.forEach(([a, b, length], i) => {
+    const said = `dies at ${length.toFixed(4)}: ${own.texts[own.rows[a]][0]} – ${own.texts[own.rows[b]][0]}`;
+    drawn.append(titled(line((i + 0.7) * step, x(length)), said));
+  });
+  drawn.append(titled(line((bars - 0.3) * step, width - 12), "never dies"));
+  const arrow = shape("text", { x: width - 12, y: (bars - 0.3) * step + 4 });
+  arrow.textContent = "∞";
+  drawn.append(arrow);
+  for (const [at, said] of [[0, "0"], [most / 2, (most / 2).toFixed(2)], [most, most.toFixed(2)]]) {
+    const label = shape("text", { x: x(at), y: height - 6, "text-anchor": at ? "middle" : "start" });
+    label.textContent = said;
+    drawn.append(label);
+  }
+  const now = shape("line", { class: "now", y1: 0, y2: height - 18 });
+  drawn.append(now);
+  return { drawn, show(scale) { now.setAttribute("x1", x(scale)); now.setAttribute("x2", x(scale)); } };
+}
+
+function complex(own, mark) {
+  const size = 400, margin = 24;
+  const spread = Math.max(1e-9, ...own.plane.flat().map(Math.abs));
+  const place = ([x, y]) => [size / 2 + (x / spread) * (size / 2 - margin), size / 2 - (y / spread) * (size / 2 - margin)];
+  const at = own.plane.map(place), edges = edgesOf(own);
+  const drawn = shape("svg", { viewBox: `0 0 ${size} ${size}`, role: "img", "aria-label": "the complex in two dimensions" });
+  const filled = shape("path", { class: "filled" });
+  const lines = shape("path", { class: "edges" });
+  const tree = shape("path", { class: "tree" });
+  drawn.append(filled, lines, tree);
+  const circles = own.rows.map((row, i) => {
+    const circle = shape("circle", { cx: at[i][0], cy: at[i][1], r: own.rows.length > 60 ? 4 : 9, class: row ? "point" : "point name" });
+    titled(circle, own.texts[row][0]);
+    circle.addEventListener("pointerenter", () => mark(row));
+    circle.addEventListener("click", () => mark(row));
+    drawn.append(circle);
+    if (own.rows.length <= 60) {
+      const number = shape("text", { x: at[i][0], y: at[i][1] + 4, "text-anchor": "middle", "pointer-events": "none" });
+      number.textContent = String(row + 1);
+      number.style.fill = "#fff";
+      drawn.append(number);
+    }
+    return circle;
+  });
+  if (own.rows.length <= 60) drawn.append(circles[0], circles[0].nextSibling); // the own name on top
+  else drawn.append(circles[0]);
+  const path = (chosen) => chosen.map(([a, b]) => `M${at[a][0].toFixed(1)} ${at[a][1].toFixed(1)}L${at[b][0].toFixed(1)} ${at[b][1].toFixed(1)}`).join("");
+
+  function triangles(chosen) {
+    if (own.rows.length > MOST_FILLED || own.lengths === null) return "";
+    const joined = own.rows.map(() => new Set());
+    for (const [a, b] of chosen) { joined[a].add(b); joined[b].add(a); }
+    let found = "";
+    for (const [a, b] of chosen) for (const c of joined[a]) {
+      if (c <= b || !joined[b].has(c)) continue;
+      const [p, q, r] = [at[a], at[b], at[c]];
+      // One sense of rotation, so that overlaps do not cancel.
+      const turn = (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0]);
+      const corners = turn > 0 ? [p, q, r] : [p, r, q];
+      found += `M${corners.map((corner) => corner.map((v) => v.toFixed(1)).join(" ")).join("L")}Z`;
+    }
+    return found;
+  }
+
+  return {
+    drawn, circles,
+    show(scale, found) {
+      const chosen = edges.filter((edge) => within(edge[2], scale));
+      lines.setAttribute("d", path(chosen));
+      tree.setAttribute("d", path(own.tree.filter((edge) => within(edge[2], scale))));
+      filled.setAttribute("d", triangles(chosen));
+      circles.forEach((circle, i) => { circle.style.fill = colourOf(found.labels[i], found.sizes[found.labels[i]]); });
+      return chosen.length;
+    },
+  };
+}
+
+function photos(own, row) {
+  const found = own.images.filter((image) => image[1] === row);
+  const count = own.matched[row === null ? "" : row] || 0;
+  if (!count) return null;
+  const shown = found.map(([file, , score, source]) => element("figure", { title: file },
+    element("img", { src: source, alt: file, loading: "lazy" }), `${(100 * score).toFixed(0)} %`));
+  const more = count > found.length ? [`and ${count - found.length} more`] : [];
+  return element("div", { class: "photos" }, ...shown, ...more);
+}
+
+function textTable(own, mark) {
+  const rows = own.texts.map(([text, status, repeats, shared, own_cosine, other_cosine, other], row) => {
+    const number = element("span", { class: "number" }, String(row + 1));
+    const said = [row ? null : "own name", status === "duplicate" ? `repeats ${repeats + 1}` : status,
+      shared.length ? `also in: ${shared.slice(0, 3).map(nameOf).join(", ")}${shared.length > 3 ? ", …" : ""}` : null,
+      `own class ${signed(own_cosine)}`, other < 0 ? null : `${nameOf(other)} ${signed(other_cosine)}`];
+    const cell = element("td", {}, element("div", { class: "soft" }, said.filter(Boolean).join(" · ")));
+    const matched = photos(own, row);
+    if (matched) cell.append(matched);
+    const line = element("tr", { class: status }, element("td", {}, number), element("td", {}, text), cell);
+    line.addEventListener("pointerenter", () => mark(row));
+    return line;
+  });
+  return { table: element("table", {}, ...rows), rows };
+}
+
+function fill(body, own, index) {
+  const deaths = own.tree.map((edge) => edge[2]);
+  const most = 1.1 * Math.max(0.1, own.scale || 0, ...deaths);
+  const chosen = own.scale === null ? most : own.scale;
+  let view, listed;
+  function mark(row) {
+    const at = own.rows.indexOf(own.texts[row][2] === null ? row : own.texts[row][2]);
+    listed.rows.forEach((line, i) => line.classList.toggle("marked", i === row));
+    view.circles.forEach((circle, i) => circle.classList.toggle("marked", i === at));
+  }
+  view = complex(own, mark);
+  listed = textTable(own, mark);
+  const bars = barcode(own, most);
+  const slider = element("input", { type: "range", min: 0, max: most, step: "any", value: chosen, "aria-label": `ε of ${own.name}` });
+  const said = element("output", {});
+  const reset = element("button", { type: "button" }, "chosen ε");
+  function show(scale) {
+    const found = components(own, scale);
+    const count = view.show(scale, found);
+    bars.show(scale);
+    said.textContent = `ε = ${scale.toFixed(4)} · Betti-0 = ${found.sizes.length} · ${count} ${own.lengths === null ? "tree edges" : "edges"}`;
+    Object.assign(said.dataset, { scale, components: found.sizes.length, edges: count, labels: found.labels.join(" ") });
+    own.rows.forEach((row, i) => { listed.rows[row].querySelector(".number").style.background = colourOf(found.labels[i], found.sizes[found.labels[i]]); });
+    own.texts.forEach((text, row) => { if (text[2] !== null) listed.rows[row].querySelector(".number").style.background = ALONE; });
+  }
+  slider.addEventListener("input", () => show(Number(slider.value)));
+  reset.addEventListener("click", () => { slider.value = chosen; show(chosen); });
+  const units = data.relative ? "ε in units of the margin: 1 where another class is as near" : "ε is a chordal distance";
+  const left = element("div", {}, element("h3", {}, "Complex"), view.drawn,
+    element("div", { class: "slider" }, slider, reset, said),
+    element("p", { class: "soft" }, `${units}. The plane shows ${(100 * own.shown).toFixed(0)} % of the spread; dark edges are the spanning tree, the thick ring is the class's own name.`),
+    element("h3", {}, "Barcode (H0)"), bars.drawn,
+    element("p", { class: "soft deaths" }, `Death times: ${deaths.length ? deaths.map((d) => d.toFixed(4)).join(" ") : "none, one text"}`));
+  const nearest = own.nearest.map(([other, cosine]) => element("li", {}, link(other), ` ${cosine.toFixed(3)}`));
+  const loose = photos(own, null);
+  const right = element("div", {});
+  if (own.findings.length) right.append(element("h3", {}, "Warnings"), ...own.findings.map((f) => element("p", {}, badge(f[0]), ` ${f[4]}`)));
+  right.append(element("h3", {}, "Texts"), listed.table);
+  if (loose) right.append(element("h3", {}, "Images"), loose);
+  right.append(element("h3", {}, "Nearest classes"), nearest.length ? element("ul", {}, ...nearest) : element("p", { class: "soft" }, "none, there is one class"));
+  body.append(left, right);
+  show(chosen);
+}
+
+function badge(weight) {
+  return element("span", { class: weight >= 6 ? "weight heavy" : "weight", title: "weight" }, String(weight));
+}
+
+function link(index) {
+  const made = element("button", { type: "button" }, nameOf(index));
+  made.addEventListener("click", () => open(index));
+  return made;
+}
+
+const places = [];
+data.classes.forEach((own) => { own.findings = []; });
+for (const finding of data.findings) data.classes[finding[2]].findings.push(finding);
+
+data.classes.forEach((own, index) => {
+  own.weight = own.findings.reduce((sum, f) => sum + f[0], 0);
+  const count = { kept: 0, dropped: 0, duplicate: 0 };
+  for (const text of own.texts) count[text[1]] += 1;
+  own.count = count;
+  own.photographed = Object.values(own.matched).reduce((sum, n) => sum + n, 0);
+  own.words = [own.name, own.id === null ? "" : String(own.id), ...own.texts.map((text) => text[0])].join("\n").toLowerCase();
+  const facts = [`${count.kept} of ${own.texts.length} kept`];
+  if (count.duplicate) facts.push(`${count.duplicate} repeated`);
+  if (data.with_images) facts.push(`${own.photographed} images`);
+  const heading = element("summary", {}, element("b", {}, own.name), element("span", { class: "soft" }, facts.join(" · ")));
+  if (own.weight) heading.append(badge(own.weight));
+  const place = element("details", { class: "class", "data-index": index }, heading);
+  place.addEventListener("toggle", () => {
+    if (!place.open || place.querySelector(".body")) return;
+    const body = element("div", { class: "body" });
+    place.append(body);
+    fill(body, own, index);
+  });
+  places.push(place);
+});
+
+const ORDERS = {
+  "position": null,
+  "warnings": (one, other) => other.weight - one.weight,
+  "name": (one, other) => one.name.localeCompare(other.name),
+  "texts dropped": (one, other) => other.count.dropped - one.count.dropped,
+  "number of texts": (one, other) => other.texts.length - one.texts.length,
+  "nearest class": (one, other) => (other.nearest[0] || [0, -2])[1] - (one.nearest[0] || [0, -2])[1],
+  "ε": (one, other) => (other.scale === null ? Infinity : other.scale) - (one.scale === null ? Infinity : one.scale) || 0,
+};
+if (data.with_images) ORDERS.images = (one, other) => other.photographed - one.photographed;
+
+const main = document.getElementById("classes"), search = document.getElementById("search");
+const sort = document.getElementById("sort"), found = document.getElementById("found");
+for (const name of Object.keys(ORDERS)) sort.append(element("option", {}, name));
+
+function arrange() {
+  const order = ORDERS[sort.value], indices = data.classes.map((_, index) => index);
+  if (order) indices.sort((one, other) => order(data.classes[one], data.classes[other]) || one - other);
+  main.append(...indices.map((index) => places[index]));
+}
+
+function filter() {
+  const wanted = search.value.trim().toLowerCase();
+  let count = 0;
+  data.classes.forEach((own, index) => {
+    const shown = own.words.includes(wanted);
+    if (places[index].hidden === shown) places[index].hidden = !shown;
+    count += shown;
+  });
+  found.textContent = `${count} of ${data.classes.length}`;
+}
+
+function open(index) {
+  if (places[index].hidden) { search.value = ""; filter(); }
+  places[index].open = true;
+  places[index].scrollIntoView({ block: "start" });
+  window.scrollBy(0, -document.getElementById("controls").offsetHeight);
+}
+
+sort.addEventListener("change", arrange);
+search.addEventListener("input", filter);
+document.getElementById("controls").addEventListener("submit", (event) => event.preventDefault());
+
+const total = { kept: 0, dropped: 0, duplicate: 0 };
+for (const own of data.classes) for (const status of Object.keys(total)) total[status] += own.count[status];
+document.getElementById("summary").textContent =
+  `${data.classes.length} classes, ${total.kept} texts kept, ${total.dropped} dropped, ${total.duplicate} repeated. ` +
+  `Metric ${data.settings.metric}, scale rule ${data.settings.scale_rule || "none"}.`;
+const panel = document.getElementById("findings");
+panel.querySelector("summary").textContent = `Warnings: ${data.findings.length}`;
+panel.querySelector("ol").append(...data.findings.slice(0, MOST_FINDINGS).map((f) =>
+  element("li", {}, badge(f[0]), " ", link(f[2]), `: ${f[4]}`)));
+if (data.findings.length > MOST_FINDINGS)
+  panel.querySelector("ol").append(element("li", { class: "soft" }, `and ${data.findings.length - MOST_FINDINGS} more, at their classes; sort by warnings`));
+arrange();
+filter();
+if (data.open !== null) open(data.open);

@@ -1,0 +1,199 @@
+"""One HTML file to browse a head in: no server, and nothing is requested from anywhere."""
+
+import base64
+import hashlib
+import html
+import json
+import math
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s3clip.files import write_atomically
+from s3clip.head import SynonymousSpaceHead
+from s3clip.inspection.complexes import ClassComplex, class_complexes
+from s3clip.inspection.findings import find_in_space
+from s3clip.inspection.matches import ImageMatch
+from s3clip.inspection.neighbours import find_neighbours
+from s3clip.inspection.reports import ClassReport, inspect_head
+from s3clip.space import SynonymousSpace
+
+MOST_POINTS = 128
+"""Distinct texts of a class up to which all its edges are in the page, 43 KB at most; beyond, its tree is."""
+
+MOST_THUMBNAILS = 12
+"""Images shown for a text, the surest first; the others are counted."""
+
+_FOLDER = Path(__file__).parent
+
+
+def write_page(
+    head: SynonymousSpaceHead,
+    path: str | os.PathLike[str],
+    *,
+    matches: Sequence[ImageMatch] = (),
+    title: str = "s3clip",
+) -> Path:
+    """Write the page of a head, over an older one, and return its path.
+
+    Args:
+        head: a fitted head.
+        path: of the file.
+        matches: what `match_images` found, to show images beside the texts that matched them.
+        title: of the page.
+
+    Raises:
+        ValueError: the head is not fitted.
+    """
+    write_atomically(Path(path), render_page(page_data(head, matches), title=title).encode())
+    return Path(path)
+
+
+def render_page(data: dict[str, Any], *, title: str = "s3clip") -> str:
+    """Return the HTML of what `page_data` gathered.
+
+    Names and texts are untrusted: they are in the page as JSON that no text can close, and its script writes
+    them as text only. The page allows no other script, and no request.
+    """
+    script = (_FOLDER / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    content = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    parts = {
+        "TITLE": html.escape(title),
+        "SCRIPT_HASH": digest,
+        "STYLE": (_FOLDER / "page.css").read_text(encoding="utf-8"),
+        "SCRIPT": script,
+        "DATA": content.replace("<", "\\u003c"),
+    }
+    before, *rest = (_FOLDER / "page.html").read_text(encoding="utf-8").split("{{")
+    # Part by part: what is put in is not searched again.
+    for name, after in (each.split("}}", 1) for each in rest):
+        before += parts[name] + after
+    return before
+
+
+def page_data(head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = ()) -> dict[str, Any]:
+    """Gather what the page shows, as plain values ready for JSON.
+
+    Returns:
+        "settings" and "relative" (whether ε is in units of the margin) of the head; "findings" as
+        [weight, kind, class, row or None, message], the heaviest first; "open", the class that is
+        open at first, or None; "classes", each with
+
+        - "name", "id", "scale" (None: everything is kept);
+        - "texts": [text, status, the row it repeats or None, the other classes that have it, cosine with its
+          class, cosine with the nearest other class, that class];
+        - "rows" (n): the distinct texts, by row; "plane" (n, 2) and "shown": see `ClassComplex`;
+        - "tree" (n - 1): [position in rows, position in rows, length], the shortest first;
+        - "lengths": of all edges, in the order of scipy's `pdist`, as base64 of little-endian float32; None
+          where there are more than `MOST_POINTS` texts;
+        - "nearest": [class, cosine of the centres];
+        - "images": [file, row or None, probability, thumbnail], and "matched", {row: how many images}.
+
+    Raises:
+        ValueError: the head is not fitted.
+    """
+    space = _on_cpu(head.space)
+    reports = inspect_head(head)
+    neighbours = find_neighbours(space)
+    findings = find_in_space(reports, neighbours)
+    by_class: dict[int, list[ImageMatch]] = defaultdict(list)
+    for match in matches:
+        by_class[match.class_index].append(match)
+    classes, start = [], 0
+    for report, own in zip(reports, class_complexes(space), strict=True):
+        rows = slice(start, start + len(report.texts))
+        cosines = [_rounded(values[rows]) for values in (neighbours.own, neighbours.other)]
+        repeats = (space.duplicate_of[rows] - start).tolist()
+        texts = [
+            [t.text, t.status, repeats[i] if t.status == "duplicate" else None, t.shared_with, *beside]
+            for i, (t, *beside) in enumerate(
+                zip(report.texts, *cosines, neighbours.other_class[rows].tolist(), strict=True)
+            )
+        ]
+        nearest = zip(
+            neighbours.classes[report.index].tolist(),
+            _rounded(neighbours.similarities[report.index]),
+            strict=True,
+        )
+        classes.append(
+            {
+                **_class_facts(report, own),
+                "texts": texts,
+                "nearest": [list(pair) for pair in nearest],
+                **_images(by_class[report.index]),
+            }
+        )
+        start = rows.stop
+    return {
+        "settings": head.config.model_dump(),
+        "templates": list(head.templates or ()),
+        "relative": space.relative,
+        "with_images": bool(matches),
+        "open": 0 if len(classes) == 1 else None,
+        "findings": [[f.weight, f.kind, f.class_index, f.row, f.message] for f in findings],
+        "classes": classes,
+    }
+
+
+def _class_facts(report: ClassReport, own: ClassComplex) -> dict[str, Any]:
+    count = len(own.rows)
+    lengths = None
+    if count <= MOST_POINTS:
+        upper = torch.triu_indices(count, count, 1)
+        condensed = own.lengths[upper[0], upper[1]].float().numpy().astype("<f4")
+        lengths = base64.b64encode(condensed.tobytes()).decode()
+    return {
+        "name": report.name,
+        "id": report.id,
+        "scale": report.scale if math.isfinite(report.scale) else None,
+        "rows": own.rows.tolist(),
+        "plane": [[round(x, 4), round(y, 4)] for x, y in own.plane.tolist()],
+        "shown": round(own.shown, 3),
+        "tree": [
+            [a, b, float(f"{length:.9g}")]
+            for (a, b), length in zip(own.tree.tolist(), own.deaths.tolist(), strict=True)
+        ],
+        "lengths": lengths,
+    }
+
+
+def edges_of(own: dict[str, Any]) -> list[tuple[int, int, float]]:
+    """Return the edges of a class of `page_data` and their lengths; of a large one the tree."""
+    if own["lengths"] is None:
+        return [(a, b, length) for a, b, length in own["tree"]]
+    lengths = np.frombuffer(base64.b64decode(own["lengths"]), dtype="<f4").tolist()
+    return [
+        (*pair, length)
+        for pair, length in zip(combinations(range(len(own["rows"])), 2), lengths, strict=True)
+    ]
+
+
+def _images(matches: Sequence[ImageMatch]) -> dict[str, Any]:
+    by_row: dict[int | None, list[ImageMatch]] = defaultdict(list)
+    for match in sorted(matches, key=lambda match: -match.score):
+        by_row[match.row].append(match)
+    shown = [m for own in by_row.values() for m in own[:MOST_THUMBNAILS]]
+    return {
+        "images": [[m.file, m.row, round(m.score, 4), m.thumbnail] for m in shown],
+        "matched": {"" if row is None else str(row): len(own) for row, own in by_row.items()},
+    }
+
+
+def _rounded(values: Tensor) -> list[float | None]:
+    return [None if math.isnan(value) else round(value, 3) for value in values.tolist()]
+
+
+def _on_cpu(space: SynonymousSpace) -> SynonymousSpace:
+    tensors: dict[str, Any] = {
+        name: value.cpu() for name, value in vars(space).items() if isinstance(value, Tensor)
+    }
+    return replace(space, **tensors)

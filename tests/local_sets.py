@@ -1,0 +1,102 @@
+"""A set of digits in shards of plain files, for the runner, and a command that evaluates it.
+
+python -m tests.local_sets FOLDER OUT [LOG]     # also under torchrun; LOG counts what is written
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from s3clip import Backbone, SynonymSet
+from s3clip.demo import held_out_digits, model_folder, synonym_file
+from s3clip.evaluation.datasets import EvaluationSet
+from s3clip.evaluation.embeddings import ShardWriter
+from s3clip.sources import Sample
+
+SHARDS, IMAGES = 5, 150
+BROKEN = "2/broken.png"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A shard: the files of a folder; what stands before the first dash of a name is the label."""
+
+    path: Path
+
+    @property
+    def name(self):
+        return self.path.name
+
+    def samples(self, start=0):
+        for file in sorted(self.path.iterdir())[start:]:
+            yield Sample(f"{self.name}/{file.name}", file.name.partition("-")[0], file)
+
+
+def write_digits(folder):
+    """Write 150 digits in five shards, and one file that is no picture."""
+    names = SynonymSet.read(synonym_file()).class_names
+    pictures, labels = held_out_digits()
+    for i in range(IMAGES):
+        place = folder / str(i % SHARDS)
+        place.mkdir(parents=True, exist_ok=True)
+        pictures[i].save(place / f"{names[labels[i]]}-{i:03}.png")
+    (folder / BROKEN).write_bytes(b"no picture")
+    return folder
+
+
+def open_digits(folder, expected=IMAGES + 1, name="digits"):
+    synonyms = SynonymSet.read(synonym_file())
+    return EvaluationSet(
+        name=name,
+        split="test",
+        convention="own",
+        class_names=tuple(synonyms.class_names),
+        synonyms=synonyms,
+        templates=("{}",),
+        headline="top1",
+        shards=tuple(Folder(path) for path in sorted(folder.iterdir())),
+        expected_images=expected,
+        lookup={name: position for position, name in enumerate(synonyms.class_names)},
+    )
+
+
+APPEND = ShardWriter.append
+
+
+def logged(log):
+    """The writing of a batch, noted in a file once it is done."""
+
+    def append(self, records, rows):
+        APPEND(self, records, rows)
+        with Path(log).open("a") as file:
+            file.write("".join(f"{record.key}\n" for record in records))
+
+    return append
+
+
+def main(folder, out, log=None):
+    from s3clip.evaluation.processes import join_processes
+    from s3clip.evaluation.runs import evaluate
+
+    torch.set_num_threads(1)
+    ShardWriter.append = APPEND if log is None else logged(log)
+    processes = join_processes("cpu")
+    run = evaluate(
+        [open_digits(Path(folder))],
+        backbone=Backbone.from_pretrained(str(model_folder())),
+        cache=Path(out) / "embeddings",
+        processes=processes,
+        contenders=["name", "default"],
+        bootstrap=50,
+        batch_size=4,
+    )
+    if run is not None:
+        run.save(out)
+
+
+if __name__ == "__main__":
+    os.environ["S3CLIP_CACHE"] = ""
+    main(*sys.argv[1:])

@@ -1,0 +1,194 @@
+"""The page and the picture of `s3clip inspect`: numbers against scipy, the rest in a headless browser."""
+
+import base64
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import pdist, squareform
+from typer.testing import CliRunner
+
+from s3clip import HeadConfig, SynonymousSpaceHead, cli
+from s3clip.demo import held_out_digits, model_folder, synonym_file
+from s3clip.inspection.complexes import classical_scaling
+from s3clip.inspection.matches import match_images
+from s3clip.inspection.page import page_data, render_page, write_page
+
+NASTY = "</script><img src=x onerror=document.title='broken'><!--"
+SIZES = (1, 2, 7, 20)
+
+
+def fitted(rule: str | None = None, seed: int = 0) -> SynonymousSpaceHead:
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(len(SIZES), 1, 12, generator=generator)
+    own = [centres[i] + 0.7 * torch.randn(n, 12, generator=generator) for i, n in enumerate(SIZES)]
+    own[2][6] = own[2][3]  # a repeated text
+    names = ["ant", NASTY, "möwe", "cat"]
+    texts = [[name, *(f"{name} {i}" for i in range(1, n))] for name, n in zip(names, SIZES, strict=True)]
+    texts[3][5] = "ANT"
+    head = SynonymousSpaceHead(config=HeadConfig(scale_rule=rule))
+    return head.fit_embeddings(own, names, texts=texts, logit_scale=100.0)
+
+
+def lengths(own: dict) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(own["lengths"]), "<f4").astype(float)
+
+
+@pytest.mark.parametrize("rule", ["largest_gap", "margin", None])
+def test_death_times_and_components_are_those_of_scipy(rule: str | None):
+    head = fitted(rule)
+    data = page_data(head)
+    assert [len(own["rows"]) for own in data["classes"]] == [1, 2, 6, 20]
+    start = 0
+    for own in data["classes"]:
+        unit = torch.nn.functional.normalize(head.space.raw[start:][own["rows"]].double(), dim=1)
+        start += len(own["texts"])
+        if rule != "margin":
+            np.testing.assert_allclose(lengths(own), pdist(unit.numpy()), atol=1e-6)
+        if len(own["rows"]) < 2:
+            continue
+        tree = linkage(lengths(own), "single")
+        deaths = [edge[2] for edge in own["tree"]]
+        np.testing.assert_allclose(deaths, tree[:, 2], rtol=1e-6)
+        square = squareform(lengths(own))
+        assert all(square[a, b] == pytest.approx(length, rel=1e-6) for a, b, length in own["tree"])
+        for scale in np.linspace(0.9 * deaths[0], 1.1 * deaths[-1], 4):
+            assert 1 + sum(death > scale for death in deaths) == fcluster(tree, scale, "distance").max()
+
+
+def test_the_plane_is_that_of_principal_components():
+    points = torch.randn(9, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    plane, shown = classical_scaling(torch.cdist(points, points))
+    u, s, _ = torch.linalg.svd(points - points.mean(0), full_matrices=False)
+    torch.testing.assert_close(plane.abs(), (u * s)[:, :2].abs())
+    assert shown == pytest.approx(float(s[:2].square().sum() / s.square().sum()))
+    assert classical_scaling(torch.zeros(1, 1, dtype=torch.float64))[0].tolist() == [[0, 0]]
+
+
+def test_neighbours_and_findings_by_a_plain_loop():
+    head = fitted("largest_gap")
+    data, space = page_data(head), head.space
+    unit = space.raw / space.raw.norm(dim=1, keepdim=True)
+    kept = [[r for r in space.kept.tolist() if space.owners[r] == i] for i in range(len(SIZES))]
+
+    def cosine(row: int, rows: list[int]) -> float:
+        return torch.cosine_similarity(unit[row], unit[rows].sum(0), dim=0).item()
+
+    row = 0
+    for i, own in enumerate(data["classes"]):
+        for text in own["texts"]:
+            rest = [r for r in kept[i] if r != space.duplicate_of[row]]
+            assert text[4] == (pytest.approx(cosine(row, rest), abs=6e-4) if rest else None)
+            others = {j: cosine(row, kept[j]) for j in range(len(SIZES)) if j != i}
+            assert text[6] == max(others, key=others.get)
+            assert text[5] == pytest.approx(max(others.values()), abs=6e-4)
+            row += 1
+    kinds = {(f[1], f[2], f[3]) for f in data["findings"]}
+    assert ("name_only", 0, None) in kinds
+    assert ("repeated_text", 2, 6) in kinds or ("repeated_text", 2, 3) in kinds
+    assert ("shared_text", 3, 5) in kinds or data["classes"][3]["texts"][5][1] == "dropped"
+    weights = [f[0] for f in data["findings"]]
+    assert weights == sorted(weights, reverse=True)
+
+
+def test_no_text_closes_the_data_and_nothing_is_outside():
+    page = render_page(page_data(fitted()), title=NASTY)
+    assert page.count("</script>") == 2
+    (content,) = re.findall(r'id="data">(.*?)</script>', page, re.S)
+    assert json.loads(content)["classes"][1]["name"] == NASTY
+    assert not re.findall(r"(?:src|href)=[\"']?(?:https?:)?//", page)
+
+
+def test_the_command_writes_a_page_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(synonym_file()).save_pretrained("space")
+    held_out_digits()[0][0].save("photo.png")
+    done = CliRunner().invoke(
+        cli.app, ["inspect", "space", "--page", "p.html", "--images", "photo.png", "--picture", "p.png",
+                  "--class", "seven"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "data:image/jpeg;base64," in Path("p.html").read_text()
+    assert len(Image.open("p.png").convert("L").getcolors()) > 20
+    for arguments, message in (
+        (["--images", "photo.png"], "--page"),
+        (["--picture", "p.png"], "--class"),
+        (["--picture", "p.nope", "--class", "seven"], "nope"),
+    ):
+        failed = CliRunner().invoke(cli.app, ["inspect", "space", *arguments])
+        assert message in str(failed.exception)
+
+
+def test_images_stand_at_the_text_that_matched(tmp_path: Path):
+    head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(synonym_file())
+    files = [tmp_path / f"{i}.png" for i in range(20)]
+    for file, image in zip(files, held_out_digits()[0], strict=False):
+        image.save(file)
+    data = page_data(head, match_images(head, files))
+    shown = {
+        image[0]: (own["name"], own["texts"][image[1]][0], image[2])
+        for own in data["classes"]
+        for image in own["images"]
+    }
+    for file, (best,) in zip(files, head.predict(files, top_k=1), strict=True):
+        if file.name in shown:
+            assert shown[file.name] == (best.label, best.text, pytest.approx(best.score, abs=1e-4))
+    assert sum(sum(own["matched"].values()) for own in data["classes"]) == 20
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install 's3clip[browser]'")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as running:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+        own = running.chromium.launch(executable_path=chromium, args=options)
+        yield own
+        own.close()
+
+
+def test_search_sort_and_the_slider_in_a_browser(browser, tmp_path: Path):
+    head = fitted("largest_gap")
+    write_page(head, tmp_path / "page.html")
+    data = page_data(head)
+    page = browser.new_page(viewport={"width": 375, "height": 700})
+    requests, errors = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.goto((tmp_path / "page.html").as_uri())
+    assert page.title() == "s3clip"
+    page.fill("#search", "CAT 7")
+    assert page.locator(".class:visible").count() == 1
+    assert page.locator("#found").text_content() == "1 of 4"
+    page.locator(".class:visible > summary").click()
+    own = data["classes"][3]
+    tree = linkage(lengths(own), "single")
+    slider, said = page.locator(".class[open] input[type=range]"), page.locator(".class[open] .slider output")
+    last = own["tree"][-1][2]
+    for scale in (own["scale"], 0.6 * last, last, 0.95 * last):
+        slider.evaluate("(it, v) => { it.value = v; it.dispatchEvent(new Event('input')); }", scale)
+        expected = fcluster(tree, scale * (1 + 1e-6), "distance")
+        labels = said.get_attribute("data-labels").split()
+        pairs = set(zip(labels, expected.tolist(), strict=True))
+        assert len(pairs) == len(set(labels)) == expected.max() == int(said.get_attribute("data-components"))
+        joined = int((lengths(own) <= scale * (1 + 1e-6)).sum())
+        assert int(said.get_attribute("data-edges")) == joined
+        assert page.locator(".class[open] path.edges").get_attribute("d").count("M") == joined
+    page.fill("#search", "")
+    page.select_option("#sort", "number of texts")
+    order = page.locator(".class").evaluate_all("all => all.map(each => Number(each.dataset.index))")
+    assert order == [3, 2, 1, 0]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    assert all(url.startswith(("file:", "data:")) for url in requests)
+    assert errors == []
+    assert page.title() == "s3clip"
+    page.close()
