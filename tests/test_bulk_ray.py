@@ -62,7 +62,7 @@ def test_one_actor_and_two(cluster: None, place: Path, tmp_path: Path):
         assert rows_of(out) == expected
 
 
-def test_a_worker_is_killed(cluster: None, place: Path, tmp_path: Path):
+def test_a_worker_is_killed(place: Path, tmp_path: Path):
     code = Path(__file__).parent / "ray_job.py"
     out = tmp_path / "out"
     job = start(code, place, out)
@@ -78,7 +78,7 @@ def test_a_worker_is_killed(cluster: None, place: Path, tmp_path: Path):
     assert rows_of(out) == rows_of(place / "whole")
 
 
-def test_the_driver_is_killed(cluster: None, place: Path, tmp_path: Path):
+def test_the_driver_is_killed(place: Path, tmp_path: Path):
     code = Path(__file__).parent / "ray_job.py"
     out = tmp_path / "out"
     job = start(code, place, out)
