@@ -50,18 +50,34 @@ def matched_texts(
     Returns:
         k texts for each image; None where the texts of a class are not known.
     """
-    first_row = torch.searchsorted(space.owners, torch.arange(len(classes), device=embeds.device))
+    texts = [each.texts for each in classes]
+    return [
+        [None if (known := texts[i]) is None else known[row] for i, row in zip(own, rows, strict=True)]
+        for own, rows in zip(chosen.tolist(), nearest_rows(space, embeds, chosen).tolist(), strict=True)
+    ]
+
+
+def nearest_rows(space: SynonymousSpace, embeds: Tensor, chosen: Tensor) -> Tensor:
+    """Return which row of each chosen class is nearest to the image, among those kept.
+
+    Args:
+        space: the spaces of all classes.
+        embeds: (images, dim) unit embeddings.
+        chosen: (images, k) positions of classes.
+
+    Returns:
+        (images, k), counted from the class's first row.
+    """
+    classes = torch.arange(len(space.sizes), device=embeds.device)
+    first_row = torch.searchsorted(space.owners, classes)
     nearest = torch.zeros_like(chosen)
     for i in chosen.unique().tolist():
         rows = space.kept[space.point_owners == i]
         points = space.points_of(rows)
-        best = rows[(embeds.to(points) @ points.T).argmax(1)] - first_row[i]
-        nearest = torch.where(chosen == i, best[:, None], nearest)
-    texts = [each.texts for each in classes]
-    return [
-        [None if (known := texts[i]) is None else known[row] for i, row in zip(own, rows, strict=True)]
-        for own, rows in zip(chosen.tolist(), nearest.tolist(), strict=True)
-    ]
+        images, places = (chosen == i).nonzero(as_tuple=True)
+        best = (embeds[images].to(points) @ points.T).argmax(1)
+        nearest[images, places] = rows[best] - first_row[i]
+    return nearest
 
 
 def as_embeds(image_embeds: Any) -> Tensor:

@@ -8,7 +8,7 @@ import typer
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from s3clip.cli import evaluation, heads, inspection, segmentation, synonyms
+from s3clip.cli import bulk, evaluation, heads, inspection, segmentation, synonyms
 
 app = typer.Typer(
     name="s3clip",
@@ -25,10 +25,11 @@ for verb in (
     inspection.inspect,
     heads.push,
     heads.export,
-    evaluation.compare,
-    evaluation.bench,
-    evaluation.report,
     segmentation.segment,
+    bulk.label,
+    evaluation.compare,
+    evaluation.report,
+    evaluation.bench,
 ):
     app.command()(verb)
 app.command("eval")(evaluation.evaluate)

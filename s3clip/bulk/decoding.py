@@ -1,0 +1,158 @@
+"""A shard in, batches out: opened and preprocessed, cut where parts begin and end."""
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s3clip.backbone import ImageTransform
+from s3clip.bulk.shards import EmbeddingFile
+from s3clip.sources import BrokenShardError, Sample, Shard
+
+EMBEDDING_BATCH = 4096
+EMBEDDING_PART = 65_536
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How rows are cut. A part is one output file, a batch goes through the model at once.
+
+    Both are counted from the beginning of the shard, whatever is broken or done already: rows do not depend
+    on who computes them.
+    """
+
+    batch: int
+    part: int
+
+
+@dataclass(frozen=True)
+class DecodedBatch:
+    """Successive rows of a shard.
+
+    Attributes:
+        first: the number of the first row in the shard.
+        keys: one for each row.
+        errors: position in the batch -> why this row has no input.
+        inputs: of the rows without an error, in order: "image_embeds", or the arguments of `encode_images`;
+            None if there are none.
+        ends_part: whether the part ends here.
+        ends_shard: whether the shard ends here.
+        broken: why the shard breaks off here; the last row, keyed by the shard, says so too.
+    """
+
+    first: int
+    keys: Sequence[str]
+    errors: dict[int, str]
+    inputs: dict[str, Tensor] | None
+    ends_part: bool = False
+    ends_shard: bool = False
+    broken: str | None = None
+
+
+def decoded_batches(
+    shard: Shard | EmbeddingFile, sizes: Sizes, preprocess: ImageTransform | None, done: Collection[int] = ()
+) -> Iterator[DecodedBatch]:
+    """Give the batches of a shard in order, but for those of the parts that begin at a row in `done`.
+
+    Args:
+        shard: pictures or embeddings.
+        sizes: of batches and parts; a part is a whole number of batches.
+        preprocess: what makes pixels of pictures.
+        done: the first rows of parts that are there already.
+    """
+    skipped = set(done)
+    start = 0
+    while start in skipped:
+        start += sizes.part
+    batches = (
+        _embeddings(shard, sizes, start)
+        if isinstance(shard, EmbeddingFile)
+        else _pictures(shard, sizes, start, preprocess, skipped)
+    )
+    held: DecodedBatch | None = None
+    broken: str | None = None
+    try:
+        for batch in batches:
+            if held is not None and _part(held, sizes) not in skipped:
+                yield _closed(held, sizes, ends_shard=False)
+            held = batch
+    except BrokenShardError as error:
+        broken = str(error)
+    if held is not None:
+        start = held.first + len(held.keys)
+        if _part(held, sizes) not in skipped:
+            yield _closed(held, sizes, ends_shard=broken is None)
+    elif broken is None:
+        yield DecodedBatch(start, [], {}, None, ends_part=True, ends_shard=True)
+    if broken is not None:
+        yield DecodedBatch(start, [shard.name], {0: broken}, None, ends_part=True, broken=broken)
+
+
+def _part(batch: DecodedBatch, sizes: Sizes) -> int:
+    """The first row of the part that a batch lies in."""
+    return batch.first // sizes.part * sizes.part
+
+
+def _closed(batch: DecodedBatch, sizes: Sizes, *, ends_shard: bool) -> DecodedBatch:
+    ends_part = ends_shard or (batch.first + len(batch.keys)) % sizes.part == 0
+    return DecodedBatch(batch.first, batch.keys, batch.errors, batch.inputs, ends_part, ends_shard)
+
+
+def _pictures(
+    shard: Shard, sizes: Sizes, start: int, preprocess: ImageTransform | None, skipped: Collection[int]
+) -> Iterator[DecodedBatch]:
+    samples = _until_broken(shard.samples(start))
+    first = start
+    while True:
+        chosen: list[Sample] = []
+        broken: BrokenShardError | None = None
+        for sample in islice(samples, sizes.batch):
+            if isinstance(sample, BrokenShardError):
+                broken = sample
+            else:
+                chosen.append(sample)
+        if chosen and first // sizes.part * sizes.part in skipped:  # not opened
+            yield DecodedBatch(first, [sample.key for sample in chosen], {}, None)
+        elif chosen:
+            yield _opened(first, chosen, preprocess)
+        first += len(chosen)
+        if broken is not None:
+            raise broken
+        if len(chosen) < sizes.batch:
+            return
+
+
+def _until_broken(samples: Iterator[Sample]) -> Iterator[Sample | BrokenShardError]:
+    """Give the samples and, where they break off, the error, so that those before it are not lost."""
+    try:
+        yield from samples
+    except BrokenShardError as error:
+        yield error
+
+
+def _opened(first: int, samples: Sequence[Sample], preprocess: ImageTransform | None) -> DecodedBatch:
+    pictures: list[Any] = []
+    errors = {}
+    for i, sample in enumerate(samples):
+        try:
+            pictures.append(sample.open())
+        except (OSError, ValueError) as error:
+            # Pillow names an object by its address, which differs every time; rows must not.
+            errors[i] = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split()))
+    assert preprocess is not None  # the job has one wherever there are pictures
+    inputs = preprocess(pictures) if pictures else None
+    return DecodedBatch(first, [sample.key for sample in samples], errors, inputs)
+
+
+def _embeddings(shard: EmbeddingFile, sizes: Sizes, start: int) -> Iterator[DecodedBatch]:
+    first = start
+    for keys, rows, errors in shard.blocks(sizes.batch, start):
+        # A copy in float32: the file's own may be read-only, or of a type that few things compute in.
+        embeds = torch.from_numpy(rows.astype("float32"))
+        good = embeds if not errors else embeds[[i for i in range(len(keys)) if i not in errors]]
+        yield DecodedBatch(first, keys, errors, {"image_embeds": good} if len(good) else None)
+        first += len(keys)

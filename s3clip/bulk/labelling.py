@@ -1,0 +1,203 @@
+"""Batches in, rows out: the one function by which every engine labels, and the schema of the rows."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from s3clip.bulk.decoding import DecodedBatch
+from s3clip.head import SynonymousSpaceHead
+from s3clip.prediction import nearest_rows
+from s3clip.space import unit_vectors
+
+SCORE_BINS = 20
+"""Bins of the histogram of scores in [0, 1]."""
+
+
+def head_digest(head: SynonymousSpaceHead) -> str:
+    """Return 16 hex digits that differ where labels may: texts, settings, scale, calibration, names."""
+    digest = hashlib.sha256()
+    space = head.space
+    for tensor in (space.raw, space.owners, head.logit_scale.detach()):
+        digest.update(tensor.cpu().double().numpy().tobytes())
+    state = {**head.get_extra_state(), "backbone": None, "activation": head.activation}
+    digest.update(json.dumps(state, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
+
+
+def schema(head: SynonymousSpaceHead, *, keep_embeddings: bool) -> pa.Schema:
+    """Return the columns of the rows that a head gives; docs/scale.md says what they hold."""
+    ids = [each.id for each in head.classes]
+    id_type = pa.int64() if any(i is not None for i in ids) and _are_numbers(ids) else pa.string()
+    names = pa.dictionary(pa.int32(), pa.string())
+    fields = [
+        pa.field("shard", names, nullable=False),
+        pa.field("position", pa.int64(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("label", names),
+        pa.field("class_index", pa.int32()),
+        pa.field("class_id", id_type),
+        pa.field("score", pa.float32()),
+        pa.field("logit", pa.float32()),
+        pa.field("margin", pa.float32()),
+        pa.field("text", names),
+        pa.field("accepted", pa.bool_()),
+        pa.field("top_class_index", pa.list_(pa.int32())),
+        pa.field("top_score", pa.list_(pa.float32())),
+        pa.field("error", pa.string()),
+    ]
+    if keep_embeddings:
+        dim = head.space.raw.shape[1]
+        fields.append(pa.field("embedding", pa.list_(pa.float16(), dim)))
+    return pa.schema(fields)
+
+
+class Labeller:
+    """A head with what its rows need, in the process that labels.
+
+    Args:
+        head: fitted, with its image tower where there are pictures.
+        top_k: how many classes the lists name; all where there are fewer.
+        keep_embeddings: give each row its unit embedding in float16, and label from that: labels made of kept
+            embeddings later are the same.
+    """
+
+    def __init__(self, head: SynonymousSpaceHead, *, top_k: int, keep_embeddings: bool) -> None:
+        self.head = head.eval()
+        self.top_k = min(top_k, len(head.classes))
+        self.keep_embeddings = keep_embeddings
+        self.schema = schema(head, keep_embeddings=keep_embeddings)
+        self._names = pa.array(head.class_names, pa.string())
+        self._ids = pa.array(
+            [
+                str(each.id)
+                if each.id is not None and self.schema.field("class_id").type == pa.string()
+                else each.id
+                for each in head.classes
+            ],
+            self.schema.field("class_id").type,
+        )
+        texts: list[str | None] = []
+        offsets = []
+        for each in head.classes:
+            offsets.append(len(texts))
+            texts.extend(each.texts or [None] * each.rows)
+        self._texts = pa.array(texts, pa.string())
+        self._text_offsets = np.array(offsets)
+
+    @torch.inference_mode()
+    def rows(self, shard: str, batch: DecodedBatch) -> pa.Table:
+        """Return one row for each sample of a batch, in order."""
+        count = len(batch.keys)
+        good = np.array([i not in batch.errors for i in range(count)], dtype=bool)
+        errors = [batch.errors.get(i) for i in range(count)]
+        embeds = None
+        if batch.inputs is not None:
+            embeds = self._embed(batch.inputs)
+            # Of length 1, but that zero stays zero, and NaN and Inf end as NaN.
+            useless = (~(embeds.square().sum(-1) > 0.5)).cpu().numpy()
+            for i in np.flatnonzero(good)[useless].tolist():
+                errors[i], good[i] = "its embedding is zero, NaN or Inf", False
+            if useless.any():
+                embeds = embeds[torch.from_numpy(~useless).to(embeds.device)]
+        columns = self._labels(embeds, good) if good.any() and embeds is not None else {}
+        rows = {
+            "shard": pa.DictionaryArray.from_arrays(
+                pa.array(np.zeros(count, np.int32)), pa.array([shard], pa.string())
+            ),
+            "position": pa.array(np.arange(batch.first, batch.first + count)),
+            "key": pa.array(batch.keys, pa.string()),
+            "error": pa.array(errors, pa.string()),
+            **columns,
+        }
+        return pa.table(
+            [
+                rows[field.name] if field.name in rows else pa.nulls(count, field.type)
+                for field in self.schema
+            ],
+            schema=self.schema,
+        )
+
+    def _embed(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return (rows, dim) unit embeddings in float32."""
+        if "image_embeds" in inputs:
+            embeds = inputs["image_embeds"].to(self.head.space.raw.device)
+        else:
+            backbone = self.head.backbone
+            assert backbone is not None  # the job has one wherever there are pictures
+            placed = {
+                key: value.to(backbone.device, backbone.dtype if value.is_floating_point() else None)
+                for key, value in inputs.items()
+            }
+            embeds = backbone.encode_images(**placed)
+        unit = unit_vectors(embeds.float())
+        return unit.half().float() if self.keep_embeddings else unit
+
+    def _labels(self, embeds: Tensor, good: np.ndarray) -> dict[str, pa.Array]:
+        head = self.head
+        logits = head(image_embeds=embeds).float()
+        best = logits.topk(min(max(2, self.top_k), logits.shape[1]), dim=1)
+        order = best.indices[:, : self.top_k]
+        scores = head.probabilities(logits).gather(1, order).cpu().numpy()
+        accepted = head.current_calibration.accepts(logits).gather(1, order[:, :1])[:, 0].cpu().numpy()
+        nearest = nearest_rows(head.space, embeds, order[:, :1])[:, 0].cpu().numpy()
+        top, values = order.cpu().numpy().astype(np.int32), best.values.cpu().numpy()
+        index = np.full(len(good), -1)
+        index[good] = np.arange(int(good.sum()))
+        take = pa.array(index, mask=~good)
+        margins = values[:, 0] - values[:, 1] if values.shape[1] > 1 else None
+        first = pa.array(top[:, 0])
+        found = {
+            "label": pa.DictionaryArray.from_arrays(first, self._names),
+            "class_index": first,
+            "class_id": self._ids.take(first),
+            "score": pa.array(scores[:, 0]),
+            "logit": pa.array(values[:, 0]),
+            "margin": pa.nulls(len(top), pa.float32()) if margins is None else pa.array(margins),
+            "text": self._text_column(top[:, 0], nearest),
+            "accepted": pa.array(accepted),
+            "top_class_index": _lists(top),
+            "top_score": _lists(scores),
+        }
+        if self.keep_embeddings:
+            numbers = pa.array(embeds.half().cpu().numpy().reshape(-1))
+            found["embedding"] = pa.FixedSizeListArray.from_arrays(numbers, embeds.shape[1])
+        return found if good.all() else {name: column.take(take) for name, column in found.items()}
+
+    def _text_column(self, classes: np.ndarray, nearest: np.ndarray) -> pa.Array:
+        rows = self._text_offsets[classes] + nearest
+        distinct, codes = np.unique(rows, return_inverse=True)
+        known = self._texts.take(pa.array(distinct))
+        codes = pa.array(codes.astype(np.int32), mask=~np.asarray(known.is_valid())[codes])
+        return pa.DictionaryArray.from_arrays(codes, known.fill_null(""))
+
+
+def part_counts(table: pa.Table, classes: int) -> dict[str, Any]:
+    """Return what a summary needs of a part: rows, errors, rejects, rows by class, histogram of scores."""
+    index = table.column("class_index").drop_null().to_numpy()
+    scores = table.column("score").drop_null().to_numpy()
+    accepted = table.column("accepted").drop_null().to_numpy()
+    by_class = np.bincount(index, minlength=classes)
+    said = table.column("error").drop_null()
+    return {
+        "rows": len(table),
+        "errors": len(said),
+        "rejected": int((~accepted).sum()),
+        "classes": {str(i): int(by_class[i]) for i in np.flatnonzero(by_class)},
+        "scores": np.histogram(scores, SCORE_BINS, (0.0, 1.0))[0].tolist(),
+        "examples": [str(text) for text in said[:3].to_pylist()],
+    }
+
+
+def _lists(rows: np.ndarray) -> pa.Array:
+    offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.reshape(-1)))
+
+
+def _are_numbers(ids: Sequence[object]) -> bool:
+    return all(i is None or isinstance(i, int) for i in ids)

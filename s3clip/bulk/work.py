@@ -1,0 +1,102 @@
+"""The unit of work: the shard that a task reads, and the part that it writes, the same in every engine."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from s3clip.backbone import ImageTransform
+from s3clip.bulk.decoding import DecodedBatch, Sizes, decoded_batches
+from s3clip.bulk.inputs import InputFile, version_now
+from s3clip.bulk.labelling import Labeller, part_counts
+from s3clip.bulk.output import Output, Part
+from s3clip.bulk.shards import EmbeddingFile
+from s3clip.sources import Shard
+
+
+@dataclass(frozen=True)
+class Task:
+    """A shard that is not done, as an engine gets it.
+
+    Attributes:
+        shard: what to read.
+        files: that it is made of.
+        sizes: how its rows are cut.
+        done: the first rows of parts that are there.
+        settings: their digest, for the parts.
+    """
+
+    shard: Shard | EmbeddingFile
+    files: tuple[InputFile, ...]
+    sizes: Sizes
+    done: frozenset[int]
+    settings: str
+
+    def batches(self, preprocess: ImageTransform | None) -> Iterator[DecodedBatch]:
+        """Give its batches; a part whose files changed since they were listed is replaced by what says so."""
+        for batch in decoded_batches(self.shard, self.sizes, preprocess, self.done):
+            if batch.ends_part and (said := self.changed()) is not None:
+                first, name = batch.first, self.shard.name
+                yield DecodedBatch(first, [name], {0: said}, None, ends_part=True, broken=said)
+                return
+            yield batch
+
+    def changed(self) -> str | None:
+        """Return which file is not what was listed, None if all are."""
+        for file in self.files:
+            try:
+                size, version = version_now(file)
+            except FileNotFoundError:
+                if isinstance(self.shard, EmbeddingFile) or len(self.files) == 1:
+                    return f"{file.path}: gone while it was read"
+                continue  # a picture that is gone is a row with an error
+            if (size, version) != (file.size, file.version):
+                return f"{file.path}: changed while it was read"
+        return None
+
+    def part(self, first: int) -> Part:
+        """Return what its part from this row on says of itself, before anything is counted."""
+        version = version_of(self.files)
+        return Part(self.shard.name, first, self.settings, version, ends_shard=False, broken=None, counts={})
+
+
+def version_of(files: Iterable[InputFile]) -> str:
+    """Return 16 hex digits that change when a file of a shard does."""
+    known = [(file.path, file.size, file.version) for file in files]
+    return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+
+
+def write_part(
+    part: Part, last: DecodedBatch, rows: Sequence[pa.Table], labeller: Labeller, output: Output
+) -> Part:
+    """Write the rows of one part: what every engine ends with.
+
+    Args:
+        part: of `Task.part`, at the first row.
+        last: its last batch.
+        rows: `labeller.rows` of its batches, in order.
+        labeller: of this process.
+        output: where to.
+
+    Returns:
+        The part with its counts, as it was written.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    table = pa.concat_tables(rows).unify_dictionaries()
+    counts = part_counts(table, len(labeller.head.classes))
+    part = replace(part, ends_shard=last.ends_shard, broken=last.broken, counts=counts)
+    output.write_part(part, table)
+    return part
+
+
+def part_by_part(batches: Iterable[DecodedBatch]) -> Iterator[list[DecodedBatch]]:
+    """Give the batches of a shard as one list a part."""
+    held: list[DecodedBatch] = []
+    for batch in batches:
+        held.append(batch)
+        if batch.ends_part:
+            yield held
+            held = []

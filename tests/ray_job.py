@@ -1,0 +1,22 @@
+"""A job on a Ray of its own, for tests to kill: inputs, head, folder of results."""
+
+import sys
+
+import torch
+
+from s3clip.bulk import label
+from s3clip.bulk.on_ray import start_ray
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    start_ray(2)
+    label(
+        sys.argv[1],
+        sys.argv[2],
+        sys.argv[3],
+        engine="ray",
+        workers=1,
+        keep_embeddings=True,
+        batch_size=8,
+        part_size=16,
+    )
