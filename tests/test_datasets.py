@@ -126,6 +126,7 @@ def test_the_whole_test_set_has_no_problem(tmp_path):
         (lambda rows: rows.pop("test"), "with 'test'"),
         (lambda rows: rows["test"].append(["x.jpg", 0]), "expected {split: "),
         (lambda rows: rows["test"].append(["x.jpg", "?", "another"]), "expected {split: "),
+        (lambda rows: rows["test"].append(["x.jpg", 1.5, "another"]), "expected {split: "),
         (lambda rows: rows["test"].extend([["x.jpg", 0, "Abyssinian"]] * 2), "x.jpg is listed 2 times"),
     ],
 )

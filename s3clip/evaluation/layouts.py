@@ -2,6 +2,7 @@
 
 import csv
 import json
+import operator
 import os
 import re
 from collections.abc import Callable
@@ -83,8 +84,8 @@ def _coop_split(layout: CoopSplit, split: str, root: Path) -> Found:
     content = _read_text(file)
     try:
         parts = json.loads(content)
-        rows = [(path, int(label), name) for part in parts.values() for path, label, name in part]
-        files = [Listed(str(path), int(label)) for path, label, _ in parts[split]]
+        rows = [(path, operator.index(label), name) for part in parts.values() for path, label, name in part]
+        files = [Listed(path, label) for path, label, _ in parts[split]]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{file}: expected {{split: [[file, label, class name], ...]}} with {split!r} ({error!r})"
@@ -166,10 +167,15 @@ def _imagenet_truth(file: Path) -> dict[int, str]:
     list of numbers. The numbers are the kit's own, in an order that is not that of the WordNet ids: its
     `meta.mat`, beside the list, says which is which.
     """
-    lines = _read_text(file).split("\n")
-    if lines[0].startswith("ImageId"):
-        rows = list(csv.DictReader(lines))
-        return {int(row["ImageId"].rsplit("_", 1)[1]): row["PredictionString"].split()[0] for row in rows}
+    lines = _read_text(file).splitlines()
+    if lines and lines[0].startswith("ImageId"):
+        rows = csv.DictReader(lines)
+        try:
+            return {int(row["ImageId"].rsplit("_", 1)[1]): row["PredictionString"].split()[0] for row in rows}
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
+            raise ValueError(
+                f"{file}: line {rows.line_num}: expected ILSVRC2012_val_00000001,n01440764 1 2 ({error!r})"
+            ) from error
     values = [line.strip() for line in lines if line.strip()]
     if all(value.isdecimal() for value in values):
         ids = _devkit_ids(file.parent / "meta.mat")
