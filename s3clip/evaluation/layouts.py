@@ -177,6 +177,8 @@ def _imagenet_truth(file: Path) -> dict[int, str]:
                 f"{file}: line {rows.line_num}: expected ILSVRC2012_val_00000001,n01440764 1 2 ({error!r})"
             ) from error
     values = [line.strip() for line in lines if line.strip()]
+    if not values:
+        raise ValueError(f"{file}: expected a label a line, got an empty file")
     if all(value.isdecimal() for value in values):
         ids = _devkit_ids(file.parent / "meta.mat")
         if unknown := set(map(int, values)) - ids.keys():
@@ -192,8 +194,13 @@ def _devkit_ids(file: Path) -> dict[int, str]:
         raise FileNotFoundError(
             f"{file}: not found; the development kit's numbers mean nothing without the table in it"
         )
-    synsets = loadmat(file, squeeze_me=True)["synsets"]
-    return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if not int(row["num_children"])}
+    try:
+        synsets = loadmat(file, squeeze_me=True)["synsets"]
+        return {
+            int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if not int(row["num_children"])
+        }
+    except Exception as error:  # scipy's reader lets many kinds through
+        raise ValueError(f"{file}: not the table of the development kit ({error!r})") from error
 
 
 def _csv(layout: Csv, split: str, root: Path) -> Found:
@@ -284,8 +291,10 @@ def _text_or_none(path: Path | str) -> str | None:
     try:
         with open_binary(path) as file:
             return file.read().decode("utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected a text file in UTF-8 ({error})") from error
 
 
 def _read_text(path: Path) -> str:
