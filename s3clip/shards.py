@@ -74,7 +74,7 @@ class TarShard:
                     if position >= start:
                         yield self._sample(group, file)
                     position += 1
-        except FileNotFoundError as error:
+        except (FileNotFoundError, IsADirectoryError) as error:
             raise BrokenShardError(f"{self.name}: no such file", position) from error
         except tarfile.TarError as error:
             raise BrokenShardError(

@@ -249,8 +249,9 @@ def _tasks(shards: Sequence[Shard], start: int, size: int) -> Iterator[_Task]:
                     yield _Task(shard.name, first, found, None)
                     first, found = first + size, []
         except BrokenShardError as error:
-            # Whoever starts behind the break has had its record.
-            broken = str(error) if error.position >= start else None
+            # Whoever starts right behind the break has had its record. Where it is earlier than that, the
+            # shard has lost something since.
+            broken = None if error.position == start - 1 else str(error)
         if found or broken is not None:
             yield _Task(shard.name, first, found, broken)
         start = 0

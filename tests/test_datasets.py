@@ -126,6 +126,7 @@ def test_the_whole_test_set_has_no_problem(tmp_path):
         (lambda rows: rows.pop("test"), "with 'test'"),
         (lambda rows: rows["test"].append(["x.jpg", 0]), "expected {split: "),
         (lambda rows: rows["test"].append(["x.jpg", "?", "another"]), "expected {split: "),
+        (lambda rows: rows["test"].append(["x.jpg", 1.5, "another"]), "expected {split: "),
         (lambda rows: rows["test"].extend([["x.jpg", 0, "Abyssinian"]] * 2), "x.jpg is listed 2 times"),
     ],
 )
@@ -270,6 +271,20 @@ def test_the_numbers_of_the_devkit_mean_nothing_without_its_table(tmp_path):
     devkit(tmp_path / "imagenet/ILSVRC2012_devkit_t12/data")
     (tmp_path / "imagenet/ILSVRC2012_devkit_t12/data/meta.mat").unlink()
     with pytest.raises(FileNotFoundError, match=r"meta.mat: not found; the development kit's numbers"):
+        opened("imagenet", tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "ImageId,Wrong\nx,y\n", b"\xff\xfe\x00"])
+def test_a_broken_file_of_labels_is_named(tmp_path, content):
+    write(tmp_path / "imagenet/val/ILSVRC2012_val_00000001.JPEG", png(1))
+    write(tmp_path / "imagenet/LOC_val_solution.csv", content)
+    with pytest.raises(ValueError, match=r"LOC_val_solution.csv: (line 2: )?expected "):
+        opened("imagenet", tmp_path)
+    (tmp_path / "imagenet/LOC_val_solution.csv").unlink()
+    kit = tmp_path / "imagenet/ILSVRC2012_devkit_t12/data"
+    write(kit / "ILSVRC2012_validation_ground_truth.txt", "490\n")
+    write(kit / "meta.mat", "an error page")
+    with pytest.raises(ValueError, match=r"meta.mat: not the table of the development kit"):
         opened("imagenet", tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import operator
 import os
 import re
 from collections.abc import Callable
@@ -83,8 +84,8 @@ def _coop_split(layout: CoopSplit, split: str, root: Path) -> Found:
     content = _read_text(file)
     try:
         parts = json.loads(content)
-        rows = [(path, int(label), name) for part in parts.values() for path, label, name in part]
-        files = [Listed(str(path), int(label)) for path, label, _ in parts[split]]
+        rows = [(path, operator.index(label), name) for part in parts.values() for path, label, name in part]
+        files = [Listed(path, label) for path, label, _ in parts[split]]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{file}: expected {{split: [[file, label, class name], ...]}} with {split!r} ({error!r})"
@@ -166,11 +167,18 @@ def _imagenet_truth(file: Path) -> dict[int, str]:
     list of numbers. The numbers are the kit's own, in an order that is not that of the WordNet ids: its
     `meta.mat`, beside the list, says which is which.
     """
-    lines = _read_text(file).split("\n")
-    if lines[0].startswith("ImageId"):
-        rows = list(csv.DictReader(lines))
-        return {int(row["ImageId"].rsplit("_", 1)[1]): row["PredictionString"].split()[0] for row in rows}
+    lines = _read_text(file).splitlines()
+    if lines and lines[0].startswith("ImageId"):
+        rows = csv.DictReader(lines)
+        try:
+            return {int(row["ImageId"].rsplit("_", 1)[1]): row["PredictionString"].split()[0] for row in rows}
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
+            raise ValueError(
+                f"{file}: line {rows.line_num}: expected ILSVRC2012_val_00000001,n01440764 1 2 ({error!r})"
+            ) from error
     values = [line.strip() for line in lines if line.strip()]
+    if not values:
+        raise ValueError(f"{file}: expected a label a line, got an empty file")
     if all(value.isdecimal() for value in values):
         ids = _devkit_ids(file.parent / "meta.mat")
         if unknown := set(map(int, values)) - ids.keys():
@@ -186,8 +194,13 @@ def _devkit_ids(file: Path) -> dict[int, str]:
         raise FileNotFoundError(
             f"{file}: not found; the development kit's numbers mean nothing without the table in it"
         )
-    synsets = loadmat(file, squeeze_me=True)["synsets"]
-    return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if not int(row["num_children"])}
+    try:
+        synsets = loadmat(file, squeeze_me=True)["synsets"]
+        return {
+            int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if not int(row["num_children"])
+        }
+    except Exception as error:  # scipy's reader lets many kinds through
+        raise ValueError(f"{file}: not the table of the development kit ({error!r})") from error
 
 
 def _csv(layout: Csv, split: str, root: Path) -> Found:
@@ -278,8 +291,10 @@ def _text_or_none(path: Path | str) -> str | None:
     try:
         with open_binary(path) as file:
             return file.read().decode("utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected a text file in UTF-8 ({error})") from error
 
 
 def _read_text(path: Path) -> str:
