@@ -115,6 +115,13 @@ class _Wanted:
                 raise ValueError(f"{option}: expected a name that ends in .png, got {path}")
             if len(files) > 1 and path.suffix:
                 raise ValueError(f"{option}: expected a folder for {len(files)} images, got {path}")
+        written = [
+            self._path(folder, file).resolve() for folder in (out, overlay) if folder for file in files
+        ]
+        if lost := {file.resolve() for file in files} & set(written):
+            raise ValueError(f"--out, --overlay: {min(lost)} is an image to segment, and would be lost")
+        if len(set(written)) < len(written):
+            raise ValueError(f"--out, --overlay: both would be written to {out}; give two places")
 
     def save(self, i: int, found: Any) -> None:
         from s3clip.segmentation.pictures import heat_map, overlay
