@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from s3clip.files import write_atomically
-from s3clip.synonym_check import RULES, Entry, Reference, findings_of
+from s3clip.synonym_check import Entry, Reference, findings_of
 from s3clip.synonyms import SynonymClass, SynonymSet
-from s3clip.wording import without_markup
+from s3clip.wording import known_scripts, without_markup
 
 __all__ = ["REMOVING", "Removal", "clean_synonyms", "read_removals", "restore_synonyms", "write_removals"]
 
@@ -80,11 +80,16 @@ def clean_synonyms(
         The cleaned set, and the removals by class; a text that was mended and then removed is listed twice.
 
     Raises:
-        ValueError: for a rule that is not of `REMOVING`.
+        ValueError: for a rule that is not of `REMOVING`, or an unknown writing system.
     """
     if unknown := sorted(set(rules) - set(REMOVING)):
         raise ValueError(f"rules: {', '.join(unknown)} not known; known are {', '.join(REMOVING)}")
-    reference = Reference(scripts=frozenset(each.upper() for each in scripts))
+    wanted = frozenset(each.upper() for each in scripts)
+    if wanted and (unknown := sorted(wanted - known_scripts())):
+        raise ValueError(
+            f"scripts: {unknown[0].lower()!r} is not known to Unicode, as latin, cyrillic or cjk are"
+        )
+    reference = Reference(scripts=wanted)
     texts = _Texts(synonyms)
     removals: list[Removal] = []
     for rule in REMOVING:
@@ -180,9 +185,10 @@ def read_removals(path: str | os.PathLike[str]) -> list[Removal]:
         texts = (each.text, "" if each.instead is None else each.instead)
         if (
             not right
-            or each.rule not in RULES
+            or each.rule not in REMOVING
             or each.field not in get_args(TextField)
             or not all(isinstance(text, str) for text in texts)
+            or not each.text.strip()
         ):
             raise ValueError(f"{where}: {each} is no removal of s3clip")
     return removals

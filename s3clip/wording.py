@@ -112,6 +112,11 @@ def main_scripts(texts: Iterable[str]) -> set[str]:
     return {name for name, count in counts.items() if 10 * count >= counts.total()}
 
 
+def known_scripts() -> set[str]:
+    """Return the writing systems that `main_scripts` can name."""
+    return {_writing(letter) for letter in map(chr, range(0x30000)) if letter.isalpha()}
+
+
 def in_scripts(text: str, scripts: set[str]) -> bool:
     """Whether at least half of the letters are of these writing systems; a text without letters is."""
     letters = [_writing(letter) for letter in text if letter.isalpha()]

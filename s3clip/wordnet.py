@@ -104,7 +104,7 @@ def open_lexicon() -> Lexicon:
         except LookupError:
             installed.append(library.__name__.removeprefix("_").lower())
     if installed:
-        raise LookupError(f"{' and '.join(installed)} is installed, but has no English WordNet: {_INSTALL}")
+        raise LookupError(f"no English WordNet in {' or '.join(installed)}: {_INSTALL}")
     raise ImportError(f"a starter from WordNet needs wn or nltk: {_INSTALL}")
 
 

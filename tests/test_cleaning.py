@@ -177,6 +177,22 @@ def test_some_are_put_back(tmp_path: Path):
         restore_synonyms(made({name: [] for name in MESSY}), [e for e in removals if e.instead == "tabby"])
 
 
+def test_a_script_that_is_none():
+    with pytest.raises(ValueError, match="scripts: 'klingon' is not known"):
+        clean_synonyms(made(MESSY), scripts=["klingon"])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"text": " "}, {"rule": "typo"}, {"place": -1}, {"class_index": "0"}, {"field": "name"}]
+)
+def test_a_removal_that_clean_never_writes(tmp_path: Path, wrong: dict):
+    record = {"class_index": 0, "class_name": "a", "field": "synonyms", "place": 0, "text": "q"}
+    record |= {"rule": "hypernym", "message": "m"} | wrong
+    (tmp_path / "removed.json").write_text(json.dumps([record]))
+    with pytest.raises(ValueError, match="is no removal of s3clip"):
+        read_removals(tmp_path / "removed.json")
+
+
 @pytest.mark.parametrize("content", ["{}x", '["a"]', '[{"class_index": 0}]', "3", '[{"a": 1}]'])
 def test_a_file_that_is_no_list_of_removals(tmp_path: Path, content: str):
     (tmp_path / "removed.json").write_text(content)
@@ -198,6 +214,10 @@ def test_the_command_line(tmp_path: Path):
     assert run("check", clean).exit_code == 0
     again = run("clean", clean, "--out", clean, "--format", "json")
     assert json.loads(again.stdout) == []
+    once = removed.read_bytes()
+    lost = run("clean", clean, "--out", clean, "--removed", removed)
+    assert isinstance(lost.exception, FileExistsError)
+    assert removed.read_bytes() == once
     back = tmp_path / "back.json"
     assert run("restore", clean, "--removed", removed, "--out", back).exit_code == 0
     with pytest.warns(UserWarning, match="found in two classes"):

@@ -160,9 +160,7 @@ def test_no_data(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(wn.config, "data_directory", tmp_path)
     monkeypatch.setattr(nltk.data, "path", [])
     monkeypatch.setattr(nltk.corpus, "wordnet", LazyCorpusLoader("wordnet", WordNetCorpusReader, None))
-    with pytest.raises(
-        LookupError, match="wn and nltk is installed, but has no English WordNet: pip install"
-    ):
+    with pytest.raises(LookupError, match="no English WordNet in wn or nltk: pip install"):
         open_lexicon()
 
 

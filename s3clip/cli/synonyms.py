@@ -230,7 +230,13 @@ def clean(
         )  # what it would say of shared and repeated texts is listed
         own = _read(source)
     cleaned, removals = clean_synonyms(own, rules=rule or REMOVING, scripts=script or ())
+    if out.suffix.lower() != ".json":
+        raise ValueError(f"--out: expected a name that ends in .json, got {str(out)!r}")
     if removed is not None:  # first: without the list, what is gone from the file is lost
+        if removed.exists():
+            raise FileExistsError(
+                f"--removed: {removed} lists the removals of an earlier run; name another file"
+            )
         write_removals(removed, removals)
     cleaned.write(out)
     header = ["rule", "class_index", "class", "field", "text", "instead", "message"]
