@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from s3clip import SynonymSet
+from s3clip.evaluation import segmentation
 from s3clip.evaluation.benchmarks import Masks, benchmarks, find_benchmark
 from s3clip.evaluation.classes import class_lookup, match_classes, words_of
 from s3clip.prompts import TEMPLATES, resolve_templates
@@ -257,3 +258,12 @@ def test_the_page_shows_the_table():
         for convention in row.conventions.values():
             for layout in convention.layouts:
                 assert all(part in page for part in layout.folder.split("/")), layout
+
+
+@pytest.mark.parametrize("name", sorted(SEGMENTATION))
+def test_the_table_and_the_loader_of_segmentation_agree(name):
+    (layout,) = benchmarks()[name].conventions["mmseg"].layouts
+    loader = segmentation.BENCHMARKS[name]
+    assert (layout.images, layout.image_suffix) == (loader.images, loader.image_suffix)
+    assert (layout.masks, layout.mask_suffix) == (loader.masks, loader.mask_suffix)
+    assert (layout.listed, layout.ignore_zero) == (loader.split, loader.drops_background)
