@@ -267,3 +267,4 @@ def test_the_table_and_the_loader_of_segmentation_agree(name):
     assert (layout.images, layout.image_suffix) == (loader.images, loader.image_suffix)
     assert (layout.masks, layout.mask_suffix) == (loader.masks, loader.mask_suffix)
     assert (layout.listed, layout.ignore_zero) == (loader.split, loader.drops_background)
+    assert layout.short_side == loader.short_side

@@ -65,7 +65,8 @@ BENCHMARKS = {
     "pascal_context60": SegmentationBenchmark(*_CONTEXT, threshold=0.1),
     "pascal_context59": SegmentationBenchmark(*_CONTEXT, drops_background=True),
     "coco_object": SegmentationBenchmark(*_COCO, "_instanceTrainIds.png", threshold=0.1),
-    "coco_stuff171": SegmentationBenchmark(*_COCO, "_labelTrainIds.png"),
+    # SCLIP's configuration takes 448 for this one set.
+    "coco_stuff171": SegmentationBenchmark(*_COCO, "_labelTrainIds.png", short_side=448),
     "ade20k150": SegmentationBenchmark("images/validation", "annotations/validation", drops_background=True),
     "cityscapes": SegmentationBenchmark(
         "leftImg8bit/val", "gtFine/val", "_leftImg8bit.png", "_gtFine_labelTrainIds.png", short_side=560
