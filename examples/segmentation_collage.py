@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--out", type=Path, default=Path("collage"))
     parser.add_argument("--canvases", type=int, default=100)
-    parser.add_argument("--moved", type=int, default=10, help="canvases on which the background is moved")
+    parser.add_argument("--moved", type=int, default=6, help="canvases on which the background is moved")
     parser.add_argument("--classes", default="sub_categories.json")
     given = parser.parse_args()
     torch.set_num_threads(1)

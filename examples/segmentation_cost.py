@@ -24,7 +24,7 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    sizes = {"width": 1024, "height": 768, "classes": 171, "texts": 8, "repeats": 5, "threads": 2, "mib": 256}
+    sizes = {"width": 1024, "height": 768, "classes": 171, "texts": 8, "repeats": 5, "threads": 2, "mib": 64}
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--tiny", action="store_true", help="a small model, to see that it runs")

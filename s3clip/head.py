@@ -38,7 +38,7 @@ from s3clip.prediction import (
     opened_batches,
 )
 from s3clip.prompts import DEFAULT_TEMPLATES, resolve_templates
-from s3clip.segmentation.segmenter import Segmentation, segment
+from s3clip.segmentation.segmenter import MAX_BYTES, Segmentation, segment
 from s3clip.space import SynonymousSpace, build_space, unit_vectors
 from s3clip.synonyms import SynonymSet
 
@@ -622,7 +622,7 @@ class SynonymousSpaceHead(nn.Module):
         threshold: float | None = None,
         background: int | str | None = None,
         batch_size: int = 8,
-        max_bytes: int = 256 * 2**20,
+        max_bytes: int = MAX_BYTES,
     ) -> list[Segmentation]:
         """Return which class every pixel of every picture shows.
 

@@ -50,7 +50,7 @@ def segment(
         float | None, typer.Option(help="Pixels whose best class is less probable show nothing.")
     ] = None,
     background: Annotated[str | None, typer.Option(help="The class that such pixels get.")] = None,
-    memory: Annotated[int, typer.Option(help="MiB that logits of pixels may take at once.")] = 256,
+    memory: Annotated[int, typer.Option(help="MiB that logits of pixels may take at once.")] = 64,
     output: Output = Format.TABLE,
     batch_size: BatchSize = 8,
     device: Device = None,
