@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import json
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -163,7 +164,7 @@ class Backbone(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        name: str,
+        name: str | os.PathLike[str],
         *,
         revision: str | None = None,
         dtype: torch.dtype | None = None,
@@ -188,6 +189,7 @@ class Backbone(nn.Module):
             TypeError: If the model has no joint space.
             ValueError: If the checkpoint lacks weights of the model, which would be random.
         """
+        name = os.fspath(name)
         # Else transformers says that it is no valid name of a repository.
         if name.startswith((".", "/", "~")) and not Path(name).is_dir():
             raise FileNotFoundError(f"name: there is no folder {name!r}; give that of a model, or a Hub id")

@@ -12,7 +12,6 @@ from s3clip import SynonymousSpaceHead, SynonymSet
 from s3clip.backbone import Backbone
 from s3clip.demo import held_out_digits, model_folder
 from tests.hub_server import TOKEN
-from tests.test_hub import hub  # noqa: F401  # a fixture
 
 gradio = pytest.importorskip("gradio", reason="the app needs gradio: pip install 's3clip[app]'")
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -87,7 +86,7 @@ def test_bad_input_is_said_in_the_app(editor, tmp_path):
     assert editor.encode(None) == ([], None)
 
 
-def test_a_push_uses_the_visitors_token_and_never_shows_it(editor, hub):  # noqa: F811
+def test_a_push_uses_the_visitors_token_and_never_shows_it(editor, hub):
     start = SynonymSet.read(CLASSES)
     with pytest.raises(gradio.Error, match="Paste a token"):
         editor.push(start, "user/digits", "  ")
