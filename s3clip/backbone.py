@@ -608,9 +608,14 @@ class Backbone(nn.Module):
         if self._is_open_clip:
             features: Tensor = model.encode_text(self.tokenizer(texts).to(self.device))
             return features
+        # SigLIP reads a text off the last token of one padded on the right; its tokenizers' class pads on the
+        # left where a checkpoint does not say.
+        padding = {"padding": "longest"}
+        if _is_siglip(self._family):
+            padding = {"padding": "max_length", "padding_side": "right"}
         tokens = self.tokenizer(
             texts,
-            padding="max_length" if _is_siglip(self._family) else "longest",
+            **padding,
             truncation=True,
             max_length=self.text_length,
             return_tensors="pt",
