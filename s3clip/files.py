@@ -6,7 +6,15 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that the path holds the old content or the new, never a part."""
+    """Write a file so that the path holds the old content or the new, never a part.
+
+    Raises:
+        OSError: it cannot be written, as where it is a folder or lies in none.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; give the name of a file")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.absolute().parent}; make it first")
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

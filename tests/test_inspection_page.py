@@ -192,3 +192,17 @@ def test_search_sort_and_the_slider_in_a_browser(browser, tmp_path: Path):
     assert errors == []
     assert page.title() == "s3clip"
     page.close()
+
+
+def test_the_page_needs_neither_images_nor_a_backbone(tmp_path: Path):
+    head = SynonymousSpaceHead().fit_embeddings(
+        [torch.randn(3, 8), torch.randn(2, 8)], ["cat", "dog"], logit_scale=1.0
+    )
+    head.save_pretrained(tmp_path / "space")
+    page = tmp_path / "page.html"
+    for out, problem in ((tmp_path, "is a folder"), (tmp_path / "no" / "page.html", "there is no folder")):
+        found = CliRunner().invoke(cli.app, ["inspect", str(tmp_path / "space"), "--page", str(out)])
+        assert problem in str(found.exception)
+    found = CliRunner().invoke(cli.app, ["inspect", str(tmp_path / "space"), "--page", str(page)])
+    assert found.exit_code == 0, found.output
+    assert '"name":"dog"' in page.read_text(encoding="utf-8")

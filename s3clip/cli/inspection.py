@@ -101,7 +101,7 @@ def _draw(
     if page is None:
         return
     files = find_images(images)
-    matches = match_images(fitted, files)
+    matches = match_images(fitted, files) if files else []
     write_page(fitted, page, matches=matches, title=Path(source).name)
     typer.echo(f"Wrote {page}; open it in a browser")
     if len(matches) < len(files):

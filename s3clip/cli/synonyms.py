@@ -296,8 +296,7 @@ def convert(
 def _read(source: str, values: str = "synonyms") -> "SynonymSet":
     from s3clip import SynonymSet
 
-    is_file = source.startswith((BUILTIN, "hf://")) or Path(source).suffix.lower() in (".json", ".txt")
-    if not is_file:
+    if not source.startswith((BUILTIN, "hf://")) and not Path(source).suffix:  # no builtin name has one
         source = BUILTIN + source
     return SynonymSet.read(source, values=cast("Values", values))
 
