@@ -37,15 +37,26 @@ class Calibration(BaseModel):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probabilities of (..., classes) logits."""
-        scaled = logits / self.temperature + self.bias
+        scaled = self.scaled(logits)
         return scaled.softmax(-1) if self.activation == "softmax" else scaled.sigmoid()
 
-    def accepts(self, logits: Tensor) -> Tensor:
-        """Return a mask of the (..., classes) logits that reach their threshold."""
+    def scaled(self, logits: Tensor) -> Tensor:
+        """Return what the activation is taken of."""
+        return logits / self.temperature + self.bias
+
+    def accepts(self, logits: Tensor, classes: Tensor | None = None) -> Tensor:
+        """Return a mask of the logits that reach their threshold.
+
+        Args:
+            logits: (..., classes), or those of some classes.
+            classes: (...) the class of each logit; None: all classes, in their order.
+        """
         if self.thresholds is None:
             return torch.ones_like(logits, dtype=torch.bool)
         # In float64: a threshold may lie right above the largest float32 that was seen.
         least = torch.tensor(self.thresholds, dtype=torch.float64)
+        if classes is not None and len(least) > 1:
+            least = least[classes.cpu()]
         return (logits.cpu().double() >= least).to(logits.device)
 
 

@@ -1,6 +1,6 @@
 """A space and a metric, folded into what `forward` needs: rows to multiply with, and small tables."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ number of classes: about 8 MB each in float32 for 64 images. A constant, not a f
 
 
 class Piece(NamedTuple):
-    """Classes of equal size inside a block of rows: `classes` of them from `first` of group `group` on."""
+    """`classes` classes of equal size from `first` of group `group` on, in the rows `start` to `stop`."""
 
     group: int
     first: int
@@ -92,7 +92,7 @@ class FoldedSpace(nn.Module):
                     block_start, room = position, max(1, BLOCK_ROWS // height)
                 count = min(room, len(members) - first)
                 stop = position + count * height
-                self.blocks[-1].append(Piece(group, first, count, position - block_start, stop - block_start))
+                self.blocks[-1].append(Piece(group, first, count, position, stop))
                 first, position = first + count, stop
         self.register_buffer("rows", torch.cat(multiplied), persistent=False)
         class_order = torch.cat(order).argsort()
@@ -114,27 +114,48 @@ class FoldedSpace(nn.Module):
         In a centered space the score is v·μ + m·s, s the metric on the centered texts: the same two numbers
         for every class, so the ranking is that of s, and the scale that of CLIP's cosines.
         """
-        score_part, kernel = METRICS[self.metric].score, self._kernel()
-        scores, block_start = [], 0
-        for block in self.blocks:
-            rows = self.rows[block_start : block_start + block[-1].stop]
-            block_start += block[-1].stop
-            products = images @ rows.T if kernel is None else None
-            for piece in block:
-                tables = {
-                    name: self.get_buffer(f"{name}_{piece.group}")[piece.first : piece.first + piece.classes]
-                    for name in self.table_names[piece.group]
-                }
-                if products is not None:
-                    part = products[:, piece.start : piece.stop].unflatten(1, (piece.classes, -1))
-                    scores.append(score_part(part, tables, **self._options))
-                elif kernel is not None:
-                    part = rows[piece.start : piece.stop].unflatten(0, (piece.classes, -1))
-                    scores.append(kernel(images, part, tables, **self._options))
+        scores = [self._block_scores(images, block) for block in self.blocks]
         score = torch.cat(scores, dim=1) if len(scores) > 1 else scores[0]
         if self.reordered:
             score = score[:, self.class_order]
         return images @ self.mean[:, None] + self.spread * score if self.centered else score
+
+    def scores_by_block(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give what `forward` returns some classes at a time, so that it is never held as a whole.
+
+        Args:
+            images: (batch, dim).
+
+        Yields:
+            (c,) the positions of c classes, of `BLOCK_ROWS` rows or fewer, and (batch, c) their scores.
+        """
+        positions = self.class_order.argsort()
+        to_mean, first = images @ self.mean[:, None], 0
+        for block in self.blocks:
+            score = self._block_scores(images, block)
+            classes = positions[first : first + score.shape[1]]
+            first += score.shape[1]
+            yield classes, to_mean + self.spread * score if self.centered else score
+
+    def _block_scores(self, images: Tensor, block: Sequence[Piece]) -> Tensor:
+        """Return (batch, c) scores of a block's classes in the order of its rows, not yet from the mean."""
+        score_part, kernel = METRICS[self.metric].score, self._kernel()
+        rows = self.rows[block[0].start : block[-1].stop]
+        products = images @ rows.T if kernel is None else None
+        scores, origin = [], block[0].start
+        for piece in block:
+            tables = {
+                name: self.get_buffer(f"{name}_{piece.group}")[piece.first : piece.first + piece.classes]
+                for name in self.table_names[piece.group]
+            }
+            own = slice(piece.start - origin, piece.stop - origin)
+            if products is not None:
+                part = products[:, own].unflatten(1, (piece.classes, -1))
+                scores.append(score_part(part, tables, **self._options))
+            elif kernel is not None:
+                part = rows[own].unflatten(0, (piece.classes, -1))
+                scores.append(kernel(images, part, tables, **self._options))
+        return torch.cat(scores, dim=1) if len(scores) > 1 else scores[0]
 
     def _kernel(self) -> Callable[..., Tensor] | None:
         """Return what multiplies and scores in one pass; None where there is nothing, or it is not wanted."""

@@ -31,11 +31,13 @@ from s3clip.labels import checked_labels
 from s3clip.options import is_count, is_number
 from s3clip.prediction import (
     Prediction,
+    TopClasses,
     as_embeds,
     check_image_embeds,
     check_view_embeds,
     matched_texts,
     opened_batches,
+    top_classes,
 )
 from s3clip.prompts import DEFAULT_TEMPLATES, resolve_templates
 from s3clip.segmentation.segmenter import MAX_BYTES, Segmentation, segment
@@ -519,29 +521,37 @@ class SynonymousSpaceHead(nn.Module):
         Raises:
             ValueError: both inputs or neither, not fitted, or a wrong embedding size.
         """
-        if self.folded is None:
-            raise ValueError("the head is not fitted: call fit_classes() or fit_embeddings() first")
-        if (pixel_values is None) == (image_embeds is None):
-            got = "neither" if pixel_values is None else "both"
-            raise ValueError(f"pixel_values, image_embeds: expected exactly one of the two, got {got}")
-        if image_embeds is None:
-            if self.backbone is None:
-                raise ValueError("pixel_values: this head has no backbone; give image_embeds=")
-            assert pixel_values is not None  # it is, where image_embeds is not
-            image_embeds = self.backbone.encode_images(pixel_values, **image_inputs)
-        elif image_inputs:
-            raise TypeError(f"image_embeds takes no further inputs, got {sorted(image_inputs)}")
-        if not isinstance(image_embeds, Tensor):
-            raise TypeError(f"image_embeds: expected a torch.Tensor, got {type(image_embeds).__name__}")
-        rows = self.folded.rows
-        if image_embeds.ndim != 2 or image_embeds.shape[1] != rows.shape[1]:
-            raise ValueError(
-                f"image_embeds: expected shape (batch, {rows.shape[1]}), got {tuple(image_embeds.shape)}"
-            )
-        scores = self.folded(unit_vectors(image_embeds).to(rows.dtype))
-        logits: Tensor = scores * self._scale()
-        bias = self._bias()
-        return logits if bias is None else logits + bias
+        folded, embeds = self._inputs(pixel_values, image_embeds, image_inputs)
+        return self._logits(folded(embeds))
+
+    @torch.no_grad()
+    def top_classes(
+        self,
+        pixel_values: Tensor | None = None,
+        *,
+        image_embeds: Tensor | None = None,
+        k: int = 5,
+        **image_inputs: Any,
+    ) -> TopClasses:
+        """Return the k classes of the largest logits of every image, in one pass over blocks of classes.
+
+        What `forward`, `probabilities` and `topk` say, without the (batch, classes) logits in memory: for
+        large batches and tens of thousands of classes.
+
+        Args:
+            pixel_values: as for `forward`, like the next two.
+            image_embeds: (batch, dim).
+            k: how many classes; all of them where there are fewer.
+            image_inputs: further inputs of the image tower.
+
+        Raises:
+            ValueError: `k` below 1, or what `forward` raises.
+        """
+        if not is_count(k):
+            raise ValueError(f"k: expected a whole number >= 1, got {k!r}")
+        folded, embeds = self._inputs(pixel_values, image_embeds, image_inputs)
+        blocks = ((classes, self._logits(scores)) for classes, scores in folded.scores_by_block(embeds))
+        return top_classes(blocks, k, self.current_calibration)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probabilities of (..., classes) logits: calibrated, if the head is, else the model's."""
@@ -832,6 +842,36 @@ class SynonymousSpaceHead(nn.Module):
         if self.text_embeddings is None or self.owners is None:
             raise ValueError("the head is not fitted: call fit_classes() or fit_embeddings() first")
         return self.text_embeddings, self.owners
+
+    def _inputs(
+        self, pixel_values: Tensor | None, image_embeds: Tensor | None, image_inputs: dict[str, Any]
+    ) -> tuple[FoldedSpace, Tensor]:
+        """Return the folded space, and the unit image embeddings of what `forward` was given."""
+        if self.folded is None:
+            raise ValueError("the head is not fitted: call fit_classes() or fit_embeddings() first")
+        if (pixel_values is None) == (image_embeds is None):
+            got = "neither" if pixel_values is None else "both"
+            raise ValueError(f"pixel_values, image_embeds: expected exactly one of the two, got {got}")
+        if image_embeds is None:
+            if self.backbone is None:
+                raise ValueError("pixel_values: this head has no backbone; give image_embeds=")
+            assert pixel_values is not None  # it is, where image_embeds is not
+            image_embeds = self.backbone.encode_images(pixel_values, **image_inputs)
+        elif image_inputs:
+            raise TypeError(f"image_embeds takes no further inputs, got {sorted(image_inputs)}")
+        if not isinstance(image_embeds, Tensor):
+            raise TypeError(f"image_embeds: expected a torch.Tensor, got {type(image_embeds).__name__}")
+        rows = self.folded.rows
+        if image_embeds.ndim != 2 or image_embeds.shape[1] != rows.shape[1]:
+            raise ValueError(
+                f"image_embeds: expected shape (batch, {rows.shape[1]}), got {tuple(image_embeds.shape)}"
+            )
+        return self.folded, unit_vectors(image_embeds).to(rows.dtype)
+
+    def _logits(self, scores: Tensor) -> Tensor:
+        logits: Tensor = scores * self._scale()
+        bias = self._bias()
+        return logits if bias is None else logits + bias
 
     def _scale(self) -> Tensor | float:
         if self._fitted_scale is not None:

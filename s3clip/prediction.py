@@ -1,15 +1,16 @@
 """Answers for images: what a prediction is, which inputs can have one, and the text that matched."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from s3clip.artifact import FittedClass
+from s3clip.calibration import Calibration
 from s3clip.images import BrokenImageError, open_image
 from s3clip.space import SynonymousSpace
 
@@ -34,6 +35,52 @@ class Prediction:
     class_id: int | str | None = None
     text: str | None = None
     accepted: bool = True
+
+
+class TopClasses(NamedTuple):
+    """The classes of the largest logits of every image, the best first.
+
+    Attributes:
+        class_index: (batch, k) int64, their positions among `head.class_names`.
+        logits: (batch, k), as of `forward`.
+        probabilities: (batch, k) float32, as of `head.probabilities` of all logits.
+        accepted: (batch, k) bool, whether a logit reaches its threshold; true without one.
+    """
+
+    class_index: Tensor
+    logits: Tensor
+    probabilities: Tensor
+    accepted: Tensor
+
+
+def top_classes(blocks: Iterable[tuple[Tensor, Tensor]], k: int, calibration: Calibration) -> TopClasses:
+    """Return the k largest of logits that come some classes at a time, and are forgotten at once.
+
+    Args:
+        blocks: one or more of ((c,) positions of c classes, (batch, c) their logits).
+        k: how many; all where there are fewer.
+        calibration: what makes probabilities of logits.
+    """
+    best: tuple[Tensor, Tensor] | None = None  # positions and logits
+    total: Tensor | None = None  # log of the sum of exp over all classes so far
+    for classes, logits in blocks:
+        largest = logits.topk(min(k, logits.shape[1]), dim=1)
+        found = classes[largest.indices], largest.values
+        if best is not None:
+            values = torch.cat([best[1], found[1]], dim=1)
+            largest = values.topk(min(k, values.shape[1]), dim=1)
+            found = torch.cat([best[0], found[0]], dim=1).gather(1, largest.indices), largest.values
+        best = found
+        if calibration.activation == "softmax":
+            part = calibration.scaled(logits.float()).logsumexp(1)
+            total = part if total is None else torch.logaddexp(total, part)
+    assert best is not None  # there is a class
+    index, values = best
+    if total is None:
+        probabilities = calibration.probabilities(values.float())
+    else:
+        probabilities = (calibration.scaled(values.float()) - total[:, None]).exp()
+    return TopClasses(index, values, probabilities, calibration.accepts(values, index))
 
 
 def matched_texts(

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from s3clip import HeadConfig, Prediction, SynonymousSpaceHead, SynonymSet
+from s3clip.calibration import Calibration
 from s3clip.images import open_image
 from s3clip.metrics import METRICS
 from tests.test_backbone import built, every_family, images, own_logits
@@ -627,6 +628,37 @@ def test_16_bit_pictures_are_scaled_and_cut_ones_named(head: SynonymousSpaceHead
     with pytest.warns(UserWarning, match="the PIL image given: not a readable image"):
         answers = head.fit_classes(PETS).predict([Image.open(tmp_path / "cut.png"), tmp_path / "whole.png"])
     assert [len(own) for own in answers] == [0, 3]
+
+
+@pytest.mark.parametrize("calibration", [None, "temperature", "thresholds", "sigmoid"])
+@pytest.mark.parametrize("k", [1, 3, 100])
+def test_the_top_classes_in_one_pass_are_those_of_all_logits(monkeypatch, calibration, k):
+    monkeypatch.setattr("s3clip.folding.BLOCK_ROWS", 7)
+    torch.manual_seed(0)
+    texts = [torch.randn(n, 12) for n in (3, 1, 9, 3, 2, 6, 1, 3, 4, 2)]
+    head = SynonymousSpaceHead().fit_embeddings(texts, [str(i) for i in range(10)], logit_scale=20.0)
+    assert len(head.folded.blocks) > 3
+    settings = {
+        "temperature": {"activation": "softmax", "temperature": 2.5, "thresholds": (1.5,)},
+        "thresholds": {"activation": "softmax", "thresholds": tuple(i / 3 - 1 for i in range(10))},
+        "sigmoid": {"activation": "sigmoid", "temperature": 3.0, "bias": -0.5},
+    }
+    if calibration is not None:
+        head.calibration = Calibration(**settings[calibration])
+    images = torch.randn(5, 12)
+    logits = head(image_embeds=images)
+    expected = logits.topk(min(k, 10), dim=1)
+    found = head.top_classes(image_embeds=images, k=k)
+    torch.testing.assert_close(found.logits, expected.values)
+    assert found.class_index.tolist() == expected.indices.tolist()
+    for values, of_all in (
+        (found.probabilities, head.probabilities(logits)),
+        (found.accepted, head.current_calibration.accepts(logits)),
+    ):
+        torch.testing.assert_close(values, of_all.gather(1, expected.indices))
+    assert [len(each) for each in head.top_classes(image_embeds=images[:0], k=k)] == [0, 0, 0, 0]
+    with pytest.raises(ValueError, match="k: expected a whole number >= 1, got 0"):
+        head.top_classes(image_embeds=images, k=0)
 
 
 def test_prediction_is_a_plain_record():

@@ -18,11 +18,13 @@ from s3clip.evaluation.speed.models import load_model, random_model
 from s3clip.evaluation.speed.parts import (
     batched_h0,
     gather_rows,
+    gather_rows_by_class,
     gudhi_h0,
     random_head,
     ripser_h0,
     time_forward,
     time_head,
+    time_large_class,
     time_space,
 )
 from s3clip.evaluation.speed.texts import food_prompts, imagenet_prompts, label_names
@@ -50,7 +52,8 @@ def test_the_loops_over_other_libraries_give_the_same_death_times(our_distances)
         torch.testing.assert_close(found.float(), expected, rtol=0, atol=1e-5)
 
 
-def test_gathering_rows_is_the_default_head():
+@pytest.mark.parametrize("gather_rows", [gather_rows, gather_rows_by_class])
+def test_gathering_rows_is_the_default_head(gather_rows):
     texts, images = points(7, 10, 16), points(1, 5, 16)[0]
     logits = random_head(texts)(image_embeds=images)
     torch.testing.assert_close(logits, gather_rows(images, texts), rtol=0, atol=1e-5)
@@ -118,6 +121,7 @@ def test_a_cold_start_runs_both_ways(demo):
 
 def test_every_row_of_the_head(demo):
     rows = time_space(classes=4, texts=5, dim=8, device="cpu", repeats=1)
+    rows += time_large_class(texts=9, dim=8, device="cpu")
     rows += time_forward(images=2, classes=4, texts=5, many=(6, 3), dim=8, device="cpu", repeats=1)
     rows += time_head(demo.backbone, images=2, classes=3, texts=4, device="cpu", repeats=1)
     assert {row.part for row in rows} == {"space", "forward"}
@@ -175,3 +179,10 @@ def test_the_script_for_a_gpu_runs(monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "forward, torch path against its matrix product" in printed
     assert "the head alone against image encoding" in printed
+
+
+def test_the_bounds_of_the_pruning_study_hold(monkeypatch, capsys, shared):
+    script = runpy.run_path(str(ROOT / "examples" / "pruning_study.py"), run_name="pruning_study")
+    monkeypatch.setattr(sys, "argv", ["pruning_study.py", "--shared", str(shared)])
+    script["main"]()  # asserts that no bound is below a score
+    assert "ball around each class: 29.7% of the classes" in capsys.readouterr().out

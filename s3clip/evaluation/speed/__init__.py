@@ -30,6 +30,7 @@ class Sizes:
         space_texts: texts of each in the space.
         forward_texts: texts of each in `forward`.
         head_texts: texts of each beside the image tower, and in the cold start.
+        large_class: texts of the one class that is walked without a matrix of distances.
         many: classes and texts of the run for memory.
         dim: of the embeddings.
         images: of a batch.
@@ -46,6 +47,7 @@ class Sizes:
     space_texts: int = 50
     forward_texts: int = 32
     head_texts: int = 20
+    large_class: int = 6000
     many: tuple[int, int] = (21_000, 30)
     dim: int = 512
     images: int = 64
@@ -61,6 +63,7 @@ QUICK = Sizes(
     padded_batches=1,
     classes=50,
     space_texts=20,
+    large_class=500,
     many=(2000, 10),
     images=4,
     encoded=1,
@@ -143,7 +146,7 @@ def measure_speed(
     """
     from s3clip.evaluation.speed.encoding import time_cold_start, time_pipeline, time_texts
     from s3clip.evaluation.speed.models import load_model, random_model
-    from s3clip.evaluation.speed.parts import time_forward, time_head, time_space
+    from s3clip.evaluation.speed.parts import time_forward, time_head, time_large_class, time_space
     from s3clip.evaluation.speed.texts import food_prompts, imagenet_prompts, label_names
 
     _check_choice(parts, backbone, tokenizer)
@@ -168,9 +171,10 @@ def measure_speed(
         ]
 
     def space() -> list[Row]:
-        return time_space(
+        rows = time_space(
             classes=sizes.classes, texts=sizes.space_texts, dim=sizes.dim, device=where, repeats=slow
         )
+        return rows + time_large_class(texts=sizes.large_class, dim=sizes.dim, device=where)
 
     def forward() -> list[Row]:
         rows = time_forward(

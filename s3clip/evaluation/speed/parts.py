@@ -20,8 +20,14 @@ from s3clip.evaluation.speed.timing import (
     peak_growth,
 )
 from s3clip.head import SynonymousSpaceHead
-from s3clip.rips import chordal_distances, chosen_component, kept_share, minimum_spanning_tree
-from s3clip.space import build_space
+from s3clip.rips import (
+    chordal_distances,
+    chosen_component,
+    kept_share,
+    minimum_spanning_tree,
+    spanning_tree_of_points,
+)
+from s3clip.space import build_space, edge_lengths
 
 _CHUNK = 64
 """Classes whose distances fit in the cache."""
@@ -89,6 +95,12 @@ def time_space(*, classes: int, texts: int, dim: int, device: str, repeats: int)
             wide = chunk.double()
             _ = wide @ wide.mT
 
+    def space_products() -> None:
+        float64_products()
+        centres = points.mean(1)
+        for chunk in points.split(_CHUNK):
+            _ = chunk.flatten(0, 1) @ centres.T
+
     calls: dict[str, Callable[[], Any]] = {
         "h0": lambda: batched_h0(points),
         "build_space": lambda: build_space(
@@ -101,6 +113,7 @@ def time_space(*, classes: int, texts: int, dim: int, device: str, repeats: int)
             centering=config.centering,
         ),
         "the classes' products in float64": float64_products,
+        "those, and all texts with all centres": space_products,
     }
     loops = {"ripser": ripser_h0, "gudhi": gudhi_h0}
     for name, loop in loops.items():
@@ -110,10 +123,12 @@ def time_space(*, classes: int, texts: int, dim: int, device: str, repeats: int)
     calls["h0"]()
     seconds = interleaved(calls, repeats, device)
     settings = {"classes": classes, "texts": texts, "dim": dim}
-    floor = "the classes' products in float64"
     rows = [
         as_much("space", what, floor, seconds[name], seconds[floor], **settings)
-        for name, what in (("h0", "H0 and components"), ("build_space", "the whole space, default settings"))
+        for name, what, floor in (
+            ("h0", "H0 and components", "the classes' products in float64"),
+            ("build_space", "the whole space, default settings", "those, and all texts with all centres"),
+        )
     ]
     return rows + [
         faster("space", "H0 and components", name, seconds["h0"], seconds[name], **settings)
@@ -122,16 +137,41 @@ def time_space(*, classes: int, texts: int, dim: int, device: str, repeats: int)
     ]
 
 
+def time_large_class(*, texts: int, dim: int, device: str) -> list[Row]:
+    """Time the walk over one class that takes distances as it goes against that over a matrix, once."""
+    points, margins = _texts(1, texts, dim, device), torch.ones(1, texts, device=device)
+    calls: dict[str, Callable[[], Any]] = {
+        "as it goes": lambda: spanning_tree_of_points(points, margins),
+        "a matrix": lambda: minimum_spanning_tree(edge_lengths(points, margins)),
+    }
+    settings = {"classes": 1, "texts": texts, "dim": dim}
+    what, against = "a walk that takes distances as it goes", "the walk over a matrix of them"
+    seconds = interleaved(calls, 1, device)
+    rows = [as_much("space", what, against, seconds["as it goes"], seconds["a matrix"], **settings)]
+    ours, other = (_extra_memory(call, device) for call in calls.values())
+    return rows + _memory_rows("space", f"peak memory of {what}", against, ours, other, settings)
+
+
 # ---- forward ---------------------------------------------------------------------------------------------
 
 
 def gather_rows(images: Tensor, texts: Tensor) -> Tensor:
-    """The default metric by gathering the embeddings of the nearest texts of each class."""
+    """The default metric by gathering the embeddings of the nearest texts, all (images, classes, k, dim)."""
+    count = -(-texts.shape[1] * 2 // 5)
+    products = torch.einsum("bd,cnd->bcn", images, texts)
+    classes = torch.arange(len(texts), device=texts.device)[:, None]
+    mean = texts[classes, products.topk(count, dim=-1).indices].mean(2)
+    return 0.75 * torch.einsum("bd,bcd->bc", images, mean) + 0.25 * products[..., 0]
+
+
+def gather_rows_by_class(images: Tensor, texts: Tensor) -> Tensor:
+    """The same, one class at a time: what is gathered stays in the cache."""
     count = -(-texts.shape[1] * 2 // 5)
     scores = []
     for own in texts:
-        mean = own[(images @ own.T).topk(count, dim=1).indices].mean(1)
-        scores.append(0.75 * (images * mean).sum(1) + 0.25 * images @ own[0])
+        products = images @ own.T
+        mean = own[products.topk(count, dim=1).indices].mean(1)
+        scores.append(0.75 * (images * mean).sum(1) + 0.25 * products[:, 0])
     return torch.stack(scores, dim=1)
 
 
@@ -167,16 +207,20 @@ def time_forward(
             {"head": lambda: head(image_embeds=batch), product: lambda: batch @ flat.T}, repeats, device
         )
         slow = interleaved(
-            {"head": lambda: head(image_embeds=batch), "gather": lambda: gather_rows(batch, points)},
+            {
+                "head": lambda: head(image_embeds=batch),
+                "gathering rows": lambda: gather_rows(batch, points),
+                "gathering rows class by class": lambda: gather_rows_by_class(batch, points),
+            },
             min(3, repeats),
             device,
         )
     settings = {"images": images, "classes": classes, "texts": texts, "dim": dim}
-    rows = [
-        as_much("forward", "forward, default metric", product, fast["head"], fast[product], **settings),
-        faster(
-            "forward", "forward, default metric", "gathering rows", slow["head"], slow["gather"], **settings
-        ),
+    rows = [as_much("forward", "forward, default metric", product, fast["head"], fast[product], **settings)]
+    rows += [
+        faster("forward", "forward, default metric", name, slow["head"], seconds, **settings)
+        for name, seconds in slow.items()
+        if name != "head"
     ]
     return rows + _time_many_classes(batch, *many, device, min(5, repeats))
 
@@ -188,30 +232,40 @@ def _time_many_classes(batch: Tensor, classes: int, texts: int, device: str, rep
     with torch.inference_mode():
         whole(image_embeds=batch)
         seconds = interleaved(
-            {"whole": lambda: whole(image_embeds=batch), "half": lambda: half(image_embeds=batch)},
+            {
+                "whole": lambda: whole(image_embeds=batch),
+                "half": lambda: half(image_embeds=batch),
+                "top": lambda: whole.top_classes(image_embeds=batch, k=5),
+            },
             repeats,
             device,
         )
         rows = [
-            as_much("forward", "all classes", "half of them", seconds["whole"], seconds["half"], **settings)
+            as_much("forward", "all classes", "half of them", seconds["whole"], seconds["half"], **settings),
+            as_much(
+                "forward",
+                "the best 5 in one pass",
+                "all logits",
+                seconds["top"],
+                seconds["whole"],
+                **settings,
+            ),
         ]
         extra = _extra_memory(lambda: whole(image_embeds=batch), device)
-    if extra is not None:
         matrix = len(batch) * classes * texts * batch.element_size() / 2**20
-        rows.append(
-            Row(
-                "forward",
-                "peak memory of forward",
-                "one (images, texts) matrix",
-                "times as much",
-                extra / matrix,
-                extra,
-                matrix,
-                "MiB",
-                settings,
-            )
+        rows += _memory_rows(
+            "forward", "peak memory of forward", "one (images, texts) matrix", extra, matrix, settings
         )
     return rows
+
+
+def _memory_rows(
+    part: str, what: str, against: str, ours: float | None, other: float | None, settings: dict[str, Any]
+) -> list[Row]:
+    """Return the row that compares two amounts of MiB; none where they are not known, or too small to see."""
+    if ours is None or not other:
+        return []
+    return [Row(part, what, against, "times as much", ours / other, ours, other, "MiB", settings)]
 
 
 def _extra_memory(call: Callable[[], Any], device: str) -> float | None:
