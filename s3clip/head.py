@@ -785,13 +785,14 @@ class SynonymousSpaceHead(nn.Module):
                     f"{where}: made with a backbone of dimension {artifact.raw.shape[1]}, this one has "
                     f"{head.backbone.dim}; give the backbone it names, or fit the classes again"
                 )
-            if artifact.backbone is not None:
-                check_fingerprint(artifact.backbone.fingerprint, head.backbone.fingerprint(), where)
         head._facts = artifact.backbone
         head._hub = {"cache_dir": cache_dir, "local_files_only": local_files_only}
         templates = None if artifact.templates is None else tuple(artifact.templates)
         # Beside a backbone, which says where; `device` places a head for embeddings.
         head._adopt(artifact.raw.to(device), list(artifact.classes), templates, artifact.fitted_logit_scale)
+        # After the space is built: until they are used, weights lie in the file, and so the peak is lower.
+        if head.backbone is not None and artifact.backbone is not None:
+            check_fingerprint(artifact.backbone.fingerprint, head.backbone.fingerprint(), where)
         head.calibration = artifact.calibration
         return head.eval()
 
