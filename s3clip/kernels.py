@@ -77,6 +77,7 @@ def local_center(
             block_classes,
             slots,
             BLOCK_DIM,
+            INTERPRETED,
         )
     return scores
 
@@ -113,6 +114,7 @@ def _local_center(  # type: ignore[no-untyped-def]  # noqa: ANN202
     BLOCK_CLASSES: tl.constexpr,
     SLOTS: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
+    WIDE: tl.constexpr,
 ):
     # Programs of the same classes follow each other, so that texts are read from memory once.
     image = (tl.program_id(0) * BLOCK_IMAGES + tl.arange(0, BLOCK_IMAGES)).to(tl.int64)
@@ -135,6 +137,8 @@ def _local_center(  # type: ignore[no-untyped-def]  # noqa: ANN202
             mask=is_row[None, :] & (at < dim)[:, None],
             other=0.0,
         )
+        if WIDE:  # exact; the interpreter would multiply the bits of bfloat16 as whole numbers
+            left, right = left.to(tl.float32), right.to(tl.float32)
         products += tl.dot(left, right, input_precision="ieee")  # not in TF32
     products = tl.where((text < n)[None, :], products, -3e38)  # finite: 0 of them are counted below
     products = tl.reshape(products, (BLOCK_IMAGES, BLOCK_CLASSES, SLOTS))

@@ -40,9 +40,10 @@ def by_torch(images, rows, weight, k):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 17, 33])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-3)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)]
+)
 def test_the_kernel_is_product_and_score(interpreter, n, dtype, tolerance):
-    # bfloat16 is not tested: the interpreter multiplies its bits as whole numbers.
     torch.manual_seed(n)
     images = normalize(torch.randn(19, 50), dim=-1).to(dtype)
     rows = normalize(torch.randn(131 if n < 3 else 7, n, 50), dim=-1).to(dtype)
