@@ -93,7 +93,7 @@ def test_a_word_is_a_token_of_the_random_model(monkeypatch):
 
 def test_token_counts_and_scaling_of_the_padded_batches(demo):
     texts = [f"a photo of the digit {name}." for name in label_names(300)]
-    padded, floor = time_texts(demo, texts * 2, "texts", padded_batches=1, repeats=1)
+    padded, floor, *_ = time_texts(demo, texts * 2, "texts", padded_batches=1, repeats=1)
     length = demo.backbone.text_length
     counts = demo.backbone.count_tokens(texts)
     settings = padded.settings

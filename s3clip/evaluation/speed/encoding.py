@@ -18,7 +18,7 @@ from torch import nn
 from s3clip.artifact import load_artifact, save_artifact
 from s3clip.evaluation.speed.models import TimedModel, classifiers, padded_text_embeddings
 from s3clip.evaluation.speed.texts import label_names
-from s3clip.evaluation.speed.timing import Row, as_much, faster, interleaved
+from s3clip.evaluation.speed.timing import Row, as_much, extra_memory, faster, interleaved, memory_rows
 from s3clip.head import SynonymousSpaceHead
 from s3clip.prefix_tree import find_text_tower, shared_lengths
 from s3clip.synonyms import SynonymSet
@@ -92,7 +92,15 @@ def time_texts(
         rows.append(
             as_much("texts", what, "the products of the tree's tokens", seconds["ours"], floor, **settings)
         )
-    return rows
+    ours, other = (
+        extra_memory(call, backbone.device)
+        for call in (
+            lambda: backbone.encode_texts(sample, batch_size=BATCH_SIZE, progress=False),
+            calls["padded"],
+        )
+    )
+    settings = {"texts": len(sample), "batch size": BATCH_SIZE}
+    return rows + memory_rows("texts", f"peak memory of {what}", f"padded to {length}", ours, other, settings)
 
 
 # ---- pipeline --------------------------------------------------------------------------------------------
@@ -183,22 +191,7 @@ def time_cold_start(timed: TimedModel, *, classes: int, texts: int, encoded: int
     whole, saved = found["whole model"], found["saved head"]
     what, against = "a saved head, to the first logits", "loading the whole model and encoding the prompts"
     rows = [faster("cold start", what, against, [saved["seconds"]], [whole["seconds"]], **settings)]
-    if saved["MiB"] is not None:
-        ratio = saved["MiB"] / whole["MiB"]
-        rows.append(
-            Row(
-                "cold start",
-                what,
-                against,
-                "times as much",
-                ratio,
-                saved["MiB"],
-                whole["MiB"],
-                "MiB",
-                settings,
-            )
-        )
-    return rows
+    return rows + memory_rows("cold start", what, against, saved["MiB"], whole["MiB"], settings)
 
 
 def _save_random_head(folder: Path, synonyms: SynonymSet, texts: int) -> None:

@@ -14,10 +14,10 @@ from s3clip.config import HeadConfig
 from s3clip.evaluation.speed.timing import (
     Row,
     as_much,
-    can_measure_memory,
+    extra_memory,
     faster,
     interleaved,
-    peak_growth,
+    memory_rows,
 )
 from s3clip.head import SynonymousSpaceHead
 from s3clip.rips import (
@@ -130,11 +130,16 @@ def time_space(*, classes: int, texts: int, dim: int, device: str, repeats: int)
             ("build_space", "the whole space, default settings", "those, and all texts with all centres"),
         )
     ]
-    return rows + [
+    rows += [
         faster("space", "H0 and components", name, seconds["h0"], seconds[name], **settings)
         for name in seconds
         if name.startswith("a loop")
     ]
+    extra = extra_memory(calls["build_space"], device)
+    raw = points.numel() * points.element_size() / 2**20
+    return rows + memory_rows(
+        "space", "peak memory of the whole space", "the raw embeddings", extra, raw, settings
+    )
 
 
 def time_large_class(*, texts: int, dim: int, device: str) -> list[Row]:
@@ -148,8 +153,8 @@ def time_large_class(*, texts: int, dim: int, device: str) -> list[Row]:
     what, against = "a walk that takes distances as it goes", "the walk over a matrix of them"
     seconds = interleaved(calls, 1, device)
     rows = [as_much("space", what, against, seconds["as it goes"], seconds["a matrix"], **settings)]
-    ours, other = (_extra_memory(call, device) for call in calls.values())
-    return rows + _memory_rows("space", f"peak memory of {what}", against, ours, other, settings)
+    ours, other = (extra_memory(call, device) for call in calls.values())
+    return rows + memory_rows("space", f"peak memory of {what}", against, ours, other, settings)
 
 
 # ---- forward ---------------------------------------------------------------------------------------------
@@ -251,31 +256,12 @@ def _time_many_classes(batch: Tensor, classes: int, texts: int, device: str, rep
                 **settings,
             ),
         ]
-        extra = _extra_memory(lambda: whole(image_embeds=batch), device)
+        extra = extra_memory(lambda: whole(image_embeds=batch), device)
         matrix = len(batch) * classes * texts * batch.element_size() / 2**20
-        rows += _memory_rows(
+        rows += memory_rows(
             "forward", "peak memory of forward", "one (images, texts) matrix", extra, matrix, settings
         )
     return rows
-
-
-def _memory_rows(
-    part: str, what: str, against: str, ours: float | None, other: float | None, settings: dict[str, Any]
-) -> list[Row]:
-    """Return the row that compares two amounts of MiB; none where they are not known, or too small to see."""
-    if ours is None or not other:
-        return []
-    return [Row(part, what, against, "times as much", ours / other, ours, other, "MiB", settings)]
-
-
-def _extra_memory(call: Callable[[], Any], device: str) -> float | None:
-    """Return the MiB that a call needs on top of what is held, None where that is not known."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call()
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    return peak_growth(call) if torch.device(device).type == "cpu" and can_measure_memory() else None
 
 
 def time_head(

@@ -89,6 +89,25 @@ def peak_growth(call: Callable[[], Any]) -> float:
     return _resident("VmHWM") - before
 
 
+def memory_rows(
+    part: str, what: str, against: str, ours: float | None, other: float | None, settings: dict[str, Any]
+) -> list[Row]:
+    """Return the row that compares two amounts of MiB; none where they are not known, or too small to see."""
+    if ours is None or not other:
+        return []
+    return [Row(part, what, against, "times as much", ours / other, ours, other, "MiB", settings)]
+
+
+def extra_memory(call: Callable[[], Any], device: torch.device | str) -> float | None:
+    """Return the MiB that a call needs on top of what is held, None where that is not known."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    return peak_growth(call) if torch.device(device).type == "cpu" and can_measure_memory() else None
+
+
 def forget_peak() -> float:
     """Give back free memory and forget the peak so far; return the MiB in memory now (Linux)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
