@@ -269,7 +269,7 @@ def test_chunks_do_not_change_the_intervals(problem, monkeypatch):
     texts, names, images, labels = problem
     asked = {"logit_scale": SCALE, "bootstrap": 50, "contenders": ["default", "name"]}
     whole = compare_embeddings(texts, names, images, labels, **asked)
-    monkeypatch.setattr("s3clip.evaluation.runner.CHUNK_NUMBERS", 7 * len(labels))
+    monkeypatch.setattr("s3clip.evaluation.scoring.CHUNK_NUMBERS", 7 * len(labels))
     parts = compare_embeddings(texts, names, images, labels, **asked)
     assert whole["default"].top1_difference == parts["default"].top1_difference
     assert whole["name"].recall_difference == parts["name"].recall_difference

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from s3clip.evaluation.report import Difference, format_difference
-from s3clip.evaluation.runs import FORMAT, HEADLINES
+from s3clip.evaluation.results import FORMAT, HEADLINES
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px }

@@ -2,13 +2,16 @@
 
 import json
 import os
+import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from s3clip import __version__
 from s3clip.figures import new_figure
 
 
@@ -159,6 +162,13 @@ class Comparison:
         figure.suptitle(title or counts, fontsize=10)
         figure.savefig(path)
         return Path(path)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, of this package and of the libraries that scores hang on."""
+    libraries = ("numpy", "scikit-learn", "torch", "transformers")
+    found = {library: version(library) for library in libraries}
+    return {"python": platform.python_version(), "s3clip": __version__, **found}
 
 
 def format_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,109 +1,21 @@
 """Several benchmarks × several heads: every image is encoded once, then every head is scored from disk."""
 
-import io
 import json
-import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from s3clip.backbone import Backbone
-from s3clip.evaluation.baselines import CONTROL, DEFAULT
+from s3clip.evaluation.baselines import CONTROL
+from s3clip.evaluation.classification import score_set
 from s3clip.evaluation.datasets import EvaluationSet
 from s3clip.evaluation.encoding import check_model, encode_set, read_set, set_folder
 from s3clip.evaluation.processes import Processes
-from s3clip.evaluation.report import (
-    Comparison,
-    ContenderScores,
-    Difference,
-    format_difference,
-    markdown_rows,
-)
-from s3clip.evaluation.runner import compare, versions
-from s3clip.figures import new_figure
-from s3clip.files import write_atomically
-from s3clip.sources import BATCH_SIZE, Record
-
-FORMAT = "s3clip-run/1"
-
-WORST_CLASSES = 8
-EXAMPLES = 4
-THUMBNAIL = 96
-"""Pixels of its longer side."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What `evaluate` found.
-
-    Attributes:
-        results: everything that is the same each time: settings, versions, model, benchmarks. Plain values.
-        measured: what is not: seconds, memory, how many processes.
-        thumbnails: the content of the files that the results name, JPEG.
-    """
-
-    results: dict[str, Any]
-    measured: dict[str, Any]
-    thumbnails: dict[str, bytes]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what `run.json` holds: two runs are the same if all of it but "measured" is."""
-        return {"format": FORMAT, **self.results, "measured": self.measured}
-
-    def markdown(self) -> str:
-        """Return the summary of all benchmarks, and a table for each."""
-        return run_markdown(self.to_dict())
-
-    def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `run.json`, `run.md` and the thumbnails into a folder, made if need be, and return it."""
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        for name, content in self.thumbnails.items():
-            (place / name).parent.mkdir(exist_ok=True)
-            write_atomically(place / name, content)
-        write_atomically(place / "run.md", self.markdown().encode("utf-8", "backslashreplace"))
-        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
-        write_atomically(place / "run.json", text.encode("utf-8", "backslashreplace"))
-        return place
-
-    def draw(self, path: str | os.PathLike[str]) -> Path:
-        """Draw the default's difference from the control on every benchmark, and return the path.
-
-        Raises:
-            ImportError: matplotlib is not installed.
-        """
-        shown = self.results["benchmarks"][::-1]
-        control = self.results["settings"]["control"]
-        names = list(dict.fromkeys(score["name"] for each in shown for score in each["scores"]))
-        names = [name for name in names if name in (DEFAULT.name, "name")] or [
-            name for name in names if name != control
-        ][:2]
-        figure = new_figure(8, 1.6 + 0.4 * len(shown))
-        axis = figure.subplots()
-        for row, each in enumerate(shown):
-            for place, name in enumerate(names):
-                score = _score(each, name)
-                if score is None:
-                    continue
-                difference = Difference(**score["differences"][each["headline"]])
-                colour, y = ("#0969da", "#57606a")[place], row - 0.2 * place
-                axis.plot([100 * difference.low, 100 * difference.high], [y, y], color=colour, lw=2)
-                label = name if row == 0 else None
-                axis.plot(100 * difference.value, y, "o", color=colour, ms=5, label=label)
-        axis.axvline(0, color="#cf222e", lw=1)
-        axis.grid(axis="x", alpha=0.3)
-        axis.set_yticks(range(len(shown)), [each["name"] for each in shown], fontsize=8)
-        axis.set_xlabel(f"headline score - {control}, points, with 95 % intervals")
-        axis.legend(fontsize=8)
-        figure.savefig(path)
-        return Path(path)
+from s3clip.evaluation.report import versions
+from s3clip.evaluation.results import HEADLINES, Run, score_of
+from s3clip.sources import BATCH_SIZE
 
 
 def evaluate(
@@ -179,7 +91,7 @@ def evaluate(
     for number, (each, folder) in enumerate(zip(sets, folders, strict=True)):
         scoring = time.perf_counter()
         records, embeds = read_set(each, folder, backbone.dim)
-        benchmark, pictures, comparison = _score_set(each, records, embeds, backbone, asked)
+        benchmark, pictures, comparison = score_set(each, records, embeds, backbone, asked)
         found.append(benchmark)
         thumbnails |= pictures
         images = sum(process[number][0] for process in everyone)
@@ -221,107 +133,12 @@ def evaluate(
     return Run(json.loads(json.dumps(results)), measured, thumbnails)
 
 
-def _score_set(
-    which: EvaluationSet,
-    records: list[Record],
-    embeds: Tensor,
-    backbone: Backbone,
-    asked: dict[str, Any],
-) -> tuple[dict[str, Any], dict[str, bytes], Comparison]:
-    readable = [record for record in records if record.error is None]
-    broken = [record for record in records if record.error is not None]
-    labels: list[int] = []
-    kept: list[int] = []
-    for row, record in enumerate(readable):
-        try:
-            labels.append(which.label_of(record))
-        except ValueError:  # its label is no class
-            continue
-        kept.append(row)
-    if not kept:
-        raise ValueError(
-            f"{which.name}: no image to score: {len(records)} found, {len(broken)} cannot be read, and none "
-            f"of the others has the label of a class"
-        )
-    comparison = compare(
-        which.synonyms,
-        labels,
-        backbone=backbone,
-        image_embeds=embeds if len(kept) == len(embeds) else embeds[torch.tensor(kept)],
-        templates=which.templates or None,
-        **asked,
-    )
-    left_out = len(readable) - len(kept)
-    expected = len(records) - left_out if which.expected_images is None else which.expected_images
-    warnings = list(which.problems)
-    if broken:
-        warnings.append(
-            f"cannot be read: {len(broken)} of the images: {_few([str(r.error) for r in broken])}"
-        )
-    if which.expected_images is not None and len(records) != which.expected_images:
-        warnings.append(
-            f"{len(records)} images found where the table says {which.expected_images}: these are not the "
-            f"scores of {which.name}"
-        )
-    if left_out and which.convention in ("coop", "clip_benchmark"):
-        warnings.append(f"{left_out} images have a label that is none of the classes")
-    worst, thumbnails = _worst_classes(which, comparison, labels, [readable[row] for row in kept])
-    benchmark = {
-        "name": which.name,
-        "split": which.split,
-        "convention": which.convention,
-        "headline": which.headline,
-        "counts": {
-            "scored": len(kept),
-            "of": expected,
-            "found": len(records),
-            "expected": which.expected_images,
-            "broken": len(broken),
-            "left_out": left_out,
-        },
-        "classes": comparison.classes,
-        "scored_classes": comparison.scored_classes,
-        "texts": comparison.texts,
-        "templates": comparison.settings["templates"],
-        "configs": comparison.settings["configs"],
-        "warnings": warnings,
-        "broken": [{"key": record.key, "error": record.error} for record in broken],
-        "scores": [_plain(score) for score in comparison.scores],
-        "worst_classes": worst,
-    }
-    return benchmark, thumbnails, comparison
-
-
-def _plain(score: ContenderScores) -> dict[str, Any]:
-    def interval(difference: Difference) -> dict[str, float]:
-        return {"value": difference.value, "low": difference.low, "high": difference.high}
-
-    return {
-        "name": score.name,
-        "acc1": score.top1,
-        "acc5": score.top5,
-        "mean_per_class_recall": score.recall,
-        "differences": {
-            "top1": interval(score.top1_difference),
-            "recall": interval(score.recall_difference),
-        },
-        "calibration_error": score.calibration_error,
-        "dropped": score.dropped,
-        "seeds": score.seeds,
-        "acc1_spread": score.top1_spread,
-        "mean_per_class_recall_spread": score.recall_spread,
-    }
-
-
-HEADLINES = {"top1": "acc1", "recall": "mean_per_class_recall"}
-
-
 def _means(benchmarks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the mean headline of every contender that was scored on all benchmarks, the best first."""
     names = [score["name"] for score in benchmarks[0]["scores"]]
     rows = []
     for name in names:
-        scores = [_score(each, name) for each in benchmarks]
+        scores = [score_of(each, name) for each in benchmarks]
         values = [
             score[HEADLINES[each["headline"]]]
             for each, score in zip(benchmarks, scores, strict=True)
@@ -330,144 +147,6 @@ def _means(benchmarks: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if len(values) == len(benchmarks):
             rows.append({"name": name, "headline": sum(values) / len(values)})
     return sorted(rows, key=lambda row: (-row["headline"], row["name"]))
-
-
-def _score(benchmark: dict[str, Any], name: str) -> dict[str, Any] | None:
-    return next((score for score in benchmark["scores"] if score["name"] == name), None)
-
-
-def _worst_classes(
-    which: EvaluationSet,
-    comparison: Comparison,
-    labels: list[int],
-    records: list[Record],
-) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return the classes that are recognised least, what they are taken for, and a few such images."""
-    names = which.class_names
-    contender = DEFAULT.name if DEFAULT.name in comparison.predicted else comparison.control
-    predicted = comparison.predicted[contender].tolist()
-    wrong: dict[int, list[int]] = {}
-    totals = Counter(labels)
-    for row, (label, answer) in enumerate(zip(labels, predicted, strict=True)):
-        if label != answer:
-            wrong.setdefault(label, []).append(row)
-    order = sorted(wrong, key=lambda label: (1 - len(wrong[label]) / totals[label], -totals[label], label))
-    rows = []
-    thumbnails: dict[str, bytes] = {}
-    shards = {shard.name: shard for shard in which.shards}
-    for label in order[:WORST_CLASSES]:
-        taken_for = Counter(predicted[row] for row in wrong[label])
-        examples = []
-        for row in wrong[label][:EXAMPLES]:
-            record = records[row]
-            picture = _thumbnail(shards[record.shard], record)
-            name = f"thumbnails/{which.name}-{len(thumbnails):03}.jpg"
-            if picture is not None:
-                thumbnails[name] = picture
-            examples.append(
-                {
-                    "key": record.key,
-                    "taken_for": names[predicted[row]],
-                    "thumbnail": None if picture is None else name,
-                }
-            )
-        rows.append(
-            {
-                "class": names[label],
-                "images": totals[label],
-                "recall": 1 - len(wrong[label]) / totals[label],
-                "taken_for": [[names[other], count] for other, count in taken_for.most_common(3)],
-                "examples": examples,
-            }
-        )
-    return {"contender": contender, "classes": rows}, thumbnails
-
-
-def _thumbnail(shard: Any, record: Record) -> bytes | None:
-    """Return a small JPEG of an image; None where it cannot be read any more."""
-    try:
-        image = next(shard.samples(record.index)).open()
-    except (OSError, ValueError, StopIteration):
-        return None
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=80)
-    return stream.getvalue()
-
-
-def run_markdown(run: dict[str, Any]) -> str:
-    """Return a run as Markdown: a summary of all benchmarks, and a table for each."""
-    control, model = run["settings"]["control"], run["model"]
-    lines = [
-        f"# {_escaped(str(model['name']))}",
-        "",
-        f"Revision {model['revision']}, fingerprint {model['fingerprint'][:16]}, {model['dtype']}. Percent; "
-        f"differences from {control} in points with 95 % paired-bootstrap intervals.",
-    ]
-    names = [row["name"] for row in run["mean"] if row["name"] in ("name", CONTROL.name, DEFAULT.name)]
-    header = ["benchmark", "score", "images", *names, f"{DEFAULT.name} - {control}"]
-    rows = []
-    for each in run["benchmarks"]:
-        own = [_score(each, name) for name in names]
-        default = _score(each, DEFAULT.name)
-        difference = "" if default is None else _difference(default, each["headline"])
-        values = [_percent(score[HEADLINES[each["headline"]]]) if score else "" for score in own]
-        rows.append(
-            [_escaped(each["name"]), HEADLINES[each["headline"]], _counted(each), *values, difference]
-        )
-    means = {row["name"]: _percent(row["headline"]) for row in run["mean"]}
-    rows.append(["**mean**", "", "", *(means[name] for name in names), ""])
-    lines += ["", markdown_rows(header, rows)]
-    for each in run["benchmarks"]:
-        lines += ["", f"## {_escaped(each['name'])}", ""]
-        lines += [f"**Warning: {_escaped(warning)}**\n" for warning in each["warnings"]]
-        left_out = each["counts"]["left_out"]
-        lines += [
-            f"{_counted(each)} images ({each['convention']}, {each['split']}), {each['classes']} classes, "
-            f"{each['texts']} texts"
-            + (f", {left_out} images of no class left out" if left_out else "")
-            + f"; the headline is {HEADLINES[each['headline']]}.",
-            "",
-        ]
-        header = [
-            "contender", "acc1", "acc5", "mean per-class recall", f"acc1 - {control}", f"recall - {control}",
-            "ECE", "dropped",
-        ]  # fmt: skip
-        lines.append(markdown_rows(header, [_cells(score, control) for score in each["scores"]]))
-    return "\n".join(lines) + "\n"
-
-
-def _cells(score: dict[str, Any], control: str) -> list[str]:
-    is_control = score["name"] == control
-    return [
-        score["name"],
-        *(_percent(score[key]) for key in ("acc1", "acc5", "mean_per_class_recall")),
-        *("control" if is_control else _difference(score, what) for what in ("top1", "recall")),
-        _percent(score["calibration_error"]),
-        _percent(score["dropped"]),
-    ]
-
-
-def _difference(score: dict[str, Any], what: str) -> str:
-    return format_difference(Difference(**score["differences"][what]))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _counted(benchmark: dict[str, Any]) -> str:
-    counts = benchmark["counts"]
-    return f"{counts['scored']:,} of {counts['of']:,}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
-
-
-def _few(texts: Sequence[str], limit: int = 3) -> str:
-    more = f"; and {len(texts) - limit} more" if len(texts) > limit else ""
-    return "; ".join(texts[:limit]) + more
 
 
 def _peak_memory() -> float | None:

@@ -1,0 +1,174 @@
+"""What a run found, as JSON, as Markdown and as a picture."""
+
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from s3clip.evaluation.baselines import CONTROL, DEFAULT
+from s3clip.evaluation.report import Difference, format_difference, markdown_rows
+from s3clip.figures import new_figure
+from s3clip.files import write_atomically
+
+FORMAT = "s3clip-run/1"
+
+HEADLINES = {"top1": "acc1", "recall": "mean_per_class_recall"}
+
+WORST_CLASSES = 8
+EXAMPLES = 4
+THUMBNAIL = 96
+"""Pixels of its longer side."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `evaluate` found.
+
+    Attributes:
+        results: everything that is the same each time: settings, versions, model, benchmarks. Plain values.
+        measured: what is not: seconds, memory, how many processes.
+        thumbnails: the content of the files that the results name, JPEG.
+    """
+
+    results: dict[str, Any]
+    measured: dict[str, Any]
+    thumbnails: dict[str, bytes]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `run.json` holds: two runs are the same if all of it but "measured" is."""
+        return {"format": FORMAT, **self.results, "measured": self.measured}
+
+    def markdown(self) -> str:
+        """Return the summary of all benchmarks, and a table for each."""
+        return run_markdown(self.to_dict())
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `run.json`, `run.md` and the thumbnails into a folder, made if need be, and return it."""
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        for name, content in self.thumbnails.items():
+            (place / name).parent.mkdir(exist_ok=True)
+            write_atomically(place / name, content)
+        write_atomically(place / "run.md", self.markdown().encode("utf-8", "backslashreplace"))
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
+        write_atomically(place / "run.json", text.encode("utf-8", "backslashreplace"))
+        return place
+
+    def draw(self, path: str | os.PathLike[str]) -> Path:
+        """Draw the default's difference from the control on every benchmark, and return the path.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        shown = self.results["benchmarks"][::-1]
+        control = self.results["settings"]["control"]
+        names = list(dict.fromkeys(score["name"] for each in shown for score in each["scores"]))
+        names = [name for name in names if name in (DEFAULT.name, "name")] or [
+            name for name in names if name != control
+        ][:2]
+        figure = new_figure(8, 1.6 + 0.4 * len(shown))
+        axis = figure.subplots()
+        for row, each in enumerate(shown):
+            for place, name in enumerate(names):
+                score = score_of(each, name)
+                if score is None:
+                    continue
+                difference = Difference(**score["differences"][each["headline"]])
+                colour, y = ("#0969da", "#57606a")[place], row - 0.2 * place
+                axis.plot([100 * difference.low, 100 * difference.high], [y, y], color=colour, lw=2)
+                label = name if row == 0 else None
+                axis.plot(100 * difference.value, y, "o", color=colour, ms=5, label=label)
+        axis.axvline(0, color="#cf222e", lw=1)
+        axis.grid(axis="x", alpha=0.3)
+        axis.set_yticks(range(len(shown)), [each["name"] for each in shown], fontsize=8)
+        axis.set_xlabel(f"headline score - {control}, points, with 95 % intervals")
+        axis.legend(fontsize=8)
+        figure.savefig(path)
+        return Path(path)
+
+
+def run_markdown(run: dict[str, Any]) -> str:
+    """Return a run as Markdown: a summary of all benchmarks, and a table for each."""
+    control, model = run["settings"]["control"], run["model"]
+    lines = [
+        f"# {_escaped(str(model['name']))}",
+        "",
+        f"Revision {model['revision']}, fingerprint {model['fingerprint'][:16]}, {model['dtype']}. Percent; "
+        f"differences from {control} in points with 95 % paired-bootstrap intervals.",
+    ]
+    names = [row["name"] for row in run["mean"] if row["name"] in ("name", CONTROL.name, DEFAULT.name)]
+    header = ["benchmark", "score", "images", *names, f"{DEFAULT.name} - {control}"]
+    rows = []
+    for each in run["benchmarks"]:
+        own = [score_of(each, name) for name in names]
+        default = score_of(each, DEFAULT.name)
+        difference = "" if default is None else _difference(default, each["headline"])
+        values = [_percent(score[HEADLINES[each["headline"]]]) if score else "" for score in own]
+        rows.append(
+            [_escaped(each["name"]), HEADLINES[each["headline"]], _counted(each), *values, difference]
+        )
+    means = {row["name"]: _percent(row["headline"]) for row in run["mean"]}
+    rows.append(["**mean**", "", "", *(means[name] for name in names), ""])
+    lines += ["", markdown_rows(header, rows)]
+    for each in run["benchmarks"]:
+        lines += ["", f"## {_escaped(each['name'])}", ""]
+        lines += [f"**Warning: {_escaped(warning)}**\n" for warning in each["warnings"]]
+        left_out = each["counts"]["left_out"]
+        lines += [
+            f"{_counted(each)} images ({each['convention']}, {each['split']}), {each['classes']} classes, "
+            f"{each['texts']} texts"
+            + (f", {left_out} images of no class left out" if left_out else "")
+            + f"; the headline is {HEADLINES[each['headline']]}.",
+            "",
+        ]
+        header = [
+            "contender", "acc1", "acc5", "mean per-class recall", f"acc1 - {control}", f"recall - {control}",
+            "ECE", "dropped",
+        ]  # fmt: skip
+        lines.append(markdown_rows(header, [_cells(score, control) for score in each["scores"]]))
+    return "\n".join(lines) + "\n"
+
+
+def _cells(score: dict[str, Any], control: str) -> list[str]:
+    is_control = score["name"] == control
+    return [
+        score["name"],
+        *(_percent(score[key]) for key in ("acc1", "acc5", "mean_per_class_recall")),
+        *("control" if is_control else _difference(score, what) for what in ("top1", "recall")),
+        _percent(score["calibration_error"]),
+        _percent(score["dropped"]),
+    ]
+
+
+def _difference(score: dict[str, Any], what: str) -> str:
+    return format_difference(Difference(**score["differences"][what]))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _counted(benchmark: dict[str, Any]) -> str:
+    counts = benchmark["counts"]
+    return f"{counts['scored']:,} of {counts['of']:,}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def score_of(benchmark: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """Return the scores of a contender on a benchmark of a run; None if it was not scored there."""
+    return next((score for score in benchmark["scores"] if score["name"] == name), None)
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """Return a small JPEG of an image."""
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=80)
+    return stream.getvalue()

@@ -1,0 +1,270 @@
+"""Contenders scored on the embeddings of labelled images, with intervals over the images."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.metrics import accuracy_score, recall_score
+from torch import Tensor
+
+from s3clip.adaptation import TestTimeAdapter
+from s3clip.evaluation.asked import Asked
+from s3clip.evaluation.baselines import Contender, softmax_max
+from s3clip.evaluation.report import Comparison, ContenderScores, Difference, versions
+from s3clip.evaluation.scores import (
+    expected_calibration_error,
+    interval,
+    resampled_class_means,
+    resampled_means,
+)
+from s3clip.head import SynonymousSpaceHead
+from s3clip.prediction import check_image_embeds
+
+CHUNK_NUMBERS = 2**22
+"""About how many float64 numbers (32 MiB) of resamples are held at once."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What every contender gets, on the CPU.
+
+    Attributes:
+        image_embeds: (images, dim).
+        view_embeds: (images, views, dim); None where none adapts.
+        labels: (images,) positions of classes.
+        texts_of: a contender and the seed of what it draws -> (texts, dim) for each class.
+        texts: how many there are at hand.
+        class_names: one for each class.
+        logit_scale: of the model; so are the next two.
+        logit_bias: 0 without one.
+        activation: from logits to probabilities.
+    """
+
+    image_embeds: Tensor
+    view_embeds: Tensor | None
+    labels: Tensor
+    texts_of: Callable[[Contender, int], list[Tensor]]
+    texts: int
+    class_names: list[str]
+    logit_scale: float
+    logit_bias: float
+    activation: Literal["softmax", "sigmoid"]
+
+
+class _Run(NamedTuple):
+    """One contender on one draw of its texts; of each image the class predicted, and 1 if it is right."""
+
+    predicted: Tensor
+    correct: Tensor
+    top1: float
+    top5: float
+    recall: float
+    calibration_error: float
+    image_ms: float
+    fit_ms: float
+    dropped: float
+
+
+def score_all(
+    problem: Problem,
+    contenders: list[Contender],
+    asked: Asked,
+    *,
+    left_out: int,
+    about: dict[str, Any],
+) -> Comparison:
+    """Score contenders on a problem.
+
+    Args:
+        problem: images, labels and texts.
+        contenders: that `Asked.chosen` gave.
+        asked: the settings.
+        left_out: how many images had a label that is no class.
+        about: what else the comparison is to say of its settings.
+
+    Raises:
+        ValueError: embeddings that are none, or no class with images enough.
+    """
+    check_image_embeds(problem.image_embeds)
+    counts = torch.bincount(problem.labels, minlength=len(problem.class_names))
+    scored = counts >= asked.min_images
+    if not bool(scored.any()):
+        raise ValueError(
+            f"min_images: no class has {asked.min_images} images; the most is {int(counts.max())}"
+        )
+    runs: dict[str, list[_Run]] = {}
+    for contender in contenders:
+        runs[contender.name] = []
+        for draw in range(asked.draws if contender.random else 1):
+            embeddings = problem.texts_of(contender, asked.seed + draw)
+            runs[contender.name].append(_run(contender, problem, embeddings, scored, asked.batch_size))
+
+    correct = torch.stack([torch.stack([run.correct for run in own]).mean(0) for own in runs.values()])
+    control = correct[list(runs).index(asked.control)]
+    top1, recall = _bootstrap(correct - control, problem.labels, scored, asked)
+    exact_top1 = (correct - control).mean(1).tolist()
+    every = torch.ones(1, len(problem.labels))
+    exact_recall = resampled_class_means(correct - control, every, problem.labels, scored)[0].tolist()
+    found = [
+        _summary(
+            name,
+            own,
+            Difference(exact_top1[row], *interval(top1[:, row])),
+            Difference(exact_recall[row], *interval(recall[:, row])),
+        )
+        for row, (name, own) in enumerate(runs.items())
+    ]
+    settings = {
+        **about,
+        "logit_scale": problem.logit_scale,
+        "min_images": asked.min_images,
+        "bootstrap": asked.bootstrap,
+        "draws": asked.draws,
+        "seed": asked.seed,
+        "batch_size": asked.batch_size,
+        "configs": {each.name: each.config.model_dump() for each in contenders if each.config is not None},
+    }
+    return Comparison(
+        scores=tuple(sorted(found, key=lambda scores: (-scores.top1, -scores.recall, scores.name))),
+        control=asked.control,
+        images=len(problem.labels),
+        left_out=left_out,
+        classes=len(problem.class_names),
+        scored_classes=int(scored.sum()),
+        texts=problem.texts,
+        settings=settings,
+        versions=versions(),
+        predicted={name: own[0].predicted for name, own in runs.items()},
+    )
+
+
+def _classifier(
+    contender: Contender, problem: Problem, embeddings: list[Tensor]
+) -> tuple[SynonymousSpaceHead | None, Callable[[Tensor], Tensor]]:
+    """Fit a contender: its head, if it has one, and the logits of a batch of images, or of their views."""
+    if contender.config is None:
+        return None, lambda batch: softmax_max(batch, embeddings, logit_scale=problem.logit_scale)
+    head = SynonymousSpaceHead(config=contender.config)
+    own_scale = contender.config.logit_scale
+    scale = problem.logit_scale if own_scale is None else own_scale
+    head.fit_embeddings(embeddings, problem.class_names, logit_scale=scale).eval()
+    if contender.adapt is not None:
+        adapter = TestTimeAdapter(head, contender.adapt)
+        return head, lambda views: adapter(views) + problem.logit_bias
+    return head, lambda batch: head(image_embeds=batch) + problem.logit_bias
+
+
+def _run(
+    contender: Contender, problem: Problem, embeddings: list[Tensor], scored: Tensor, batch_size: int
+) -> _Run:
+    """Fit a contender and score all images."""
+    started = time.perf_counter()
+    dropped = 0.0
+    head, classify = _classifier(contender, problem, embeddings)
+    fit_ms = 1000 * (time.perf_counter() - started)
+    if head is not None:
+        space = head.space
+        distinct = int((space.duplicate_of == torch.arange(len(space.owners))).sum())
+        dropped = 1 - len(space.kept) / distinct
+
+    inputs = problem.image_embeds if contender.adapt is None else problem.view_embeds
+    assert inputs is not None  # views are there where a contender adapts
+    batches = inputs.split(batch_size)
+    activation = "exp" if contender.config is None else problem.activation
+    seconds, each = 0.0, []
+    with torch.inference_mode():
+        classify(batches[0])  # the first call pays for what later ones find ready
+        for batch, truth in zip(batches, problem.labels.split(batch_size), strict=True):
+            started = time.perf_counter()
+            logits = classify(batch)
+            seconds += time.perf_counter() - started
+            each.append(_answers(logits, truth, activation))
+    image_ms = 1000 * seconds / len(problem.labels)
+    predicted, confidences, among_five = map(torch.cat, zip(*each, strict=True))
+    correct = predicted == problem.labels
+    return _Run(
+        predicted=predicted,
+        correct=correct.double(),
+        top1=float(accuracy_score(problem.labels.numpy(), predicted.numpy())),
+        top5=float(among_five.double().mean()),
+        recall=float(
+            recall_score(
+                problem.labels.numpy(),
+                predicted.numpy(),
+                labels=torch.nonzero(scored)[:, 0].numpy(),
+                average="macro",
+                zero_division=0,
+            )
+        ),
+        calibration_error=expected_calibration_error(confidences, correct),
+        image_ms=image_ms,
+        fit_ms=fit_ms,
+        dropped=dropped,
+    )
+
+
+def _answers(logits: Tensor, labels: Tensor, activation: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, of a batch of logits (images, classes), what the scores need: three of (images,).
+
+    The predicted class, its probability, and whether the label is among the five best; of equal logits the
+    class that comes first is the better one, here and there.
+    """
+    probabilities = {"exp": torch.exp, "softmax": lambda x: x.softmax(-1), "sigmoid": torch.sigmoid}
+    predicted = logits.argmax(1)
+    own = logits.gather(1, labels[:, None])
+    before = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    better = (logits > own) | ((logits == own) & before)
+    confidences = probabilities[activation](logits).gather(1, predicted[:, None])[:, 0]
+    return predicted, confidences, better.sum(1) < 5
+
+
+def resamples(images: int, asked: Asked, numbers: int) -> Iterator[Tensor]:
+    """Give how often each image is drawn in each resample: (resamples, images), a part of them at a time.
+
+    Args:
+        images: how many there are.
+        asked: how many resamples, and their seed.
+        numbers: how many are held for a resample beside these; the larger of the two limits the parts.
+    """
+    generator = torch.Generator().manual_seed(asked.seed)
+    step = max(1, CHUNK_NUMBERS // max(images, numbers))
+    for start in range(0, asked.bootstrap, step):
+        count = min(step, asked.bootstrap - start)
+        drawn = torch.randint(images, (count, images), generator=generator)
+        yield torch.zeros(count, images).scatter_add_(1, drawn, torch.ones(count, images))
+
+
+def _bootstrap(differences: Tensor, labels: Tensor, scored: Tensor, asked: Asked) -> tuple[Tensor, Tensor]:
+    """Resample the images, the same for all rows -> (resamples, rows) means, and means over classes."""
+    top1, recall = [], []
+    for counts in resamples(len(labels), asked, len(scored)):
+        top1.append(resampled_means(differences, counts))
+        recall.append(resampled_class_means(differences, counts, labels, scored))
+    return torch.cat(top1), torch.cat(recall)
+
+
+def _summary(name: str, runs: list[_Run], top1: Difference, recall: Difference) -> ContenderScores:
+    """Put the runs of a contender together: means, and the standard deviation over draws."""
+
+    def mean(values: Iterable[float]) -> float:
+        return float(np.mean(list(values)))
+
+    each_top1 = [run.top1 for run in runs]
+    return ContenderScores(
+        name=name,
+        top1=mean(each_top1),
+        top5=mean(run.top5 for run in runs),
+        recall=mean(run.recall for run in runs),
+        top1_difference=top1,
+        recall_difference=recall,
+        calibration_error=mean(run.calibration_error for run in runs),
+        image_ms=mean(run.image_ms for run in runs),
+        fit_ms=mean(run.fit_ms for run in runs),
+        dropped=mean(run.dropped for run in runs),
+        seeds=len(runs),
+        top1_spread=float(np.std(each_top1)),
+        recall_spread=float(np.std([run.recall for run in runs])),
+    )
