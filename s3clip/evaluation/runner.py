@@ -22,7 +22,6 @@ from s3clip.views import ViewSettings, encode_views
 
 
 def compare(
-
     synonyms: Any,
     labels: Iterable[int | str],
     *,
