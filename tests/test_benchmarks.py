@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from s3clip import SynonymSet
-from s3clip.evaluation import segmentation
 from s3clip.evaluation.benchmarks import Masks, benchmarks, find_benchmark
 from s3clip.evaluation.classes import class_lookup, match_classes, words_of
 from s3clip.prompts import TEMPLATES, resolve_templates
@@ -71,12 +70,12 @@ def test_headlines_are_those_of_the_conventions():
             assert (each.headline == "miou") == row.is_segmentation == (name == "mmseg")
 
 
-def test_maps_without_background_ignore_zero():
+def test_masks_without_background_reduce_zero():
     for row in benchmarks().values():
         for layout in row.conventions["mmseg"].layouts if row.is_segmentation else ():
             assert isinstance(layout, Masks)
             expected = row.name in ("voc20", "pascal_context59", "ade20k150")
-            assert layout.ignore_zero == expected, row.name
+            assert layout.reduce_zero_label == expected, row.name
             assert ("background" in load_set(row.name).class_names) == (
                 row.name in ("voc21", "pascal_context60", "coco_object")
             )
@@ -258,13 +257,3 @@ def test_the_page_shows_the_table():
         for convention in row.conventions.values():
             for layout in convention.layouts:
                 assert all(part in page for part in layout.folder.split("/")), layout
-
-
-@pytest.mark.parametrize("name", sorted(SEGMENTATION))
-def test_the_table_and_the_loader_of_segmentation_agree(name):
-    (layout,) = benchmarks()[name].conventions["mmseg"].layouts
-    loader = segmentation.BENCHMARKS[name]
-    assert (layout.images, layout.image_suffix) == (loader.images, loader.image_suffix)
-    assert (layout.masks, layout.mask_suffix) == (loader.masks, loader.mask_suffix)
-    assert (layout.listed, layout.ignore_zero) == (loader.split, loader.drops_background)
-    assert layout.short_side == loader.short_side

@@ -1,4 +1,4 @@
-"""Mean IoU against a plain loop, the folders of the eight benchmarks, and the command on real photos."""
+"""Mean IoU against a plain loop, `s3clip segment` on real photos, and what segmentation costs."""
 
 import json
 import math
@@ -10,17 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from s3clip import Backbone, SynonymousSpaceHead, SynonymSet, cli
+from s3clip import SynonymSet, cli
 from s3clip.demo import held_out_digits, model_folder
-from s3clip.evaluation.scores import confusion_matrix, intersection_over_union, mean_iou
-from s3clip.evaluation.segmentation import (
-    BENCHMARKS,
-    Pair,
-    evaluate_segmentation,
-    folder_pairs,
-    read_mask,
-    read_pairs,
-)
+from s3clip.evaluation.scores import confusion_matrix, intersection_over_union, mean_iou, resampled_mean_iou
 from s3clip.evaluation.speed.timing import can_measure_memory
 from s3clip.synonym_sets import load_set
 
@@ -28,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 import segmentation_collage
 import segmentation_cost
-import segmentation_study
 
 
 def plain_iou(pairs, classes):
@@ -73,68 +64,17 @@ def test_labels_out_of_range_are_named(labels, predicted, message):
         confusion_matrix(torch.tensor(labels), torch.tensor(predicted), 3)
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_benchmarks_are_read_as_mmseg_lays_them_out(name, tmp_path):
-    files = {
-        "voc21": ("JPEGImages/a.jpg", "SegmentationClass/a.png", "ImageSets/Segmentation/val.txt"),
-        "voc20": ("JPEGImages/a.jpg", "SegmentationClass/a.png", "ImageSets/Segmentation/val.txt"),
-        "coco_object": ("images/val2017/a.jpg", "annotations/val2017/a_instanceTrainIds.png", None),
-        "coco_stuff171": ("images/val2017/a.jpg", "annotations/val2017/a_labelTrainIds.png", None),
-        "ade20k150": ("images/validation/a.jpg", "annotations/validation/a.png", None),
-        "cityscapes": (
-            "leftImg8bit/val/ulm/a_leftImg8bit.png",
-            "gtFine/val/ulm/a_gtFine_labelTrainIds.png",
-            None,
-        ),
-    }
-    context = (
-        "JPEGImages/a.jpg",
-        "SegmentationClassContext/a.png",
-        "ImageSets/SegmentationContext/val.txt",
-    )
-    image, mask, split = files.get(name, context)
-    for file in (image, mask):
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (3, 2)).save(tmp_path / file)
-    if split:
-        (tmp_path / split).parent.mkdir(parents=True)
-        (tmp_path / split).write_text("a\n")
-    (found,) = read_pairs(name, tmp_path)
-    key = "ulm/a" if name == "cityscapes" else "a"
-    assert found == Pair(key, tmp_path / image, tmp_path / mask)
-    (tmp_path / mask).unlink()
-    with pytest.raises(FileNotFoundError, match="no such file"):
-        read_pairs(name, tmp_path)
-
-
-def test_benchmarks_have_the_names_of_the_synonym_sets():
-    for name, benchmark in BENCHMARKS.items():
-        first = load_set(name).classes[0].name.strip("_")
-        assert (first == "background") == (benchmark.threshold is not None), name
-
-
-def test_dropping_the_background_is_reduce_zero_label(tmp_path):
-    Image.fromarray(np.array([[0, 1, 20], [255, 2, 150]], np.uint8)).save(tmp_path / "a.png")
-    found = read_mask(tmp_path / "a.png", drops_background=True)
-    assert found.tolist() == [[255, 0, 19], [255, 1, 149]]
-    Image.new("RGB", (2, 2)).save(tmp_path / "b.png")
-    with pytest.raises(ValueError, match="got mode RGB"):
-        read_mask(tmp_path / "b.png")
-
-
-def test_a_perfect_and_an_empty_answer(tmp_path):
-    for i in range(2):
-        Image.fromarray(np.array([[0, 1], [1, 255]], np.uint8)).save(tmp_path / f"{i}.png")
-    pairs = folder_pairs(tmp_path, tmp_path)
-    perfect = evaluate_segmentation(lambda file: read_mask(file).clamp(max=1), pairs, 3)
-    assert (perfect.mean_iou, perfect.pixel_accuracy, perfect.pictures) == (1.0, 1.0, 2)
-    empty = evaluate_segmentation(lambda file: torch.full((2, 2), -1), pairs, 3)
-    assert (empty.mean_iou, empty.pixel_accuracy) == (0.0, 0.0)
-    assert math.isnan(empty.iou[2])
-    with pytest.raises(ValueError, match=r"0\.png: labels: .* 1 classes, got 1"):
-        evaluate_segmentation(lambda file: torch.zeros(2, 2), pairs, 1)
-    with pytest.raises(ValueError, match="got none"):
-        evaluate_segmentation(lambda file: torch.zeros(2, 2), [], 1)
+def test_the_mean_iou_of_a_resample_is_that_of_its_pictures():
+    draw = np.random.default_rng(1)
+    matrices = [torch.from_numpy(draw.integers(0, 5, (4, 5)) * (draw.random((4, 5)) < 0.3)) for _ in range(6)]
+    hits = torch.stack([each.diagonal() for each in matrices])
+    labelled = torch.stack([each.sum(1) for each in matrices])
+    predicted = torch.stack([each[:, :4].sum(0) for each in matrices])
+    counts = torch.from_numpy(draw.multinomial(6, np.full(6, 1 / 6), 20))
+    found = resampled_mean_iou(hits, labelled, predicted, counts)
+    for times, value in zip(counts, found, strict=True):
+        total = sum(int(n) * each for n, each in zip(times, matrices, strict=True))
+        assert float(value) == pytest.approx(mean_iou(total), nan_ok=True)
 
 
 # ---- the command ------------------------------------------------------------------------------------------
@@ -163,28 +103,42 @@ def test_the_complete_command_on_the_photos_of_voc(shared, tmp_path, monkeypatch
     assert not code
     rows = json.loads(capsys.readouterr().out)
     assert {row["file"] for row in rows} == {str(file) for file in (folder / "JPEGImages").iterdir()}
-    pairs = folder_pairs(folder / "JPEGImages", folder / "SegmentationClass")
-    assert len(pairs) == 3
-    for key, image, _ in pairs:
-        mask = np.asarray(Image.open(tmp_path / "masks" / f"{key}.png"))
-        assert mask.shape == np.asarray(Image.open(image)).shape[:2]
+    images = sorted((folder / "JPEGImages").iterdir())
+    assert len(images) == 3
+    confusion = torch.zeros(21, 22, dtype=torch.int64)
+    for image in images:
+        found = Image.open(tmp_path / "masks" / f"{image.stem}.png")
+        mask = torch.from_numpy(np.array(found)).long()
+        assert (mask.shape[1], mask.shape[0]) == Image.open(image).size
         for row in rows:
             if row["file"] == str(image):
                 assert (mask == row["class_index"]).sum() == row["pixels"]
         assert sum(row["share"] for row in rows if row["file"] == str(image)) == pytest.approx(1)
-        assert (tmp_path / "overlays" / f"{key}.png").is_file()
+        assert (tmp_path / "overlays" / f"{image.stem}.png").is_file()
+        truth = np.array(Image.open(folder / "SegmentationClass" / f"{image.stem}.png"))
+        confusion += confusion_matrix(torch.from_numpy(truth).long(), mask, 21)
     assert (
         len(list((tmp_path / "heat").iterdir()))
         == len(rows)
         == len(json.loads((tmp_path / "masks.json").read_text()))
     )
-    score = evaluate_segmentation(
-        lambda file: torch.from_numpy(np.array(Image.open(tmp_path / "masks" / f"{file.stem}.png"))),
-        pairs,
-        21,
+
+    # `s3clip eval` on the same photos, as a set of one's own, says how good these masks are.
+    layout = {"kind": "masks", "images": "JPEGImages", "masks": "SegmentationClass", "threshold": 0.05}
+    own = {"headline": "miou", "layouts": [{**layout, "folder": str(folder)}]}
+    row = {"name": "photos", "synonyms": "voc.json", "conventions": {"own": own}}
+    (tmp_path / "photos.json").write_text(json.dumps(row))
+    code = run(
+        monkeypatch,
+        *["eval", tmp_path / "photos.json", "--data", tmp_path, "--out", tmp_path / "run", "--workers", 0],
+        *["--backbone", shared / "models" / "fashion_clip", "--method", "naclip", "--contender", "default"],
     )
-    assert 0 <= score.mean_iou <= 1
-    assert score.confusion.sum() == sum(int((read_mask(pair.mask) != 255).sum()) for pair in pairs)
+    assert not code
+    (benchmark,) = json.loads((tmp_path / "run" / "run.json").read_text())["benchmarks"]
+    scores = {score["name"]: score for score in benchmark["scores"]}
+    assert scores.keys() == {"center", "default"}
+    assert benchmark["pixels"] == confusion.sum()
+    assert scores["default"]["miou"] == pytest.approx(mean_iou(confusion))
 
 
 def test_the_command_says_what_is_wrong_and_goes_on(tmp_path, monkeypatch, capsys):
@@ -210,19 +164,6 @@ def test_the_command_says_what_is_wrong_and_goes_on(tmp_path, monkeypatch, capsy
 
 
 # ---- the examples -----------------------------------------------------------------------------------------
-
-
-def test_the_study_scores_what_evaluate_segmentation_does(shared):
-    folder = shared / "data" / "voc_sample"
-    backbone = Backbone.from_pretrained(str(shared / "models" / "fashion_clip"))
-    words = {each.name: list(each.synonyms)[:2] for each in load_set("voc21").classes}
-    pairs = folder_pairs(folder / "JPEGImages", folder / "SegmentationClass")[:1]
-    lines = []
-    found = segmentation_study.study(backbone, words, pairs, report=lines.append)
-    head = SynonymousSpaceHead(backbone).fit_classes(words)
-    expected = evaluate_segmentation(lambda file: head.segment(file, method="naclip")[0].labels, pairs, 21)
-    assert found["naclip"]["ours"] == pytest.approx(expected.mean_iou)
-    assert len(lines) == 6
 
 
 def test_a_collage_knows_where_its_photos_lie(shared):

@@ -176,7 +176,9 @@ def bench(
 def evaluate(
     sets: Annotated[
         list[str],
-        typer.Argument(help="Benchmarks of the table (food101 dtd), or a JSON file for a set of your own."),
+        typer.Argument(
+            help="Benchmarks of the table (food101 dtd voc21), or a JSON file for a set of your own."
+        ),
     ],
     data: Annotated[
         str, typer.Option(help="Folder of all data sets, or hf://datasets to stream them from the Hub.")
@@ -189,7 +191,10 @@ def evaluate(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
     convention: Annotated[
         str | None,
-        typer.Option(help="coop or clip_benchmark; their splits and their headline scores differ."),
+        typer.Option(
+            help="coop or clip_benchmark; their splits and their headline scores differ. Segmentation, and "
+            "sets of your own, have theirs."
+        ),
     ] = None,
     synonyms: Annotated[
         str, typer.Option(help="Synonym file for a single set, or builtin: the words that come with s3clip.")
@@ -198,11 +203,18 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Score this one and the control alone; several times for more."),
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Embeddings of patches, for segmentation: patch, maskclip, sclip (the default), naclip or "
+            "clearclip."
+        ),
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of image embeddings, by default in --out. Runs that share it encode no image twice; "
-            "one that was killed goes on where it stopped."
+            help="Folder of image embeddings, and of pixels counted, by default in --out. Runs that share it "
+            "encode no image twice; one that was killed goes on where it stopped."
         ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that open and prepare images.")] = 4,
@@ -211,7 +223,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the resamples and the random descriptors.")] = 0,
     device: Device = None,
 ) -> None:
-    """Score every way to classify on standard benchmarks: each image is encoded once.
+    """Score every way to classify, or to segment, on standard benchmarks: each image is encoded once.
 
     For several GPUs or machines start it with a launcher: accelerate launch -m s3clip.cli eval ...
     """
@@ -220,6 +232,7 @@ def evaluate(
     from s3clip.evaluation.datasets import open_benchmark
     from s3clip.evaluation.processes import join_processes
     from s3clip.evaluation.runs import evaluate as evaluate_sets
+    from s3clip.evaluation.segmentation import open_segmentation
 
     for option, value, least in (
         ("workers", workers, 0),
@@ -229,16 +242,18 @@ def evaluate(
         if value < least:
             raise ValueError(f"--{option}: expected a whole number >= {least}, got {value}")
     rows = [find_benchmark(name) for name in sets]
-    for row in rows:
-        if row.is_segmentation:
-            raise ValueError(
-                f"{row.name}: a segmentation benchmark; examples/segmentation_study.py "
-                f"--data {row.name}=FOLDER scores it"
-            )
+    if convention is not None and not any(convention in row.conventions for row in rows):
+        known = ", ".join(dict.fromkeys(name for row in rows for name in row.conventions))
+        raise ValueError(f"--convention: none of the sets has {convention!r}; they have {known}")
     words = None if synonyms == "builtin" else SynonymSet.read(synonyms)
     if words is not None and len(rows) > 1:
         raise ValueError(f"--synonyms: a file has the classes of one set, and there are {len(rows)}")
-    opened = [open_benchmark(row, data, convention=convention, synonyms=words) for row in rows]
+    opened = [
+        (open_segmentation if row.is_segmentation else open_benchmark)(
+            row, data, convention=_convention_of(row, convention), synonyms=words
+        )
+        for row in rows
+    ]
     processes = join_processes(device)
     model = Backbone.from_pretrained(backbone, revision=revision, device=processes.device)
     run = evaluate_sets(
@@ -247,6 +262,7 @@ def evaluate(
         cache=cache or out / "embeddings",
         processes=processes,
         contenders=contender or None,
+        method=method,
         bootstrap=bootstrap,
         seed=seed,
         batch_size=batch_size,
@@ -264,6 +280,12 @@ def evaluate(
     except ImportError as error:
         typer.echo(f"warning: no picture: {error}", err=True)
     typer.echo(f"Saved to {out}.")
+
+
+def _convention_of(row: Any, asked: str | None) -> str | None:
+    """Return the convention asked for; None, the set's first, where it has neither of the usual two."""
+    has_own = not {"coop", "clip_benchmark"} & row.conventions.keys()
+    return None if has_own and asked not in row.conventions else asked
 
 
 def report(

@@ -8,6 +8,12 @@ from s3clip.adaptation import METHODS
 from s3clip.config import HeadConfig
 from s3clip.evaluation.baselines import ADAPTED, CONTENDERS, Contender
 from s3clip.options import is_count
+from s3clip.synonyms import SynonymSet
+
+
+def has_descriptors(synonyms: SynonymSet) -> bool:
+    """Say whether some class has descriptors, without which some contenders have no texts."""
+    return any(each.descriptors for each in synonyms.classes)
 
 
 class Asked(NamedTuple):

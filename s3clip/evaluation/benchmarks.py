@@ -94,28 +94,42 @@ class Csv(_Row):
 
 
 class Masks(_Row):
-    """Pictures and maps of class numbers, as mmsegmentation prepares them.
+    """Pictures and masks of class numbers, as mmsegmentation prepares them, and how they are segmented.
 
     Attributes:
         folder: of the set.
         images: the folder of pictures in it.
-        image_suffix: what ends a picture's name; the rest of it is its stem.
-        masks: the folder of maps.
-        mask_suffix: what follows the stem in the name of its map.
-        listed: a file of stems, one a line; None takes every picture.
-        ignore_zero: whether 0 is no class, 1 the first, and so on, instead of 0 the first.
-        short_side: pixels that the shorter side of a picture is resized to.
+        masks: the folder of masks, with the same sub-folders: pictures of one channel whose values are
+            positions of classes, 255 for pixels that do not count.
+        image_suffix: what ends a picture's name; the rest of it is its key.
+        mask_suffix: what follows the key in the name of its mask.
+        listed: a file of keys, one a line; None takes every picture, sorted.
+        reduce_zero_label: whether 0 does not count, 1 is the first class, and so on, instead of 0 the first.
+        threshold: probability below which a pixel is of the first class, the background; None without one.
+        short_side: pixels that the shorter side of a picture is resized to, as for `head.segment`, and None
+            is its default for the model; so are the next two.
+        window: pixels.
+        stride: pixels.
     """
 
     kind: Literal["masks"]
-    folder: str
+    folder: str = "."
     images: str
-    image_suffix: str
     masks: str
-    mask_suffix: str
+    image_suffix: str = Field(default=".jpg", min_length=1)
+    mask_suffix: str = Field(default=".png", min_length=1)
     listed: str | None = None
-    ignore_zero: bool = False
-    short_side: int = Field(gt=0)
+    reduce_zero_label: bool = False
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    short_side: int | None = Field(default=None, gt=0)
+    window: int | None = Field(default=None, gt=0)
+    stride: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_background(self) -> Self:
+        if self.threshold is not None and self.reduce_zero_label:
+            raise ValueError("threshold: it makes pixels background, which reduce_zero_label does not count")
+        return self
 
 
 Layout = Annotated[

@@ -1,7 +1,6 @@
 """A benchmark of classification, scored from the embeddings on disk, and the classes it is worst at."""
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from s3clip.backbone import Backbone
 from s3clip.evaluation.baselines import DEFAULT
 from s3clip.evaluation.datasets import EvaluationSet
 from s3clip.evaluation.report import Comparison, ContenderScores, Difference
-from s3clip.evaluation.results import EXAMPLES, WORST_CLASSES, thumbnail
+from s3clip.evaluation.results import EXAMPLES, WORST_CLASSES, few, thumbnail
 from s3clip.evaluation.runner import compare
 from s3clip.sources import Record, Shard
 
@@ -65,9 +64,7 @@ def score_set(
     expected = len(records) - left_out if which.expected_images is None else which.expected_images
     warnings = list(which.problems)
     if broken:
-        warnings.append(
-            f"cannot be read: {len(broken)} of the images: {_few([str(r.error) for r in broken])}"
-        )
+        warnings.append(f"cannot be read: {len(broken)} of the images: {few([str(r.error) for r in broken])}")
     if which.expected_images is not None and len(records) != which.expected_images:
         warnings.append(
             f"{len(records)} images found where the table says {which.expected_images}: these are not the "
@@ -78,6 +75,7 @@ def score_set(
     worst, thumbnails = _worst_classes(which, comparison, labels, [readable[row] for row in kept])
     benchmark = {
         "name": which.name,
+        "task": "classification",
         "split": which.split,
         "convention": which.convention,
         "headline": which.headline,
@@ -177,8 +175,3 @@ def _thumbnail(shard: Shard, record: Record) -> bytes | None:
     except (OSError, ValueError, StopIteration):
         return None
     return thumbnail(image)
-
-
-def _few(texts: Sequence[str], limit: int = 3) -> str:
-    more = f"; and {len(texts) - limit} more" if len(texts) > limit else ""
-    return "; ".join(texts[:limit]) + more

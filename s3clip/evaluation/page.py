@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from s3clip.evaluation.report import Difference, format_difference
-from s3clip.evaluation.results import FORMAT, HEADLINES
+from s3clip.evaluation.results import FORMAT, HEADLINES, TABLES, describe_patches
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px }
@@ -126,52 +126,56 @@ def _models(runs: Sequence[tuple[Path, dict[str, Any]]], labels: list[str]) -> s
 
 def _overview(runs: Sequence[tuple[Path, dict[str, Any]]], labels: list[str], names: list[str]) -> str:
     """Every run and contender a row, every benchmark a column."""
-    header = ["contender", "run", *names, "mean"]
+    task_of = {each["name"]: each["task"] for _, run in runs for each in run["benchmarks"]}
+    tasks = list(dict.fromkeys(task_of[name] for name in names))
+    means = ["mean"] if len(tasks) == 1 else [f"mean, {task}" for task in tasks]
+    header = ["contender", "run", *names, *means]
     rows = []
     for (_, run), label in zip(runs, labels, strict=True):
         by_name = {each["name"]: each for each in run["benchmarks"]}
         contenders = list(dict.fromkeys(s["name"] for each in run["benchmarks"] for s in each["scores"]))
         for contender in contenders:
-            values = []
+            values: dict[str, float | None] = {}
             for name in names:
                 scores = by_name[name]["scores"] if name in by_name else []
                 own = [s[HEADLINES[by_name[name]["headline"]]] for s in scores if s["name"] == contender]
-                values.append(100 * own[0] if own else None)
-            known = [value for value in values if value is not None]
-            mean = sum(known) / len(known) if len(known) == len(values) else None
-            cells = [_number(value, 1) for value in [*values, mean]]
+                values[name] = 100 * own[0] if own else None
+            averages = [_mean([values[name] for name in names if task_of[name] == task]) for task in tasks]
+            cells = [_number(value, 1) for value in [*values.values(), *averages]]
             rows.append([_text(contender), _text(label), *cells])
     return (
-        "<p>The headline score of each benchmark in percent; the mean where all of them were run.</p>"
+        "<p>The headline score of each benchmark in percent; the mean where all of a task were run.</p>"
         + _table(header, rows)
     )
 
 
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
 def _benchmark(folder: Path, run: dict[str, Any], benchmark: dict[str, Any], label: str) -> str:
     control, counts = run["settings"]["control"], benchmark["counts"]
+    details = describe_patches(benchmark) or f"{counts['left_out']:,} images of no class left out"
     lines = [f"<h3>{escape(label)}</h3>"]
     lines += [f'<p class="warning">Warning: {escape(text)}</p>' for text in benchmark["warnings"]]
     lines.append(
         f"<p>{counts['scored']:,} of {counts['of']:,} images ({escape(benchmark['convention'])}, "
         f"{escape(benchmark['split'])}), {benchmark['classes']} classes, {benchmark['texts']} texts, "
-        f"{counts['left_out']:,} images of no class left out. Headline: {HEADLINES[benchmark['headline']]}. "
-        f"Differences from {escape(control)} in points, with 95 % paired-bootstrap intervals.</p>"
+        f"{escape(details)}. Headline: {HEADLINES[benchmark['headline']]}. Differences from "
+        f"{escape(control)} in points, with 95 % paired-bootstrap intervals.</p>"
     )
-    header = [
-        "contender",
-        "acc1",
-        "acc5",
-        "mean per-class recall",
-        "acc1 - control",
-        "recall - control",
-        "ECE",
-    ]
+    table = TABLES[benchmark["task"]]
+    differences = [f"{what} - control" for what in table.differences]
+    header = ["contender", *table.scores, *differences, *table.others]
     rows = []
     for score in benchmark["scores"]:
-        plain = [_number(100 * score[key], 1) for key in ("acc1", "acc5", "mean_per_class_recall")]
-        deltas = [_delta(score["differences"][what]) for what in ("top1", "recall")]
-        rows.append([_text(score["name"]), *plain, *deltas, _number(100 * score["calibration_error"], 1)])
+        plain = [_number(100 * score[key], 1) for key in table.scores.values()]
+        deltas = [_delta(score["differences"][what]) for what in table.differences.values()]
+        others = [_number(100 * score[key], 1) for key in table.others.values()]
+        rows.append([_text(score["name"]), *plain, *deltas, *others])
     lines.append(_table(header, rows))
+    heading, least = table.worst
     worst = benchmark["worst_classes"]
     if worst["classes"]:
         lines.append(f"<h4>Worst classes of {escape(worst['contender'])}</h4>")
@@ -179,13 +183,13 @@ def _benchmark(folder: Path, run: dict[str, Any], benchmark: dict[str, Any], lab
             [
                 _text(each["class"]),
                 _number(each["images"], 0),
-                _number(100 * each["recall"], 1),
-                _text(", ".join(f"{name} ({count})" for name, count in each["taken_for"])),
+                _number(100 * each[least], 1),
+                _text(", ".join(f"{name} ({count:,})" for name, count in each["taken_for"])),
                 f"<td>{''.join(_example(folder, example) for example in each['examples'])}</td>",
             ]
             for each in worst["classes"]
         ]
-        lines.append(_table(["class", "images", "recall", "taken for", "such as"], rows))
+        lines.append(_table(["class", "images", heading, "taken for", "such as"], rows))
     return "\n".join(lines)
 
 

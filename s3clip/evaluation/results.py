@@ -3,9 +3,10 @@
 import io
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -16,7 +17,40 @@ from s3clip.files import write_atomically
 
 FORMAT = "s3clip-run/1"
 
-HEADLINES = {"top1": "acc1", "recall": "mean_per_class_recall"}
+HEADLINES = {"top1": "acc1", "recall": "mean_per_class_recall", "miou": "miou"}
+
+
+class Table(NamedTuple):
+    """What a table of a benchmark shows of each contender, by the heading of its column.
+
+    Attributes:
+        scores: keys of a score.
+        differences: keys of its differences from the control.
+        others: keys of what else it says.
+        worst: the heading and the key of what its worst classes are worst at.
+    """
+
+    scores: dict[str, str]
+    differences: dict[str, str]
+    others: dict[str, str]
+    worst: tuple[str, str]
+
+
+TABLES = {
+    "classification": Table(
+        {"acc1": "acc1", "acc5": "acc5", "mean per-class recall": "mean_per_class_recall"},
+        {"acc1": "top1", "recall": "recall"},
+        {"ECE": "calibration_error", "dropped": "dropped"},
+        ("recall", "recall"),
+    ),
+    "segmentation": Table(
+        {"mIoU": "miou", "pixel accuracy": "pixel_accuracy"},
+        {"mIoU": "miou", "pixel accuracy": "pixel_accuracy"},
+        {"dropped": "dropped"},
+        ("IoU", "iou"),
+    ),
+}
+"""By the task of a benchmark."""
 
 WORST_CLASSES = 8
 EXAMPLES = 4
@@ -100,7 +134,8 @@ def run_markdown(run: dict[str, Any]) -> str:
         f"Revision {model['revision']}, fingerprint {model['fingerprint'][:16]}, {model['dtype']}. Percent; "
         f"differences from {control} in points with 95 % paired-bootstrap intervals.",
     ]
-    names = [row["name"] for row in run["mean"] if row["name"] in ("name", CONTROL.name, DEFAULT.name)]
+    shown = ("name", CONTROL.name, DEFAULT.name)
+    names = list(dict.fromkeys(row["name"] for row in run["mean"] if row["name"] in shown))
     header = ["benchmark", "score", "images", *names, f"{DEFAULT.name} - {control}"]
     rows = []
     for each in run["benchmarks"]:
@@ -111,8 +146,11 @@ def run_markdown(run: dict[str, Any]) -> str:
         rows.append(
             [_escaped(each["name"]), HEADLINES[each["headline"]], _counted(each), *values, difference]
         )
-    means = {row["name"]: _percent(row["headline"]) for row in run["mean"]}
-    rows.append(["**mean**", "", "", *(means[name] for name in names), ""])
+    tasks = list(dict.fromkeys(each["task"] for each in run["benchmarks"]))
+    for task in tasks:
+        means = {row["name"]: _percent(row["headline"]) for row in run["mean"] if row["task"] == task}
+        title = "**mean**" if len(tasks) == 1 else f"**mean, {task}**"
+        rows.append([title, "", "", *(means.get(name, "") for name in names), ""])
     lines += ["", markdown_rows(header, rows)]
     for each in run["benchmarks"]:
         lines += ["", f"## {_escaped(each['name'])}", ""]
@@ -122,26 +160,39 @@ def run_markdown(run: dict[str, Any]) -> str:
             f"{_counted(each)} images ({each['convention']}, {each['split']}), {each['classes']} classes, "
             f"{each['texts']} texts"
             + (f", {left_out} images of no class left out" if left_out else "")
+            + (f", {patches}" if (patches := describe_patches(each)) else "")
             + f"; the headline is {HEADLINES[each['headline']]}.",
             "",
         ]
+        table = TABLES[each["task"]]
         header = [
-            "contender", "acc1", "acc5", "mean per-class recall", f"acc1 - {control}", f"recall - {control}",
-            "ECE", "dropped",
-        ]  # fmt: skip
-        lines.append(markdown_rows(header, [_cells(score, control) for score in each["scores"]]))
+            "contender",
+            *table.scores,
+            *(f"{what} - {control}" for what in table.differences),
+            *table.others,
+        ]
+        lines.append(markdown_rows(header, [_cells(table, score, control) for score in each["scores"]]))
     return "\n".join(lines) + "\n"
 
 
-def _cells(score: dict[str, Any], control: str) -> list[str]:
+def _cells(table: Table, score: dict[str, Any], control: str) -> list[str]:
     is_control = score["name"] == control
     return [
         score["name"],
-        *(_percent(score[key]) for key in ("acc1", "acc5", "mean_per_class_recall")),
-        *("control" if is_control else _difference(score, what) for what in ("top1", "recall")),
-        _percent(score["calibration_error"]),
-        _percent(score["dropped"]),
+        *(_percent(score[key]) for key in table.scores.values()),
+        *("control" if is_control else _difference(score, what) for what in table.differences.values()),
+        *(_percent(score[key]) for key in table.others.values()),
     ]
+
+
+def describe_patches(benchmark: dict[str, Any]) -> str:
+    """Return how the pictures of a benchmark of segmentation were cut and encoded; "" for another."""
+    if benchmark["task"] != "segmentation":
+        return ""
+    sizes = "short side {short_side}, windows of {window}, stride {stride}".format(**benchmark)
+    threshold = benchmark["threshold"]
+    background = "" if threshold is None else f", background below a probability of {threshold:g}"
+    return f"{benchmark['method']} patches, {sizes} pixels{background}"
 
 
 def _difference(score: dict[str, Any], what: str) -> str:
@@ -172,3 +223,9 @@ def thumbnail(image: Image.Image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=80)
     return stream.getvalue()
+
+
+def few(texts: Sequence[str], limit: int = 3) -> str:
+    """Return the first few texts, and how many more there are."""
+    more = f"; and {len(texts) - limit} more" if len(texts) > limit else ""
+    return "; ".join(texts[:limit]) + more

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from s3clip.backbone import Backbone
 from s3clip.config import HeadConfig
-from s3clip.evaluation.asked import Asked
+from s3clip.evaluation.asked import Asked, has_descriptors
 from s3clip.evaluation.baselines import CONTROL
 from s3clip.evaluation.contender_texts import ContenderTexts, texts_at_hand
 from s3clip.evaluation.report import Comparison
@@ -73,8 +73,7 @@ def compare(
     asked = Asked(contenders, configs, control, min_images, bootstrap, draws, seed, batch_size, adapt)
     settings = ViewSettings(views=views, seed=seed)
     classes = SynonymSet.read(synonyms)
-    has_descriptors = any(each.descriptors for each in classes.classes)
-    chosen = asked.chosen(can_encode=True, has_descriptors=has_descriptors)
+    chosen = asked.chosen(can_encode=True, has_descriptors=has_descriptors(classes))
     ids = [None if each.id is None else str(each.id) for each in classes.classes]
     positions = class_positions(labels, classes.class_names, ids)
     given = image_embeds if images is None else images

@@ -117,3 +117,21 @@ def intersection_over_union(confusion: Tensor) -> Tensor:
 def mean_iou(confusion: Tensor) -> float:
     """Return mmseg's mIoU: the mean of `intersection_over_union` over the classes where it is a number."""
     return float(intersection_over_union(confusion).nanmean())
+
+
+def resampled_mean_iou(hits: Tensor, labelled: Tensor, predicted: Tensor, counts: Tensor) -> Tensor:
+    """Return `mean_iou` over the pictures of every resample.
+
+    Args:
+        hits: (pictures, classes) pixels of each class that were taken for it.
+        labelled: (pictures, classes) pixels of each class.
+        predicted: (pictures, classes) counted pixels that were taken for each class.
+        counts: (resamples, pictures), how often each picture was drawn.
+
+    Returns:
+        (resamples,) float64; NaN where no pixel of a resample is of a class or was taken for one.
+    """
+    counts = counts.double()
+    both = counts @ hits.double()
+    either = counts @ labelled.double() + counts @ predicted.double() - both
+    return (both / either).nanmean(1)

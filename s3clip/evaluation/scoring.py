@@ -162,13 +162,8 @@ def _run(
 ) -> _Run:
     """Fit a contender and score all images."""
     started = time.perf_counter()
-    dropped = 0.0
     head, classify = _classifier(contender, problem, embeddings)
     fit_ms = 1000 * (time.perf_counter() - started)
-    if head is not None:
-        space = head.space
-        distinct = int((space.duplicate_of == torch.arange(len(space.owners))).sum())
-        dropped = 1 - len(space.kept) / distinct
 
     inputs = problem.image_embeds if contender.adapt is None else problem.view_embeds
     assert inputs is not None  # views are there where a contender adapts
@@ -202,8 +197,15 @@ def _run(
         calibration_error=expected_calibration_error(confidences, correct),
         image_ms=image_ms,
         fit_ms=fit_ms,
-        dropped=dropped,
+        dropped=0.0 if head is None else dropped_share(head),
     )
+
+
+def dropped_share(head: SynonymousSpaceHead) -> float:
+    """Return the share of the distinct texts of a fitted head that its filter left out, in [0, 1]."""
+    space = head.space
+    rows = torch.arange(len(space.owners), device=space.duplicate_of.device)
+    return 1 - len(space.kept) / int((space.duplicate_of == rows).sum())
 
 
 def _answers(logits: Tensor, labels: Tensor, activation: str) -> tuple[Tensor, Tensor, Tensor]:

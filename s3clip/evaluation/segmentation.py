@@ -1,82 +1,32 @@
-"""The eight segmentation benchmarks in the folders of mmseg, and mean IoU over a whole data set.
+"""A benchmark of segmentation on disk, opened: its pictures in order, each with its mask.
 
-Folders, label maps and sizes are those of the configurations that SCLIP and NACLIP published, which are
-mmseg's. Pictures are resized with Pillow's bicubic filter here, with OpenCV's bilinear one there.
+Folders, label maps and sizes in the table are those of the configurations that SCLIP and NACLIP published,
+which are mmseg's. Pictures are resized with Pillow's bicubic filter here, with OpenCV's bilinear one there.
 """
 
-from collections.abc import Callable, Iterable
+import os
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from s3clip.evaluation.scores import confusion_matrix, intersection_over_union, mean_iou
-from s3clip.images import find_images
+from s3clip.evaluation.benchmarks import Benchmark, Masks
+from s3clip.images import BrokenImageError
+from s3clip.prompts import DEFAULT_TEMPLATES, resolve_templates
+from s3clip.synonyms import SynonymSet
 
 IGNORED = 255
-
-
-@dataclass(frozen=True)
-class SegmentationBenchmark:
-    """Where a benchmark's files lie under its root, and how it is scored.
-
-    Attributes:
-        images: folder of pictures.
-        masks: folder of masks, with the same sub-folders.
-        image_suffix: what follows the key in a picture's name.
-        mask_suffix: what follows it in the mask's.
-        split: file with a key a line; None: all pictures.
-        drops_background: label 0 is not scored, and label n is class n - 1 (`reduce_zero_label`).
-        threshold: probability below which published runs call a pixel background; None without one.
-        short_side: pixels, as for `head.segment`; so are the next two.
-        window: pixels.
-        stride: pixels.
-    """
-
-    images: str
-    masks: str
-    image_suffix: str = ".jpg"
-    mask_suffix: str = ".png"
-    split: str | None = None
-    drops_background: bool = False
-    threshold: float | None = None
-    short_side: int = 336
-    window: int = 224
-    stride: int = 112
-
-
-_VOC = ("JPEGImages", "SegmentationClass", ".jpg", ".png", "ImageSets/Segmentation/val.txt")
-_CONTEXT = (
-    "JPEGImages",
-    "SegmentationClassContext",
-    ".jpg",
-    ".png",
-    "ImageSets/SegmentationContext/val.txt",
-)
-_COCO = ("images/val2017", "annotations/val2017", ".jpg")
-
-BENCHMARKS = {
-    "voc21": SegmentationBenchmark(*_VOC, threshold=0.1),
-    "voc20": SegmentationBenchmark(*_VOC, drops_background=True),
-    "pascal_context60": SegmentationBenchmark(*_CONTEXT, threshold=0.1),
-    "pascal_context59": SegmentationBenchmark(*_CONTEXT, drops_background=True),
-    "coco_object": SegmentationBenchmark(*_COCO, "_instanceTrainIds.png", threshold=0.1),
-    # SCLIP's configuration takes 448 for this one set.
-    "coco_stuff171": SegmentationBenchmark(*_COCO, "_labelTrainIds.png", short_side=448),
-    "ade20k150": SegmentationBenchmark("images/validation", "annotations/validation", drops_background=True),
-    "cityscapes": SegmentationBenchmark(
-        "leftImg8bit/val", "gtFine/val", "_leftImg8bit.png", "_gtFine_labelTrainIds.png", short_side=560
-    ),
-}
-"""By the names of the builtin synonym sets. Where there is a threshold, the first class is background."""
+"""The label of pixels that do not count."""
 
 
 class Pair(NamedTuple):
-    """A picture and its mask; the key is the picture's name in the benchmark."""
+    """A picture and its mask, there or not; the key is the picture's name in the set."""
 
     key: str
     image: Path
@@ -84,137 +34,150 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SegmentationScore:
-    """How well a data set was segmented.
+class SegmentationSet:
+    """The pictures of a benchmark of segmentation and its classes.
 
     Attributes:
-        mean_iou: over the classes that occur, in [0, 1].
-        iou: of each class; NaN for one that no pixel is of and none was taken for.
-        pixel_accuracy: share of the pixels that are right, in [0, 1].
-        confusion: (classes, classes + 1), as `confusion_matrix`.
-        pictures: how many.
+        name: of the benchmark.
+        split: of the pictures: "val".
+        convention: "mmseg", or what a row of one's own calls it.
+        class_names: a class is its position here.
+        synonyms: the classes in that order.
+        templates: of the convention.
+        layout: how masks are read, and pictures cut.
+        pairs: the pictures with their masks, in order.
+        expected_images: how many pictures there should be; None where nobody knows.
     """
 
-    mean_iou: float
-    iou: list[float]
-    pixel_accuracy: float
-    confusion: Tensor
-    pictures: int
+    name: str
+    split: str
+    convention: str
+    class_names: tuple[str, ...]
+    synonyms: SynonymSet
+    templates: tuple[str, ...]
+    layout: Masks
+    pairs: tuple[Pair, ...]
+    expected_images: int | None = None
 
 
-def read_pairs(name: str, root: Path) -> list[Pair]:
-    """Return the pictures of a benchmark with their masks, in the order of its split, else sorted.
+def open_segmentation(
+    benchmark: Benchmark,
+    root: Path | str,
+    *,
+    convention: str | None = None,
+    synonyms: SynonymSet | None = None,
+) -> SegmentationSet:
+    """Open a benchmark of segmentation: list its pictures, in the order of its list, else sorted.
 
     Args:
-        name: a key of `BENCHMARKS`.
-        root: its folder, as mmseg prepares it.
+        benchmark: a row of the table or of one's own, from `s3clip.evaluation.benchmarks.find_benchmark`.
+        root: the folder of all data sets. A row of one's own is looked for in the folder of its file.
+        convention: None: the benchmark's first.
+        synonyms: other words for the same classes; None: those that the benchmark names.
 
     Raises:
-        ValueError: another name, or an empty split.
-        FileNotFoundError: a folder, a split, a picture or a mask that is not there.
+        FileNotFoundError: the set is not there; says what was looked for.
+        ValueError: a benchmark of classification, no such convention, another number of classes, a picture
+            that is listed twice, or a root on the Hub.
     """
-    if name not in BENCHMARKS:
-        raise ValueError(f"name: expected one of {', '.join(BENCHMARKS)}, got {name!r}")
-    benchmark = BENCHMARKS[name]
-    images, masks = root / benchmark.images, root / benchmark.masks
-    for folder in (images, masks):
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"{folder}: no such folder; {name} is read as mmseg prepares it (dataset_prepare.md)"
-            )
-    if benchmark.split is None:
-        found = (file.relative_to(images).as_posix() for file in images.rglob(f"*{benchmark.image_suffix}"))
-        keys = sorted(each.removesuffix(benchmark.image_suffix) for each in found)
+    if not benchmark.is_segmentation:
+        raise ValueError(f"{benchmark.name}: expected a benchmark of segmentation, got one of classification")
+    chosen, rules = benchmark.convention(convention)
+    if benchmark.folder is None and str(root).startswith("hf://"):
+        raise ValueError(
+            f"{benchmark.name}: these pictures are not on the Hub; give the folder that they are in"
+        )
+    words = SynonymSet.read(benchmark.synonyms) if synonyms is None else synonyms
+    if rules.classes not in (None, len(words.classes)):
+        raise ValueError(
+            f"{benchmark.name}: expected {rules.classes} classes, got {len(words.classes)} in its synonyms"
+        )
+    looked_for = []
+    for layout in rules.layouts:
+        assert isinstance(layout, Masks)  # a row is of one task
+        missing, pairs = _list_pairs(layout, (benchmark.folder or Path(root)) / layout.folder)
+        if missing is None:
+            break
+        looked_for.append(str(missing))
     else:
-        keys = (root / benchmark.split).read_text(encoding="utf-8").split()
-    if not keys:
-        raise ValueError(f"{benchmark.split or images}: no pictures of {name} in {root}")
-    pairs = [
-        Pair(key, images / f"{key}{benchmark.image_suffix}", masks / f"{key}{benchmark.mask_suffix}")
-        for key in keys
-    ]
-    return _checked_pairs(pairs)
+        raise FileNotFoundError(
+            f"{benchmark.name}: not found; looked for {', '.join(dict.fromkeys(looked_for))}; "
+            f"docs/benchmarks.md says where it has to be"
+        )
+    key, times = Counter(pair.key for pair in pairs).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"{benchmark.name}: {layout.listed}: {key!r} is listed {times} times")
+    return SegmentationSet(
+        name=benchmark.name,
+        split=rules.split,
+        convention=chosen,
+        class_names=tuple(words.class_names),
+        synonyms=words,
+        templates=resolve_templates(rules.templates or words.templates or DEFAULT_TEMPLATES),
+        layout=layout,
+        pairs=tuple(pairs),
+        expected_images=rules.images,
+    )
 
 
-def folder_pairs(images: Path, masks: Path) -> list[Pair]:
-    """Return the pictures of a folder with the PNG masks of the same names in another, sorted.
-
-    Raises:
-        FileNotFoundError: no pictures, or a mask that is not there.
-    """
-    files = find_images([images])
-    relative = [file.relative_to(images if images.is_dir() else file.parent) for file in files]
-    pairs = [
-        Pair(key.with_suffix("").as_posix(), file, masks / key.with_suffix(".png"))
-        for file, key in zip(files, relative, strict=True)
-    ]
-    return _checked_pairs(pairs)
-
-
-def read_mask(file: Path, *, drops_background: bool = False) -> Tensor:
+def read_mask(pair: Pair, *, reduce_zero_label: bool = False) -> Tensor:
     """Return the labels in a mask: (height, width) int64, 255 for pixels that do not count.
 
     Args:
-        file: a picture of one channel or with a palette, whose values are labels.
-        drops_background: see `SegmentationBenchmark`.
+        pair: its mask is a picture of one channel or with a palette, whose values are labels.
+        reduce_zero_label: see `Masks`.
 
     Raises:
-        ValueError: a picture in colour, whose values are no labels.
+        FileNotFoundError: there is no such mask; the key is named.
+        BrokenImageError: it cannot be read, or is in colour, and its values are no labels.
     """
-    with Image.open(file) as picture:
-        if picture.mode not in ("P", "L", "I", "I;16"):
-            raise ValueError(
-                f"{file}: expected labels, one number a pixel (mode P or L), got mode {picture.mode}"
-            )
-        labels = torch.from_numpy(np.array(picture).astype(np.int64))
-    if drops_background:
+    try:
+        with Image.open(pair.mask) as picture:
+            if picture.mode not in ("P", "L", "I", "I;16"):
+                raise ValueError(f"expected one number a pixel, mode P or L, got mode {picture.mode}")
+            labels = torch.from_numpy(np.array(picture).astype(np.int64))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{pair.key}: there is no mask {pair.mask.name}") from error
+    except Exception as error:  # Pillow's readers let many kinds through
+        # The message of this one holds the whole path, another one on every machine.
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "empty, or no format that is known" if unknown else error
+        raise BrokenImageError(f"{pair.key}: {pair.mask.name} is not a readable mask ({reason})") from error
+    if reduce_zero_label:
         labels = torch.where((labels == 0) | (labels == IGNORED), IGNORED, labels - 1)
     return labels
 
 
-def evaluate_segmentation(
-    segment: Callable[[Path], Tensor],
-    pairs: Iterable[Pair],
-    num_classes: int,
-    *,
-    ignore_index: int = IGNORED,
-    drops_background: bool = False,
-) -> SegmentationScore:
-    """Segment every picture and score all of them by one confusion matrix.
-
-    Args:
-        segment: a picture's file -> (height, width) positions of classes, -1 for none.
-        pairs: the pictures with their masks.
-        num_classes: how many classes there are.
-        ignore_index: label of pixels that do not count.
-        drops_background: see `SegmentationBenchmark`.
-
-    Raises:
-        ValueError: no pictures, or labels that do not fit; the mask is named.
-    """
-    confusion = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)
-    pictures = 0
-    for _, image, mask in pairs:
-        labels, predicted = read_mask(mask, drops_background=drops_background), segment(image).cpu()
-        try:
-            confusion += confusion_matrix(labels, predicted, num_classes, ignore_index=ignore_index)
-        except ValueError as error:
-            raise ValueError(f"{mask}: {error}") from error
-        pictures += 1
-    if not pictures:
-        raise ValueError("pairs: expected one picture or more, got none")
-    return SegmentationScore(
-        mean_iou=mean_iou(confusion),
-        iou=intersection_over_union(confusion).tolist(),
-        pixel_accuracy=float(confusion.diagonal().sum() / confusion.sum()),
-        confusion=confusion,
-        pictures=pictures,
-    )
+def _list_pairs(layout: Masks, folder: Path) -> tuple[Path | None, list[Pair]]:
+    """Return what is missing of a layout, and, if nothing is, its pictures; each of them may be missing."""
+    images, masks = folder / layout.images, folder / layout.masks
+    for place in (images, masks):
+        if not place.is_dir():
+            return place, []
+    if layout.listed is None:
+        keys = sorted(_keys(images, layout.image_suffix))
+        if not keys:
+            return images / f"*{layout.image_suffix}", []
+    else:
+        listed = folder / layout.listed
+        if not listed.is_file():
+            return listed, []
+        # Names of files are bytes, and a list of them may be in any encoding.
+        lines = listed.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+        keys = [line.strip() for line in lines if line.strip()]
+        if not keys:
+            raise ValueError(f"{listed}: no pictures are listed")
+    return None, [
+        Pair(key, images / f"{key}{layout.image_suffix}", masks / f"{key}{layout.mask_suffix}")
+        for key in keys
+    ]
 
 
-def _checked_pairs(pairs: list[Pair]) -> list[Pair]:
-    for _, image, mask in pairs:
-        for file in (image, mask):
-            if not file.is_file():
-                raise FileNotFoundError(f"{file}: no such file, and {len(pairs)} pairs are wanted")
-    return pairs
+def _keys(images: Path, suffix: str) -> Iterator[str]:
+    """Give the keys of all pictures in a folder and its sub-folders; links are followed."""
+    for where, folders, names in os.walk(images, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = Path(where).relative_to(images)
+        for name in names:
+            if name.endswith(suffix) and not name.startswith("."):
+                yield (below / name.removesuffix(suffix)).as_posix()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -24,6 +24,34 @@ AGGREGATIONS = ("space", "softmax_then_max")
 MAX_BYTES = 64 * 2**20
 """More is not faster: rows then leave the cache of the processor."""
 PATCHES_AT_ONCE = 4096
+
+
+class Sizes(NamedTuple):
+    """How a picture is cut into windows, in pixels.
+
+    Attributes:
+        window: height and width of a window.
+        stride: from one window to the next.
+        short_side: what the shorter side of the picture is resized to before.
+    """
+
+    window: int
+    stride: int
+    short_side: int
+
+
+class Windows(NamedTuple):
+    """The windows of a picture, as an image tower reads them.
+
+    Attributes:
+        pixels: (windows, channels, height, width) floating point, on the CPU.
+        tiling: where they lie in the resized picture.
+        size: height and width of the picture as it came.
+    """
+
+    pixels: Tensor
+    tiling: Tiling
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -159,7 +187,6 @@ class Segmentation:
         return f"Segmentation({width} x {height} pixels: {shown})"
 
 
-@torch.inference_mode()
 def encode_patches(
     backbone: Backbone,
     image: Any,
@@ -173,33 +200,64 @@ def encode_patches(
     """Return the embeddings of all patches of a picture; for the arguments see `segment`."""
     tower = DenseTower(backbone.model)
     check_method(method)
+    sizes = window_sizes(tower, window, stride, short_side)
+    if not is_count(batch_size):
+        raise ValueError(f"batch_size: expected a whole number >= 1, got {batch_size!r}")
+    transform = backbone.image_transform(resize=False)
+    windows = cut_windows(open_image(image), transform, tower.patch_size, sizes)
+    return encode_windows(backbone, windows, method=method, batch_size=batch_size)
+
+
+def window_sizes(tower: DenseTower, window: int | None, stride: int | None, short_side: int | None) -> Sizes:
+    """Return the sizes that are meant, in pixels: for what is None, those of the model's own images.
+
+    Raises:
+        ValueError: a size that is no whole number >= 1, or a stride beyond the window.
+    """
     window = tower.image_size if window is None else window
     stride = max(1, window // 2) if stride is None and is_count(window) else stride
     short_side = 3 * window // 2 if short_side is None and is_count(window) else short_side
-    for name, value in (
-        ("window", window),
-        ("stride", stride),
-        ("short_side", short_side),
-        ("batch_size", batch_size),
-    ):
+    for name, value in (("window", window), ("stride", stride), ("short_side", short_side)):
         if not is_count(value):
             raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")
     assert stride is not None  # counts, as just checked
     assert short_side is not None
     if stride > window:
         raise ValueError(f"stride: expected no more than the window, {window}, for no gaps; got {stride}")
-    picture = open_image(image)
+    return Sizes(window, stride, short_side)
+
+
+def cut_windows(
+    picture: Image.Image,
+    transform: Callable[[list[Image.Image]], dict[str, Tensor]],
+    patch: int,
+    sizes: Sizes,
+) -> Windows:
+    """Resize a picture, preprocess it and cut it into windows: what the workers of a loader can do.
+
+    Args:
+        picture: in RGB.
+        transform: `Backbone.image_transform(resize=False)`.
+        patch: pixels of a patch.
+        sizes: see `window_sizes`.
+    """
     size = (picture.height, picture.width)
-    height, width = working_size(*size, short_side)
+    height, width = working_size(*size, sizes.short_side)
     resized = picture.resize((width, height), Image.Resampling.BICUBIC)
-    pixels = backbone.preprocess([resized], resize=False)["pixel_values"][0]
-    tiling = tile(height, width, window, stride)
-    windows = list(cut(pixels, tiling, tower.patch_size))
+    tiling = tile(height, width, sizes.window, sizes.stride)
+    pixels = transform([resized])["pixel_values"][0]
+    return Windows(torch.stack(list(cut(pixels, tiling, patch))), tiling, size)
+
+
+@torch.inference_mode()
+def encode_windows(backbone: Backbone, windows: Windows, *, method: str, batch_size: int) -> DenseFeatures:
+    """Return the embeddings of all patches of windows, so many of them at once through the image tower."""
+    tower = DenseTower(backbone.model)
     found = [
-        tower.features(torch.stack(windows[start : start + batch_size]), method)
-        for start in range(0, len(windows), batch_size)
+        tower.features(part.to(backbone.device, backbone.dtype), method)
+        for part in windows.pixels.split(batch_size)
     ]
-    return DenseFeatures(torch.cat(found), tiling, tower.patch_size, size)
+    return DenseFeatures(torch.cat(found), windows.tiling, tower.patch_size, windows.size)
 
 
 @torch.inference_mode()
