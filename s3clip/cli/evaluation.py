@@ -193,7 +193,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="coop or clip_benchmark; their splits and their headline scores differ. Segmentation, and "
-            "sets of your own, have theirs."
+            "a set of your own that has none of this name, are used by their first."
         ),
     ] = None,
     synonyms: Annotated[
@@ -242,9 +242,6 @@ def evaluate(
         if value < least:
             raise ValueError(f"--{option}: expected a whole number >= {least}, got {value}")
     rows = [find_benchmark(name) for name in sets]
-    if convention is not None and not any(convention in row.conventions for row in rows):
-        known = ", ".join(dict.fromkeys(name for row in rows for name in row.conventions))
-        raise ValueError(f"--convention: none of the sets has {convention!r}; they have {known}")
     words = None if synonyms == "builtin" else SynonymSet.read(synonyms)
     if words is not None and len(rows) > 1:
         raise ValueError(f"--synonyms: a file has the classes of one set, and there are {len(rows)}")
@@ -283,8 +280,8 @@ def evaluate(
 
 
 def _convention_of(row: Any, asked: str | None) -> str | None:
-    """Return the convention asked for; None, the set's first, where it has neither of the usual two."""
-    has_own = not {"coop", "clip_benchmark"} & row.conventions.keys()
+    """Return the convention asked for; None, the first, for segmentation and sets of one's own without it."""
+    has_own = row.is_segmentation or row.folder is not None
     return None if has_own and asked not in row.conventions else asked
 
 

@@ -32,7 +32,7 @@ class CountedPicture:
         key: of the picture.
         sizes: of its two files, in bytes.
         opened_at: when they were, in seconds since 1970.
-        cells: by contender, (cells, 2) int64: the position of a cell in the confusion matrix, row by row, and
+        cells: by contender, (cells, 2) int32: the position of a cell in the confusion matrix, row by row, and
             its count, where that is not 0.
     """
 
@@ -132,7 +132,7 @@ def _whole(path: Path) -> tuple[list[CountedPicture], int]:
                     tuple(content["sizes"]),
                     content["opened_at"],
                     {
-                        name: torch.tensor(own, dtype=torch.int64).reshape(-1, 2)
+                        name: torch.tensor(own, dtype=torch.int32).reshape(-1, 2)
                         for name, own in content["cells"].items()
                     },
                 )

@@ -4,9 +4,10 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import torch
 from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
@@ -51,7 +52,7 @@ class PixelContender(NamedTuple):
 
 @dataclass(frozen=True)
 class Counted:
-    """What `Segmentation.encode` did in one process.
+    """What `PixelRun.count` did in one process.
 
     Attributes:
         images: how many pictures were encoded now.
@@ -62,8 +63,8 @@ class Counted:
 
     images: int
     seconds: float
-    contender_seconds: dict[str, float] = field(default_factory=dict)
-    broken: dict[str, str] = field(default_factory=dict)
+    contender_seconds: dict[str, float]
+    broken: dict[str, str]
 
 
 class PixelRun:
@@ -203,13 +204,14 @@ class PixelRun:
         ).labels
         flat = confusion_matrix(labels, predicted, len(self.which.class_names)).flatten()
         positions = flat.nonzero()[:, 0]
-        return torch.stack([positions, flat[positions]], dim=1)
+        return torch.stack([positions, flat[positions]], dim=1).int()
 
 
 def counts_place(image_key: str, run: PixelRun) -> Path:
     """Return where in a cache the counts of a run go, by the model whose `image_key` this is."""
     which = run.which
-    return Path(image_key[:16]) / which.name / f"{which.convention}-{which.split}-{run.key(image_key)}"
+    used = quote(f"{which.convention}-{which.split}", safe="")
+    return Path(image_key[:16]) / which.name / f"{used}-{run.key(image_key)}"
 
 
 def choose_contenders(asked: Asked, which: SegmentationSet) -> list[Contender]:

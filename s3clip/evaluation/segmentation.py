@@ -77,8 +77,8 @@ def open_segmentation(
 
     Raises:
         FileNotFoundError: the set is not there; says what was looked for.
-        ValueError: a benchmark of classification, no such convention, another number of classes, a picture
-            that is listed twice, or a root on the Hub.
+        ValueError: a benchmark of classification, no such convention, another number of classes or more than
+            255, a picture that is listed twice, or a root on the Hub.
     """
     if not benchmark.is_segmentation:
         raise ValueError(f"{benchmark.name}: expected a benchmark of segmentation, got one of classification")
@@ -91,6 +91,11 @@ def open_segmentation(
     if rules.classes not in (None, len(words.classes)):
         raise ValueError(
             f"{benchmark.name}: expected {rules.classes} classes, got {len(words.classes)} in its synonyms"
+        )
+    if len(words.classes) > IGNORED:
+        raise ValueError(
+            f"{benchmark.name}: expected at most {IGNORED} classes, since {IGNORED} in a mask is no class, "
+            f"got {len(words.classes)}"
         )
     looked_for = []
     for layout in rules.layouts:

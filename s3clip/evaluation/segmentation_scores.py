@@ -39,7 +39,7 @@ class PixelScores:
         """Add up the cells of pictures, as `CountedPicture` has them."""
         width = classes + 1
         picture = torch.repeat_interleave(torch.arange(len(cells)), torch.tensor([len(own) for own in cells]))
-        where, count = torch.cat(list(cells)).T
+        where, count = torch.cat(list(cells)).long().T
         label, guess = where // width, where % width
         right, taken = label == guess, guess < classes
 
