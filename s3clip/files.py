@@ -1,8 +1,29 @@
-"""Writing a file so that nobody ever sees a part of it."""
+"""Writing a file so that nobody ever sees a part of it, and so that only one process does."""
 
 import os
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two processes apart there
+    fcntl = None  # type: ignore[assignment]
+
+
+def lock(file: BinaryIO) -> bool:
+    """Lock an open file against other processes, until it is closed; return False if one has done so.
+
+    Where there are no locks, on Windows and some file systems, every process may write.
+    """
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks
+            pass
+    return True
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -21,12 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from s3clip.files import lock
 from s3clip.sources import BrokenShardError, Record, Sample, Shard
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing keeps two runs apart there
-    fcntl = None  # type: ignore[assignment]
 
 ROW = np.dtype("<f4")
 
@@ -116,16 +112,11 @@ class ShardEmbeddings:
         """
         self.rows_path.parent.mkdir(parents=True, exist_ok=True)
         with self.rows_path.open("ab") as rows, self.records_path.open("ab") as records:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(records, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise ValueError(
-                        f"{self.records_path}: another process is writing these embeddings; wait for it, or "
-                        f"give another --cache"
-                    ) from error
-                except OSError:  # a file system without locks
-                    pass
+            if not lock(records):
+                raise ValueError(
+                    f"{self.records_path}: another process is writing these embeddings; wait for it, or "
+                    f"give another --cache"
+                )
             # The records first: a kill between the two leaves rows without a record, which count for nothing.
             os.truncate(records.fileno(), kept[-1].records_end if kept else 0)
             os.truncate(rows.fileno(), (kept[-1].rows_end if kept else 0) * self.dim * ROW.itemsize)

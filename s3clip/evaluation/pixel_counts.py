@@ -17,11 +17,7 @@ import torch
 from torch import Tensor
 
 from s3clip.evaluation.segmentation import Pair
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing keeps two runs apart there
-    fcntl = None  # type: ignore[assignment]
+from s3clip.files import lock
 
 
 @dataclass(frozen=True)
@@ -83,16 +79,10 @@ class PixelCounts:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{process}.jsonl"
         with path.open("ab") as file:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise ValueError(
-                        f"{path}: another process is writing these counts; wait for it, or give another "
-                        f"--cache"
-                    ) from error
-                except OSError:  # a file system without locks
-                    pass
+            if not lock(file):
+                raise ValueError(
+                    f"{path}: another process is writing these counts; wait for it, or give another --cache"
+                )
             os.truncate(file.fileno(), _whole(path)[1])
             yield CountsWriter(file)
 
