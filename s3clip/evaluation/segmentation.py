@@ -47,6 +47,7 @@ class SegmentationSet:
         layout: how masks are read, and pictures cut.
         pairs: the pictures with their masks, in order.
         expected_images: how many pictures there should be; None where nobody knows.
+        problems: what differs from the table, in sentences for people.
     """
 
     name: str
@@ -58,6 +59,7 @@ class SegmentationSet:
     layout: Masks
     pairs: tuple[Pair, ...]
     expected_images: int | None = None
+    problems: tuple[str, ...] = ()
 
 
 def open_segmentation(
@@ -112,6 +114,12 @@ def open_segmentation(
     key, times = Counter(pair.key for pair in pairs).most_common(1)[0]
     if times > 1:
         raise ValueError(f"{benchmark.name}: {layout.listed}: {key!r} is listed {times} times")
+    problems = []
+    if rules.images not in (None, len(pairs)):
+        problems.append(
+            f"{len(pairs):,} pictures are listed, {rules.images:,} expected: these are not the scores of "
+            f"{benchmark.name}"
+        )
     return SegmentationSet(
         name=benchmark.name,
         split=rules.split,
@@ -122,6 +130,7 @@ def open_segmentation(
         layout=layout,
         pairs=tuple(pairs),
         expected_images=rules.images,
+        problems=tuple(problems),
     )
 
 

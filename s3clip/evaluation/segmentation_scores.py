@@ -190,14 +190,9 @@ def _differences(run: PixelRun, scores: Mapping[str, PixelScores]) -> dict[str, 
 
 
 def _warnings(which: SegmentationSet, broken: Mapping[str, str], occurs: Tensor) -> list[str]:
-    warnings = []
+    warnings = list(which.problems)
     if broken:
         warnings.append(f"cannot be scored: {len(broken)} of the pictures: {few(list(broken.values()))}")
-    if which.expected_images is not None and len(which.pairs) != which.expected_images:
-        warnings.append(
-            f"{len(which.pairs)} pictures found where the table says {which.expected_images}: these are not "
-            f"the scores of {which.name}"
-        )
     if absent := [name for name, there in zip(which.class_names, occurs.tolist(), strict=True) if not there]:
         listed = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
         warnings.append(f"no pixel is of {len(absent)} of the classes: {listed}")
