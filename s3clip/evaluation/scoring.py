@@ -23,8 +23,8 @@ from s3clip.evaluation.scores import (
 from s3clip.head import SynonymousSpaceHead
 from s3clip.prediction import check_image_embeds
 
-CHUNK_NUMBERS = 2**22
-"""About how many float64 numbers (32 MiB) of resamples are held at once."""
+CHUNK_NUMBERS = 2**18
+"""About how many float64 numbers (2 MiB) of resamples are held at once."""
 
 
 @dataclass(frozen=True)
@@ -223,29 +223,33 @@ def _answers(logits: Tensor, labels: Tensor, activation: str) -> tuple[Tensor, T
     return predicted, confidences, better.sum(1) < 5
 
 
-def resamples(images: int, asked: Asked, numbers: int) -> Iterator[Tensor]:
-    """Give how often each image is drawn in each resample: (resamples, images), a part of them at a time.
+def resamples(images: int, asked: Asked, numbers: int) -> Iterator[tuple[slice, Tensor]]:
+    """Give how often each image is drawn in each resample, a part of them at a time.
 
     Args:
         images: how many there are.
         asked: how many resamples, and their seed.
         numbers: how many are held for a resample beside these; the larger of the two limits the parts.
+
+    Yields:
+        Which of the resamples these are, and (resamples, images).
     """
     generator = torch.Generator().manual_seed(asked.seed)
     step = max(1, CHUNK_NUMBERS // max(images, numbers))
     for start in range(0, asked.bootstrap, step):
-        count = min(step, asked.bootstrap - start)
-        drawn = torch.randint(images, (count, images), generator=generator)
-        yield torch.zeros(count, images).scatter_add_(1, drawn, torch.ones(count, images))
+        part = slice(start, min(start + step, asked.bootstrap))
+        drawn = torch.randint(images, (part.stop - start, images), generator=generator)
+        yield part, torch.zeros(drawn.shape).scatter_add_(1, drawn, torch.ones(drawn.shape))
 
 
 def _bootstrap(differences: Tensor, labels: Tensor, scored: Tensor, asked: Asked) -> tuple[Tensor, Tensor]:
     """Resample the images, the same for all rows -> (resamples, rows) means, and means over classes."""
-    top1, recall = [], []
-    for counts in resamples(len(labels), asked, len(scored)):
-        top1.append(resampled_means(differences, counts))
-        recall.append(resampled_class_means(differences, counts, labels, scored))
-    return torch.cat(top1), torch.cat(recall)
+    # Made before the loop: small tensors that stay, between large ones that go, would keep memory from reuse.
+    top1, recall = torch.empty(2, asked.bootstrap, len(differences), dtype=torch.float64)
+    for part, counts in resamples(len(labels), asked, len(scored)):
+        top1[part] = resampled_means(differences, counts)
+        recall[part] = resampled_class_means(differences, counts, labels, scored)
+    return top1, recall
 
 
 def _summary(name: str, runs: list[_Run], top1: Difference, recall: Difference) -> ContenderScores:

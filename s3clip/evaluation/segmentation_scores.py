@@ -24,9 +24,9 @@ class PixelScores:
 
     Attributes:
         confusion: (classes, classes + 1), as `confusion_matrix` counts it, over all pictures.
-        hits: (pictures, classes) pixels of each class that were taken for it.
-        labelled: (pictures, classes) pixels of each class.
-        predicted: (pictures, classes) counted pixels that were taken for each class.
+        hits: (pictures, classes) float64, pixels of each class that were taken for it.
+        labelled: (pictures, classes) float64, pixels of each class.
+        predicted: (pictures, classes) float64, counted pixels that were taken for each class.
     """
 
     confusion: Tensor
@@ -49,9 +49,9 @@ class PixelScores:
 
         return cls(
             confusion=table(classes, width, label, guess, count),
-            hits=table(len(cells), classes, picture[right], label[right], count[right]),
-            labelled=table(len(cells), classes, picture, label, count),
-            predicted=table(len(cells), classes, picture[taken], guess[taken], count[taken]),
+            hits=table(len(cells), classes, picture[right], label[right], count[right]).double(),
+            labelled=table(len(cells), classes, picture, label, count).double(),
+            predicted=table(len(cells), classes, picture[taken], guess[taken], count[taken]).double(),
         )
 
     @property
@@ -171,14 +171,12 @@ def _scores(run: PixelRun, pictures: Sequence[CountedPicture]) -> dict[str, Pixe
 def _differences(run: PixelRun, scores: Mapping[str, PixelScores]) -> dict[str, dict[str, dict[str, float]]]:
     """Return every contender's scores minus the control's, with intervals over the pictures."""
     pictures, classes = scores[CONTROL.name].hits.shape
-    drawn: dict[str, list[Tensor]] = {name: [] for name in scores}
-    for counts in resamples(pictures, run.asked, classes):
+    resampled = {name: torch.empty(2, run.asked.bootstrap, dtype=torch.float64) for name in scores}
+    for part, counts in resamples(pictures, run.asked, classes):
         for name, own in scores.items():
-            pixels = counts.double() @ own.labelled.double().sum(1)
-            right = counts.double() @ own.hits.double().sum(1)
-            miou = resampled_mean_iou(own.hits, own.labelled, own.predicted, counts)
-            drawn[name].append(torch.stack([miou, right / pixels]))
-    resampled = {name: torch.cat(parts, dim=1) for name, parts in drawn.items()}
+            right, pixels = (counts.double() @ each.sum(1) for each in (own.hits, own.labelled))
+            resampled[name][0, part] = resampled_mean_iou(own.hits, own.labelled, own.predicted, counts)
+            resampled[name][1, part] = right / pixels
     control = scores[CONTROL.name]
     found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in scores}
     for name, own in scores.items():
