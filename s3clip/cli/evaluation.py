@@ -1,12 +1,17 @@
 """How good is a head on labelled images?"""
 
 import json
+import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from s3clip.cli.options import BatchSize, Device, Format, Output, Views, json_option, print_rows
+
+if TYPE_CHECKING:
+    from s3clip.evaluation.datasets import EvaluationSet
 
 
 def compare(
@@ -178,18 +183,25 @@ def evaluate(
         list[str],
         typer.Argument(help="Benchmarks of the table (food101 dtd), or a JSON file for a set of your own."),
     ],
-    data: Annotated[
-        str, typer.Option(help="Folder of all data sets, or hf://datasets to stream them from the Hub.")
-    ],
     backbone: Annotated[
         str,
         typer.Option(help="CLIP-like model: a Hub repository (openai/clip-vit-base-patch32) or a folder."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for run.json, run.md, run.png and thumbnails.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of all data sets, or hf://datasets to stream them from the Hub; a set of your own "
+            "lies beside its file."
+        ),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
     convention: Annotated[
         str | None,
-        typer.Option(help="coop or clip_benchmark; their splits and their headline scores differ."),
+        typer.Option(
+            help="coop or clip_benchmark; their splits and their headline scores differ. A set of your own "
+            "that has none of this name is used by its first."
+        ),
     ] = None,
     synonyms: Annotated[
         str, typer.Option(help="Synonym file for a single set, or builtin: the words that come with s3clip.")
@@ -215,9 +227,7 @@ def evaluate(
 
     For several GPUs or machines start it with a launcher: accelerate launch -m s3clip.cli eval ...
     """
-    from s3clip import Backbone, SynonymSet
-    from s3clip.evaluation.benchmarks import find_benchmark
-    from s3clip.evaluation.datasets import open_benchmark
+    from s3clip import Backbone
     from s3clip.evaluation.processes import join_processes
     from s3clip.evaluation.runs import evaluate as evaluate_sets
 
@@ -228,19 +238,13 @@ def evaluate(
     ):
         if value < least:
             raise ValueError(f"--{option}: expected a whole number >= {least}, got {value}")
-    rows = [find_benchmark(name) for name in sets]
-    for row in rows:
-        if row.is_segmentation:
-            raise ValueError(
-                f"{row.name}: a segmentation benchmark; examples/segmentation_study.py "
-                f"--data {row.name}=FOLDER scores it"
-            )
-    words = None if synonyms == "builtin" else SynonymSet.read(synonyms)
-    if words is not None and len(rows) > 1:
-        raise ValueError(f"--synonyms: a file has the classes of one set, and there are {len(rows)}")
-    opened = [open_benchmark(row, data, convention=convention, synonyms=words) for row in rows]
+    opened = _open_sets(sets, data, convention, synonyms)
     processes = join_processes(device)
+    if processes.index == 0:
+        _warn((each.name, problem) for each in opened for problem in each.problems)
     model = Backbone.from_pretrained(backbone, revision=revision, device=processes.device)
+    _make_folder("out", out)
+    _make_folder("cache", cache or out)
     run = evaluate_sets(
         opened,
         backbone=model,
@@ -256,14 +260,47 @@ def evaluate(
         return
     run.save(out)
     typer.echo(run.markdown())
-    for benchmark in run.results["benchmarks"]:
-        for warning in benchmark["warnings"]:
-            typer.echo(f"warning: {benchmark['name']}: {warning}", err=True)
+    _warn(
+        (each.name, warning)
+        for each, found in zip(opened, run.results["benchmarks"], strict=True)
+        for warning in found["warnings"]
+        if warning not in each.problems  # which were said before
+    )
     try:
         run.draw(out / "run.png")
     except ImportError as error:
         typer.echo(f"warning: no picture: {error}", err=True)
     typer.echo(f"Saved to {out}.")
+
+
+def _open_sets(
+    names: list[str], data: str | None, convention: str | None, synonyms: str
+) -> "list[EvaluationSet]":
+    from s3clip import SynonymSet
+    from s3clip.evaluation.benchmarks import find_benchmark
+    from s3clip.evaluation.datasets import open_benchmark
+
+    rows = [find_benchmark(name) for name in names]
+    words = None if synonyms == "builtin" else SynonymSet.read(synonyms)
+    if words is not None and len(rows) > 1:
+        raise ValueError(f"--synonyms: a file has the classes of one set, and there are {len(rows)}")
+    opened = []
+    for row in rows:
+        if row.is_segmentation:
+            raise ValueError(
+                f"{row.name}: a segmentation benchmark; examples/segmentation_study.py "
+                f"--data {row.name}=FOLDER scores it"
+            )
+        if data is None and row.folder is None:
+            raise ValueError(f"--data: {row.name} needs the folder of all data sets, or hf://datasets")
+        chosen = convention if row.folder is None or convention in row.conventions else None
+        opened.append(open_benchmark(row, data or "", convention=chosen, synonyms=words))
+    return opened
+
+
+def _warn(warnings: Iterable[tuple[str, str]]) -> None:
+    for name, warning in warnings:
+        typer.echo(f"warning: {name}: {warning}", err=True)
 
 
 def report(
@@ -275,6 +312,16 @@ def report(
     from s3clip.files import write_atomically
 
     page = run_page(read_runs(runs))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder("out", out.absolute().parent)
     write_atomically(out, page.encode("utf-8", "backslashreplace"))
     typer.echo(f"Saved to {out}.")
+
+
+def _make_folder(option: str, folder: Path) -> None:
+    """Make a folder to write into, before the work and not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # of its kind, but it names no option
+        raise OSError(f"--{option}: {folder} cannot be made a folder: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"--{option}: {folder} is not to be written to; choose another folder")

@@ -91,7 +91,9 @@ def run_page(runs: Sequence[tuple[Path, dict[str, Any]]]) -> str:
             ]
     body = "\n".join(parts)
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>s3clip: zero-shot runs</title>\n'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<title>s3clip: zero-shot runs</title>\n"
         f"<style>{_STYLE}</style></head>\n<body>\n{body}\n<script>{_SCRIPT}</script>\n</body></html>\n"
     )
 

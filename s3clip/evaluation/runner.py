@@ -18,6 +18,7 @@ from s3clip.adaptation import METHODS, TestTimeAdapter
 from s3clip.backbone import Backbone
 from s3clip.config import HeadConfig
 from s3clip.evaluation.baselines import ADAPTED, CONTENDERS, CONTROL, Contender, softmax_max
+from s3clip.evaluation.embeddings import StoredRows
 from s3clip.evaluation.report import Comparison, ContenderScores, Difference
 from s3clip.evaluation.scores import (
     expected_calibration_error,
@@ -43,7 +44,7 @@ def compare(
     *,
     backbone: str | os.PathLike[str] | Backbone,
     images: Sequence[Any] | None = None,
-    image_embeds: Tensor | None = None,
+    image_embeds: Tensor | StoredRows | None = None,
     templates: str | Sequence[str] | None = None,
     contenders: Sequence[str] | None = None,
     configs: Mapping[str, HeadConfig] | None = None,
@@ -65,7 +66,7 @@ def compare(
         labels: one per image: the position of a class, or, as a string, a class's id or name.
         backbone: a Hub repository, a folder or a `Backbone`.
         images: PIL images, paths, arrays or tensors; or
-        image_embeds: (images, dim) embeddings of the same model.
+        image_embeds: (images, dim) embeddings of the same model, in memory or on disk.
         templates: prompt templates, as `fit_classes` takes them.
         contenders: keys of `s3clip.evaluation.CONTENDERS`, all by default. The control is always among them.
         configs: further heads, by the name that the table gives them.
@@ -99,8 +100,11 @@ def compare(
 
     model = backbone if isinstance(backbone, Backbone) else Backbone.from_pretrained(os.fspath(backbone))
     head = SynonymousSpaceHead(model, config=CONTROL.config).fit_classes(classes, templates=templates)
+    encoded: Tensor | StoredRows
     if image_embeds is None:
         encoded = _encode_images(model, [given[i] for i in kept], batch_size, settings if adapt else None)
+    elif isinstance(image_embeds, StoredRows):
+        encoded = image_embeds[kept]
     else:
         encoded = as_embeds(image_embeds)[kept]
     encoded_texts: dict[tuple[Any, ...], list[Tensor]] = {}
@@ -254,7 +258,7 @@ class _Problem:
     `labels` (images,) are positions of classes; `view_embeds` (images, views, dim) is None where none adapts.
     """
 
-    image_embeds: Tensor
+    image_embeds: Tensor | StoredRows
     view_embeds: Tensor | None
     labels: Tensor
     embeddings: list[Tensor]
@@ -265,7 +269,7 @@ class _Problem:
 
 
 class _Run(NamedTuple):
-    """One contender on one draw of its texts; of each image the class predicted, and 1 if it is right."""
+    """One contender on one draw of its texts; of each image the class predicted, and whether it is right."""
 
     predicted: Tensor
     correct: Tensor
@@ -302,8 +306,12 @@ def _encode_images(model: Backbone, images: list[Any], batch_size: int, views: V
     return torch.cat(chunks)
 
 
-def _plain_and_views(embeds: Tensor, asked: _Asked) -> tuple[Tensor, Tensor | None]:
+def _plain_and_views(embeds: Tensor | StoredRows, asked: _Asked) -> tuple[Tensor | StoredRows, Tensor | None]:
     """(images, dim) of the plain images and, where some contender adapts, (images, views, dim)."""
+    if isinstance(embeds, StoredRows):
+        if asked.adapt:
+            raise ValueError("adapt: it takes embeddings of views, in memory")
+        return embeds, None
     embeds = embeds.float().cpu()
     if not asked.adapt:
         return embeds, None
@@ -324,7 +332,10 @@ def _score_all(
     left_out: int,
     about: dict[str, Any],
 ) -> Comparison:
-    check_image_embeds(problem.image_embeds)
+    first = 0
+    for batch in problem.image_embeds.split(asked.batch_size):
+        check_image_embeds(batch, first)
+        first += len(batch)
     counts = torch.bincount(problem.labels, minlength=len(problem.class_names))
     scored = counts >= asked.min_images
     if not bool(scored.any()):
@@ -342,12 +353,15 @@ def _score_all(
                 embeddings = [own[:1] for own in embeddings]
             runs[contender.name].append(_run(contender, problem, embeddings, scored, asked.batch_size))
 
-    correct = torch.stack([torch.stack([run.correct for run in own]).mean(0) for own in runs.values()])
-    control = correct[list(runs).index(asked.control)]
-    top1, recall = _bootstrap(correct - control, problem.labels, scored, asked)
-    exact_top1 = (correct - control).mean(1).tolist()
+    # A row for each contender: the most that grows with the number of images.
+    differences = torch.stack(
+        [torch.stack([run.correct for run in own]).double().mean(0) for own in runs.values()]
+    )
+    differences -= differences[list(runs).index(asked.control)].clone()
+    top1, recall = _bootstrap(differences, problem.labels, scored, asked)
+    exact_top1 = differences.mean(1).tolist()
     every = torch.ones(1, len(problem.labels))
-    exact_recall = resampled_class_means(correct - control, every, problem.labels, scored)[0].tolist()
+    exact_recall = resampled_class_means(differences, every, problem.labels, scored)[0].tolist()
     found = [
         _summary(
             name,
@@ -419,12 +433,11 @@ def _run(
 
     inputs = problem.image_embeds if contender.adapt is None else problem.view_embeds
     assert inputs is not None  # views are there where a contender adapts
-    batches = inputs.split(batch_size)
     activation = "exp" if contender.config is None else problem.activation
     seconds, each = 0.0, []
     with torch.inference_mode():
-        classify(batches[0])  # the first call pays for what later ones find ready
-        for batch, truth in zip(batches, problem.labels.split(batch_size), strict=True):
+        classify(next(iter(inputs.split(batch_size))))  # the first call pays for what later ones find ready
+        for batch, truth in zip(inputs.split(batch_size), problem.labels.split(batch_size), strict=True):
             started = time.perf_counter()
             logits = classify(batch)
             seconds += time.perf_counter() - started
@@ -434,7 +447,7 @@ def _run(
     correct = predicted == problem.labels
     return _Run(
         predicted=predicted,
-        correct=correct.double(),
+        correct=correct,
         top1=float(accuracy_score(problem.labels.numpy(), predicted.numpy())),
         top5=float(among_five.double().mean()),
         recall=float(

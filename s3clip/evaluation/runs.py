@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from s3clip.backbone import Backbone
-from s3clip.evaluation.baselines import CONTROL, DEFAULT
+from s3clip.evaluation.baselines import CONTENDERS, CONTROL, DEFAULT
 from s3clip.evaluation.datasets import EvaluationSet
+from s3clip.evaluation.embeddings import StoredRows
 from s3clip.evaluation.encoding import check_model, encode_set, read_set, set_folder
+from s3clip.evaluation.picture import draw_run
 from s3clip.evaluation.processes import Processes
 from s3clip.evaluation.report import (
     Comparison,
@@ -27,7 +28,6 @@ from s3clip.evaluation.report import (
     markdown_rows,
 )
 from s3clip.evaluation.runner import compare, versions
-from s3clip.figures import new_figure
 from s3clip.files import write_atomically
 from s3clip.sources import BATCH_SIZE, Record
 
@@ -74,36 +74,12 @@ class Run:
         return place
 
     def draw(self, path: str | os.PathLike[str]) -> Path:
-        """Draw the default's difference from the control on every benchmark, and return the path.
+        """Draw how far every contender is from the control on every benchmark, and return the path.
 
         Raises:
             ImportError: matplotlib is not installed.
         """
-        shown = self.results["benchmarks"][::-1]
-        control = self.results["settings"]["control"]
-        names = list(dict.fromkeys(score["name"] for each in shown for score in each["scores"]))
-        names = [name for name in names if name in (DEFAULT.name, "name")] or [
-            name for name in names if name != control
-        ][:2]
-        figure = new_figure(8, 1.6 + 0.4 * len(shown))
-        axis = figure.subplots()
-        for row, each in enumerate(shown):
-            for place, name in enumerate(names):
-                score = _score(each, name)
-                if score is None:
-                    continue
-                difference = Difference(**score["differences"][each["headline"]])
-                colour, y = ("#0969da", "#57606a")[place], row - 0.2 * place
-                axis.plot([100 * difference.low, 100 * difference.high], [y, y], color=colour, lw=2)
-                label = name if row == 0 else None
-                axis.plot(100 * difference.value, y, "o", color=colour, ms=5, label=label)
-        axis.axvline(0, color="#cf222e", lw=1)
-        axis.grid(axis="x", alpha=0.3)
-        axis.set_yticks(range(len(shown)), [each["name"] for each in shown], fontsize=8)
-        axis.set_xlabel(f"headline score - {control}, points, with 95 % intervals")
-        axis.legend(fontsize=8)
-        figure.savefig(path)
-        return Path(path)
+        return draw_run(self.results["benchmarks"], self.results["settings"]["control"], path)
 
 
 def evaluate(
@@ -146,6 +122,8 @@ def evaluate(
     names = [each.name for each in sets]
     if not sets or len(set(names)) < len(names):
         raise ValueError(f"sets: expected one or more, each once, got {', '.join(names) or 'none'}")
+    if unknown := [name for name in contenders or () if name not in CONTENDERS]:  # before hours of encoding
+        raise ValueError(f"contenders: {unknown[0]!r} is not known; known: {', '.join(CONTENDERS)}")
     started = time.perf_counter()
     key = backbone.image_key()
     if own.index == 0:
@@ -215,7 +193,7 @@ def evaluate(
         "processes": own.count,
         "workers": workers,
         "device": own.device,
-        "peak_memory_mib": [process[-1][0] for process in everyone],
+        "peak_memory_mib": [_peak_memory(), *(process[-1][0] for process in everyone[1:])],
         "benchmarks": timing,
     }
     return Run(json.loads(json.dumps(results)), measured, thumbnails)
@@ -224,7 +202,7 @@ def evaluate(
 def _score_set(
     which: EvaluationSet,
     records: list[Record],
-    embeds: Tensor,
+    embeds: StoredRows,
     backbone: Backbone,
     asked: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, bytes], Comparison]:
@@ -232,16 +210,18 @@ def _score_set(
     broken = [record for record in records if record.error is not None]
     labels: list[int] = []
     kept: list[int] = []
+    strange: Counter[str] = Counter()
     for row, record in enumerate(readable):
         try:
             labels.append(which.label_of(record))
         except ValueError:  # its label is no class
-            continue
-        kept.append(row)
+            strange["no label" if record.label is None else str(record.label)] += 1
+        else:
+            kept.append(row)
     if not kept:
         raise ValueError(
-            f"{which.name}: no image to score: {len(records)} found, {len(broken)} cannot be read, and none "
-            f"of the others has the label of a class"
+            f"{which.name}: no image to score: {len(records):,} found, {len(broken):,} cannot be read, and "
+            f"none of the others has the label of a class; their labels: {_few(sorted(strange), 5) or 'none'}"
         )
     comparison = compare(
         which.synonyms,
@@ -251,8 +231,6 @@ def _score_set(
         templates=which.templates or None,
         **asked,
     )
-    left_out = len(readable) - len(kept)
-    expected = len(records) - left_out if which.expected_images is None else which.expected_images
     warnings = list(which.problems)
     if broken:
         warnings.append(
@@ -263,8 +241,13 @@ def _score_set(
             f"{len(records)} images found where the table says {which.expected_images}: these are not the "
             f"scores of {which.name}"
         )
-    if left_out and which.convention in ("coop", "clip_benchmark"):
-        warnings.append(f"{left_out} images have a label that is none of the classes")
+    left_out = sorted(strange.items(), key=lambda item: (-item[1], item[0]))
+    if left_out:
+        named = _few([f"{label} ({images:,})" for label, images in left_out], 5)
+        warnings.append(
+            f"{strange.total():,} images are left out: their labels, {len(left_out):,} in all, are none of "
+            f"the classes: {named}"
+        )
     worst, thumbnails = _worst_classes(which, comparison, labels, [readable[row] for row in kept])
     benchmark = {
         "name": which.name,
@@ -273,12 +256,13 @@ def _score_set(
         "headline": which.headline,
         "counts": {
             "scored": len(kept),
-            "of": expected,
+            "of": len(records) if which.expected_images is None else which.expected_images,
             "found": len(records),
             "expected": which.expected_images,
             "broken": len(broken),
-            "left_out": left_out,
+            "left_out": strange.total(),
         },
+        "left_out_labels": left_out,
         "classes": comparison.classes,
         "scored_classes": comparison.scored_classes,
         "texts": comparison.texts,
