@@ -67,7 +67,7 @@ def _draw_panel(
         panel.plot(ends, [place, place], color=colour, lw=1.5)
         panel.plot(value, place, "o", color=colour, ms=3.5)
     panel.axvline(0, color="#cf222e", lw=1)
-    panel.grid(axis="x", alpha=0.3)
+    panel.grid(alpha=0.3, lw=0.5)
     panel.tick_params(labelsize=7)
     counts = benchmark["counts"]
     title = f"{benchmark['name']}\n{benchmark['headline']}, {counts['scored']:,} of {counts['of']:,} images"
