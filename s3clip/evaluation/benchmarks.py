@@ -156,7 +156,7 @@ class Benchmark(_Row):
         conventions: how it is used, by name; the first is the default.
     """
 
-    name: str = Field(min_length=1)
+    name: str = Field(pattern=r"^\w[\w.-]*$")
     title: str = ""
     source: str = ""
     synonyms: str
