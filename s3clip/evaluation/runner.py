@@ -34,8 +34,8 @@ from s3clip.prediction import as_embeds, check_image_embeds, check_view_embeds
 from s3clip.synonyms import SynonymSet
 from s3clip.views import ViewSettings, encode_views
 
-CHUNK_NUMBERS = 2**22
-"""About how many float64 numbers (32 MiB) of resamples are held at once."""
+CHUNK_NUMBERS = 2**18
+"""About how many float64 numbers (2 MiB) of resamples are held at once."""
 
 
 def compare(
@@ -486,14 +486,15 @@ def _bootstrap(differences: Tensor, labels: Tensor, scored: Tensor, asked: _Aske
     generator = torch.Generator().manual_seed(asked.seed)
     images = len(labels)
     step = max(1, CHUNK_NUMBERS // max(images, len(scored)))
-    top1, recall = [], []
+    # Made before the loop: small tensors that stay, between large ones that go, would keep memory from reuse.
+    top1, recall = torch.empty(2, asked.bootstrap, len(differences), dtype=torch.float64)
     for start in range(0, asked.bootstrap, step):
-        resamples = min(step, asked.bootstrap - start)
-        drawn = torch.randint(images, (resamples, images), generator=generator)
-        counts = torch.zeros(resamples, images).scatter_add_(1, drawn, torch.ones(resamples, images))
-        top1.append(resampled_means(differences, counts))
-        recall.append(resampled_class_means(differences, counts, labels, scored))
-    return torch.cat(top1), torch.cat(recall)
+        part = slice(start, min(start + step, asked.bootstrap))
+        drawn = torch.randint(images, (part.stop - start, images), generator=generator)
+        counts = torch.zeros(drawn.shape).scatter_add_(1, drawn, torch.ones(drawn.shape))
+        top1[part] = resampled_means(differences, counts)
+        recall[part] = resampled_class_means(differences, counts, labels, scored)
+    return top1, recall
 
 
 def _summary(name: str, runs: list[_Run], top1: Difference, recall: Difference) -> ContenderScores:
