@@ -133,7 +133,9 @@ def memory(images: list[int], workers: int, contenders: list[str] | None) -> Non
 
 def vit_b32(device: str) -> Backbone:
     """A CLIP with the image tower of ViT-B/32 and random weights; texts are not encoded."""
-    config = transformers.CLIPConfig(text_config={"num_hidden_layers": 1}, projection_dim=DIM)
+    config = transformers.CLIPConfig(
+        text_config={"num_hidden_layers": 1, "vocab_size": 100}, projection_dim=DIM
+    )
     processor = transformers.CLIPImageProcessor(size={"shortest_edge": 224})
     return Backbone(transformers.CLIPModel(config).eval().to(device), (None, processor))
 

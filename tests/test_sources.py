@@ -405,9 +405,9 @@ def test_parquet_on_the_hub(hub, repository, tmp_path):
 
 
 def test_the_example_scores_every_picture_and_compares_rates(capfd):
-    stream_memory.main(["memory", "--images", "300", "--workers", "1", "--contender", "name"])
-    assert " 300 pictures: peak " in capfd.readouterr().out
-    stream_memory.main(["rates", "--images", "64", "--workers", "1", "--device", "cpu"])
+    stream_memory.evaluate_synthetic(70, 0, ["name"])
+    assert " 70 pictures: peak " in capfd.readouterr().out
+    stream_memory.main(["rates", "--images", "4", "--workers", "1", "--device", "cpu"])
     lines = capfd.readouterr().out.splitlines()
     assert lines[1].startswith("encoder alone: ")
     assert lines[2].startswith("1 workers: loader alone ")
