@@ -1,6 +1,7 @@
 """Pictures as users have them: PIL images, paths, arrays, tensors; files, folders and globs."""
 
 import glob
+import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -17,29 +18,32 @@ class BrokenImageError(ValueError):
     """A file that is there but is not a picture that can be read."""
 
 
-def open_image(source: Any) -> Image.Image:
+def open_image(source: Any, *, name: str | None = None) -> Image.Image:
     """Return a picture as an RGB PIL image, turned upright as its EXIF tag says.
 
     Args:
-        source: a PIL image, a path, a uint8 array of shape (height, width) or (height, width, 3 or 4), or a
-            uint8 tensor of shape (1 or 3 or 4, height, width).
+        source: a PIL image, a path, the bytes of a file, a uint8 array of shape (height, width) or (height,
+            width, 3 or 4), or a uint8 tensor of shape (1 or 3 or 4, height, width).
+        name: what an error calls a file; None: its path.
 
     Raises:
         FileNotFoundError: no such file.
-        BrokenImageError: a file that cannot be read as a picture; it is named.
+        BrokenImageError: a file that cannot be read as a picture; it is named, and the reason is in words
+            that are the same on every machine.
         TypeError: anything else.
     """
     if isinstance(source, Image.Image):
         return _as_rgb(source, "the PIL image given")
-    if isinstance(source, str | os.PathLike):
+    if isinstance(source, str | os.PathLike | bytes):
+        called = name or ("the bytes given" if isinstance(source, bytes) else str(source))
         try:
-            image = Image.open(source)
+            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
         except FileNotFoundError:
             raise
-        except Exception as error:
-            raise BrokenImageError(f"{source}: not a readable image ({error})") from error
+        except Exception as error:  # Pillow's readers let many kinds through: struct.error, SyntaxError, ...
+            raise BrokenImageError(f"{called}: not a readable image ({_reason(error)})") from error
         with image:
-            return _as_rgb(image, str(source))
+            return _as_rgb(image, called)
     if isinstance(source, torch.Tensor):
         array = source.detach().cpu().movedim(0, -1).numpy() if source.ndim == 3 else source.cpu().numpy()
     elif isinstance(source, np.ndarray):
@@ -62,8 +66,16 @@ def _as_rgb(image: Image.Image, name: str) -> Image.Image:
         if upright.mode.startswith("I;16"):  # convert() would clip 16 bits to 8 instead of scaling them
             upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
         return upright.convert("RGB")
-    except Exception as error:  # Pillow's readers let many kinds through: struct.error, SyntaxError, ...
-        raise BrokenImageError(f"{name}: not a readable image ({error})") from error
+    except Exception as error:
+        raise BrokenImageError(f"{name}: not a readable image ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its message holds the path, or an address in memory
+        return "empty, or no format that is known"
+    if isinstance(error, OSError) and error.strerror:  # the message of the system holds the path
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def find_images(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:

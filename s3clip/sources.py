@@ -4,7 +4,6 @@ A source is a sequence of shards, a shard a sequence of samples, both in an orde
 opens the pictures in worker processes, and gives the same batches for any number of workers.
 """
 
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from s3clip.images import BrokenImageError, open_image
 
@@ -58,18 +57,12 @@ class Sample:
             BrokenImageError: it is not a readable picture; the key is named.
         """
         try:
-            if isinstance(self.data, Path):
-                return open_image(self.data)
             content = self.data.read() if isinstance(self.data, Span) else self.data
-            with Image.open(io.BytesIO(content)) as image:
-                return open_image(image)
+            return open_image(content, name=self.key)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{self.key}: no such file") from error
-        except Exception as error:  # Pillow's readers let many kinds through
-            cause = error.__cause__ or error
-            # The message of this one holds an address in memory, another one in every run.
-            unknown = isinstance(cause, UnidentifiedImageError)
-            reason = "empty, or no format that is known" if unknown else cause
+        except OSError as error:  # of a tar; its message holds the path
+            reason = error.strerror or type(error).__name__
             raise BrokenImageError(f"{self.key}: not a readable image ({reason})") from error
 
 

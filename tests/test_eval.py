@@ -21,8 +21,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accur
 
 from s3clip import Backbone
 from s3clip.demo import model_folder
-from s3clip.evaluation import compare_embeddings
-from s3clip.evaluation.embeddings import ShardEmbeddings
+from s3clip.evaluation import compare, compare_embeddings
+from s3clip.evaluation.embeddings import ShardEmbeddings, StoredRows
 from s3clip.evaluation.encoding import encode_set, read_set
 from s3clip.evaluation.runs import evaluate
 from s3clip.sources import Record
@@ -74,6 +74,11 @@ def written(folder, batches=3, size=4, dim=5):
     return place, rows
 
 
+def rows_on_disk(place):
+    read = list(StoredRows.of([(place.rows_path, place.read().rows)], place.dim).split(7))
+    return torch.cat(read).numpy() if read else np.empty((0, place.dim), np.float32)
+
+
 def test_a_file_cut_off_anywhere_reads_as_whole_batches(tmp_path):
     place, rows = written(tmp_path)
     for path in (place.records_path, place.rows_path):
@@ -88,7 +93,7 @@ def test_a_file_cut_off_anywhere_reads_as_whole_batches(tmp_path):
                 assert batches == length // (4 * 5 * 4)
             else:
                 assert batches == content[:length].count(b"\n")
-            assert np.array_equal(place.rows(stored).numpy(), rows[: 4 * batches])
+            assert np.array_equal(rows_on_disk(place), rows[: 4 * batches])
         path.write_bytes(content)
     assert place.read().samples == 12
 
@@ -99,6 +104,34 @@ def test_rows_of_zeros_after_a_power_cut_are_not_taken_for_embeddings(tmp_path):
     content[80:160] = bytes(80)
     place.rows_path.write_bytes(content)
     assert place.read().samples == 4
+
+
+@pytest.mark.parametrize(
+    "line", [b"5", b"[]", b"{}", b'{"records": 5}', b'{"records": [[1, 2, 3, 4]]}', b"\xff", b""]
+)
+def test_a_line_that_is_something_else_ends_what_is_there(tmp_path, line):
+    place, rows = written(tmp_path)
+    lines = place.records_path.read_bytes().splitlines(keepends=True)
+    place.records_path.write_bytes(lines[0] + line + b"\n" + lines[2])
+    assert place.read().samples == 4
+    assert np.array_equal(rows_on_disk(place), rows[:4])
+
+
+def test_rows_of_several_files_are_read_as_of_one(tmp_path):
+    draw = np.random.default_rng(0)
+    files, whole = [], []
+    for number, count in enumerate((3, 0, 5, 4)):
+        rows = draw.normal(size=(count + 2, 6)).astype("<f4")  # two more than are taken
+        (tmp_path / f"{number}.f32").write_bytes(rows.tobytes())
+        files.append((tmp_path / f"{number}.f32", count))
+        whole.append(torch.from_numpy(rows[:count]))
+    stored, expected = StoredRows.of(files, 6), torch.cat(whole)
+    chosen = torch.tensor([0, 2, 3, 7, 8, 11])
+    for size in (1, 4, 100):
+        for ours, theirs in ((stored, expected), (stored[chosen], expected[chosen])):
+            assert len(ours) == len(theirs)
+            for found, plain in zip(ours.split(size), theirs.split(size), strict=True):
+                assert torch.equal(found, plain)
 
 
 def test_writing_goes_on_after_what_is_kept(tmp_path):
@@ -114,7 +147,7 @@ def test_writing_goes_on_after_what_is_kept(tmp_path):
         "new",
         "newer",
     ]
-    assert np.array_equal(place.rows(stored).numpy(), np.concatenate([rows[:8], rows[:1]]))
+    assert np.array_equal(rows_on_disk(place), np.concatenate([rows[:8], rows[:1]]))
 
 
 def test_two_processes_do_not_write_one_shard(tmp_path):
@@ -146,7 +179,7 @@ def test_embeddings_are_those_of_the_model(backbone, digits, tmp_path):
     pictures = [s.open() for shard in opened.shards for s in shard.samples() if s.key != BROKEN]
     with torch.no_grad():
         expected = backbone.encode_images(**backbone.preprocess(pictures))
-    torch.testing.assert_close(rows, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.cat(list(rows.split(64))), expected, atol=1e-5, rtol=0)
     assert encode_set(opened, backbone, tmp_path, batch_size=7).images == 0
 
 
@@ -247,15 +280,47 @@ def test_counts_and_warnings(backbone, digits, tmp_path):
     right = {score["name"]: score["acc1"] for score in only["scores"]}
     assert set(right) == {"name", "default", "center"}
 
-    # Again from disk, where one of the labels is no class.
-    gone = sum("zero" in path.name for path in digits.rglob("*.png"))
-    opened = open_digits(digits)
-    fewer = replace(opened, lookup={name: i for name, i in opened.lookup.items() if name != "zero"})
-    run = evaluate([fewer], backbone=backbone, cache=cache, **FEW)
-    assert run.measured["benchmarks"][0]["images_encoded"] == 0
-    assert run.results["benchmarks"][0]["counts"]["left_out"] == gone > 0
     with pytest.raises(ValueError, match="expected one or more, each once, got digits, digits"):
-        evaluate([fewer, fewer], backbone=backbone, cache=cache, **FEW)
+        evaluate([open_digits(digits)] * 2, backbone=backbone, cache=cache, **FEW)
+
+
+def test_images_of_no_class_are_left_out_counted_and_named(backbone, digits, tmp_path):
+    opened = open_digits(digits, expected=None)
+    known = {name: i for name, i in opened.lookup.items() if name not in ("zero", "seven")}
+    run = evaluate([replace(opened, lookup=known)], backbone=backbone, cache=tmp_path, **FEW)
+    gone = {name: sum(name in path.name for path in digits.rglob("*.png")) for name in ("zero", "seven")}
+    only = run.results["benchmarks"][0]
+    left_out = sum(gone.values())
+    assert only["counts"] == {
+        "scored": 150 - left_out, "of": 151, "found": 151, "expected": None, "broken": 1, "left_out": left_out
+    }  # fmt: skip
+    assert dict(only["left_out_labels"]) == gone
+    assert (
+        f"{left_out} images are left out: their labels, 2 in all, are none of the classes: "
+        in only["warnings"][1]
+    )
+    assert f"{150 - left_out} of 151 images" in run.markdown()
+    assert f"{left_out} images of no class left out" in run.markdown()
+    # The scores are those of the others alone.
+    records, rows = read_set(opened, next(tmp_path.glob("*/digits/own-test")), backbone.dim)
+    labels = [opened.class_names.index(r.label) for r in records if not r.error]
+    kept = [i for i, label in enumerate(labels) if opened.class_names[label] not in gone]
+    alone = compare(
+        opened.synonyms,
+        [labels[i] for i in kept],
+        backbone=backbone,
+        image_embeds=torch.cat(list(rows.split(64)))[kept],
+        templates="{}",
+        contenders=["name", "default"],
+        bootstrap=20,
+    )
+    for score in only["scores"]:
+        assert score["acc1"] == alone[score["name"]].top1
+        assert score["differences"]["recall"]["low"] == alone[score["name"]].recall_difference.low
+    with pytest.raises(
+        ValueError, match=r"no image to score: 151 found, 1 cannot be read.*their labels: eight; "
+    ):
+        evaluate([replace(opened, lookup={})], backbone=backbone, cache=tmp_path, **FEW)
 
 
 def test_worst_classes_are_counted(backbone, digits, tmp_path):

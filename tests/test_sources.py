@@ -404,7 +404,10 @@ def test_parquet_on_the_hub(hub, repository, tmp_path):
 # The example
 
 
-def test_the_example_reads_every_picture(capsys):
-    stream_memory.main(images=300, workers=1)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[-2].strip().startswith("300 pictures: ")
+def test_the_example_scores_every_picture_and_compares_rates(capfd):
+    stream_memory.evaluate_synthetic(70, 0, ["name"])
+    assert " 70 pictures: peak " in capfd.readouterr().out
+    stream_memory.main(["rates", "--images", "4", "--workers", "1", "--device", "cpu"])
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[1].startswith("encoder alone: ")
+    assert lines[2].startswith("1 workers: loader alone ")

@@ -1,12 +1,18 @@
 """How good is a head on labelled images?"""
 
 import json
+import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from s3clip.cli.options import BatchSize, Device, Format, Output, Views, json_option, print_rows
+
+if TYPE_CHECKING:
+    from s3clip.evaluation.datasets import EvaluationSet
+    from s3clip.evaluation.segmentation import SegmentationSet
 
 
 def compare(
@@ -180,14 +186,18 @@ def evaluate(
             help="Benchmarks of the table (food101 dtd voc21), or a JSON file for a set of your own."
         ),
     ],
-    data: Annotated[
-        str, typer.Option(help="Folder of all data sets, or hf://datasets to stream them from the Hub.")
-    ],
     backbone: Annotated[
         str,
         typer.Option(help="CLIP-like model: a Hub repository (openai/clip-vit-base-patch32) or a folder."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for run.json, run.md, run.png and thumbnails.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of all data sets, or hf://datasets to stream them from the Hub; a set of your own "
+            "lies beside its file."
+        ),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
     convention: Annotated[
         str | None,
@@ -227,12 +237,9 @@ def evaluate(
 
     For several GPUs or machines start it with a launcher: accelerate launch -m s3clip.cli eval ...
     """
-    from s3clip import Backbone, SynonymSet
-    from s3clip.evaluation.benchmarks import find_benchmark
-    from s3clip.evaluation.datasets import open_benchmark
+    from s3clip import Backbone
     from s3clip.evaluation.processes import join_processes
     from s3clip.evaluation.runs import evaluate as evaluate_sets
-    from s3clip.evaluation.segmentation import open_segmentation
 
     for option, value, least in (
         ("workers", workers, 0),
@@ -241,18 +248,13 @@ def evaluate(
     ):
         if value < least:
             raise ValueError(f"--{option}: expected a whole number >= {least}, got {value}")
-    rows = [find_benchmark(name) for name in sets]
-    words = None if synonyms == "builtin" else SynonymSet.read(synonyms)
-    if words is not None and len(rows) > 1:
-        raise ValueError(f"--synonyms: a file has the classes of one set, and there are {len(rows)}")
-    opened = [
-        (open_segmentation if row.is_segmentation else open_benchmark)(
-            row, data, convention=_convention_of(row, convention), synonyms=words
-        )
-        for row in rows
-    ]
+    opened = _open_sets(sets, data, convention, synonyms)
     processes = join_processes(device)
+    if processes.index == 0:
+        _warn((each.name, problem) for each in opened for problem in each.problems)
     model = Backbone.from_pretrained(backbone, revision=revision, device=processes.device)
+    _make_folder("out", out)
+    _make_folder("cache", cache or out)
     run = evaluate_sets(
         opened,
         backbone=model,
@@ -269,9 +271,12 @@ def evaluate(
         return
     run.save(out)
     typer.echo(run.markdown())
-    for benchmark in run.results["benchmarks"]:
-        for warning in benchmark["warnings"]:
-            typer.echo(f"warning: {benchmark['name']}: {warning}", err=True)
+    _warn(
+        (each.name, warning)
+        for each, found in zip(opened, run.results["benchmarks"], strict=True)
+        for warning in found["warnings"]
+        if warning not in each.problems  # which were said before
+    )
     try:
         run.draw(out / "run.png")
     except ImportError as error:
@@ -279,10 +284,32 @@ def evaluate(
     typer.echo(f"Saved to {out}.")
 
 
-def _convention_of(row: Any, asked: str | None) -> str | None:
-    """Return the convention asked for; None, the first, for segmentation and sets of one's own without it."""
-    has_own = row.is_segmentation or row.folder is not None
-    return None if has_own and asked not in row.conventions else asked
+def _open_sets(
+    names: list[str], data: str | None, convention: str | None, synonyms: str
+) -> "list[EvaluationSet | SegmentationSet]":
+    from s3clip import SynonymSet
+    from s3clip.evaluation.benchmarks import find_benchmark
+    from s3clip.evaluation.datasets import open_benchmark
+    from s3clip.evaluation.segmentation import open_segmentation
+
+    rows = [find_benchmark(name) for name in names]
+    words = None if synonyms == "builtin" else SynonymSet.read(synonyms)
+    if words is not None and len(rows) > 1:
+        raise ValueError(f"--synonyms: a file has the classes of one set, and there are {len(rows)}")
+    opened: list[EvaluationSet | SegmentationSet] = []
+    for row in rows:
+        if data is None and row.folder is None:
+            raise ValueError(f"--data: {row.name} needs the folder of all data sets, or hf://datasets")
+        has_own = row.is_segmentation or row.folder is not None
+        chosen = None if has_own and convention not in row.conventions else convention
+        open_row = open_segmentation if row.is_segmentation else open_benchmark
+        opened.append(open_row(row, data or "", convention=chosen, synonyms=words))
+    return opened
+
+
+def _warn(warnings: Iterable[tuple[str, str]]) -> None:
+    for name, warning in warnings:
+        typer.echo(f"warning: {name}: {warning}", err=True)
 
 
 def report(
@@ -294,6 +321,16 @@ def report(
     from s3clip.files import write_atomically
 
     page = run_page(read_runs(runs))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder("out", out.absolute().parent)
     write_atomically(out, page.encode("utf-8", "backslashreplace"))
     typer.echo(f"Saved to {out}.")
+
+
+def _make_folder(option: str, folder: Path) -> None:
+    """Make a folder to write into, before the work and not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # of its kind, but it names no option
+        raise OSError(f"--{option}: {folder} cannot be made a folder: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"--{option}: {folder} is not to be written to; choose another folder")

@@ -241,7 +241,14 @@ def find_benchmark(name: str | os.PathLike[str]) -> Benchmark:
 
 def _read_row(path: Path) -> Benchmark:
     try:
-        row = Benchmark.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{path}: {error.strerror}; expected the name of a benchmark, or a file with the row of a set of "
+            f"your own"
+        ) from error
+    try:
+        row = Benchmark.model_validate_json(content)
     except ValidationError as error:
         found = error.errors()[0]
         where = ".".join(map(str, found["loc"])) or "the file"

@@ -4,11 +4,11 @@ from collections import Counter
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from s3clip.backbone import Backbone
 from s3clip.evaluation.baselines import DEFAULT
 from s3clip.evaluation.datasets import EvaluationSet
+from s3clip.evaluation.embeddings import StoredRows
 from s3clip.evaluation.report import Comparison, ContenderScores, Difference
 from s3clip.evaluation.results import EXAMPLES, WORST_CLASSES, few, thumbnail
 from s3clip.evaluation.runner import compare
@@ -18,7 +18,7 @@ from s3clip.sources import Record, Shard
 def score_set(
     which: EvaluationSet,
     records: list[Record],
-    embeds: Tensor,
+    embeds: StoredRows,
     backbone: Backbone,
     asked: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, bytes], Comparison]:
@@ -27,7 +27,7 @@ def score_set(
     Args:
         which: the set.
         records: of all its images, readable or not.
-        embeds: (readable images, dim), in their order.
+        embeds: of the readable images, in their order.
         backbone: that made them.
         asked: the arguments of `compare` that are the same for every set.
 
@@ -41,16 +41,18 @@ def score_set(
     broken = [record for record in records if record.error is not None]
     labels: list[int] = []
     kept: list[int] = []
+    strange: Counter[str] = Counter()
     for row, record in enumerate(readable):
         try:
             labels.append(which.label_of(record))
         except ValueError:  # its label is no class
-            continue
-        kept.append(row)
+            strange["no label" if record.label is None else str(record.label)] += 1
+        else:
+            kept.append(row)
     if not kept:
         raise ValueError(
-            f"{which.name}: no image to score: {len(records)} found, {len(broken)} cannot be read, and none "
-            f"of the others has the label of a class"
+            f"{which.name}: no image to score: {len(records):,} found, {len(broken):,} cannot be read, and "
+            f"none of the others has the label of a class; their labels: {few(sorted(strange), 5) or 'none'}"
         )
     comparison = compare(
         which.synonyms,
@@ -60,8 +62,6 @@ def score_set(
         templates=which.templates or None,
         **asked,
     )
-    left_out = len(readable) - len(kept)
-    expected = len(records) - left_out if which.expected_images is None else which.expected_images
     warnings = list(which.problems)
     if broken:
         warnings.append(f"cannot be read: {len(broken)} of the images: {few([str(r.error) for r in broken])}")
@@ -70,8 +70,13 @@ def score_set(
             f"{len(records)} images found where the table says {which.expected_images}: these are not the "
             f"scores of {which.name}"
         )
-    if left_out and which.convention in ("coop", "clip_benchmark"):
-        warnings.append(f"{left_out} images have a label that is none of the classes")
+    left_out = sorted(strange.items(), key=lambda item: (-item[1], item[0]))
+    if left_out:
+        named = few([f"{label} ({images:,})" for label, images in left_out], 5)
+        warnings.append(
+            f"{strange.total():,} images are left out: their labels, {len(left_out):,} in all, are none of "
+            f"the classes: {named}"
+        )
     worst, thumbnails = _worst_classes(which, comparison, labels, [readable[row] for row in kept])
     benchmark = {
         "name": which.name,
@@ -81,12 +86,13 @@ def score_set(
         "headline": which.headline,
         "counts": {
             "scored": len(kept),
-            "of": expected,
+            "of": len(records) if which.expected_images is None else which.expected_images,
             "found": len(records),
             "expected": which.expected_images,
             "broken": len(broken),
-            "left_out": left_out,
+            "left_out": strange.total(),
         },
+        "left_out_labels": left_out,
         "classes": comparison.classes,
         "scored_classes": comparison.scored_classes,
         "texts": comparison.texts,

@@ -1,7 +1,7 @@
 """A benchmark on disk or on the Hub, opened: its pictures in order, and the class of each."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,14 +81,13 @@ def open_benchmark(
     Raises:
         FileNotFoundError: the set is not there; says what was looked for.
         ValueError: it has no such convention, or what is there contradicts the table: another number of
-            classes, a folder or label that is no class.
+            classes, or labels none of which is a class.
     """
     if benchmark.is_segmentation:
         raise ValueError(f"{benchmark.name}: expected a benchmark of classification, got one of segmentation")
     chosen, rules = benchmark.convention(convention)
-    if not str(root).startswith("hf://"):
-        root = benchmark.folder or Path(root)
-    found = open_layout(benchmark.name, rules, root)
+    on_hub = str(root).startswith("hf://")
+    found = open_layout(benchmark.name, rules, benchmark.folder or (root if on_hub else Path(root)))
     words = SynonymSet.read(benchmark.synonyms) if synonyms is None else synonyms
     problems = list(found.problems)
     if found.class_names is not None:
@@ -124,28 +123,32 @@ def _position(label: str, lookup: Mapping[str, int]) -> int | None:
 def _count(
     name: str, found: Found, class_names: list[str], lookup: Mapping[str, int], expected: int | None
 ) -> list[str]:
-    """Return how the files that are listed differ from the table; tars and parquet are not read for that."""
+    """Return how the files that are listed differ from the table; tars and parquet are not read for that.
+
+    Labels that are none of the classes are no difference: a run leaves such pictures out, and says so.
+    """
     if not all(isinstance(shard, FileShard) for shard in found.shards):
         return []
     counts = Counter(
         file.label for shard in found.shards if isinstance(shard, FileShard) for file in shard.files
     )
-    there, strange = set(), []
+    there = set()
     for label in counts:
         position = _position(label, lookup) if isinstance(label, str) else label
-        if position is None or not 0 <= position < len(class_names):
-            strange.append(str(label))
-        else:
+        if position is not None and 0 <= position < len(class_names):
             there.add(position)
-    if strange:
+    if not there:
         raise ValueError(
-            f"{name}: {len(strange)} labels are none of the {len(class_names)} classes: "
-            f"{', '.join(sorted(strange)[:5])}"
+            f"{name}: none of the labels ({_few(sorted(map(str, counts)))}) is the id or name of a class "
+            f"({_few(class_names)}); check the synonym file, or the folder or column of the labels"
         )
     problems = []
     if expected is not None and counts.total() != expected:
         problems.append(f"{counts.total():,} pictures are listed, {expected:,} expected")
     if missing := [each for i, each in enumerate(class_names) if i not in there]:
-        listed = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        problems.append(f"{len(missing)} classes have no picture: {listed}")
+        problems.append(f"{len(missing)} classes have no picture: {_few(missing)}")
     return problems
+
+
+def _few(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -52,6 +53,53 @@ class Stored(NamedTuple):
         """How many samples are done, readable or not."""
         return sum(len(batch.records) for batch in self.batches)
 
+    @property
+    def rows(self) -> int:
+        """How many embeddings there are: one for each of them that is readable."""
+        return self.batches[-1].rows_end if self.batches else 0
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Embeddings on disk. They are read a few at a time: what is held does not grow with their number.
+
+    Attributes:
+        files: of each shard, in order, and how many rows are taken of it, from its first on.
+        dim: numbers in a row.
+        chosen: (rows,) int64, which rows these are, counted through all files.
+    """
+
+    files: tuple[tuple[Path, int], ...]
+    dim: int
+    chosen: np.ndarray[Any, Any]
+
+    @classmethod
+    def of(cls, files: Sequence[tuple[Path, int]], dim: int) -> "StoredRows":
+        """Return all rows of some files."""
+        return cls(tuple(files), dim, np.arange(sum(rows for _, rows in files)))
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, rows: Any) -> "StoredRows":
+        """Return those of these rows whose numbers are given; nothing is read."""
+        return replace(self, chosen=self.chosen[np.asarray(rows)])
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Read `size` rows at a time, in order, as `Tensor.split` gives them: (size, dim) float32."""
+        ends = np.cumsum([rows for _, rows in self.files])
+        for start in range(0, len(self), size):
+            wanted = self.chosen[start : start + size]
+            shards = np.searchsorted(ends, wanted, side="right")
+            found = np.empty((len(wanted), self.dim), ROW)
+            for number in np.unique(shards):
+                path, rows = self.files[number]
+                # Mapped anew each time: pages that were read would count as memory of this process.
+                mapped = np.memmap(path, ROW, "r", shape=(rows, self.dim))
+                own = shards == number
+                found[own] = mapped[wanted[own] - (ends[number] - rows)]
+            yield torch.from_numpy(found)
+
 
 class ShardEmbeddings:
     """The two files of a shard.
@@ -75,33 +123,31 @@ class ShardEmbeddings:
         batches: list[StoredBatch] = []
         if not self.records_path.exists() or not self.rows_path.exists():
             return Stored([], False)
-        rows = self._map()
-        start = index = end = 0
-        for line in self.records_path.read_bytes().splitlines(keepends=True):
-            try:
-                content = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                content = None
-            if content is None:
-                break
-            if "samples" in content:
-                return Stored(batches, content["samples"] == index)
-            records = tuple(
-                Record(self.shard, index + i, *fields) for i, fields in enumerate(content["records"])
-            )
-            stop = start + sum(record.error is None for record in records)
-            if stop > len(rows) or zlib.crc32(rows[start:stop].tobytes()) != content["crc32"]:
-                break
-            end += len(line)
-            index, start = index + len(records), stop
-            batches.append(StoredBatch(records, end, stop))
+        index = rows_end = records_end = 0
+        with self.records_path.open("rb") as lines, self.rows_path.open("rb") as rows:
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    content = json.loads(line)
+                    if "samples" in content:
+                        return Stored(batches, content["samples"] == index)
+                    records = tuple(
+                        Record(self.shard, index + i, *fields) for i, fields in enumerate(content["records"])
+                    )
+                    checksum = content["crc32"]
+                except (ValueError, TypeError, KeyError):  # overwritten with something else
+                    break
+                readable = sum(record.error is None for record in records)
+                size = readable * self.dim * ROW.itemsize
+                data = rows.read(size)
+                if len(data) < size or zlib.crc32(data) != checksum:
+                    break
+                index += len(records)
+                rows_end += readable
+                records_end += len(line)
+                batches.append(StoredBatch(records, records_end, rows_end))
         return Stored(batches, False)
-
-    def rows(self, stored: Stored) -> Tensor:
-        """Return (images, dim) embeddings, mapped from the file: they are read when they are used."""
-        count = stored.batches[-1].rows_end if stored.batches else 0
-        mapped: Tensor = torch.from_numpy(self._map()[:count])
-        return mapped
 
     @contextmanager
     def writer(self, kept: list[StoredBatch]) -> Iterator["ShardWriter"]:
@@ -121,13 +167,6 @@ class ShardEmbeddings:
             os.truncate(records.fileno(), kept[-1].records_end if kept else 0)
             os.truncate(rows.fileno(), (kept[-1].rows_end if kept else 0) * self.dim * ROW.itemsize)
             yield ShardWriter(rows, records, sum(len(batch.records) for batch in kept))
-
-    def _map(self) -> np.ndarray[Any, Any]:
-        whole = self.rows_path.stat().st_size // (self.dim * ROW.itemsize)
-        if not whole:  # nothing cannot be mapped
-            return np.empty((0, self.dim), ROW)
-        # Copy-on-write: torch takes no array that it could not write to; nothing reaches the file.
-        return np.memmap(self.rows_path, ROW, "c", shape=(whole, self.dim))
 
 
 class ShardWriter:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from s3clip.artifact import check_fingerprint
 from s3clip.backbone import Backbone
 from s3clip.evaluation.datasets import EvaluationSet
-from s3clip.evaluation.embeddings import ShardEmbeddings, Stored, still_true
+from s3clip.evaluation.embeddings import ShardEmbeddings, Stored, StoredRows, still_true
 from s3clip.files import write_atomically
 from s3clip.sources import BATCH_SIZE, Batch, Record, Shard, read
 
@@ -41,12 +42,20 @@ def check_model(cache: Path, key: str, backbone: Backbone) -> None:
     """Note which model a folder of embeddings is of, or check that this one still embeds as it did.
 
     Raises:
-        ValueError: the weights are the same, and the embeddings are not: a library computes otherwise.
+        ValueError: the weights are the same, and the embeddings are not: a library computes otherwise; or the
+            note cannot be read.
     """
     found = {"image": backbone.fingerprint()["image"]}
     path = cache / key[:16] / "fingerprint.safetensors"
     if path.exists():
-        check_fingerprint(load_tensors(path.read_bytes()), found, str(path.parent))
+        try:
+            saved = {"image": load_tensors(path.read_bytes())["image"]}
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(
+                f"{path}: cannot be read ({error}); remove {path.parent}, which is encoded again then, or "
+                f"give another --cache"
+            ) from error
+        check_fingerprint(saved, found, str(path.parent))
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, save_tensors(found))
@@ -101,14 +110,14 @@ def encode_set(
     return Encoded(images, time.perf_counter() - started)
 
 
-def read_set(which: EvaluationSet, folder: Path, dim: int) -> tuple[list[Record], Tensor]:
-    """Return the records of all shards in order, and (images, dim) embeddings of those without an error.
+def read_set(which: EvaluationSet, folder: Path, dim: int) -> tuple[list[Record], StoredRows]:
+    """Return the records of all shards in order, and the embeddings of those without an error.
 
     Raises:
         FileNotFoundError: some are missing.
     """
     records: list[Record] = []
-    rows = []
+    files = []
     for shard in which.shards:
         place = ShardEmbeddings(folder, shard.name, dim)
         stored = place.read()
@@ -118,8 +127,8 @@ def read_set(which: EvaluationSet, folder: Path, dim: int) -> tuple[list[Record]
                 f"encode, --cache must be a folder that all of them share"
             )
         records += [record for batch in stored.batches for record in batch.records]
-        rows.append(place.rows(stored))
-    return records, torch.cat(rows) if rows else torch.empty(0, dim)
+        files.append((place.rows_path, stored.rows))
+    return records, StoredRows.of(files, dim)
 
 
 _Left = tuple[Shard, ShardEmbeddings, Stored]

@@ -14,15 +14,22 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px }
 body { padding: 0 1rem; color: #1f2328 }
 table { border-collapse: collapse; margin: .5rem 0 1.5rem }
-th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap }
+th, td { padding: .25rem .7rem; text-align: left; white-space: nowrap }
 th, td { border-bottom: 1px solid #d1d9e0 }
-th:first-child, td:first-child { text-align: left }
-th[aria-sort] button::after { content: " \\2191" }
+th.number, td[data-value] { text-align: right }
+th:first-child, td:first-child { position: sticky; left: 0; background: #fff }
+th button::after { content: " \\2195"; color: #8c959f }
+th[aria-sort] button::after { content: " \\2191"; color: inherit }
 th[aria-sort=descending] button::after { content: " \\2193" }
 th button { font: inherit; font-weight: bold; border: 0; background: none; cursor: pointer; padding: 0 }
 .warning { background: #fff1e5; border-left: 4px solid #bc4c00; padding: .4rem .8rem }
 .wide { overflow-x: auto } figure { display: inline-block; margin: 0 .6rem .6rem 0; text-align: center }
 figcaption { font-size: 12px; max-width: 110px; overflow-wrap: anywhere; color: #59636e }
+@media (max-width: 600px) {
+  body { margin: 1rem auto }
+  th, td { padding: .25rem .4rem }
+  td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 7rem }
+}
 """
 
 # Without it the tables are there, in the order of the runs.
@@ -33,6 +40,7 @@ for (const table of document.querySelectorAll("table")) {
     const button = document.createElement("button");
     button.append(...head.childNodes);
     head.append(button);
+    head.classList.toggle("number", [...body.rows].some(row => "value" in row.cells[column].dataset));
     button.addEventListener("click", () => {
       const up = head.getAttribute("aria-sort") === "descending";
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
@@ -91,7 +99,9 @@ def run_page(runs: Sequence[tuple[Path, dict[str, Any]]]) -> str:
             ]
     body = "\n".join(parts)
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>s3clip: zero-shot runs</title>\n'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<title>s3clip: zero-shot runs</title>\n"
         f"<style>{_STYLE}</style></head>\n<body>\n{body}\n<script>{_SCRIPT}</script>\n</body></html>\n"
     )
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from s3clip.evaluation.baselines import CONTROL, DEFAULT
+from s3clip.evaluation.picture import draw_run
 from s3clip.evaluation.report import Difference, format_difference, markdown_rows
-from s3clip.figures import new_figure
 from s3clip.files import write_atomically
 
 FORMAT = "s3clip-run/1"
@@ -93,36 +93,12 @@ class Run:
         return place
 
     def draw(self, path: str | os.PathLike[str]) -> Path:
-        """Draw the default's difference from the control on every benchmark, and return the path.
+        """Draw how far every contender is from the control on every benchmark, and return the path.
 
         Raises:
             ImportError: matplotlib is not installed.
         """
-        shown = self.results["benchmarks"][::-1]
-        control = self.results["settings"]["control"]
-        names = list(dict.fromkeys(score["name"] for each in shown for score in each["scores"]))
-        names = [name for name in names if name in (DEFAULT.name, "name")] or [
-            name for name in names if name != control
-        ][:2]
-        figure = new_figure(8, 1.6 + 0.4 * len(shown))
-        axis = figure.subplots()
-        for row, each in enumerate(shown):
-            for place, name in enumerate(names):
-                score = score_of(each, name)
-                if score is None:
-                    continue
-                difference = Difference(**score["differences"][each["headline"]])
-                colour, y = ("#0969da", "#57606a")[place], row - 0.2 * place
-                axis.plot([100 * difference.low, 100 * difference.high], [y, y], color=colour, lw=2)
-                label = name if row == 0 else None
-                axis.plot(100 * difference.value, y, "o", color=colour, ms=5, label=label)
-        axis.axvline(0, color="#cf222e", lw=1)
-        axis.grid(axis="x", alpha=0.3)
-        axis.set_yticks(range(len(shown)), [each["name"] for each in shown], fontsize=8)
-        axis.set_xlabel(f"headline score - {control}, points, with 95 % intervals")
-        axis.legend(fontsize=8)
-        figure.savefig(path)
-        return Path(path)
+        return draw_run(self.results["benchmarks"], self.results["settings"]["control"], path)
 
 
 def run_markdown(run: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from s3clip.config import HeadConfig
 from s3clip.evaluation.asked import Asked, has_descriptors
 from s3clip.evaluation.baselines import CONTROL
 from s3clip.evaluation.contender_texts import ContenderTexts, texts_at_hand
+from s3clip.evaluation.embeddings import StoredRows
 from s3clip.evaluation.report import Comparison
 from s3clip.evaluation.scoring import Problem, score_all
 from s3clip.images import open_image
@@ -27,7 +28,7 @@ def compare(
     *,
     backbone: str | os.PathLike[str] | Backbone,
     images: Sequence[Any] | None = None,
-    image_embeds: Tensor | None = None,
+    image_embeds: Tensor | StoredRows | None = None,
     templates: str | Sequence[str] | None = None,
     contenders: Sequence[str] | None = None,
     configs: Mapping[str, HeadConfig] | None = None,
@@ -49,7 +50,7 @@ def compare(
         labels: one per image: the position of a class, or, as a string, a class's id or name.
         backbone: a Hub repository, a folder or a `Backbone`.
         images: PIL images, paths, arrays or tensors; or
-        image_embeds: (images, dim) embeddings of the same model.
+        image_embeds: (images, dim) embeddings of the same model, in memory or on disk.
         templates: prompt templates, as `fit_classes` takes them.
         contenders: keys of `s3clip.evaluation.CONTENDERS`, all by default. The control is always among them.
         configs: further heads, by the name that the table gives them.
@@ -82,8 +83,11 @@ def compare(
 
     model = backbone if isinstance(backbone, Backbone) else Backbone.from_pretrained(os.fspath(backbone))
     texts = ContenderTexts(model, classes, templates)
+    encoded: Tensor | StoredRows
     if image_embeds is None:
         encoded = _encode_images(model, [given[i] for i in kept], batch_size, settings if adapt else None)
+    elif isinstance(image_embeds, StoredRows):
+        encoded = image_embeds[kept]
     else:
         encoded = as_embeds(image_embeds)[kept]
 
@@ -187,8 +191,12 @@ def _encode_images(model: Backbone, images: list[Any], batch_size: int, views: V
     return torch.cat(chunks)
 
 
-def _plain_and_views(embeds: Tensor, asked: Asked) -> tuple[Tensor, Tensor | None]:
+def _plain_and_views(embeds: Tensor | StoredRows, asked: Asked) -> tuple[Tensor | StoredRows, Tensor | None]:
     """(images, dim) of the plain images and, where some contender adapts, (images, views, dim)."""
+    if isinstance(embeds, StoredRows):
+        if asked.adapt:
+            raise ValueError("adapt: it takes embeddings of views, in memory")
+        return embeds, None
     embeds = embeds.float().cpu()
     if not asked.adapt:
         return embeds, None

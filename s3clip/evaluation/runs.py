@@ -186,7 +186,7 @@ def evaluate(
         "processes": own.count,
         "workers": workers,
         "device": own.device,
-        "peak_memory_mib": [memory for _, memory in everyone],
+        "peak_memory_mib": [_peak_memory(), *(memory for _, memory in everyone[1:])],
         "benchmarks": timing,
     }
     return Run(json.loads(json.dumps(results)), measured, thumbnails)

@@ -13,6 +13,7 @@ from torch import Tensor
 from s3clip.adaptation import TestTimeAdapter
 from s3clip.evaluation.asked import Asked
 from s3clip.evaluation.baselines import Contender, softmax_max
+from s3clip.evaluation.embeddings import StoredRows
 from s3clip.evaluation.report import Comparison, ContenderScores, Difference, versions
 from s3clip.evaluation.scores import (
     expected_calibration_error,
@@ -43,7 +44,7 @@ class Problem:
         activation: from logits to probabilities.
     """
 
-    image_embeds: Tensor
+    image_embeds: Tensor | StoredRows
     view_embeds: Tensor | None
     labels: Tensor
     texts_of: Callable[[Contender, int], list[Tensor]]
@@ -55,7 +56,7 @@ class Problem:
 
 
 class _Run(NamedTuple):
-    """One contender on one draw of its texts; of each image the class predicted, and 1 if it is right."""
+    """One contender on one draw of its texts; of each image the class predicted, and whether it is right."""
 
     predicted: Tensor
     correct: Tensor
@@ -88,7 +89,10 @@ def score_all(
     Raises:
         ValueError: embeddings that are none, or no class with images enough.
     """
-    check_image_embeds(problem.image_embeds)
+    first = 0
+    for batch in problem.image_embeds.split(asked.batch_size):
+        check_image_embeds(batch, first)
+        first += len(batch)
     counts = torch.bincount(problem.labels, minlength=len(problem.class_names))
     scored = counts >= asked.min_images
     if not bool(scored.any()):
@@ -102,12 +106,15 @@ def score_all(
             embeddings = problem.texts_of(contender, asked.seed + draw)
             runs[contender.name].append(_run(contender, problem, embeddings, scored, asked.batch_size))
 
-    correct = torch.stack([torch.stack([run.correct for run in own]).mean(0) for own in runs.values()])
-    control = correct[list(runs).index(asked.control)]
-    top1, recall = _bootstrap(correct - control, problem.labels, scored, asked)
-    exact_top1 = (correct - control).mean(1).tolist()
+    # A row for each contender: the most that grows with the number of images.
+    differences = torch.stack(
+        [torch.stack([run.correct for run in own]).double().mean(0) for own in runs.values()]
+    )
+    differences -= differences[list(runs).index(asked.control)].clone()
+    top1, recall = _bootstrap(differences, problem.labels, scored, asked)
+    exact_top1 = differences.mean(1).tolist()
     every = torch.ones(1, len(problem.labels))
-    exact_recall = resampled_class_means(correct - control, every, problem.labels, scored)[0].tolist()
+    exact_recall = resampled_class_means(differences, every, problem.labels, scored)[0].tolist()
     found = [
         _summary(
             name,
@@ -167,12 +174,11 @@ def _run(
 
     inputs = problem.image_embeds if contender.adapt is None else problem.view_embeds
     assert inputs is not None  # views are there where a contender adapts
-    batches = inputs.split(batch_size)
     activation = "exp" if contender.config is None else problem.activation
     seconds, each = 0.0, []
     with torch.inference_mode():
-        classify(batches[0])  # the first call pays for what later ones find ready
-        for batch, truth in zip(batches, problem.labels.split(batch_size), strict=True):
+        classify(next(iter(inputs.split(batch_size))))  # the first call pays for what later ones find ready
+        for batch, truth in zip(inputs.split(batch_size), problem.labels.split(batch_size), strict=True):
             started = time.perf_counter()
             logits = classify(batch)
             seconds += time.perf_counter() - started
@@ -182,7 +188,7 @@ def _run(
     correct = predicted == problem.labels
     return _Run(
         predicted=predicted,
-        correct=correct.double(),
+        correct=correct,
         top1=float(accuracy_score(problem.labels.numpy(), predicted.numpy())),
         top5=float(among_five.double().mean()),
         recall=float(
