@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 
+from s3clip.files import is_address, open_binary
 from s3clip.images import BrokenImageError, open_image
 
 BATCH_SIZE = 64
@@ -42,12 +43,12 @@ class Sample:
     Attributes:
         key: unique in its source, and the same every time: "cats/1.jpg", "test/0.tar/s0000001".
         label: what the source says of it: a number, the name of its folder, the value of its column.
-        data: where the encoded picture is.
+        data: the encoded picture, or where it is; a string is an address that fsspec reads.
     """
 
     key: str
     label: int | str | None
-    data: Path | Span | bytes
+    data: Path | str | Span | bytes
 
     def open(self) -> Image.Image:
         """Return the picture in RGB, upright.
@@ -55,15 +56,25 @@ class Sample:
         Raises:
             FileNotFoundError: there is no such file; the key is named.
             BrokenImageError: it is not a readable picture; the key is named.
+            ConnectionError: the store that it is in cannot be reached.
         """
         try:
-            content = self.data.read() if isinstance(self.data, Span) else self.data
-            return open_image(content, name=self.key)
+            return open_image(self.data if isinstance(self.data, Path) else self._content(), name=self.key)
+        except ConnectionError:
+            raise
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{self.key}: no such file") from error
-        except OSError as error:  # of a tar; its message holds the path
+        except OSError as error:  # of a tar or a store; its message holds the path
             reason = error.strerror or type(error).__name__
             raise BrokenImageError(f"{self.key}: not a readable image ({reason})") from error
+
+    def _content(self) -> bytes:
+        if isinstance(self.data, Span):
+            return self.data.read()
+        if isinstance(self.data, bytes):
+            return self.data
+        with open_binary(str(self.data)) as file:
+            return file.read()
 
 
 class BrokenShardError(OSError):
@@ -105,16 +116,25 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class FileShard:
-    """Picture files below one folder. One that is not there is a sample all the same, and fails to open."""
+    """Picture files. One that is not there is a sample all the same, and fails to open.
+
+    Attributes:
+        name: of the shard.
+        root: the folder that their paths begin at; None: they are whole paths, or addresses.
+        files: in order. A path is a key as well.
+    """
 
     name: str
-    root: Path
+    root: Path | None
     files: tuple[Listed, ...]
 
     def samples(self, start: int = 0) -> Iterator[Sample]:
         """Give the files in order."""
-        for file in self.files[start:]:
-            yield Sample(file.path, file.label, self.root / file.path)
+        for path, label in self.files[start:]:
+            if self.root is not None:
+                yield Sample(path, label, self.root / path)
+            else:
+                yield Sample(path, label, path if is_address(path) else Path(path))
 
 
 def file_shards(root: Path, files: Sequence[Listed], size: int = FILES_PER_SHARD) -> list[FileShard]:
@@ -262,6 +282,8 @@ class _Opened:
             error = None
             try:
                 images.append(sample.open())
+            except ConnectionError:  # says nothing of the picture
+                raise
             except (OSError, BrokenImageError) as caught:
                 error = str(caught)
             records.append(Record(task.shard, index, sample.key, sample.label, error))

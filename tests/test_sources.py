@@ -1,5 +1,6 @@
-"""Files, tars and parquet as shards, broken ones too, and the reader over them."""
+"""Files, tars and tables as shards, broken ones too, and the reader over them."""
 
+import gzip
 import io
 import multiprocessing
 import pickle
@@ -7,15 +8,19 @@ import sys
 import tarfile
 from pathlib import Path
 
+import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
-from s3clip import shards
+from s3clip import files
 from s3clip.images import BrokenImageError
-from s3clip.shards import ParquetShard, TarShard
+from s3clip.shards import TableShard, TarShard
 from s3clip.sources import BrokenShardError, Listed, Record, Sample, Span, file_shards, natural, read
+from s3clip.tables import open_table
 from tests import hub_server
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -170,6 +175,54 @@ def test_wherever_a_tar_is_cut_nothing_is_lost_silently(tmp_path, members):
     assert all_of(shard)[1] is None
 
 
+def test_a_tar_in_gzip_is_the_same_tar(tmp_path):
+    plain = write_tar(tmp_path / "0.tar", samples_of(0, 40))
+    content = plain.read_bytes()
+    (tmp_path / "0.tgz").write_bytes(gzip.compress(content))
+    expected = [(s.key, s.label, shade(s.open())) for s in TarShard("t", plain).samples()]
+    shard = TarShard("t", tmp_path / "0.tgz")
+    for start in (0, 1, 38, 41):
+        assert [(s.key, s.label, shade(s.open())) for s in shard.samples(start)] == expected[start:]
+    # Cut before it was compressed, and after.
+    for size in range(1, 40 * 4 * 512 + 1, 1733):
+        (tmp_path / "0.tgz").write_bytes(gzip.compress(content[:size]))
+        (tmp_path / "cut.tar").write_bytes(content[:size])
+        found, error = all_of(shard)
+        same, same_error = all_of(TarShard("t", tmp_path / "cut.tar"))
+        assert [s.key for s in found] == [s.key for s in same]
+        assert error.position == same_error.position == len(found)
+    whole = gzip.compress(content)
+    for size in range(1, len(whole), 97):
+        (tmp_path / "0.tgz").write_bytes(whole[:size])
+        found, error = all_of(shard)
+        assert [(s.key, s.label, shade(s.open())) for s in found] == expected[: len(found)]
+        # The picture of the last sample may be there while the mark behind it is not.
+        assert error is not None or len(found) == len(expected)
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 255
+    (tmp_path / "0.tgz").write_bytes(damaged)
+    assert all_of(shard)[1] is not None
+
+
+def test_every_picture_of_a_tar_by_itself(tmp_path):
+    members = [
+        ("a.cls", b"1"),
+        ("a.png", png(1)),
+        ("a.mask.png", png(2)),
+        ("b/c.JPG", png(3)),
+        ("._a.png", b""),
+    ]
+    shard = TarShard("t", write_tar(tmp_path / "0.tar", [*members, ("a.png", png(4))]), grouped=False)
+    found = [(s.key, s.label, shade(s.open())) for s in shard.samples()]
+    assert found == [
+        ("t/a.png", None, 1),
+        ("t/a.mask.png", None, 2),
+        ("t/b/c.JPG", None, 3),
+        ("t/a.png", None, 4),
+    ]
+    assert [shade(s.open()) for s in shard.samples(2)] == [3, 4]
+
+
 def test_what_is_no_tar_is_named(tmp_path):
     (tmp_path / "text.tar").write_bytes(b"an error page" * 100)
     write_tar(tmp_path / "zip.tar", samples_of(0, 1))
@@ -200,7 +253,7 @@ def write_parquet(path: Path, rows: list[dict], names: list[str] | None = None, 
 def test_parquet_as_datasets_writes_it(tmp_path):
     rows = [{"image": {"bytes": png(i), "path": None}, "label": i % 3} for i in range(7)]
     path = write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", rows, ["cat", "dog", "cow"])
-    shard = ParquetShard("data/test", path)
+    shard = TableShard("data/test", path)
     found = list(shard.samples())
     assert [(s.key, s.label, shade(s.open())) for s in found] == [
         (f"data/test#{i}", i % 3, i) for i in range(7)
@@ -216,13 +269,59 @@ def test_parquet_with_strings_paths_and_holes(tmp_path):
         {"image": {"bytes": None, "path": "0.png"}, "label": "a"},
         {"image": None, "label": None},
     ]
-    shard = ParquetShard("t", write_parquet(tmp_path / "t.parquet", rows))
+    shard = TableShard("t", write_parquet(tmp_path / "t.parquet", rows))
     first, second = shard.samples()
     assert (first.label, shade(first.open()), second.label) == ("a", 6, None)
     with pytest.raises(BrokenImageError, match=r"^t#1: "):
         second.open()
+    misnamed = TableShard("t", tmp_path / "t.parquet", image_column="img")
+    with pytest.raises(BrokenShardError, match=r"t: no column 'img'; it has: image, label"):
+        list(misnamed.samples())
     with pytest.raises(ValueError, match=r"t: no column 'img'; it has: image, label"):
-        list(ParquetShard("t", tmp_path / "t.parquet", image_column="img").samples())
+        misnamed.class_names()
+
+
+def test_every_kind_of_table_gives_the_same_rows_from_any_start(tmp_path):
+    table = pa.table({"picture": [png(i) for i in range(50)], "id": [f"k{i}" for i in range(50)]})
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=7)
+    with pa.ipc.new_file(tmp_path / "file.arrow", table.schema) as writer:
+        writer.write_table(table, max_chunksize=9)
+    with pa.ipc.new_stream(tmp_path / "stream.arrow", table.schema) as writer:
+        writer.write_table(table, max_chunksize=11)
+    fsspec.filesystem("memory").pipe_file("/tables/t.parquet", (tmp_path / "t.parquet").read_bytes())
+    paths = [tmp_path / name for name in ("t.parquet", "file.arrow", "stream.arrow")]
+    for path in (*paths, "memory://tables/t.parquet"):
+        shard = TableShard("t", path, "picture", None, "id")
+        for start in (0, 6, 7, 8, 49, 50, 60):
+            found = [(s.key, s.label, shade(s.open())) for s in shard.samples(start)]
+            assert found == [(f"k{i}", None, i) for i in range(start, 50)]
+        for start in (0, 5, 30):
+            with open_table(path) as opened:
+                sizes = [len(batch) for batch in opened.batches(["id"], 8, start)]
+            assert sizes == [8] * ((50 - start) // 8) + [(50 - start) % 8]
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "n.parquet")
+    with pytest.raises(BrokenShardError, match=r"column 'n': expected bytes, paths, or records .* got int64"):
+        list(TableShard("t", tmp_path / "n.parquet", "n", None).samples())
+
+
+def test_pictures_that_a_table_names_lie_beside_it(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("a/0.png", "1.png"):
+        (tmp_path / name).write_bytes(png(len(name)))
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/beside/a/0.png", png(7))
+    names = ["0.png", str(tmp_path / "1.png"), "memory://beside/a/0.png", "gone.png", None]
+    pq.write_table(pa.table({"image": names}), tmp_path / "a" / "t.parquet")
+    memory.pipe_file("/beside/a/t.parquet", (tmp_path / "a" / "t.parquet").read_bytes())
+    here = list(TableShard("t", tmp_path / "a" / "t.parquet", label_column=None).samples())
+    assert [shade(sample.open()) for sample in here[:3]] == [7, 5, 7]
+    for sample, error in ((here[3], FileNotFoundError), (here[4], BrokenImageError)):
+        with pytest.raises(error):
+            sample.open()
+    there = list(TableShard("t", "memory://beside/a/t.parquet", label_column=None).samples())
+    assert [shade(there[i].open()) for i in (0, 2)] == [7, 7]
+    with pytest.raises(FileNotFoundError):  # what somebody wrote far away does not open files of this machine
+        there[1].open()
 
 
 def test_broken_parquet_is_named(tmp_path):
@@ -230,10 +329,10 @@ def test_broken_parquet_is_named(tmp_path):
     whole = write_parquet(tmp_path / "t.parquet", rows).read_bytes()
     for content in (b"", b"an error page", whole[: len(whole) // 2]):
         (tmp_path / "t.parquet").write_bytes(content)
-        found, error = all_of(ParquetShard("t", tmp_path / "t.parquet"))
+        found, error = all_of(TableShard("t", tmp_path / "t.parquet"))
         assert (found, error.position) == ([], 0)
-        assert str(error).startswith("t: not a whole parquet file")
-    assert str(all_of(ParquetShard("t", tmp_path / "gone"))[1]) == "t: no such file"
+        assert str(error).startswith("t: not a whole table")
+    assert str(all_of(TableShard("t", tmp_path / "gone"))[1]) == "t: no such file"
 
 
 # The reader
@@ -351,7 +450,7 @@ def repository(hub):
 
 
 def test_a_tar_on_the_hub_is_read_in_pieces_and_not_stored(hub, repository, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "_HUB_BLOCK", 16384)
+    monkeypatch.setattr(files, "_HUB_BLOCK", 16384)
     path = write_tar(tmp_path / "0.tar", samples_of(0, 40))
     commit = repository.add({"test/0.tar": path.read_bytes()})
     shard = TarShard("test/0.tar", f"hf://datasets/user/photos@{commit}/test/0.tar")
@@ -396,8 +495,8 @@ def test_parquet_on_the_hub(hub, repository, tmp_path):
     rows = [{"image": {"bytes": png(i), "path": None}, "label": i % 2} for i in range(7)]
     path = write_parquet(tmp_path / "t.parquet", rows, ["cat", "dog"])
     commit = repository.add({"data/t.parquet": path.read_bytes()})
-    shard = ParquetShard("t", f"hf://datasets/user/photos@{commit}/data/t.parquet")
-    assert list(shard.samples(3)) == list(ParquetShard("t", path).samples(3))
+    shard = TableShard("t", f"hf://datasets/user/photos@{commit}/data/t.parquet")
+    assert list(shard.samples(3)) == list(TableShard("t", path).samples(3))
     assert shard.class_names() == ["cat", "dog"]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from s3clip.backbone import ImageTransform
 from s3clip.bulk.shards import EmbeddingFile
+from s3clip.files import in_utf8
 from s3clip.sources import BrokenShardError, Sample, Shard
 
 EMBEDDING_BATCH = 4096
@@ -80,8 +81,8 @@ def decoded_batches(
             if held is not None and _part(held, sizes) not in skipped:
                 yield _closed(held, sizes, ends_shard=False)
             held = batch
-    except BrokenShardError as error:
-        broken = str(error)
+    except (BrokenShardError, ConnectionError) as error:
+        broken = in_utf8(" ".join(str(error).split()))
     if held is not None:
         start = held.first + len(held.keys)
         if _part(held, sizes) not in skipped:
@@ -89,7 +90,7 @@ def decoded_batches(
     elif broken is None:
         yield DecodedBatch(start, [], {}, None, ends_part=True, ends_shard=True)
     if broken is not None:
-        yield DecodedBatch(start, [shard.name], {0: broken}, None, ends_part=True, broken=broken)
+        yield DecodedBatch(start, [in_utf8(shard.name)], {0: broken}, None, ends_part=True, broken=broken)
 
 
 def _part(batch: DecodedBatch, sizes: Sizes) -> int:
@@ -109,9 +110,9 @@ def _pictures(
     first = start
     while True:
         chosen: list[Sample] = []
-        broken: BrokenShardError | None = None
+        broken: OSError | None = None
         for sample in islice(samples, sizes.batch):
-            if isinstance(sample, BrokenShardError):
+            if isinstance(sample, OSError):
                 broken = sample
             else:
                 chosen.append(sample)
@@ -126,11 +127,11 @@ def _pictures(
             return
 
 
-def _until_broken(samples: Iterator[Sample]) -> Iterator[Sample | BrokenShardError]:
+def _until_broken(samples: Iterator[Sample]) -> Iterator[Sample | OSError]:
     """Give the samples and, where they break off, the error, so that those before it are not lost."""
     try:
         yield from samples
-    except BrokenShardError as error:
+    except (BrokenShardError, ConnectionError) as error:
         yield error
 
 
@@ -140,12 +141,14 @@ def _opened(first: int, samples: Sequence[Sample], preprocess: ImageTransform | 
     for i, sample in enumerate(samples):
         try:
             pictures.append(sample.open())
+        except ConnectionError:  # says nothing of the picture
+            raise
         except (OSError, ValueError) as error:
             # Pillow names an object by its address, which differs every time; rows must not.
-            errors[i] = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split()))
+            errors[i] = in_utf8(re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split())))
     assert preprocess is not None  # the job has one wherever there are pictures
     inputs = preprocess(pictures) if pictures else None
-    return DecodedBatch(first, [sample.key for sample in samples], errors, inputs)
+    return DecodedBatch(first, [in_utf8(sample.key) for sample in samples], errors, inputs)
 
 
 def _embeddings(shard: EmbeddingFile, sizes: Sizes, start: int) -> Iterator[DecodedBatch]:

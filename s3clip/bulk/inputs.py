@@ -12,13 +12,17 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from s3clip import tables
 from s3clip.bulk.output import Output
-from s3clip.bulk.shards import EmbeddingFile, FileRun, ParquetPictures, TarPictures, open_table
+from s3clip.bulk.shards import EmbeddingFile
 from s3clip.images import SUFFIXES
-from s3clip.sources import Shard
+from s3clip.shards import TableShard, TarShard
+from s3clip.sources import FileShard, Listed, Shard
+from s3clip.tables import open_table
 
-TABLES = (".parquet", ".arrow")
+TABLES = tuple(sorted(tables.SUFFIXES, reverse=True))
 ARRAYS = (".npy",)
+DATA_COLUMNS = ("image", "embedding", "image_embeds")
 LISTING = "listing.parquet"
 
 
@@ -127,20 +131,20 @@ def into_shards(files: Sequence[InputFile], listed: Sequence[InputFile], run: in
 
 
 def make_shards(files: Sequence[InputFile], columns: Columns) -> dict[str, Shard | EmbeddingFile]:
-    """Return the shards by name."""
-    kind = _table_kind(columns)
+    """Return the shards by the names of the listing; their own, which keys begin with, are their paths."""
+    open_as = _table_kind(columns)
     shards: dict[str, Shard | EmbeddingFile] = {}
     for name, group in groupby(files, key=lambda file: file.shard):
         own = [file.path for file in group]
         suffix = _suffix(own[0])
         if suffix in SUFFIXES:
-            shards[name] = FileRun(name, tuple(own))
+            shards[name] = FileShard(name, None, tuple(Listed(path, None) for path in own))
         elif suffix in ARRAYS:
-            shards[name] = EmbeddingFile(name, own[0])
+            shards[name] = EmbeddingFile(own[0])
         elif suffix in TABLES:
-            shards[name] = kind(name, own[0])
+            shards[name] = open_as(own[0])
         else:
-            shards[name] = TarPictures(name, own[0])
+            shards[name] = TarShard(own[0], own[0], grouped=False)
     return shards
 
 
@@ -160,28 +164,33 @@ def write_listing(output: Output, files: Sequence[InputFile]) -> None:
     output.write(LISTING, sink.getvalue())
 
 
-def _table_kind(columns: Columns) -> Callable[[str, str], Shard | EmbeddingFile]:
-    """Return what makes a shard of a table; the first table that can be opened says what all of them hold."""
-    decided: list[tuple[bool, str, str | None]] = []
+def _table_kind(columns: Columns) -> Callable[[str], Shard | EmbeddingFile]:
+    """Return what makes a shard of a table; the first of a folder that can be opened speaks for all in it."""
+    decided: dict[str, tuple[bool, str, str | None]] = {}
 
-    def make(name: str, path: str) -> Shard | EmbeddingFile:
-        if not decided:
+    def make(path: str) -> Shard | EmbeddingFile:
+        folder = path.rpartition("/")[0]
+        if folder not in decided:
             try:
-                schema, _ = open_table(path)
+                with open_table(path) as table:
+                    decided[folder] = _what_is_in(table.schema, columns)
             except (OSError, ValueError):  # a broken one is named when it is read
-                return ParquetPictures(name, path, columns.data or "image", columns.key)
-            data = columns.data or next(
-                (name for name in ("image", "embedding", "image_embeds") if name in schema.names),
-                "image",
-            )
-            key = columns.key or ("key" if "key" in schema.names else None)
-            lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-            held = schema.field(data).type if data in schema.names else pa.binary()
-            decided.append((any(is_list(held) for is_list in lists), data, key))
-        embeds, data, key = decided[0]
-        return EmbeddingFile(name, path, data, key) if embeds else ParquetPictures(name, path, data, key)
+                pass
+        embeds, data, key = decided.get(folder, (False, columns.data or "image", columns.key))
+        return EmbeddingFile(path, data, key) if embeds else TableShard(path, path, data, None, key, mark="/")
 
     return make
+
+
+def _what_is_in(schema: pa.Schema, columns: Columns) -> tuple[bool, str, str | None]:
+    """Return whether a table holds embeddings, the column of those or of pictures, and that of keys."""
+    data = columns.data or next((name for name in DATA_COLUMNS if name in schema.names), "image")
+    key = columns.key or ("key" if "key" in schema.names else None)
+    if data not in schema.names:  # named when it is read
+        return False, data, key
+    kind = schema.field(data).type
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(is_list(kind) for is_list in lists), data, key
 
 
 def _suffix(path: str) -> str:

@@ -131,7 +131,7 @@ def label(
         sizes = Sizes(EMBEDDING_BATCH, EMBEDDING_PART) if embeds else Sizes(batch_size, part_size)
         if not _is_complete(whole, sizes.part):
             done = frozenset(part.start for part in whole)
-            tasks.append(Task(shard, tuple(by_shard[name]), sizes, done, digest))
+            tasks.append(Task(name, shard, tuple(by_shard[name]), sizes, done, digest))
     preprocess = head.backbone.image_transform() if with_pictures and head.backbone is not None else None
     started = time.perf_counter()
     if engine == "ray":

@@ -54,7 +54,7 @@ def label_locally(
     for position, batch in loader:
         # Labelled at once, so that pixels are not held until the part ends.
         first.setdefault(position, batch.first)
-        rows.setdefault(position, []).append(labeller.rows(tasks[position].shard.name, batch))
+        rows.setdefault(position, []).append(labeller.rows(tasks[position].name, batch))
         if batch.ends_part:
             part = tasks[position].part(first.pop(position))
             yield write_part(part, batch, rows.pop(position), labeller, output)

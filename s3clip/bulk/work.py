@@ -12,6 +12,7 @@ from s3clip.bulk.inputs import InputFile, version_now
 from s3clip.bulk.labelling import Labeller, part_counts
 from s3clip.bulk.output import Output, Part
 from s3clip.bulk.shards import EmbeddingFile
+from s3clip.files import in_utf8
 from s3clip.sources import Shard
 
 
@@ -20,6 +21,7 @@ class Task:
     """A shard that is not done, as an engine gets it.
 
     Attributes:
+        name: of the shard in the results, and so of its parts.
         shard: what to read.
         files: that it is made of.
         sizes: how its rows are cut.
@@ -27,6 +29,7 @@ class Task:
         settings: their digest, for the parts.
     """
 
+    name: str
     shard: Shard | EmbeddingFile
     files: tuple[InputFile, ...]
     sizes: Sizes
@@ -37,7 +40,7 @@ class Task:
         """Give its batches; a part whose files changed since they were listed is replaced by what says so."""
         for batch in decoded_batches(self.shard, self.sizes, preprocess, self.done):
             if batch.ends_part and (said := self.changed()) is not None:
-                first, name = batch.first, self.shard.name
+                first, name = batch.first, in_utf8(self.shard.name)
                 yield DecodedBatch(first, [name], {0: said}, None, ends_part=True, broken=said)
                 return
             yield batch
@@ -49,16 +52,16 @@ class Task:
                 size, version = version_now(file)
             except FileNotFoundError:
                 if isinstance(self.shard, EmbeddingFile) or len(self.files) == 1:
-                    return f"{file.path}: gone while it was read"
+                    return f"{in_utf8(file.path)}: gone while it was read"
                 continue  # a picture that is gone is a row with an error
             if (size, version) != (file.size, file.version):
-                return f"{file.path}: changed while it was read"
+                return f"{in_utf8(file.path)}: changed while it was read"
         return None
 
     def part(self, first: int) -> Part:
         """Return what its part from this row on says of itself, before anything is counted."""
         version = version_of(self.files)
-        return Part(self.shard.name, first, self.settings, version, ends_shard=False, broken=None, counts={})
+        return Part(self.name, first, self.settings, version, ends_shard=False, broken=None, counts={})
 
 
 def version_of(files: Iterable[InputFile]) -> str:

@@ -21,9 +21,11 @@ from s3clip.evaluation.benchmarks import (
     WebDataset,
 )
 from s3clip.evaluation.inputs import labelled_images
+from s3clip.files import open_binary
 from s3clip.images import SUFFIXES
-from s3clip.shards import ParquetShard, TarShard, open_binary, require_parquet
+from s3clip.shards import TableShard, TarShard
 from s3clip.sources import BrokenShardError, Listed, Shard, file_shards, natural
+from s3clip.tables import require_pyarrow
 from s3clip.transport import hub_connection
 
 IMAGENET_VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
@@ -239,9 +241,9 @@ def _parquet(layout: Parquet, split: str, root: Path | str) -> Found:
     names = next((names for pattern in patterns if (names := _list(folder, pattern))), [])
     if not names:
         raise _NotThere(f"{' or '.join(patterns)} in {folder}")
-    require_parquet()
+    require_pyarrow()
     columns = (layout.image_column, layout.label_column)
-    shards = tuple(ParquetShard(name, _join(folder, name), *columns) for name in names)
+    shards = tuple(TableShard(name, _join(folder, name), *columns) for name in names)
     class_names = None
     for shard in shards:  # the first that can be read
         try:
