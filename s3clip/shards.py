@@ -6,6 +6,7 @@ A path is one of this machine or an address that fsspec reads: "hf://datasets/us
 import gzip
 import json
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ def breaking_off(name: str, what: str, start: int = 0) -> Iterator[Reading]:
         yield reading
     except (ConnectionError, BrokenShardError):
         raise
-    except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, tarfile.TarError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
             said = "no such file"
         elif isinstance(error, PermissionError):

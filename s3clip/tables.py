@@ -1,4 +1,4 @@
-"""Tables in columns, read a few rows at a time: parquet files and Arrow files of both kinds of IPC."""
+"""Tables in columns, read a few rows at a time: parquet, Arrow files of both kinds of IPC, Lance datasets."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,6 +9,10 @@ from typing import Any, Protocol
 from s3clip.files import open_binary
 
 SUFFIXES = frozenset({".parquet", ".arrow"})
+LANCE = ".lance"
+"""How the folder of a Lance dataset ends."""
+_LANCE_AHEAD = {"io_buffer_size": 64 * 2**20, "batch_readahead": 2, "fragment_readahead": 1}
+"""What Lance may hold that nobody has asked for yet; its own limits are 2 GiB and 16 batches."""
 
 
 class _Batches(Protocol):
@@ -36,20 +40,39 @@ class Table:
 
 @contextmanager
 def open_table(path: str | os.PathLike[str]) -> Iterator[Table]:
-    """Open a table: a path, or an address that fsspec reads. What ends in ".arrow" is Arrow, else parquet.
+    """Open a table: a path, or an address that fsspec reads; of Lance, one that Lance reads.
+
+    What ends in ".lance" is Lance, in ".arrow" Arrow, else parquet.
 
     Raises:
         FileNotFoundError: there is none.
         ConnectionError: the store cannot be reached.
         OSError, ValueError: it is no table, or is cut off; so may reading it say.
-        ImportError: pyarrow is not installed.
+        ImportError: pyarrow, or the extra `lance`, is not installed.
     """
     require_pyarrow()
+    if str(path).lower().endswith(LANCE):
+        with _plain_errors():
+            table = _lance(path)
+        yield table
+        return
     opened = _arrow if str(path).lower().endswith(".arrow") else _parquet
     with open_binary(path) as file:
         with _plain_errors():
             table = opened(file)
         yield table
+
+
+def lance_state(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return how many rows a Lance dataset has, and its version, which every change makes larger.
+
+    Raises:
+        ImportError: the extra `lance` is not installed.
+        ValueError, OSError: there is none, or it cannot be read.
+    """
+    with _plain_errors():
+        dataset = _dataset(path)
+        return dataset.count_rows(), dataset.version
 
 
 def missing_column(schema: Any, columns: Sequence[str]) -> str | None:
@@ -74,15 +97,18 @@ def require_pyarrow() -> None:
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Raise ValueError for those errors of pyarrow that are neither that nor OSError."""
+    """Raise ValueError for those errors of pyarrow that are neither that nor OSError.
+
+    One is that a damaged length asks for more memory than there is.
+    """
     import pyarrow as pa
 
     try:
         yield
-    except pa.ArrowException as error:
+    except (pa.ArrowException, MemoryError) as error:
         if isinstance(error, OSError | ValueError):
             raise
-        raise ValueError(str(error)) from error
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
 def _parquet(file: Any) -> Table:
@@ -112,10 +138,35 @@ def _arrow(file: Any) -> Table:
         file.seek(0)
         opened = batches = pa.ipc.open_stream(file)
 
+    def valid(batch: Any, columns: list[str]) -> Any:
+        batch = batch.select(columns)
+        batch.validate(full=True)  # what is in the file is taken as it is: wrong offsets end the process
+        return batch
+
     def read(columns: list[str], size: int, start: int) -> Iterator[Any]:
-        return _without(start, (batch.select(columns) for batch in batches))
+        return _without(start, (valid(batch, columns) for batch in batches))
 
     return Table(opened.schema, read)
+
+
+def _lance(path: str | os.PathLike[str]) -> Table:
+    dataset = _dataset(path)
+
+    def read(columns: list[str], size: int, start: int) -> Iterator[Any]:
+        batches: Iterator[Any] = dataset.to_batches(
+            columns=columns, batch_size=size, offset=start, **_LANCE_AHEAD
+        )
+        return batches
+
+    return Table(dataset.schema, read)
+
+
+def _dataset(path: str | os.PathLike[str]) -> Any:
+    try:
+        import lance
+    except ImportError as error:
+        raise ImportError("Lance datasets take pylance: pip install 's3clip[lance]'") from error
+    return lance.dataset(os.fspath(path))
 
 
 def _without(count: int, batches: Any) -> Iterator[Any]:

@@ -25,7 +25,7 @@ from s3clip import SynonymousSpaceHead, cli
 from s3clip.bulk import TooManyErrorsError, label
 from s3clip.bulk import job as bulk_job
 from s3clip.bulk.inputs import version_now
-from s3clip.bulk.shards import EmbeddingFile
+from s3clip.bulk.shards import ArrayShard, EmbeddingTable
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 
 SIZES = {"batch_size": 8, "part_size": 16}
@@ -349,8 +349,8 @@ def test_an_input_that_changes(
     # While it is read: the file grows after it was listed.
     real = bulk_job.list_files
 
-    def listed_then_changed(inputs):
-        found = real(inputs)
+    def listed_then_changed(inputs, output):
+        found = real(inputs, output)
         write_tar(pictures / "shard.tar", digits[:30])
         return found
 
@@ -404,7 +404,7 @@ def test_a_full_disk(space: SynonymousSpaceHead, tmp_path: Path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
     assert not list(out.glob("*-*.parquet"))
-    assert not [file for file in out.iterdir() if file.name.startswith(".")]
+    assert [file.name for file in out.iterdir() if file.name.startswith(".")] == [".lock"]
     assert label(tmp_path / "e.npy", space, out).rows == 70_000
 
 
@@ -438,9 +438,9 @@ def test_blocks_begin_where_they_are_told(tmp_path: Path):
     vectors = np.arange(40, dtype=np.float32).reshape(20, 2)
     np.save(tmp_path / "e.npy", vectors)
     pq.write_table(pa.table({"embedding": vectors.tolist()}), tmp_path / "e.parquet", row_group_size=3)
-    for name in ("e.npy", "e.parquet"):
+    for shard in (ArrayShard(str(tmp_path / "e.npy")), EmbeddingTable(str(tmp_path / "e.parquet"))):
         for start in (0, 8, 16, 24):
-            blocks = list(EmbeddingFile(str(tmp_path / name)).blocks(8, start))
+            blocks = list(shard.blocks(8, start))
             rows = np.concatenate([block[1] for block in blocks] or [vectors[:0]])
             np.testing.assert_array_equal(rows, vectors[start:])
 

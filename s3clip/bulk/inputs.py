@@ -3,27 +3,30 @@
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s3clip import tables
-from s3clip.bulk.output import Output
-from s3clip.bulk.shards import EmbeddingFile
+from s3clip.bulk import arrays
+from s3clip.bulk.output import LISTING as LISTING
+from s3clip.bulk.output import MANIFEST, Output, address_of
+from s3clip.bulk.shards import ArrayShard, EmbeddingFile, EmbeddingTable
+from s3clip.files import in_utf8, is_address
 from s3clip.images import SUFFIXES
 from s3clip.shards import TableShard, TarShard
 from s3clip.sources import FileShard, Listed, Shard
-from s3clip.tables import open_table
+from s3clip.tables import LANCE, lance_state, open_table
 
-TABLES = tuple(sorted(tables.SUFFIXES, reverse=True))
-ARRAYS = (".npy",)
+TARS = (".tar", ".tar.gz", ".tgz")
 DATA_COLUMNS = ("image", "embedding", "image_embeds")
-LISTING = "listing.parquet"
 
 
 @dataclass(frozen=True)
@@ -56,36 +59,36 @@ class Columns:
     key: str | None = None
 
 
-def list_files(inputs: Iterable[str | os.PathLike[str]]) -> list[InputFile]:
+def list_files(inputs: Iterable[str | os.PathLike[str]], out: Output | None = None) -> list[InputFile]:
     """Return the files that inputs name, each once: those of folders and globs in the order of their names.
+
+    Of a folder of results its parts alone are taken; those that lie in a folder which is not one are passed
+    over, and so is what lies in `out`.
 
     Raises:
         FileNotFoundError: an input that is not there, or names no file that can be read.
+        ValueError: an input that lies in `out`.
+        OSError: a folder that may not be read.
+        ImportError: the package for such addresses, or for Lance, is not installed.
     """
     found: dict[str, InputFile] = {}
     for given in inputs:
-        address = os.fspath(given)
-        if "://" not in address:
-            address = os.path.abspath(address)
-        fs, path = fsspec.core.url_to_fs(address)
-        prefix = "" if "://" not in address else address.split("://")[0] + "://"
-        if fs.isdir(path):
-            details = fs.find(path, detail=True)
-        elif fs.exists(path):
-            details = {path: fs.info(path)}
-        else:
-            details = {
-                name: info for name, info in fs.glob(path, detail=True).items() if info["type"] == "file"
-            }
-        read = {name: details[name] for name in sorted(details) if _is_read(name)}
-        if not read:
-            raise FileNotFoundError(
-                f"{os.fspath(given)}: nothing there that can be labelled; expected pictures, .tar, "
-                f"{', '.join((*TABLES, *ARRAYS))}, or a folder or glob of them"
+        place = address_of(given)
+        named = _without_results(place, _named_by(place))
+        own = {path: info for path, info in named.items() if out is None or not out.holds(path)}
+        read = [file for path in own if _is_read(path) and (file := _as_it_is(path, own[path])) is not None]
+        if not read and len(own) < len(named):
+            raise ValueError(
+                f"inputs: {place} lies in out, {out and out.address}; give another folder for results"
             )
-        for name, info in read.items():
-            where = f"{prefix}{name}"
-            found.setdefault(where, InputFile(where, int(info["size"] or 0), _version(info)))
+        if not read:
+            suffixes = ", ".join((*TARS, *sorted(tables.SUFFIXES | arrays.SUFFIXES), LANCE))
+            raise FileNotFoundError(
+                f"{place}: nothing there that can be labelled; expected pictures, {suffixes}, or a folder or "
+                f"glob of them"
+            )
+        for file in read:
+            found.setdefault(file.path, file)
     return list(found.values())
 
 
@@ -95,9 +98,18 @@ def version_now(file: InputFile) -> tuple[int, str]:
     Raises:
         FileNotFoundError: it is gone.
     """
+    if file.path.endswith(LANCE) or not is_address(file.path):
+        return _state(file.path)
     fs, path = fsspec.core.url_to_fs(file.path)
+    fs.invalidate_cache(path)
     info = fs.info(path)
     return int(info["size"] or 0), _version(info)
+
+
+def result_folders(files: Iterable[InputFile]) -> list[Output]:
+    """Return the folders of results that tables lie in."""
+    folders = {file.path.rpartition("/")[0]: None for file in files if _suffix(file.path) == ".parquet"}
+    return [output for output in map(Output, folders) if output.manifest() is not None]
 
 
 def into_shards(files: Sequence[InputFile], listed: Sequence[InputFile], run: int) -> list[InputFile]:
@@ -139,9 +151,9 @@ def make_shards(files: Sequence[InputFile], columns: Columns) -> dict[str, Shard
         suffix = _suffix(own[0])
         if suffix in SUFFIXES:
             shards[name] = FileShard(name, None, tuple(Listed(path, None) for path in own))
-        elif suffix in ARRAYS:
-            shards[name] = EmbeddingFile(own[0])
-        elif suffix in TABLES:
+        elif suffix in arrays.SUFFIXES:
+            shards[name] = ArrayShard(own[0], columns.data)
+        elif suffix in tables.SUFFIXES or suffix == LANCE:
             shards[name] = open_as(own[0])
         else:
             shards[name] = TarShard(own[0], own[0], grouped=False)
@@ -149,19 +161,125 @@ def make_shards(files: Sequence[InputFile], columns: Columns) -> dict[str, Shard
 
 
 def read_listing(output: Output) -> list[InputFile]:
-    """Return what an earlier run listed."""
+    """Return what an earlier run listed.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     content = output.read(LISTING)
     if content is None:
         return []
-    return [InputFile(**row) for row in pq.read_table(io.BytesIO(content)).to_pylist()]
+    try:
+        rows = pq.read_table(io.BytesIO(content)).to_pylist()
+        return [
+            InputFile(
+                row["path"] if row["raw"] is None else os.fsdecode(row["raw"]),
+                *(row[name] for name in ("size", "version", "shard")),
+            )
+            for row in rows
+        ]
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"out: {output.address}/{LISTING} is damaged ({error}); remove it, and a run with the same "
+            f"inputs writes it anew"
+        ) from error
 
 
 def write_listing(output: Output, files: Sequence[InputFile]) -> None:
-    """Write the listing anew."""
+    """Write the listing anew. A path that is no UTF-8 is there twice: to be read, and as it is."""
     sink = io.BytesIO()
-    columns = {name: [getattr(file, name) for file in files] for name in ("path", "size", "version", "shard")}
+    shown = [in_utf8(file.path) for file in files]
+    columns = {
+        "path": shown,
+        **{name: [getattr(file, name) for file in files] for name in ("size", "version", "shard")},
+        "raw": pa.array(
+            [
+                None if path == file.path else os.fsencode(file.path)
+                for path, file in zip(shown, files, strict=True)
+            ],
+            pa.binary(),
+        ),
+    }
     pq.write_table(pa.table(columns), sink, compression="zstd")
     output.write(LISTING, sink.getvalue())
+
+
+def _named_by(place: str) -> dict[str, dict[str, Any] | None]:
+    """Return the files that a place names, sorted, each with what its store says of it; None: it is here."""
+    if not is_address(place) and os.path.isdir(place):
+        return dict.fromkeys(_with_lance(sorted(_files_below(place))))
+    fs, path = fsspec.core.url_to_fs(place)
+    prefix = f"{place.split('://')[0]}://" if is_address(place) else ""
+    if fs.isdir(path):
+        details = fs.find(path, detail=True)
+    elif fs.exists(path):
+        details = {path: fs.info(path)}
+    else:
+        details = {
+            name: info
+            for name, info in fs.glob(path, detail=True).items()
+            if info["type"] != "directory" or name.endswith(LANCE)
+        }
+    infos = {f"{prefix}{name}": info if prefix else None for name, info in details.items()}
+    return {path: infos.get(path) for path in _with_lance(sorted(infos))}
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    """Give all files below a folder; links to folders are not followed, so that none is met twice."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for root, _, names in os.walk(folder, onerror=stop):
+        yield from (f"{Path(root).as_posix()}/{name}" for name in names)
+
+
+def _with_lance(paths: Sequence[str]) -> Iterator[str]:
+    """Give each Lance dataset, of which paths are the files, in their place."""
+    inside = re.compile(rf"(.*?{re.escape(LANCE)})/", re.DOTALL)
+    datasets = {match[1] for path in paths if "/_versions/" in path and (match := inside.match(path))}
+    seen: set[str] = set()
+    for path in paths:
+        match = inside.match(path)
+        name = match[1] if match and match[1] in datasets else path
+        if name not in seen:
+            seen.add(name)
+            yield name
+
+
+def _without_results(place: str, named: dict[str, dict[str, Any] | None]) -> dict[str, dict[str, Any] | None]:
+    """Leave folders of results out, and of the place itself, if it is one, all but its parts."""
+    folders = {path.rpartition("/")[0] for path in named if path.endswith(f"/{MANIFEST}")}
+    results = {each for each in folders if f"{each}/{LISTING}" in named and Output(each).manifest()}
+    kept = {}
+    for path, info in named.items():
+        folder = path.rpartition("/")[0]
+        is_part = folder == place.rstrip("/") and path.endswith(".parquet")
+        if folder not in results or is_part:
+            kept[path] = info
+    return kept
+
+
+def _as_it_is(path: str, info: dict[str, Any] | None) -> InputFile | None:
+    """Return a file as it is now; None if it is a folder, a pipe or the like."""
+    if info is not None and not path.endswith(LANCE):
+        return InputFile(path, int(info["size"] or 0), _version(info))
+    if path.endswith(LANCE):
+        return InputFile(path, *_state(path)) if info is None or info["type"] == "directory" else None
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        return InputFile(path, *_state(path))
+    except FileNotFoundError:  # a link to nothing, which is named when it is opened
+        return InputFile(path, 0, "")
+
+
+def _state(path: str) -> tuple[int, str]:
+    if path.endswith(LANCE):
+        rows, version = lance_state(path)
+        return rows, str(version)
+    status = os.stat(path)
+    return status.st_size, str(status.st_mtime_ns)
 
 
 def _table_kind(columns: Columns) -> Callable[[str], Shard | EmbeddingFile]:
@@ -169,7 +287,7 @@ def _table_kind(columns: Columns) -> Callable[[str], Shard | EmbeddingFile]:
     decided: dict[str, tuple[bool, str, str | None]] = {}
 
     def make(path: str) -> Shard | EmbeddingFile:
-        folder = path.rpartition("/")[0]
+        folder = path if path.endswith(LANCE) else path.rpartition("/")[0]
         if folder not in decided:
             try:
                 with open_table(path) as table:
@@ -177,7 +295,9 @@ def _table_kind(columns: Columns) -> Callable[[str], Shard | EmbeddingFile]:
             except (OSError, ValueError):  # a broken one is named when it is read
                 pass
         embeds, data, key = decided.get(folder, (False, columns.data or "image", columns.key))
-        return EmbeddingFile(path, data, key) if embeds else TableShard(path, path, data, None, key, mark="/")
+        return (
+            EmbeddingTable(path, data, key) if embeds else TableShard(path, path, data, None, key, mark="/")
+        )
 
     return make
 
@@ -201,8 +321,8 @@ def _is_read(path: str) -> bool:
     name = PurePosixPath(path).name.lower()
     if name == LISTING or name.startswith("."):
         return False
-    known = (*SUFFIXES, *TABLES, *ARRAYS, ".tar")
-    return _suffix(name) in known or name.endswith((".tar.gz", ".tgz"))
+    known = SUFFIXES | tables.SUFFIXES | arrays.SUFFIXES | {LANCE}
+    return _suffix(name) in known or name.endswith(TARS)
 
 
 def _version(info: dict[str, object]) -> str:

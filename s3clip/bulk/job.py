@@ -1,10 +1,11 @@
 """A job: what there is to do, who does it, and what came of it."""
 
 import hashlib
+import itertools
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -20,19 +21,21 @@ from s3clip.bulk.inputs import (
     list_files,
     make_shards,
     read_listing,
+    result_folders,
     write_listing,
 )
 from s3clip.bulk.labelling import Labeller, head_digest, schema
 from s3clip.bulk.local import label_locally
 from s3clip.bulk.on_ray import label_on_ray
-from s3clip.bulk.output import FORMAT, Output, Part
+from s3clip.bulk.output import FORMAT, MANIFEST, Output, Part
 from s3clip.bulk.shards import EmbeddingFile
 from s3clip.bulk.summary import Summary
 from s3clip.bulk.work import Task, version_of
+from s3clip.files import in_utf8
 from s3clip.head import SynonymousSpaceHead
 from s3clip.options import is_count, is_number
+from s3clip.sources import Shard
 
-MANIFEST = "manifest.json"
 FEW_ROWS = 1000
 """Errors are counted against so many rows at least: the first picture of all may be a broken one."""
 
@@ -94,59 +97,103 @@ def label(
         OSError: nothing can be written.
     """
     _check(engine, workers, top_k, max_error_share, batch_size, part_size)
-    listed_inputs = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-    files = list_files(listed_inputs)
     output = Output(out)
     output.check()
+    found = list_files([inputs] if isinstance(inputs, str | os.PathLike) else inputs, output)
     known = read_listing(output)
-    files = into_shards(files, known, part_size)
+    files = into_shards(found, known, part_size)
     shards = make_shards(files, Columns(column, key_column))
-    with_pictures = any(not isinstance(shard, EmbeddingFile) for shard in shards.values())
+    head = _head_for(shards, head, device)
+    for folder in result_folders(found):
+        _check_results(folder, head)
+    settings = _settings(head, top_k, keep_embeddings, batch_size, part_size, column, key_column)
+    output.make()
+    with output.claimed():
+        _take_folder(output, head, settings, keep_embeddings)
+        if read_listing(output) != known:
+            raise ValueError(f"out: another run has just written to {output.address}; start this one again")
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        parts = _parts_by_shard(output, digest)
+        _check_unchanged(files, known, parts)
+        write_listing(output, files)
+        summary = Summary(class_names=head.class_names)
+        for part in itertools.chain.from_iterable(parts.values()):
+            summary.add(part, now=False)
+        tasks = _tasks(files, shards, parts, Sizes(batch_size, part_size), digest)
+        started = time.perf_counter()
+        if tasks:
+            written = _label(tasks, head, output, engine, workers, top_k, keep_embeddings)
+            _follow(written, summary, len(tasks), max_error_share, progress, started)
+        summary.seconds = time.perf_counter() - started
+        output.write("summary.json", json.dumps(summary.to_dict(), indent=1, ensure_ascii=False).encode())
+    return summary
+
+
+def _head_for(
+    shards: Mapping[str, Shard | EmbeddingFile],
+    head: SynonymousSpaceHead | str | os.PathLike[str],
+    device: str | torch.device | None,
+) -> SynonymousSpaceHead:
+    """Return the head, loaded without its image tower where there are embeddings alone."""
+    with_pictures = _has_pictures(shards.values())
     if not isinstance(head, SynonymousSpaceHead):
-        head = SynonymousSpaceHead.from_pretrained(
-            head, device=device, backbone="saved" if with_pictures else None
-        )
+        backbone: Literal["saved"] | None = "saved" if with_pictures else None
+        head = SynonymousSpaceHead.from_pretrained(head, device=device, backbone=backbone)
     if with_pictures and head.backbone is None:
         raise ValueError("head: there are pictures among the inputs, and this head has no image tower")
-    for given in listed_inputs:
-        _check_results(Output(given), head)
-    settings = _settings(head, top_k, keep_embeddings, batch_size, part_size, column, key_column)
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    output.make()
-    _take_folder(output, head, settings, keep_embeddings)
-    summary = Summary(class_names=head.class_names)
-    parts = _parts_by_shard(output, digest)
-    _check_unchanged(files, known, parts)
-    write_listing(output, files)
+    return head
+
+
+def _tasks(
+    files: Sequence[InputFile],
+    shards: Mapping[str, Shard | EmbeddingFile],
+    parts: Mapping[str, Sequence[Part]],
+    sizes: Sizes,
+    digest: str,
+) -> list[Task]:
+    """Return what is not done yet."""
+    by_shard = _by_shard(files)
     tasks = []
-    by_shard: dict[str, list[InputFile]] = {}
-    for file in files:
-        by_shard.setdefault(file.shard, []).append(file)
     for name, shard in shards.items():
         own = parts.get(name, [])
-        whole = [part for part in own if part.broken is None]
-        for part in whole:
-            summary.add(part, now=False)
-        embeds = isinstance(shard, EmbeddingFile)
-        sizes = Sizes(EMBEDDING_BATCH, EMBEDDING_PART) if embeds else Sizes(batch_size, part_size)
-        if not _is_complete(whole, sizes.part):
-            done = frozenset(part.start for part in whole)
-            tasks.append(Task(name, shard, tuple(by_shard[name]), sizes, done, digest))
+        cut = Sizes(EMBEDDING_BATCH, EMBEDDING_PART) if isinstance(shard, EmbeddingFile) else sizes
+        if not _is_complete(own, cut.part):
+            done = frozenset(part.start for part in own)
+            tasks.append(Task(name, shard, tuple(by_shard[name]), cut, done, digest))
+    return tasks
+
+
+def _label(
+    tasks: Sequence[Task],
+    head: SynonymousSpaceHead,
+    output: Output,
+    engine: str,
+    workers: int | None,
+    top_k: int,
+    keep_embeddings: bool,
+) -> Iterator[Part]:
+    """Let an engine do the tasks; it gives the parts as they are written."""
+    with_pictures = _has_pictures(task.shard for task in tasks)
     preprocess = head.backbone.image_transform() if with_pictures and head.backbone is not None else None
-    started = time.perf_counter()
     if engine == "ray":
-        written = label_on_ray(
+        return label_on_ray(
             tasks, preprocess, head, output, workers=workers, top_k=top_k, keep_embeddings=keep_embeddings
         )
-    else:
-        labeller = Labeller(head, top_k=top_k, keep_embeddings=keep_embeddings)
-        count = max(0, (os.cpu_count() or 1) - 1) if workers is None else workers
-        written = label_locally(tasks, preprocess, labeller, output, workers=count if with_pictures else 0)
-    if tasks:
-        _follow(written, summary, len(tasks), max_error_share, progress, started)
-    summary.seconds = time.perf_counter() - started
-    _write_summary(output, summary)
-    return summary
+    if workers is None:
+        workers = max(0, (os.cpu_count() or 1) - 1)
+    labeller = Labeller(head, top_k=top_k, keep_embeddings=keep_embeddings)
+    return label_locally(tasks, preprocess, labeller, output, workers=workers if with_pictures else 0)
+
+
+def _has_pictures(shards: Iterable[Shard | EmbeddingFile]) -> bool:
+    return any(not isinstance(shard, EmbeddingFile) for shard in shards)
+
+
+def _by_shard(files: Iterable[InputFile]) -> dict[str, list[InputFile]]:
+    found: dict[str, list[InputFile]] = {}
+    for file in files:
+        found.setdefault(file.shard, []).append(file)
+    return found
 
 
 def _follow(
@@ -206,11 +253,12 @@ def _take_folder(
     output: Output, head: SynonymousSpaceHead, settings: dict[str, Any], keep_embeddings: bool
 ) -> None:
     """Write the manifest, or check that the one there is of the same settings."""
-    content = output.read(MANIFEST)
-    if content is not None:
-        before = json.loads(content)["settings"]
-        if before != settings:
-            names = [name for name in settings if before.get(name) != settings[name]]
+    before = output.manifest()
+    if before is None and output.read(MANIFEST) is not None:
+        raise ValueError(f"out: the {MANIFEST} in {output.address} is not one of s3clip; give another folder")
+    if before is not None:
+        names = [name for name in settings if before["settings"].get(name) != settings[name]]
+        if names:
             raise ValueError(
                 f"out: {output.address} holds results of other settings ({', '.join(names)} differ); give "
                 f"another folder"
@@ -228,26 +276,25 @@ def _take_folder(
 
 
 def _check_results(given: Output, head: SynonymousSpaceHead) -> None:
-    """Where an input is a folder of our results, check that the same backbone made its embeddings."""
-    content = given.read(MANIFEST)
-    if content is None:
-        return
-    manifest = json.loads(content)
-    if "embedding" not in manifest["columns"]:
+    """Check that the same backbone made the embeddings in a folder of our results."""
+    manifest = given.manifest() or {}
+    if "embedding" not in manifest.get("columns", {}):
         raise ValueError(
             f"inputs: {given.address} holds results without embeddings; keep_embeddings was not set"
         )
-    saved, own = manifest["fingerprint"], head.fingerprint()
+    saved, own = manifest.get("fingerprint"), head.fingerprint()
     if saved is not None and "image" in own:
         check_fingerprint({"image": torch.tensor(saved)}, own, given.address)
 
 
 def _parts_by_shard(output: Output, digest: str) -> dict[str, list[Part]]:
+    """Return the parts that are done, in order; those that broke off are not."""
     found: dict[str, list[Part]] = {}
     for part in output.parts():
         if part.settings != digest:
             raise ValueError(f"out: {part.file} was made with other settings; give another folder")
-        found.setdefault(part.shard, []).append(part)
+        if part.broken is None:
+            found.setdefault(part.shard, []).append(part)
     return found
 
 
@@ -259,26 +306,16 @@ def _is_complete(parts: Sequence[Part], part_size: int) -> bool:
 
 
 def _check_unchanged(
-    files: Sequence[InputFile], known: Sequence[InputFile], parts: dict[str, list[Part]]
+    files: Sequence[InputFile], known: Sequence[InputFile], parts: Mapping[str, Sequence[Part]]
 ) -> None:
-    by_shard: dict[str, list[InputFile]] = {}
-    for file in files:
-        by_shard.setdefault(file.shard, []).append(file)
+    by_shard = _by_shard(files)
     before = {file.path: file for file in known}
     for name, own in parts.items():
-        whole = [part for part in own if part.broken is None]
-        if whole and any(part.version != version_of(by_shard.get(name, [])) for part in whole):
-            changed = [
-                file.path
-                for file in by_shard.get(name, [])
-                if file.path in before
-                and (before[file.path].size, before[file.path].version) != (file.size, file.version)
-            ]
-            raise ValueError(
-                f"inputs: {', '.join(changed[:3]) or name} changed since it was labelled; to label it anew, "
-                f"remove {name}-*.parquet from the results"
-            )
-
-
-def _write_summary(output: Output, summary: Summary) -> None:
-    output.write("summary.json", json.dumps(summary.to_dict(), indent=1, ensure_ascii=False).encode())
+        now = by_shard.get(name, [])
+        if all(part.version == version_of(now) for part in own):
+            continue
+        changed = [in_utf8(file.path) for file in now if before.get(file.path, file) != file]
+        raise ValueError(
+            f"inputs: {', '.join(changed[:3]) or name} changed since it was labelled; to label it anew, "
+            f"remove {name}-*.parquet from the results"
+        )

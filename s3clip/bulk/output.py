@@ -1,11 +1,14 @@
 """The folder of results: parts of parquet, written whole or not at all, here or in an object store."""
 
+import errno
 import io
 import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,17 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s3clip.files import write_atomically
+from s3clip.files import is_address, write_atomically
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 FORMAT = "s3clip-labels/1"
+MANIFEST = "manifest.json"
+LISTING = "listing.parquet"
+_LOCK = ".lock"
 _FOOTER = b"s3clip"
 _READERS = 16
 
@@ -48,6 +59,15 @@ class Part:
         return f"{self.shard}-{self.start:012d}.parquet"
 
 
+def address_of(path: str | os.PathLike[str]) -> str:
+    """Return an address as it is, and a path, also one that is written as an address, absolute."""
+    address = os.fspath(path)
+    protocol, mark, rest = address.partition("://")
+    if mark and protocol not in ("file", "local"):
+        return address
+    return Path(os.path.abspath(rest if mark else address)).as_posix()
+
+
 class Output:
     """A folder of results.
 
@@ -56,10 +76,8 @@ class Output:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.address = os.fspath(folder)
-        self.is_local = "://" not in self.address
-        if self.is_local:
-            self.address = os.path.abspath(self.address)
+        self.address = address_of(folder)
+        self.is_local = not is_address(self.address)
         self._fs, self._root = fsspec.core.url_to_fs(self.address)
 
     def check(self) -> None:
@@ -73,7 +91,67 @@ class Output:
         Raises:
             OSError: it cannot be made.
         """
-        self._fs.makedirs(self._root, exist_ok=True)
+        try:
+            self._fs.makedirs(self._root, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error, "making the folder") from error
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other runs out of the folder while this one lasts. A process that dies holds nothing.
+
+        There is no such lock in an object store, on Windows, and on few file systems.
+
+        Raises:
+            ValueError: another run has it.
+            OSError: nothing can be written there.
+        """
+        if not self.is_local or fcntl is None:
+            yield
+            return
+        try:
+            lock = open(os.path.join(self.address, _LOCK), "ab")
+        except OSError as error:
+            raise self._unwritable(error, f"opening {_LOCK}") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"out: another run is writing to {self.address}; wait for it, or give another folder"
+                ) from error
+            except OSError:  # a file system without locks
+                pass
+            yield
+
+    def holds(self, path: str) -> bool:
+        """Whether a file lies in the folder or below."""
+        if is_address(path):
+            fs, name = fsspec.core.url_to_fs(path)
+            return isinstance(fs, type(self._fs)) and str(name).startswith(f"{self._root.rstrip('/')}/")
+        folder = os.path.join(_real(os.path.dirname(path)), "")
+        return self.is_local and folder.startswith(os.path.join(_real(self.address), ""))
+
+    def manifest(self) -> dict[str, Any] | None:
+        """Return what the folder says of its results; None if there are none of ours.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        content = self.read(MANIFEST)
+        if content is None:
+            return None
+        where = f"{self.address}/{MANIFEST}"
+        try:
+            manifest = json.loads(content)
+        except ValueError as error:
+            if not self._fs.exists(f"{self._root}/{LISTING}"):
+                return None
+            raise ValueError(
+                f"{where} is damaged ({error}); remove it, and a run with the same settings writes it anew"
+            ) from error
+        is_ours = isinstance(manifest, dict) and isinstance(manifest.get("settings"), dict)
+        return manifest if is_ours and "format" in manifest["settings"] else None
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a file, None where there is none."""
@@ -95,8 +173,7 @@ class Output:
             else:
                 self._fs.pipe_file(f"{self._root}/{name}", content)  # an object appears when it is whole
         except OSError as error:
-            said = f"{error.strerror or error}, writing {name}"
-            raise type(error)(error.errno, said, self.address) from error
+            raise self._unwritable(error, f"writing {name}") from error
 
     def write_part(self, part: Part, table: pa.Table) -> None:
         """Write a part, over one of the same name."""
@@ -113,18 +190,25 @@ class Output:
             ValueError: a parquet file that no run of ours wrote.
         """
         try:
+            self._fs.invalidate_cache(self._root)
             names = sorted(
                 name for name in self._fs.ls(self._root, detail=False) if name.endswith(".parquet")
             )
         except FileNotFoundError:
             return
-        names = [name for name in names if not name.endswith("/listing.parquet")]
+        names = [name for name in names if not name.endswith(f"/{LISTING}")]
         with ThreadPoolExecutor(_READERS) as pool:
             yield from pool.map(self._footer, names)
 
     def part_files(self) -> list[str]:
         """Return the addresses of the parts, sorted by name."""
         return [self._fs.unstrip_protocol(f"{self._root}/{part.file}") for part in self.parts()]
+
+    def _unwritable(self, error: OSError, doing: str) -> OSError:
+        said = error.strerror or str(error)
+        if self.is_local and doing.startswith("writing") and not Path(self.address).is_dir():
+            said = "the folder is gone"
+        return type(error)(error.errno or errno.EIO, f"out: {said}, {doing}", self.address)
 
     def _footer(self, path: str) -> Part:
         try:
@@ -135,3 +219,8 @@ class Output:
             raise ValueError(
                 f"out: {path} is no part that s3clip wrote ({error}); take it away, or give another folder"
             ) from error
+
+
+@lru_cache(maxsize=1024)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s3clip.files import in_utf8, open_binary
+from s3clip.bulk.arrays import open_array
+from s3clip.files import in_utf8
 from s3clip.shards import breaking_off
 from s3clip.sources import BrokenShardError
 from s3clip.tables import missing_column, open_table
@@ -21,87 +22,77 @@ Block = tuple[list[str], np.ndarray, dict[int, str]]
 
 
 @dataclass(frozen=True)
-class EmbeddingFile:
-    """Embeddings: a .npy of shape (rows, dim), or a column of lists in a table.
-
-    A row whose `error` column holds a text, as in results of ours, keeps it and has no embedding.
+class ArrayShard:
+    """Embeddings in an array of shape (rows, dim); a key is the path and the number of the row.
 
     Attributes:
-        path: where it is; keys are this and the number of the row.
-        column: of a table.
-        key_column: of a table, if it has keys of its own.
+        name: the path.
+        array: which of them, in a .npz or .safetensors; None: the only one.
     """
 
-    path: str
-    column: str = "embedding"
-    key_column: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The path."""
-        return self.path
+    name: str
+    array: str | None = None
 
     def blocks(self, size: int, start: int = 0) -> Iterator[Block]:
-        """Give `size` rows at a time from row `start` on (a multiple of `size`); zeros where there is none.
+        """Give `size` rows at a time from row `start` on.
 
         Raises:
             BrokenShardError: the file is no such file, or ends before it should.
         """
-        is_array = self.path.endswith(".npy")
-        with breaking_off(self.path, "array" if is_array else "table", start) as reading:
-            for block in self._from_array(size, start) if is_array else self._from_table(size, start):
-                yield block
-                reading.position += len(block[0])
+        with (
+            breaking_off(self.name, "array", start) as reading,
+            open_array(self.name, self.array) as array,
+        ):
+            for rows in array.blocks(size, start):
+                yield _numbered(self.name, reading.position, len(rows)), rows, {}
+                reading.position += len(rows)
 
-    def _from_array(self, size: int, start: int) -> Iterator[Block]:
-        # Read, not mapped: mapped pages count as memory of the process, and an object store has none.
-        with open_binary(self.path) as file:
-            version = np.lib.format.read_magic(file)
-            read_header = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, fortran, dtype = read_header(file)
-            if len(shape) != 2 or fortran or not np.issubdtype(dtype, np.floating):
-                raise ValueError(f"expected floats of shape (rows, dim) in C order, got {shape} of {dtype}")
-            row_bytes = shape[1] * dtype.itemsize
-            file.seek(file.tell() + start * row_bytes)
-            for first in range(start, shape[0], size):
-                count = min(size, shape[0] - first)
-                content = file.read(count * row_bytes)
-                if len(content) < count * row_bytes:
-                    row = first + len(content) // max(1, row_bytes)
-                    raise EOFError(f"ends inside row {row} of {shape[0]}")
-                rows = np.frombuffer(content, dtype).reshape(count, shape[1])
-                yield self._keys(first, count), rows, {}
 
-    def _from_table(self, size: int, start: int) -> Iterator[Block]:
-        with open_table(self.path) as table:
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """Embeddings in a column of lists. A row without one keeps its text in a column `error`, as ours have.
+
+    Attributes:
+        name: the path.
+        column: of lists of floats.
+        key_column: None: a key is the path and the number of the row.
+    """
+
+    name: str
+    column: str = "embedding"
+    key_column: str | None = None
+
+    def blocks(self, size: int, start: int = 0) -> Iterator[Block]:
+        """Give `size` rows at a time from row `start` on; zeros where a row has no embedding.
+
+        Raises:
+            BrokenShardError: the file is no such file, or ends before it should.
+        """
+        with breaking_off(self.name, "table", start) as reading, open_table(self.name) as table:
             columns = [self.column, *([] if self.key_column is None else [self.key_column])]
             if (problem := missing_column(table.schema, columns)) is not None:
-                raise BrokenShardError(f"{self.path}: {problem}", start)
+                raise BrokenShardError(f"{self.name}: {problem}", start)
             has_errors = "error" in table.schema.names
-            first = start
             for batch in table.batches([*columns, *(["error"] if has_errors else [])], size, start):
-                keys = (
-                    self._keys(first, batch.num_rows)
-                    if self.key_column is None
-                    else [str(key) for key in batch.column(self.key_column).to_pylist()]
-                )
-                yield (
-                    keys,
-                    *_as_rows(batch.column(self.column), batch.column("error") if has_errors else None),
-                )
-                first += batch.num_rows
+                if self.key_column is None:
+                    keys = _numbered(self.name, reading.position, batch.num_rows)
+                else:
+                    keys = [str(key) for key in batch.column(self.key_column).to_pylist()]
+                said = batch.column("error") if has_errors else None
+                yield keys, *_as_rows(batch.column(self.column), said)
+                reading.position += batch.num_rows
 
-    def _keys(self, first: int, count: int) -> list[str]:
-        path = in_utf8(self.path)
-        return [f"{path}/{number}" for number in range(first, first + count)]
+
+EmbeddingFile = ArrayShard | EmbeddingTable
+
+
+def _numbered(path: str, first: int, count: int) -> list[str]:
+    path = in_utf8(path)
+    return [f"{path}/{number}" for number in range(first, first + count)]
 
 
 def _as_rows(values: Any, said: Any) -> tuple[np.ndarray, dict[int, str]]:
-    """Return (rows, dim) floats of a column of lists, and which rows have none."""
+    """Return (rows, dim) floats of a column of lists, and why rows have none."""
     kind = values.type
     if not (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         raise ValueError(f"expected a column of lists of numbers, got {kind}")

@@ -13,7 +13,7 @@ from s3clip.bulk.labelling import Labeller, part_counts
 from s3clip.bulk.output import Output, Part
 from s3clip.bulk.shards import EmbeddingFile
 from s3clip.files import in_utf8
-from s3clip.sources import Shard
+from s3clip.sources import FileShard, Shard
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,11 @@ class Task:
             try:
                 size, version = version_now(file)
             except FileNotFoundError:
-                if isinstance(self.shard, EmbeddingFile) or len(self.files) == 1:
-                    return f"{in_utf8(file.path)}: gone while it was read"
-                continue  # a picture that is gone is a row with an error
+                if isinstance(self.shard, FileShard):
+                    continue  # a picture that is gone is a row with an error
+                return f"{in_utf8(file.path)}: gone while it was read"
+            except (OSError, ValueError) as error:  # as of a Lance dataset that is gone
+                return f"{in_utf8(file.path)}: {' '.join(str(error).split())}"
             if (size, version) != (file.size, file.version):
                 return f"{in_utf8(file.path)}: changed while it was read"
         return None
