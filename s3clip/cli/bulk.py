@@ -26,7 +26,7 @@ def label(
         bool, typer.Option(help="Keep embeddings (float16), to label them with another head later.")
     ] = False,
     max_error_share: Annotated[
-        float, typer.Option(help="Stop where more of the rows than this have an error.")
+        float, typer.Option(help="Stop where more of the rows (of 1,000 at least) have an error.")
     ] = 0.01,
     column: Annotated[str | None, typer.Option(help="Column of tables with images or embeddings.")] = None,
     key_column: Annotated[str | None, typer.Option(help="Column of tables with keys.")] = None,
@@ -36,27 +36,36 @@ def label(
 ) -> None:
     """Label images or embeddings in bulk, into parquet files; a run that was stopped goes on.
 
-    An image that cannot be read is a row with an error. The exit status is 1 where a file broke off.
+    An image that cannot be read is a row with an error, and standard error says how many there are. The exit
+    status is 0 where every input was read to its end, 1 where one broke off or too many errors stopped the
+    job (the next run goes on from there), and 2 where the arguments, an input that is not there or a folder
+    that cannot be written are to blame.
     """
-    from s3clip.bulk import label as label_all
-
     if engine not in ("local", "ray"):
         raise ValueError(f"--engine: expected local or ray, got {engine!r}")
-    summary = label_all(
-        inputs,
-        head,
-        out,
-        engine=engine,  # type: ignore[arg-type]  # checked above
-        workers=workers,
-        top_k=top_k,
-        keep_embeddings=keep_embeddings,
-        max_error_share=max_error_share,
-        column=column,
-        key_column=key_column,
-        batch_size=batch_size,
-        part_size=part_size,
-        device=device,
-    )
+    try:
+        from s3clip import bulk
+
+        summary = bulk.label(
+            inputs,
+            head,
+            out,
+            engine=engine,  # type: ignore[arg-type]  # checked above
+            workers=workers,
+            top_k=top_k,
+            keep_embeddings=keep_embeddings,
+            max_error_share=max_error_share,
+            column=column,
+            key_column=key_column,
+            batch_size=batch_size,
+            part_size=part_size,
+            device=device,
+        )
+    except ImportError as error:  # an extra, or the package of a store, which it names
+        raise OSError(str(error)) from error
+    except bulk.TooManyErrorsError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
     typer.echo(summary.table())
     if "://" not in out:
         try:
@@ -64,5 +73,9 @@ def label(
         except ImportError as error:
             typer.echo(f"warning: no picture: {error}", err=True)
     typer.echo(f"Saved to {out}.")
+    if summary.errors:
+        typer.echo(f"warning: {summary.errors:,} of {summary.rows:,} rows have an error", err=True)
     if summary.broken:
+        said = f"inputs that broke off: {len(summary.broken):,}; the next run tries them again"
+        typer.echo(f"error: {said}", err=True)
         raise typer.Exit(1)
