@@ -222,6 +222,37 @@ def test_without_lance_its_extra_is_named(space, tmp_path: Path, monkeypatch: py
         label(tmp_path / "v.lance", space, tmp_path / "out")
 
 
+# Stores
+
+
+def test_the_hub(head, tmp_path: Path, hub, monkeypatch: pytest.MonkeyPatch):
+    from tests.hub_server import Repository
+    from tests.test_sources import write_tar
+
+    members = [(f"{i}.png", picture(20 * i)) for i in range(9)]
+    tar = write_tar(tmp_path / "0.tar", members).read_bytes()
+    hub.repositories["user/photos"] = repository = Repository()
+    repository.add({"0.tar": tar, "photos/a.png": picture(7), "photos/b.png": b"no picture"})
+    place = "hf://datasets/user/photos"
+    assert all(version_now(file) == (file.size, file.version) != (0, "") for file in list_files([place]))
+    summary = label(place, head, tmp_path / "out", **SIZES)
+    assert (summary.rows, summary.errors, summary.broken) == (11, 1, {})
+    keys = [f"{place}/0.tar/{i}.png" for i in range(9)] + [f"{place}/photos/{name}.png" for name in "ab"]
+    assert sorted(row["key"] for row in rows_of(tmp_path / "out")) == keys
+    label(tmp_path / "0.tar", head, tmp_path / "here", **SIZES)
+    there = {row["key"].rpartition("/")[2]: row["logit"] for row in rows_of(tmp_path / "out")}
+    assert all(there[row["key"].rpartition("/")[2]] == row["logit"] for row in rows_of(tmp_path / "here"))
+    # A store that fails makes no rows with an error that stay: the shard is tried again.
+    hub.cut.update({"0.tar", "photos/a.png"})
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's tries
+    summary = label(place, head, tmp_path / "again", **SIZES)
+    assert len(summary.broken) == 2
+    assert all("cannot be reached" in why for why in summary.broken.values())
+    hub.cut.clear()
+    assert label(place, head, tmp_path / "again", **SIZES).broken == {}
+    assert rows_of(tmp_path / "again") == rows_of(tmp_path / "out")
+
+
 # Folders as people have them
 
 

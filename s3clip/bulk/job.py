@@ -67,8 +67,8 @@ def label(
     arguments does what is missing and nothing else.
 
     Args:
-        inputs: files, folders, globs or addresses that fsspec reads: pictures, tars, parquet and Arrow files,
-            .npy arrays, and folders of results with kept embeddings.
+        inputs: files, folders, globs or addresses that fsspec reads: pictures, tars, tables (parquet, Arrow,
+            Lance), arrays (.npy, .npz, .safetensors), and folders of results with kept embeddings.
         head: fitted, or where to load it from; without its image tower where there are embeddings alone.
         out: folder of the results, or an address that fsspec writes to.
         engine: "local": this process, and workers that decode. "ray": Ray Data, on the cluster that
@@ -81,7 +81,8 @@ def label(
             error.
         batch_size: pictures that go through the model at once.
         part_size: pictures in a part, a multiple of `batch_size`.
-        column: of tables, with pictures or embeddings; by default "image", else "embedding".
+        column: of tables, with pictures or embeddings; by default "image", else "embedding". Of a .npz or
+            .safetensors, the array; by default the only one of two dimensions.
         key_column: of tables; by default "key" if there is one.
         device: where a head that is loaded computes.
         progress: show a progress bar; None: on a terminal.
@@ -91,10 +92,11 @@ def label(
 
     Raises:
         FileNotFoundError: an input that is not there.
-        ValueError: `out` holds results of other settings, an input has changed since it was labelled, or an
-            argument is out of range.
+        ValueError: `out` holds results of other settings, or another run is writing there; an input has
+            changed since it was labelled; or an argument is out of range.
         TooManyErrorsError: more errors than allowed.
-        OSError: nothing can be written.
+        OSError: nothing can be written, as to a full disk; what was written is kept.
+        ImportError: an extra is missing: `ray`, `lance`, or the package of a store.
     """
     _check(engine, workers, top_k, max_error_share, batch_size, part_size)
     output = Output(out)

@@ -11,8 +11,8 @@ def label(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="Image files, tars, parquet, Arrow or .npy files, folders and globs of them, addresses "
-            "such as s3://, gs:// and hf://, or a folder of results with kept embeddings."
+            help="Image files, tars, parquet, Arrow, Lance, .npy, .npz or .safetensors, folders and globs of "
+            "them, addresses such as s3://, gs:// and hf://, or a folder of results with kept embeddings."
         ),
     ],
     head: HeadSource,
@@ -28,7 +28,9 @@ def label(
     max_error_share: Annotated[
         float, typer.Option(help="Stop where more of the rows (of 1,000 at least) have an error.")
     ] = 0.01,
-    column: Annotated[str | None, typer.Option(help="Column of tables with images or embeddings.")] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Column, or array of a .npz, with images or embeddings.")
+    ] = None,
     key_column: Annotated[str | None, typer.Option(help="Column of tables with keys.")] = None,
     batch_size: BatchSize = 64,
     part_size: Annotated[int, typer.Option(help="Images in a part, a multiple of --batch-size.")] = 512,
