@@ -207,6 +207,13 @@ def test_lance_datasets(space, head, tmp_path: Path):
     assert version_now(listed) == (10_000, "2")
     with pytest.raises(ValueError, match=r"vectors\.lance changed since it was labelled"):
         label(root / "vectors.lance", space, tmp_path / "out")
+    # What is named so and is none; one that is damaged is named, and the rest is read.
+    (root / "stray.lance").write_bytes(b"a file")
+    (root / "bad.lance" / "_versions").mkdir(parents=True)
+    (root / "bad.lance" / "_versions" / "1.manifest").write_bytes(b"no manifest")
+    summary = label(root, head, tmp_path / "some", max_error_share=1, column="image", **SIZES)
+    assert summary.rows == 22
+    assert sorted(summary.broken) == ["db-bad", "db-vectors"]
     # A file of it that is cut off.
     part = next((root / "pictures.lance" / "data").iterdir())
     part.write_bytes(part.read_bytes()[:-40])
@@ -392,6 +399,14 @@ def test_results_are_no_inputs_but_where_they_are_asked_for(head, tmp_path: Path
         [torch.ones(1, head.space.raw.shape[1])], ["all"], logit_scale=1.0
     )
     assert label(out, other, tmp_path / "again").rows == 3
+    label(out / "*", other, tmp_path / "by a glob")
+    assert rows_of(tmp_path / "by a glob") == rows_of(tmp_path / "again")
+    memory = fsspec.filesystem("memory")
+    for file in out.iterdir():
+        memory.pipe_file(f"/results/{file.name}", file.read_bytes())
+    assert label("memory://results", other, "memory://more").rows == 3
+    with pytest.raises(ValueError, match=r"lies in out"):
+        label("memory://results/manifest.json", other, "memory://results")
     for given in (out, out / "*.parquet", next(out.glob("*-*.parquet"))):
         with pytest.raises(ValueError, match=r"lies in out"):
             label(given, head, out, **SIZES)

@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -74,12 +73,12 @@ def list_files(inputs: Iterable[str | os.PathLike[str]], out: Output | None = No
     found: dict[str, InputFile] = {}
     for given in inputs:
         place = address_of(given)
-        named = _without_results(place, _named_by(place))
+        named = _without_results(*_named_by(place))
         own = {path: info for path, info in named.items() if out is None or not out.holds(path)}
         read = [file for path in own if _is_read(path) and (file := _as_it_is(path, own[path])) is not None]
         if not read and len(own) < len(named):
             raise ValueError(
-                f"inputs: {place} lies in out, {out and out.address}; give another folder for results"
+                f"inputs: {place} lies in out ({out and out.address}); give another folder for results"
             )
         if not read:
             suffixes = ", ".join((*TARS, *sorted(tables.SUFFIXES | arrays.SUFFIXES), LANCE))
@@ -204,13 +203,14 @@ def write_listing(output: Output, files: Sequence[InputFile]) -> None:
     output.write(LISTING, sink.getvalue())
 
 
-def _named_by(place: str) -> dict[str, dict[str, Any] | None]:
-    """Return the files that a place names, sorted, each with what its store says of it; None: it is here."""
+def _named_by(place: str) -> tuple[str | None, dict[str, dict[str, Any] | None]]:
+    """Return the folder that a place is, if it is one, and the files that it names with what a store says."""
     if not is_address(place) and os.path.isdir(place):
-        return dict.fromkeys(_with_lance(sorted(_files_below(place))))
+        return place, dict.fromkeys(_with_lance(sorted(_files_below(place))))
     fs, path = fsspec.core.url_to_fs(place)
     prefix = f"{place.split('://')[0]}://" if is_address(place) else ""
-    if fs.isdir(path):
+    folder = f"{prefix}{path}" if fs.isdir(path) else None
+    if folder is not None:
         details = fs.find(path, detail=True)
     elif fs.exists(path):
         details = {path: fs.info(path)}
@@ -221,7 +221,7 @@ def _named_by(place: str) -> dict[str, dict[str, Any] | None]:
             if info["type"] != "directory" or name.endswith(LANCE)
         }
     infos = {f"{prefix}{name}": info if prefix else None for name, info in details.items()}
-    return {path: infos.get(path) for path in _with_lance(sorted(infos))}
+    return folder, {path: infos.get(path) for path in _with_lance(sorted(infos))}
 
 
 def _files_below(folder: str) -> Iterator[str]:
@@ -247,30 +247,30 @@ def _with_lance(paths: Sequence[str]) -> Iterator[str]:
             yield name
 
 
-def _without_results(place: str, named: dict[str, dict[str, Any] | None]) -> dict[str, dict[str, Any] | None]:
-    """Leave folders of results out, and of the place itself, if it is one, all but its parts."""
+def _without_results(
+    place: str | None, named: dict[str, dict[str, Any] | None]
+) -> dict[str, dict[str, Any] | None]:
+    """Leave out the folders of results below a folder; of one that was asked for, leave its parts."""
     folders = {path.rpartition("/")[0] for path in named if path.endswith(f"/{MANIFEST}")}
     results = {each for each in folders if f"{each}/{LISTING}" in named and Output(each).manifest()}
     kept = {}
     for path, info in named.items():
         folder = path.rpartition("/")[0]
-        is_part = folder == place.rstrip("/") and path.endswith(".parquet")
-        if folder not in results or is_part:
+        is_asked_for = place in (None, folder)
+        if folder not in results or (is_asked_for and path.endswith(".parquet")):
             kept[path] = info
     return kept
 
 
 def _as_it_is(path: str, info: dict[str, Any] | None) -> InputFile | None:
-    """Return a file as it is now; None if it is a folder, a pipe or the like."""
-    if info is not None and not path.endswith(LANCE):
-        return InputFile(path, int(info["size"] or 0), _version(info))
-    if path.endswith(LANCE):
-        return InputFile(path, *_state(path)) if info is None or info["type"] == "directory" else None
+    """Return a file as it is now, of a store as it says; None if it is a folder, a pipe or the like."""
+    if info is not None and info["type"] != "directory":
+        return None if path.endswith(LANCE) else InputFile(path, int(info["size"] or 0), _version(info))
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return None
+        if not is_address(path) and not (os.path.isdir if path.endswith(LANCE) else os.path.isfile)(path):
+            return None if os.path.exists(path) else InputFile(path, 0, "")  # a link to nothing
         return InputFile(path, *_state(path))
-    except FileNotFoundError:  # a link to nothing, which is named when it is opened
+    except (OSError, ValueError):  # a dataset of Lance that is damaged; it is named when it is read
         return InputFile(path, 0, "")
 
 

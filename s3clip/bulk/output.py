@@ -126,11 +126,13 @@ class Output:
 
     def holds(self, path: str) -> bool:
         """Whether a file lies in the folder or below."""
-        if is_address(path):
-            fs, name = fsspec.core.url_to_fs(path)
-            return isinstance(fs, type(self._fs)) and str(name).startswith(f"{self._root.rstrip('/')}/")
-        folder = os.path.join(_real(os.path.dirname(path)), "")
-        return self.is_local and folder.startswith(os.path.join(_real(self.address), ""))
+        if is_address(path) == self.is_local:
+            return False
+        if self.is_local:
+            folder = os.path.join(_real(os.path.dirname(path)), "")
+            return folder.startswith(os.path.join(_real(self.address), ""))
+        fs, name = fsspec.core.url_to_fs(path)
+        return isinstance(fs, type(self._fs)) and str(name).startswith(f"{self._root.rstrip('/')}/")
 
     def manifest(self) -> dict[str, Any] | None:
         """Return what the folder says of its results; None if there are none of ours.
@@ -205,10 +207,10 @@ class Output:
         return [self._fs.unstrip_protocol(f"{self._root}/{part.file}") for part in self.parts()]
 
     def _unwritable(self, error: OSError, doing: str) -> OSError:
-        said = error.strerror or str(error)
+        number, said = error.errno or errno.EIO, error.strerror or str(error)
         if self.is_local and doing.startswith("writing") and not Path(self.address).is_dir():
-            said = "the folder is gone"
-        return type(error)(error.errno or errno.EIO, f"out: {said}, {doing}", self.address)
+            number, said = errno.ENOENT, "the folder is gone"
+        return OSError(number, f"out: {said}, {doing}", self.address)  # of the kind of its number
 
     def _footer(self, path: str) -> Part:
         try:

@@ -12,7 +12,7 @@ from s3clip.bulk.inputs import InputFile, version_now
 from s3clip.bulk.labelling import Labeller, part_counts
 from s3clip.bulk.output import Output, Part
 from s3clip.bulk.shards import EmbeddingFile
-from s3clip.files import in_utf8
+from s3clip.files import in_utf8, is_address
 from s3clip.sources import FileShard, Shard
 
 
@@ -48,6 +48,8 @@ class Task:
     def changed(self) -> str | None:
         """Return which file is not what was listed, None if all are."""
         for file in self.files:
+            if isinstance(self.shard, FileShard) and is_address(file.path):
+                continue  # each is fetched at once, so none is half old; the next listing tells a change
             try:
                 size, version = version_now(file)
             except FileNotFoundError:
