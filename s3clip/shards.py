@@ -35,7 +35,7 @@ def breaking_off(name: str, what: str, start: int = 0) -> Iterator[Reading]:
 
     Args:
         name: of the shard.
-        what: it should be a whole one of.
+        what: it should be.
         start: the number of its first sample to be given; whoever reads counts on from there.
 
     Raises:
@@ -54,7 +54,7 @@ def breaking_off(name: str, what: str, start: int = 0) -> Iterator[Reading]:
             said = "it may not be read"
         else:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            said = f"not a whole {what}: {reason} after {reading.position:,} samples"
+            said = f"not a readable {what}: {reason} after {reading.position:,} samples"
         raise BrokenShardError(f"{name}: {said}", reading.position) from error
 
 
@@ -258,6 +258,8 @@ class TableShard:
         if (missing := missing_column(schema, self._columns)) is not None:
             return missing
         kind = schema.field(self.image_column).type
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
         parts = {kind.field(i).name for i in range(kind.num_fields)} if pa.types.is_struct(kind) else set()
         if str(kind) in _ENCODED or {"bytes", "path"} & parts:
             return None

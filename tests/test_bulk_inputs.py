@@ -218,7 +218,7 @@ def test_lance_datasets(space, head, tmp_path: Path):
     part = next((root / "pictures.lance" / "data").iterdir())
     part.write_bytes(part.read_bytes()[:-40])
     (why,) = label(root / "pictures.lance", head, tmp_path / "broken", **SIZES).broken.values()
-    assert "pictures.lance: not a whole table" in why
+    assert "pictures.lance: not a readable table" in why
 
 
 def test_without_lance_its_extra_is_named(space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -376,6 +376,30 @@ def test_rows_of_nan_in_a_table(space, tmp_path: Path):
     label(tmp_path / "e.parquet", space, tmp_path / "out")
     errors = [row["error"] for row in rows_of(tmp_path / "out")]
     assert errors == [None, "its embedding is zero, NaN or Inf", "no embedding in this row", None]
+
+
+def test_embeddings_of_another_size_are_named_and_stop_nothing(space, tmp_path: Path):
+    np.save(tmp_path / "good.npy", VECTORS[:3])
+    np.save(tmp_path / "none.npy", np.ones((4, 0), np.float32))
+    np.save(tmp_path / "other.npy", np.ones((4, 10), np.float32))
+    lists = pa.array([[1.0] * 25], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"embedding": lists}), tmp_path / "other.parquet")
+    pq.write_table(pa.table({"embedding": [[1] * 24]}), tmp_path / "whole.parquet")
+    pq.write_table(pa.table({"embedding": [[1.0] * 24, [1.0] * 23]}), tmp_path / "ragged.parquet")
+    summary = label(tmp_path, space, tmp_path / "out")
+    assert (summary.rows, summary.errors, len(summary.broken)) == (8, 5, 5)
+    said = " ".join(summary.broken.values())
+    for got in (0, 10, 25):
+        assert f"expected rows of 24 numbers, as the head has, got {got} " in said
+    assert said.count("expected lists of floats of one length") == 2
+
+
+@pytest.mark.parametrize(("inputs", "why"), [([], "none were given"), ("", "got an empty one")])
+def test_no_input_is_not_the_folder_one_is_in(space, tmp_path: Path, inputs, why: str):
+    with pytest.raises(ValueError, match=why):
+        label(inputs, space, tmp_path / "out")
+    with pytest.raises(ValueError, match="got an empty one"):
+        label(tmp_path, space, "")
 
 
 # Results among the inputs

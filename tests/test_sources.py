@@ -167,7 +167,7 @@ def test_wherever_a_tar_is_cut_nothing_is_lost_silently(tmp_path, members):
         assert len(found) == error.position == read_whole, size
         assert [(s.key, s.label) for s in found] == [(s.key, s.label) for s in expected[: len(found)]]
         assert all(shade(sample.open()) == i for i, sample in enumerate(found))
-        assert str(error).startswith("t: not a whole tar: ")
+        assert str(error).startswith("t: not a readable tar: ")
         resumed, again = all_of(shard, len(found) + 3)
         assert not resumed
         assert again.position == error.position
@@ -318,6 +318,10 @@ def test_pictures_that_a_table_names_lie_beside_it(tmp_path):
     for sample, error in ((here[3], FileNotFoundError), (here[4], BrokenImageError)):
         with pytest.raises(error):
             sample.open()
+    coded = pa.table({"image": pa.array(["0.png", "0.png"]).dictionary_encode()})
+    pq.write_table(coded, tmp_path / "a" / "coded.parquet")
+    coded = TableShard("t", tmp_path / "a" / "coded.parquet", label_column=None).samples()
+    assert [shade(sample.open()) for sample in coded] == [7, 7]
     there = list(TableShard("t", "memory://beside/a/t.parquet", label_column=None).samples())
     assert [shade(there[i].open()) for i in (0, 2)] == [7, 7]
     with pytest.raises(FileNotFoundError):  # what somebody wrote far away does not open files of this machine
@@ -331,7 +335,7 @@ def test_broken_parquet_is_named(tmp_path):
         (tmp_path / "t.parquet").write_bytes(content)
         found, error = all_of(TableShard("t", tmp_path / "t.parquet"))
         assert (found, error.position) == ([], 0)
-        assert str(error).startswith("t: not a whole table")
+        assert str(error).startswith("t: not a readable table")
     assert str(all_of(TableShard("t", tmp_path / "gone"))[1]) == "t: no such file"
 
 

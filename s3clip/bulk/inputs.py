@@ -66,7 +66,7 @@ def list_files(inputs: Iterable[str | os.PathLike[str]], out: Output | None = No
 
     Raises:
         FileNotFoundError: an input that is not there, or names no file that can be read.
-        ValueError: an input that lies in `out`.
+        ValueError: no input at all, an empty one, or one that lies in `out`.
         OSError: a folder that may not be read.
         ImportError: the package for such addresses, or for Lance, is not installed.
     """
@@ -88,6 +88,8 @@ def list_files(inputs: Iterable[str | os.PathLike[str]], out: Output | None = No
             )
         for file in read:
             found.setdefault(file.path, file)
+    if not found:
+        raise ValueError("inputs: none were given")
     return list(found.values())
 
 

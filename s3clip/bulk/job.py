@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -121,7 +122,8 @@ def label(
         summary = Summary(class_names=head.class_names)
         for part in itertools.chain.from_iterable(parts.values()):
             summary.add(part, now=False)
-        tasks = _tasks(files, shards, parts, Sizes(batch_size, part_size), digest)
+        dim = head.space.raw.shape[1]
+        tasks = _tasks(files, shards, parts, Sizes(batch_size, part_size), dim, digest)
         started = time.perf_counter()
         if tasks:
             written = _label(tasks, head, output, engine, workers, top_k, keep_embeddings)
@@ -151,14 +153,16 @@ def _tasks(
     shards: Mapping[str, Shard | EmbeddingFile],
     parts: Mapping[str, Sequence[Part]],
     sizes: Sizes,
+    dim: int,
     digest: str,
 ) -> list[Task]:
     """Return what is not done yet."""
     by_shard = _by_shard(files)
     tasks = []
     for name, shard in shards.items():
-        own = parts.get(name, [])
-        cut = Sizes(EMBEDDING_BATCH, EMBEDDING_PART) if isinstance(shard, EmbeddingFile) else sizes
+        own, cut = parts.get(name, []), sizes
+        if isinstance(shard, EmbeddingFile):
+            shard, cut = replace(shard, dim=dim), Sizes(EMBEDDING_BATCH, EMBEDDING_PART)
         if not _is_complete(own, cut.part):
             done = frozenset(part.start for part in own)
             tasks.append(Task(name, shard, tuple(by_shard[name]), cut, done, digest))

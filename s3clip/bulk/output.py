@@ -60,8 +60,14 @@ class Part:
 
 
 def address_of(path: str | os.PathLike[str]) -> str:
-    """Return an address as it is, and a path, also one that is written as an address, absolute."""
+    """Return an address as it is, and a path, also one that is written as an address, absolute.
+
+    Raises:
+        ValueError: it is empty, which would be the folder one is in.
+    """
     address = os.fspath(path)
+    if not address:
+        raise ValueError("expected a path or an address, got an empty one; the folder one is in is '.'")
     protocol, mark, rest = address.partition("://")
     if mark and protocol not in ("file", "local"):
         return address

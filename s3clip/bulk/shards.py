@@ -28,10 +28,12 @@ class ArrayShard:
     Attributes:
         name: the path.
         array: which of them, in a .npz or .safetensors; None: the only one.
+        dim: how many numbers a row should have; None: any.
     """
 
     name: str
     array: str | None = None
+    dim: int | None = None
 
     def blocks(self, size: int, start: int = 0) -> Iterator[Block]:
         """Give `size` rows at a time from row `start` on.
@@ -43,6 +45,7 @@ class ArrayShard:
             breaking_off(self.name, "array", start) as reading,
             open_array(self.name, self.array) as array,
         ):
+            _check_dim(self.dim, array.dim)
             for rows in array.blocks(size, start):
                 yield _numbered(self.name, reading.position, len(rows)), rows, {}
                 reading.position += len(rows)
@@ -56,11 +59,13 @@ class EmbeddingTable:
         name: the path.
         column: of lists of floats.
         key_column: None: a key is the path and the number of the row.
+        dim: how many numbers a row should have; None: any.
     """
 
     name: str
     column: str = "embedding"
     key_column: str | None = None
+    dim: int | None = None
 
     def blocks(self, size: int, start: int = 0) -> Iterator[Block]:
         """Give `size` rows at a time from row `start` on; zeros where a row has no embedding.
@@ -79,11 +84,19 @@ class EmbeddingTable:
                 else:
                     keys = [str(key) for key in batch.column(self.key_column).to_pylist()]
                 said = batch.column("error") if has_errors else None
-                yield keys, *_as_rows(batch.column(self.column), said)
+                rows, errors = _as_rows(batch.column(self.column), said)
+                if len(errors) < len(rows):
+                    _check_dim(self.dim, rows.shape[1])
+                yield keys, rows, errors
                 reading.position += batch.num_rows
 
 
 EmbeddingFile = ArrayShard | EmbeddingTable
+
+
+def _check_dim(expected: int | None, got: int) -> None:
+    if expected not in (None, got):
+        raise ValueError(f"expected rows of {expected} numbers, as the head has, got {got}")
 
 
 def _numbered(path: str, first: int, count: int) -> list[str]:
