@@ -113,7 +113,7 @@ def label(
     output.make()
     with output.claimed():
         _take_folder(output, head, settings, keep_embeddings)
-        if read_listing(output) != known:
+        if read_listing(output) != known:  # which was read before the folder was this run's own
             raise ValueError(f"out: another run has just written to {output.address}; start this one again")
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         parts = _parts_by_shard(output, digest)
