@@ -20,6 +20,7 @@ from safetensors.torch import save_file as save_tensors
 from s3clip import SynonymousSpaceHead
 from s3clip.bulk import label
 from s3clip.bulk.arrays import open_array
+from s3clip.bulk.decoding import EMBEDDING_BATCH
 from s3clip.bulk.inputs import list_files, version_now
 from s3clip.demo import model_folder, synonym_file
 
@@ -155,7 +156,7 @@ def test_an_array_that_is_cut_off(space, tmp_path: Path, name: str):
         assert len(summary.broken) == summary.errors == 1
         done = summary.rows - 1
         assert [row["position"] for row in rows_of(tmp_path / f"out{size}")] == list(range(done + 1))
-        assert done % 4096 == 0
+        assert done % EMBEDDING_BATCH == 0
         assert done == 0 or name in ("a.npy", "a.safetensors")  # the end of a zip says what is in it
 
 

@@ -20,6 +20,8 @@ from PIL import Image
 from s3clip import SynonymousSpaceHead, cli
 from s3clip.bulk import TooManyErrorsError, label
 from s3clip.bulk import job as bulk_job
+from s3clip.bulk import work as bulk_work
+from s3clip.bulk.decoding import EMBEDDING_PART
 from s3clip.bulk.output import Output
 from s3clip.demo import model_folder, synonym_file
 from tests.test_bulk_inputs import picture, rows_of
@@ -51,6 +53,20 @@ def on_first_part(monkeypatch: pytest.MonkeyPatch, action) -> None:
             action()
 
     monkeypatch.setattr(Output, "write_part", write_part)
+
+
+def after_first_part(monkeypatch: pytest.MonkeyPatch, action) -> None:
+    """Do something to the input when its first part has been read."""
+    real, done = bulk_work.decoded_batches, []
+
+    def decoded_batches(*arguments):
+        for batch in real(*arguments):
+            yield batch
+            if batch.ends_part and not done:
+                done.append(True)
+                action()
+
+    monkeypatch.setattr(bulk_work, "decoded_batches", decoded_batches)
 
 
 # Two runs
@@ -120,7 +136,7 @@ def test_a_table_that_changes_while_it_is_read(space, tmp_path: Path, monkeypatc
         pq.write_table(pa.table({"embedding": pa.FixedSizeListArray.from_arrays(flat, 24)}), path)
 
     write(VECTORS)
-    on_first_part(monkeypatch, lambda: write(-VECTORS))
+    after_first_part(monkeypatch, lambda: write(-VECTORS))
     summary = label(path, space, out)
     assert list(summary.broken.values()) == [f"{path}: changed while it was read"]
     last = pq.read_table(sorted(out.glob("*-*.parquet"))[-1]).to_pylist()[-1]
@@ -140,7 +156,7 @@ def test_a_table_that_changes_while_it_is_read(space, tmp_path: Path, monkeypatc
 
 
 def test_an_input_that_is_gone_at_the_end(space, embeddings: Path, tmp_path: Path, monkeypatch):
-    on_first_part(monkeypatch, embeddings.unlink)
+    after_first_part(monkeypatch, embeddings.unlink)
     summary = label(embeddings, space, tmp_path / "out")
     assert list(summary.broken.values()) == [f"{embeddings}: gone while it was read"]
     # What is labelled stays; the input is asked for by name.
@@ -191,7 +207,7 @@ def test_a_damaged_part_is_named(space, embeddings: Path, tmp_path: Path):
         with pytest.raises(ValueError, match=rf"{part.name} is no part that s3clip wrote .*take it away"):
             label(embeddings, space, out)
     part.unlink()
-    assert label(embeddings, space, out).labelled_now == 70_000 - 65_536
+    assert label(embeddings, space, out).labelled_now == 70_000 - EMBEDDING_PART
 
 
 def test_files_of_others_are_left_alone(space, embeddings: Path, tmp_path: Path):
