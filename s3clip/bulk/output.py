@@ -16,12 +16,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s3clip.files import is_address, write_atomically
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from s3clip.files import is_address, lock, write_atomically
 
 FORMAT = "s3clip-labels/1"
 MANIFEST = "manifest.json"
@@ -112,22 +107,18 @@ class Output:
             ValueError: another run has it.
             OSError: nothing can be written there.
         """
-        if not self.is_local or fcntl is None:
+        if not self.is_local:
             yield
             return
         try:
-            lock = open(os.path.join(self.address, _LOCK), "ab")
+            file = open(os.path.join(self.address, _LOCK), "ab")
         except OSError as error:
             raise self._unwritable(error, f"opening {_LOCK}") from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+        with file:
+            if not lock(file):
                 raise ValueError(
                     f"out: another run is writing to {self.address}; wait for it, or give another folder"
-                ) from error
-            except OSError:  # a file system without locks
-                pass
+                )
             yield
 
     def holds(self, path: str) -> bool:
