@@ -137,8 +137,8 @@ def _count(
         position = _position(label, lookup) if isinstance(label, str) else label
         if position is None and class_names.count(str(label)) > 1:
             raise ValueError(
-                f"{name}: {label!r} is the name of several classes; label by ids, and give them in the synonym "
-                f"file"
+                f"{name}: {label!r} is the name of several classes; label by ids, and give these in the "
+                f"synonym file"
             )
         if position is not None and 0 <= position < len(class_names):
             there.add(position)
