@@ -219,6 +219,9 @@ BAD_ROWS = {
         "(banded, ",
         "check the synonym",
     ),
+    "a name twice": bad(
+        {"synonyms": "twice.json"}, "digits: 'two' is the name of several classes; label by ids"
+    ),
     "no image": bad(
         {"conventions": layout(kind="csv", file="none.csv")}, "digits: ", "no pictures", "none.csv"
     ),
@@ -280,6 +283,8 @@ def workplace(digits, tmp_path) -> Path:
     (tmp_path / "photos").symlink_to(digits / "photos")
     (tmp_path / "empty").mkdir()
     (tmp_path / "words.json").write_text('["left", "right"]')
+    classes = [{"name": name} for name in ("two", "two", "one")]
+    (tmp_path / "twice.json").write_text(json.dumps({"format": "s3clip-synonyms/1", "classes": classes}))
     (tmp_path / "none.csv").write_text("file,label\n")
     (tmp_path / "broken.csv").write_text("file,label\nphotos/two/broken.png,two\n")
     key = Backbone.from_pretrained(model_folder()).image_key()
@@ -288,6 +293,7 @@ def workplace(digits, tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore:.*texts found in two classes")
 @pytest.mark.parametrize("case", BAD_ROWS)
 def test_a_bad_row_is_one_line_that_names_it(case, workplace, monkeypatch, capsys):
     changes, messages = BAD_ROWS[case]
@@ -306,7 +312,9 @@ def test_a_bad_command_is_one_line_that_names_the_argument(case, workplace, monk
         assert message in error
 
 
-@pytest.mark.parametrize("content", ["not JSON", "{}", None])
+@pytest.mark.parametrize(
+    "content", ["not JSON", "{}", '{"format": "s3clip-run/1", "benchmarks": [{}]}', None]
+)
 def test_a_report_of_no_run(content, tmp_path, monkeypatch, capsys):
     if content is not None:
         (tmp_path / "run.json").write_text(content)

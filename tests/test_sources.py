@@ -108,6 +108,13 @@ def test_a_picture_that_cannot_be_opened_is_named(tmp_path):
             with pytest.raises(BrokenImageError, match=f"^cats/{name}: not a readable image") as caught:
                 Sample(f"cats/{name}", 0, data).open()
             assert "0x" not in str(caught.value)
+            assert str(caught.value).count("not a readable image") == 1
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("loop.png", "folder.png"):  # errors of the system, whose own text holds the whole path
+        for data in (tmp_path / name, Span(tmp_path / name, 0, 1)):
+            with pytest.raises(BrokenImageError, match=rf"^cats/{name}: not a readable image \([^/]+\)$"):
+                Sample(f"cats/{name}", 0, data).open()
 
 
 def test_numbers_in_names_are_compared_as_numbers():

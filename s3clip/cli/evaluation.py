@@ -320,7 +320,12 @@ def report(
     from s3clip.evaluation.page import read_runs, run_page
     from s3clip.files import write_atomically
 
-    page = run_page(read_runs(runs))
+    read = read_runs(runs)
+    try:
+        page = run_page(read)
+    except (KeyError, TypeError) as error:  # edited, or of another version
+        named = ", ".join(str(folder / "run.json") for folder in runs)
+        raise ValueError(f"{named}: not as this version writes it ({error!r}); evaluate again") from error
     _make_folder("out", out.absolute().parent)
     write_atomically(out, page.encode("utf-8", "backslashreplace"))
     typer.echo(f"Saved to {out}.")

@@ -81,7 +81,7 @@ def open_benchmark(
     Raises:
         FileNotFoundError: the set is not there; says what was looked for.
         ValueError: it has no such convention, or what is there contradicts the table: another number of
-            classes, or labels none of which is a class.
+            classes, labels none of which is a class, or one that is the name of several.
     """
     if benchmark.is_segmentation:
         raise ValueError(f"{benchmark.name}: expected a benchmark of classification, got one of segmentation")
@@ -135,6 +135,11 @@ def _count(
     there = set()
     for label in counts:
         position = _position(label, lookup) if isinstance(label, str) else label
+        if position is None and class_names.count(str(label)) > 1:
+            raise ValueError(
+                f"{name}: {label!r} is the name of several classes; label by ids, and give these in the "
+                f"synonym file"
+            )
         if position is not None and 0 <= position < len(class_names):
             there.add(position)
     if not there:

@@ -2,11 +2,13 @@
 
 import base64
 import json
+import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from s3clip.evaluation.baselines import DEFAULT
 from s3clip.evaluation.report import Difference, format_difference
 from s3clip.evaluation.results import FORMAT, HEADLINES, TABLES, describe_patches
 
@@ -94,9 +96,10 @@ def run_page(runs: Sequence[tuple[Path, dict[str, Any]]]) -> str:
     for name in names:
         parts.append(f"<h2>{escape(name)}</h2>")
         for (folder, run), label in zip(runs, labels, strict=True):
-            parts += [
-                _benchmark(folder, run, each, label) for each in run["benchmarks"] if each["name"] == name
-            ]
+            for each in run["benchmarks"]:
+                if each["name"] == name:
+                    parts += [f"<h3>{escape(label)}</h3>"] if len(runs) > 1 else []
+                    parts.append(_benchmark(folder, run, each))
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -135,12 +138,13 @@ def _models(runs: Sequence[tuple[Path, dict[str, Any]]], labels: list[str]) -> s
 
 
 def _overview(runs: Sequence[tuple[Path, dict[str, Any]]], labels: list[str], names: list[str]) -> str:
-    """Every run and contender a row, every benchmark a column."""
+    """Every run and contender a row, the best mean first; every benchmark a column."""
     task_of = {each["name"]: each["task"] for _, run in runs for each in run["benchmarks"]}
     tasks = list(dict.fromkeys(task_of[name] for name in names))
     means = ["mean"] if len(tasks) == 1 else [f"mean, {task}" for task in tasks]
-    header = ["contender", "run", *names, *means]
-    rows = []
+    several = len(runs) > 1
+    header = ["contender", *(["run"] if several else []), *names, *means]
+    rows: list[tuple[float, list[str]]] = []
     for (_, run), label in zip(runs, labels, strict=True):
         by_name = {each["name"]: each for each in run["benchmarks"]}
         contenders = list(dict.fromkeys(s["name"] for each in run["benchmarks"] for s in each["scores"]))
@@ -152,10 +156,13 @@ def _overview(runs: Sequence[tuple[Path, dict[str, Any]]], labels: list[str], na
                 values[name] = 100 * own[0] if own else None
             averages = [_mean([values[name] for name in names if task_of[name] == task]) for task in tasks]
             cells = [_number(value, 1) for value in [*values.values(), *averages]]
-            rows.append([_text(contender), _text(label), *cells])
+            about = [_contender(contender), *([_text(label)] if several else [])]
+            best = averages[0]
+            rows.append((-math.inf if best is None else best, [*about, *cells]))
+    rows.sort(key=lambda row: -row[0])
     return (
-        "<p>The headline score of each benchmark in percent; the mean where all of a task were run.</p>"
-        + _table(header, rows)
+        "<p>The headline score of each benchmark in percent; the mean where all of a task were run. A click "
+        "on the head of a column sorts a table.</p>" + _table(header, [cells for _, cells in rows])
     )
 
 
@@ -164,11 +171,10 @@ def _mean(values: list[float | None]) -> float | None:
     return sum(known) / len(known) if len(known) == len(values) else None
 
 
-def _benchmark(folder: Path, run: dict[str, Any], benchmark: dict[str, Any], label: str) -> str:
+def _benchmark(folder: Path, run: dict[str, Any], benchmark: dict[str, Any]) -> str:
     control, counts = run["settings"]["control"], benchmark["counts"]
     details = describe_patches(benchmark) or f"{counts['left_out']:,} images of no class left out"
-    lines = [f"<h3>{escape(label)}</h3>"]
-    lines += [f'<p class="warning">Warning: {escape(text)}</p>' for text in benchmark["warnings"]]
+    lines = [f'<p class="warning">Warning: {escape(text)}</p>' for text in benchmark["warnings"]]
     lines.append(
         f"<p>{counts['scored']:,} of {counts['of']:,} images ({escape(benchmark['convention'])}, "
         f"{escape(benchmark['split'])}), {benchmark['classes']} classes, {benchmark['texts']} texts, "
@@ -181,9 +187,10 @@ def _benchmark(folder: Path, run: dict[str, Any], benchmark: dict[str, Any], lab
     rows = []
     for score in benchmark["scores"]:
         plain = [_number(100 * score[key], 1) for key in table.scores.values()]
-        deltas = [_delta(score["differences"][what]) for what in table.differences.values()]
+        is_control = score["name"] == control
+        deltas = [_delta(score["differences"][what], is_control) for what in table.differences.values()]
         others = [_number(100 * score[key], 1) for key in table.others.values()]
-        rows.append([_text(score["name"]), *plain, *deltas, *others])
+        rows.append([_contender(score["name"]), *plain, *deltas, *others])
     lines.append(_table(header, rows))
     heading, least = table.worst
     worst = benchmark["worst_classes"]
@@ -228,10 +235,14 @@ def _text(value: Any) -> str:
     return f"<td>{escape(str('' if value is None else value))}</td>"
 
 
+def _contender(name: str) -> str:
+    return f"<td><b>{escape(name)}</b></td>" if name == DEFAULT.name else _text(name)
+
+
 def _number(value: float | None, digits: int) -> str:
     return "<td></td>" if value is None else f'<td data-value="{value:.6f}">{value:,.{digits}f}</td>'
 
 
-def _delta(difference: dict[str, float]) -> str:
-    said = format_difference(Difference(**difference))
+def _delta(difference: dict[str, float], is_control: bool) -> str:
+    said = "control" if is_control else format_difference(Difference(**difference))
     return f'<td data-value="{difference["value"]:.6f}">{said}</td>'

@@ -33,7 +33,7 @@ class Problem:
     """What every contender gets, on the CPU.
 
     Attributes:
-        image_embeds: (images, dim).
+        image_embeds: (images, dim), in memory or on disk.
         view_embeds: (images, views, dim); None where none adapts.
         labels: (images,) positions of classes.
         texts_of: a contender and the seed of what it draws -> (texts, dim) for each class.
