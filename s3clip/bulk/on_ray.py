@@ -1,15 +1,18 @@
 """The engine of many machines: a Ray Data pipeline of the same functions as the local one.
 
 Tasks on CPUs read, decode and preprocess; one row of the data set is one batch. Actors, with a GPU each where
-there are GPUs, hold the head with its image tower and label the batches. The driver puts the labelled rows of
-a part together, unread, and has a task write them. Ray's streaming executor holds the tasks back while batches
-wait for an actor, and starts again what was lost with a worker: a part that is written twice is the same file.
+there are GPUs, hold the head with its image tower and label the batches. The driver gets the labelled rows, 0.1
+to 1 kB each, and writes the parts, in threads. Ray's streaming executor holds the tasks back while batches wait
+for an actor, and starts again what was lost with a worker.
 """
 
+import logging
 import math
 import os
 import pickle
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -36,8 +39,8 @@ float32 are 39 MB. A task stops after two such objects until one is taken."""
 ACTOR_CPUS = 0.5
 """Of an actor, beside its GPU. Not 1, as the tasks have: Ray would fuse the two stages into one."""
 
-WRITES_AT_ONCE = 16
-"""Parts that are being written: each holds its rows in memory."""
+WRITERS = 4
+"""Threads that write parts; as many parts wait at most."""
 
 
 class _About(NamedTuple):
@@ -72,7 +75,7 @@ def label_on_ray(
 
     Raises:
         ImportError: Ray is not installed.
-        ValueError: more workers than there is room for, or a machine that does not reach the inputs or `output`.
+        ValueError: more workers than there is room for, or a machine that does not see the inputs or `output`.
         OSError: a part cannot be written.
     """
     ray = _ray()
@@ -111,16 +114,26 @@ def start_ray(num_cpus: int | None = None, object_store_memory: int | None = Non
         num_cpus: for its workers; all if None.
         object_store_memory: bytes that pass between the workers; Ray's own share of the memory if None.
     """
+    ray = _ray()
+    from ray._private import ray_constants
+
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    _ray().init(
-        address="local",
-        num_cpus=num_cpus,
-        object_store_memory=object_store_memory,
-        include_dashboard=False,
-        _node_ip_address="127.0.0.1",
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
+    # On Linux Ray listens to the whole network, even where it is given 127.0.0.1 for its address, unless it takes
+    # itself to be where it cannot have a cluster, as on macOS.
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            object_store_memory=object_store_memory,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+    logging.getLogger("ray.data").setLevel("ERROR")
 
 
 def _pool(workers: int | None) -> dict[str, Any]:
@@ -216,11 +229,11 @@ class _Label:
 class _Gathered:
     """What has arrived of a part: its batches by their first row, and the one that ends it."""
 
-    batches: dict[int, bytes] = field(default_factory=dict)
+    batches: dict[int, pa.Buffer] = field(default_factory=dict)
     rows: int = 0
     end: _About | None = None
 
-    def add(self, about: _About, rows: bytes) -> None:
+    def add(self, about: _About, rows: pa.Buffer) -> None:
         self.batches[about.first] = rows
         self.rows += about.rows
         if about.ends_part:
@@ -232,46 +245,29 @@ class _Gathered:
 
 
 def _written(labelled: Iterable[pa.Table], classes: int, output: Output) -> Iterator[Part]:
-    """Have the parts written as soon as their batches are there, in whatever order they come, and give them."""
-    ray = _ray()
-    # Without a CPU of its own: Ray Data plans with all of them, and a part that waits holds up what follows.
-    write = ray.remote(_write).options(num_cpus=0, scheduling_strategy="SPREAD")
+    """Write the parts as soon as their batches are there, in whatever order they come, and give them."""
     held: dict[tuple[str, int], _Gathered] = {}
-    writing: list[Any] = []
-    for table in labelled:
-        for packed, rows in zip(table.column("about"), table.column("rows"), strict=True):
-            about: _About = pickle.loads(packed.as_py())
-            name = about.part.shard, about.part.start
-            own = held.setdefault(name, _Gathered())
-            own.add(about, rows.as_py())
-            if own.is_whole and own.end is not None:
-                batches = [own.batches[first] for first in sorted(own.batches)]
-                writing.append(write.remote(own.end.part, batches, classes, output.address))
-                del held[name]
-            yield from _finished(writing, WRITES_AT_ONCE)
-    yield from _finished(writing, 0)
+    writing: deque[Future[Part]] = deque()
+    with ThreadPoolExecutor(WRITERS) as writers:
+        for table in labelled:
+            for packed, rows in zip(table.column("about"), table.column("rows"), strict=True):
+                about: _About = pickle.loads(packed.as_py())
+                name = about.part.shard, about.part.start
+                own = held.setdefault(name, _Gathered())
+                own.add(about, rows.as_buffer())
+                if own.end is not None and own.is_whole:
+                    writing.append(writers.submit(_write, own.end.part, held.pop(name), classes, output))
+            while writing and (len(writing) > WRITERS or writing[0].done()):
+                yield writing.popleft().result()
+        for written in writing:
+            yield written.result()
     if held:
         raise RuntimeError(f"Ray lost batches of {len(held)} parts, such as {next(iter(held))}; run it again")
 
 
-def _finished(writing: list[Any], most: int) -> Iterator[Part]:
-    """Give the parts that are written, and wait for those that are more than `most`."""
-    while writing:
-        ready, writing[:] = _ray().wait(writing, timeout=None if len(writing) > most else 0)
-        if not ready:
-            return
-        done = _ray().get(ready[0])
-        if isinstance(done, OSError):
-            raise done
-        yield done
-
-
-def _write(part: Part, batches: Sequence[bytes], classes: int, out: str) -> Part | OSError:
-    rows = [pa.ipc.open_stream(batch).read_all() for batch in batches]
-    try:
-        return write_part(part, rows, classes, Output(out))
-    except OSError as error:  # a full disk is no reason to try again
-        return error
+def _write(part: Part, gathered: _Gathered, classes: int, output: Output) -> Part:
+    batches = [gathered.batches[first] for first in sorted(gathered.batches)]
+    return write_part(part, [pa.ipc.open_stream(batch).read_all() for batch in batches], classes, output)
 
 
 def _packed(batch: DecodedBatch) -> bytes:
