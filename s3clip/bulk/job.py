@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from typing import Any, Literal
 
 import torch
@@ -150,7 +151,7 @@ def label(
 
 
 def _follow(
-    written: Iterator[Part],
+    written: Generator[Part, None, None],
     summary: Summary,
     shards: int,
     max_error_share: float,
@@ -159,7 +160,7 @@ def _follow(
 ) -> None:
     """Count parts as they are written, show how far the job is, and stop it where too much is broken."""
     bar = tqdm(total=shards, unit="shard", disable=None if progress is None else not progress)  # type: ignore[no-untyped-call]
-    with bar:
+    with bar, closing(written):
         for part in written:
             summary.add(part, now=True)
             rate = summary.labelled_now / max(1e-9, time.perf_counter() - started)

@@ -1,7 +1,7 @@
 """The engine of one machine: this process encodes and labels, workers of a data loader read and decode."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
@@ -40,7 +40,7 @@ def label_locally(
     output: Output,
     *,
     workers: int,
-) -> Iterator[Part]:
+) -> Generator[Part, None, None]:
     """Label tasks and give the parts as they are written.
 
     This thread reads, or takes what the workers have read, others label, one more writes: none of them waits

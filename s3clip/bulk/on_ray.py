@@ -11,7 +11,7 @@ import math
 import os
 import pickle
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -61,7 +61,7 @@ def label_on_ray(
     workers: int | None,
     top_k: int,
     keep_embeddings: bool,
-) -> Iterator[Part]:
+) -> Generator[Part, None, None]:
     """Label tasks on the cluster that `ray.init` was called for, else on one of this machine alone.
 
     Args:
