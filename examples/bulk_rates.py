@@ -1,23 +1,23 @@
-"""How fast `s3clip label` is, against plain loops and against reading and decoding alone, and its peak memory.
+"""How fast `s3clip label` is, beside plain loops, reading alone and decoding alone; and its peak memory.
 
     python examples/bulk_rates.py embeddings --rows 5000000 --dim 512
     python examples/bulk_rates.py pictures --rows 100000 --workers 1
     python examples/bulk_rates.py pictures --rows 20000 --engine ray --workers 2
 
-Writes synthetic input into a temporary folder (in --at; 5 GB for the first line), labels a tenth of it and all of
-it, each in a process of its own, and removes everything, also on Ctrl-C. What is compared with is timed on the
-tenth, between the two:
+Writes synthetic input into a temporary folder (in --at; 5 GB for the first line), labels a tenth of it and
+all of it, each in a process of its own, and removes everything, also on Ctrl-C. What is compared with is
+timed on the tenth, between the two:
 
 - reading alone: from the disk (the cache of the files is dropped before), and again from the cache;
 - decoding alone: pictures in RGB, one after the other, one process;
 - the bare loop: a block at a time through `head(...)`, the best class is taken, nothing is written;
 - the plain loop: `head.predict` on a block at a time, and what it says written into parquet.
 
-Pictures are JPEGs of 256 x 256 pixels in tars of 1,000, of which --distinct are different ones. The model is the one
-of the demo, a small ViT for 16 x 16 pixels, so that reading and decoding is what counts; --pixels 224 takes a random
-CLIP of one layer for 224 x 224 instead. Memory is the proportional set size (shared pages are shared out) of the
-process and of all its workers together, sampled five times a second; the rate "of the other nine tenths" leaves out
-what starts once.
+Pictures are JPEGs of 256 x 256 pixels in tars of 1,000, of which --distinct are different ones. The model is
+the one of the demo, a small ViT for 16 x 16 pixels, so that reading and decoding is what counts; --pixels 224
+takes a random CLIP of one layer for 224 x 224 instead. Memory is the proportional set size (shared pages are
+shared out) of the process and of all its workers together, sampled five times a second; the rate "of the
+other nine tenths" leaves out what starts once.
 """
 
 import argparse
@@ -61,10 +61,12 @@ PICTURES_AT_ONCE = 64
 
 
 class Measured(NamedTuple):
+    """A run: its rows, seconds, peak memory, and what it ever used of Ray's object store; both in MiB."""
+
     rows: int
     seconds: float
-    peak: float  # MiB
-    store: float  # MiB of Ray's object store that were ever in use
+    peak: float
+    store: float
 
 
 def embedding_head(folder: Path, dim: int, classes: int, texts: int) -> None:
@@ -246,7 +248,9 @@ def plain_loop(files: list[Path], head: SynonymousSpaceHead, what: str, out: Pat
     """What `predict` says, in parquet: nearly the rows of `s3clip label` (no keys, logits and margins)."""
     rows = 0
     if what == "embeddings":
-        found = (head.predict(image_embeds=each, batch_size=len(each)) for each in blocks_of_embeddings(files))
+        found = (
+            head.predict(image_embeds=each, batch_size=len(each)) for each in blocks_of_embeddings(files)
+        )
     else:
         found = (head.predict(each, batch_size=len(each)) for each in blocks_of_pictures(files))
     names = ("label", "score", "class_index", "class_id", "text", "accepted")
@@ -276,10 +280,14 @@ def main() -> None:
     parser.add_argument("what", choices=["embeddings", "pictures"])
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=512, help="of the embeddings")
-    parser.add_argument("--classes", type=int, default=100, help="for embeddings; pictures have the demo's ten")
+    parser.add_argument(
+        "--classes", type=int, default=100, help="for embeddings; pictures have the demo's ten"
+    )
     parser.add_argument("--texts", type=int, default=4, help="of a class, for embeddings")
     parser.add_argument("--distinct", type=int, default=300, help="pictures that differ")
-    parser.add_argument("--pixels", type=int, default=None, help="a random model of this size, not the demo's")
+    parser.add_argument(
+        "--pixels", type=int, default=None, help="a random model of this size, not the demo's"
+    )
     parser.add_argument("--engine", choices=["local", "ray"], default="local")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--at", type=Path, default=None, help="where the temporary folder is made")
@@ -293,7 +301,9 @@ def measure(given: argparse.Namespace, at: Path) -> None:
     row_bytes = 2 * given.dim if given.what == "embeddings" else 40_000
     needed, free = given.rows * (row_bytes + 200), shutil.disk_usage(at).free
     if needed > 0.9 * free:
-        raise SystemExit(f"--rows: they need about {needed / 1e9:.1f} GB, and {at} has {free / 1e9:.1f} GB; give --at")
+        raise SystemExit(
+            f"--rows: they need about {needed / 1e9:.1f} GB, and {at} has {free / 1e9:.1f} GB; give --at"
+        )
     if given.what == "embeddings":
         embedding_head(at / "head", given.dim, given.classes, given.texts)
         model = f"none, {given.dim} dimensions"
@@ -309,7 +319,10 @@ def measure(given: argparse.Namespace, at: Path) -> None:
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{given.rows:,} rows, {size / 1e9:.2f} GB in {len(files)} files of float16 or JPEGs", flush=True)
     cold = read_alone(files, cold=True)
-    print(f"reading alone: {cold:.2f} GB/s from the disk = {cold * 1e9 / size * given.rows:,.0f} rows/s", end="; ")
+    print(
+        f"reading alone: {cold:.2f} GB/s from the disk = {cold * 1e9 / size * given.rows:,.0f} rows/s",
+        end="; ",
+    )
     print(f"{read_alone(tenth, cold=False):.2f} GB/s from the cache", flush=True)
     first = measured(at, tenth, at / "head", given.engine, given.workers)
     said(given, first)
@@ -332,7 +345,8 @@ def measure(given: argparse.Namespace, at: Path) -> None:
 
 def said(given: argparse.Namespace, run: Measured) -> None:
     print(
-        f"s3clip label --engine {given.engine} --workers {given.workers}: {run.rows:,} rows in {run.seconds:.1f} s, "
+        f"s3clip label --engine {given.engine} --workers {given.workers}: {run.rows:,} rows in "
+        f"{run.seconds:.1f} s, "
         f"{run.rows / run.seconds:,.0f} rows/s, peak memory {run.peak:,.0f} MiB"
         + (f", object store {run.store:,.0f} MiB" if run.store else ""),
         flush=True,

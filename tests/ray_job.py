@@ -1,4 +1,4 @@
-"""A job on a Ray of its own, for a test to kill: inputs, head, folder of results, bytes of the object store."""
+"""A job on a Ray of its own, for a test to kill: inputs, head, results, bytes of the object store."""
 
 import sys
 

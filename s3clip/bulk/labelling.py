@@ -113,7 +113,9 @@ class Labeller:
             ),
             "position": pa.array(np.arange(batch.first, batch.first + count)),
             "key": pa.array(batch.keys, pa.string()),
-            "error": pa.array([errors.get(i) for i in range(count)] if errors else [None] * count, pa.string()),
+            "error": pa.array(
+                [errors.get(i) for i in range(count)] if errors else [None] * count, pa.string()
+            ),
             **columns,
         }
         return pa.table(

@@ -66,7 +66,7 @@ def label_locally(
         )
     # Each thread computes with its share of torch's own, and the workers have a core each.
     before = torch.get_num_threads()
-    threads = EMBEDDING_THREADS if preprocess is None else 1
+    threads = min(EMBEDDING_THREADS, before) if preprocess is None else 1
     share = max(1, (before - workers) // threads)
     classes = len(labeller.head.classes)
     rows: dict[int, list[Future[pa.Table]]] = {}

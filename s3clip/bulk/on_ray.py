@@ -1,9 +1,9 @@
 """The engine of many machines: a Ray Data pipeline of the same functions as the local one.
 
 Tasks on CPUs read, decode and preprocess; one row of the data set is one batch. Actors, with a GPU each where
-there are GPUs, hold the head with its image tower and label the batches. The driver gets the labelled rows, 0.1
-to 1 kB each, and writes the parts, in threads. Ray's streaming executor holds the tasks back while batches wait
-for an actor, and starts again what was lost with a worker.
+there are GPUs, hold the head with its image tower and label the batches. The driver gets the labelled rows,
+0.1 to 1 kB each, and writes the parts, in threads. Ray's streaming executor holds the tasks back while
+batches wait for an actor, and starts again what was lost with a worker.
 """
 
 import logging
@@ -75,7 +75,7 @@ def label_on_ray(
 
     Raises:
         ImportError: Ray is not installed.
-        ValueError: more workers than there is room for, or a machine that does not see the inputs or `output`.
+        ValueError: more workers than there is room for, or a machine that does not see inputs or `output`.
         OSError: a part cannot be written.
     """
     ray = _ray()
@@ -101,7 +101,8 @@ def label_on_ray(
             batch_format="pyarrow",
             **pool,
         )
-        yield from _written(data.iter_batches(batch_size=None, batch_format="pyarrow"), len(head.classes), output)
+        labelled = data.iter_batches(batch_size=None, batch_format="pyarrow")
+        yield from _written(labelled, len(head.classes), output)
     finally:
         if own_cluster:
             ray.shutdown()
@@ -118,8 +119,8 @@ def start_ray(num_cpus: int | None = None, object_store_memory: int | None = Non
     from ray._private import ray_constants
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # On Linux Ray listens to the whole network, even where it is given 127.0.0.1 for its address, unless it takes
-    # itself to be where it cannot have a cluster, as on macOS.
+    # On Linux Ray listens to the whole network, even where it is given 127.0.0.1 for its address, unless it
+    # takes itself to be where it cannot have a cluster, as on macOS.
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
@@ -144,8 +145,8 @@ def _pool(workers: int | None) -> dict[str, Any]:
     actors = workers or max(1, gpus)
     if actors * ACTOR_CPUS > cpus - 1:
         raise ValueError(
-            f"workers: {actors} actors, with {ACTOR_CPUS} CPUs each, leave none of the cluster's {cpus:.0f} CPUs "
-            f"to decode; give {max(1, math.floor((cpus - 1) / ACTOR_CPUS))} at most"
+            f"workers: {actors} actors, with {ACTOR_CPUS} CPUs each, leave none of the cluster's {cpus:.0f} "
+            f"CPUs to decode; give {max(1, math.floor((cpus - 1) / ACTOR_CPUS))} at most"
         )
     grows = workers is None and gpus
     return {
@@ -234,6 +235,7 @@ class _Gathered:
     end: _About | None = None
 
     def add(self, about: _About, rows: pa.Buffer) -> None:
+        """Take the rows of a batch."""
         self.batches[about.first] = rows
         self.rows += about.rows
         if about.ends_part:
@@ -241,6 +243,7 @@ class _Gathered:
 
     @property
     def is_whole(self) -> bool:
+        """Whether its batches are all there."""
         return self.end is not None and self.end.part.start + self.rows == self.end.first + self.end.rows
 
 
@@ -277,6 +280,7 @@ def _packed(batch: DecodedBatch) -> bytes:
 
 
 def _unpacked(packed: pa.Buffer) -> DecodedBatch:
+    batch: DecodedBatch
     batch, inputs = pickle.loads(packed)
     if inputs is None:
         return batch

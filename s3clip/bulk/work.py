@@ -56,7 +56,7 @@ class Task:
         return None
 
     def part(self, batch: DecodedBatch) -> Part:
-        """Return what the part that a batch lies in says of itself, as far as it can be told from the batch."""
+        """Return what the part of a batch says of itself, as far as the batch tells."""
         return Part(
             self.shard.name,
             part_start(batch, self.sizes),
