@@ -16,8 +16,9 @@ timed on the tenth, between the two:
 Pictures are JPEGs of 256 x 256 pixels in tars of 1,000, of which --distinct are different ones. The model is
 the one of the demo, a small ViT for 16 x 16 pixels, so that reading and decoding is what counts; --pixels 224
 takes a random CLIP of one layer for 224 x 224 instead. Memory is the proportional set size (shared pages are
-shared out) of the process and of all its workers together, sampled five times a second; the rate "of the
-other nine tenths" leaves out what starts once.
+shared out) of the process and of all its workers together, sampled five times a second; what lies in /dev/shm
+is decoded batches on their way, in Ray's object store or between the workers of torch. The rate "of the other
+nine tenths" leaves out what starts once.
 """
 
 import argparse
@@ -31,7 +32,8 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,12 +63,12 @@ PICTURES_AT_ONCE = 64
 
 
 class Measured(NamedTuple):
-    """A run: its rows, seconds, peak memory, and what it ever used of Ray's object store; both in MiB."""
+    """A run: its rows, seconds, peak memory, and most that lay in /dev/shm for it; both in MiB."""
 
     rows: int
     seconds: float
     peak: float
-    store: float
+    shared: float
 
 
 def embedding_head(folder: Path, dim: int, classes: int, texts: int) -> None:
@@ -148,21 +150,19 @@ def measured(at: Path, files: list[Path], head: Path, engine: str, workers: int)
     out = tempfile.mkdtemp(dir=at)
     line = [sys.executable, str(script), str(head), out, engine, str(workers), *map(str, files)]
     job = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
-    peak = store = 0.0
+    peak = shared = 0.0
+    shared_before = shutil.disk_usage("/dev/shm").used
 
     def watch() -> None:
-        nonlocal peak, store
+        nonlocal peak, shared
         process = psutil.Process(job.pid)
         while job.poll() is None:
             total = 0.0
             for each in family(process):
-                try:
+                with suppress(psutil.Error):
                     total += each.memory_full_info().pss
-                    if each.name() == "raylet":
-                        store = max(store, shared_memory(each.pid))
-                except (psutil.Error, OSError):
-                    pass
             peak = max(peak, total)
+            shared = max(shared, shutil.disk_usage("/dev/shm").used - shared_before)
             time.sleep(0.2)
 
     watcher = threading.Thread(target=watch)
@@ -176,7 +176,7 @@ def measured(at: Path, files: list[Path], head: Path, engine: str, workers: int)
         raise SystemExit(f"the job failed with status {job.returncode}")
     rows, seconds = printed.split()[-2:]
     shutil.rmtree(out)
-    return Measured(int(rows), float(seconds), peak / 2**20, store / 2**20)
+    return Measured(int(rows), float(seconds), peak / 2**20, shared / 2**20)
 
 
 def family(process: psutil.Process) -> list[psutil.Process]:
@@ -184,12 +184,6 @@ def family(process: psutil.Process) -> list[psutil.Process]:
         return [process, *process.children(recursive=True)]
     except psutil.Error:
         return []
-
-
-def shared_memory(process: int) -> int:
-    """Bytes of shared memory that a process has touched: for Ray's raylet, its object store."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssShmem"))
 
 
 def read_alone(files: list[Path], *, cold: bool) -> float:
@@ -268,7 +262,7 @@ def plain_loop(files: list[Path], head: SynonymousSpaceHead, what: str, out: Pat
     return rows
 
 
-def rate(work: object, *arguments: object) -> float:
+def rate(work: Callable[..., int], *arguments: object) -> float:
     """Rows a second of a function that returns how many rows it has done."""
     started = time.perf_counter()
     rows = work(*arguments)
@@ -348,7 +342,7 @@ def said(given: argparse.Namespace, run: Measured) -> None:
         f"s3clip label --engine {given.engine} --workers {given.workers}: {run.rows:,} rows in "
         f"{run.seconds:.1f} s, "
         f"{run.rows / run.seconds:,.0f} rows/s, peak memory {run.peak:,.0f} MiB"
-        + (f", object store {run.store:,.0f} MiB" if run.store else ""),
+        f", in /dev/shm {run.shared:,.0f} MiB",
         flush=True,
     )
 
