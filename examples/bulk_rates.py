@@ -309,7 +309,7 @@ def measure(given: argparse.Namespace, at: Path) -> None:
     tenth = files[: max(1, len(files) // 10)]
     head = SynonymousSpaceHead.from_pretrained(at / "head")
     texts = sum(each.rows for each in head.classes)
-    print(f"model: {model}; {len(head.classes)} classes, {texts} texts, metric {head.config.metric}")
+    print(f"model: {model}; {len(head.classes)} classes, {texts} texts, {head.config.metric}", flush=True)
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{given.rows:,} rows, {size / 1e9:.2f} GB in {len(files)} files of float16 or JPEGs", flush=True)
     cold = read_alone(files, cold=True)
