@@ -115,16 +115,23 @@ def nearest_rows(space: SynonymousSpace, embeds: Tensor, chosen: Tensor) -> Tens
     Returns:
         (images, k), counted from the class's first row.
     """
-    classes = torch.arange(len(space.sizes), device=embeds.device)
-    first_row = torch.searchsorted(space.owners, classes)
-    nearest = torch.zeros_like(chosen)
-    for i in chosen.unique().tolist():
-        rows = space.kept[space.point_owners == i]
-        points = space.points_of(rows)
-        images, places = (chosen == i).nonzero(as_tuple=True)
-        best = (embeds[images].to(points) @ points.T).argmax(1)
-        nearest[images, places] = rows[best] - first_row[i]
-    return nearest
+    # Put in the order of their classes, the images of a class need not be looked for among all.
+    ordered, order = chosen.flatten().sort()
+    classes, counts = ordered.unique_consecutive(return_counts=True)
+    is_chosen = torch.zeros(len(space.scales), dtype=torch.bool, device=classes.device)
+    is_chosen[classes] = True
+    rows = space.kept[is_chosen[space.point_owners]]
+    sizes = space.sizes[classes].tolist()
+    points = space.points_of(rows)
+    images = embeds[order // chosen.shape[1]].to(points)
+    best = [
+        own_rows[(own_images @ own_points.T).argmax(1)]
+        for own_rows, own_points, own_images in zip(
+            rows.split(sizes), points.split(sizes), images.split(counts.tolist()), strict=True
+        )
+    ]
+    nearest = torch.cat(best) - torch.searchsorted(space.owners, ordered) if best else order
+    return torch.empty_like(order).scatter_(0, order, nearest).view_as(chosen)
 
 
 def as_embeds(image_embeds: Any) -> Tensor:

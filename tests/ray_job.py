@@ -1,4 +1,4 @@
-"""A job on a Ray of its own, for tests to kill: inputs, head, folder of results."""
+"""A job on a Ray of its own, for a test to kill: inputs, head, results, bytes of the object store."""
 
 import sys
 
@@ -9,14 +9,6 @@ from s3clip.bulk.on_ray import start_ray
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    start_ray(2)
-    label(
-        sys.argv[1],
-        sys.argv[2],
-        sys.argv[3],
-        engine="ray",
-        workers=1,
-        keep_embeddings=True,
-        batch_size=8,
-        part_size=16,
-    )
+    inputs, head, out, store = sys.argv[1:]
+    start_ray(2, int(store))
+    label(inputs, head, out, engine="ray", workers=1, keep_embeddings=True, batch_size=8, part_size=16)

@@ -5,7 +5,8 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -177,7 +178,7 @@ def _label(
     workers: int | None,
     top_k: int,
     keep_embeddings: bool,
-) -> Iterator[Part]:
+) -> Generator[Part, None, None]:
     """Let an engine do the tasks; it gives the parts as they are written."""
     with_pictures = _has_pictures(task.shard for task in tasks)
     preprocess = head.backbone.image_transform() if with_pictures and head.backbone is not None else None
@@ -203,7 +204,7 @@ def _by_shard(files: Iterable[InputFile]) -> dict[str, list[InputFile]]:
 
 
 def _follow(
-    written: Iterator[Part],
+    written: Generator[Part, None, None],
     summary: Summary,
     shards: int,
     max_error_share: float,
@@ -212,7 +213,7 @@ def _follow(
 ) -> None:
     """Count parts as they are written, show how far the job is, and stop it where too much is broken."""
     bar = tqdm(total=shards, unit="shard", disable=None if progress is None else not progress)  # type: ignore[no-untyped-call]
-    with bar:
+    with bar, closing(written):
         for part in written:
             summary.add(part, now=True)
             rate = summary.labelled_now / max(1e-9, time.perf_counter() - started)

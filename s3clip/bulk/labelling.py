@@ -94,17 +94,18 @@ class Labeller:
     def rows(self, shard: str, batch: DecodedBatch) -> pa.Table:
         """Return one row for each sample of a batch, in order."""
         count = len(batch.keys)
-        good = np.array([i not in batch.errors for i in range(count)], dtype=bool)
-        errors = [batch.errors.get(i) for i in range(count)]
-        embeds = None
-        if batch.inputs is not None:
-            embeds = self._embed(batch.inputs)
-            # Of length 1, but that zero stays zero, and NaN and Inf end as NaN.
-            useless = (~(embeds.square().sum(-1) > 0.5)).cpu().numpy()
-            for i in np.flatnonzero(good)[useless].tolist():
-                errors[i], good[i] = "its embedding is zero, NaN or Inf", False
+        errors = dict(batch.errors)
+        embeds = None if batch.inputs is None else self._embed(batch.inputs)
+        if embeds is not None:
+            # The largest number of a vector tells what has no direction: zero, NaN or Inf.
+            largest = embeds.abs().amax(-1)
+            useless = (~(largest.isfinite() & (largest > 0))).cpu().numpy()
             if useless.any():
+                places = np.delete(np.arange(count), list(errors))
+                errors.update(dict.fromkeys(places[useless].tolist(), "its embedding is zero, NaN or Inf"))
                 embeds = embeds[torch.from_numpy(~useless).to(embeds.device)]
+        good = np.ones(count, dtype=bool)
+        good[list(errors)] = False
         columns = self._labels(embeds, good) if good.any() and embeds is not None else {}
         rows = {
             "shard": pa.DictionaryArray.from_arrays(
@@ -112,7 +113,9 @@ class Labeller:
             ),
             "position": pa.array(np.arange(batch.first, batch.first + count)),
             "key": pa.array(batch.keys, pa.string()),
-            "error": pa.array(errors, pa.string()),
+            "error": pa.array(
+                [errors.get(i) for i in range(count)] if errors else [None] * count, pa.string()
+            ),
             **columns,
         }
         return pa.table(
@@ -124,7 +127,7 @@ class Labeller:
         )
 
     def _embed(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return (rows, dim) unit embeddings in float32."""
+        """Return (rows, dim) embeddings in float32; of length one, rounded to float16, if they are kept."""
         if "image_embeds" in inputs:
             embeds = inputs["image_embeds"].to(self.head.space.raw.device)
         else:
@@ -135,8 +138,8 @@ class Labeller:
                 for key, value in inputs.items()
             }
             embeds = backbone.encode_images(**placed)
-        unit = unit_vectors(embeds.float())
-        return unit.half().float() if self.keep_embeddings else unit
+        embeds = embeds.float()
+        return unit_vectors(embeds).half().float() if self.keep_embeddings else embeds
 
     def _labels(self, embeds: Tensor, good: np.ndarray) -> dict[str, pa.Array]:
         head = self.head

@@ -1,8 +1,11 @@
 """The engine of one machine: this process encodes and labels, workers of a data loader read and decode."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
+import pyarrow as pa
+import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from s3clip.backbone import ImageTransform
@@ -10,6 +13,9 @@ from s3clip.bulk.decoding import DecodedBatch
 from s3clip.bulk.labelling import Labeller
 from s3clip.bulk.output import Output, Part
 from s3clip.bulk.work import Task, write_part
+
+EMBEDDING_THREADS = 2
+"""Threads that label embeddings: while one of them does what one core can do, the other one multiplies."""
 
 
 class _Batches(IterableDataset):  # type: ignore[type-arg]  # of (position of the task, batch)
@@ -34,10 +40,12 @@ def label_locally(
     output: Output,
     *,
     workers: int,
-) -> Iterator[Part]:
+) -> Generator[Part, None, None]:
     """Label tasks and give the parts as they are written.
 
-    Memory: two batches a worker, one in the model, and the rows of as many parts as there are workers.
+    This thread reads, or takes what the workers have read, others label, one more writes: none of them waits
+    for another one's work. Memory: two batches a worker, one a thread, and the rows of as many parts as there
+    are workers and of two more.
 
     Args:
         tasks: what to do.
@@ -47,14 +55,45 @@ def label_locally(
         workers: processes that read and decode; 0: this one does.
     """
     workers = min(workers, len(tasks))
-    more: dict[str, Any] = {"prefetch_factor": 2, "multiprocessing_context": "spawn"} if workers else {}
-    loader = DataLoader(_Batches(tasks, preprocess), batch_size=None, num_workers=workers, **more)
-    rows: dict[int, list[Any]] = {}
-    first: dict[int, int] = {}
-    for position, batch in loader:
-        # Labelled at once, so that pixels are not held until the part ends.
-        first.setdefault(position, batch.first)
-        rows.setdefault(position, []).append(labeller.rows(tasks[position].name, batch))
-        if batch.ends_part:
-            part = tasks[position].part(first.pop(position))
-            yield write_part(part, batch, rows.pop(position), labeller, output)
+    batches: Iterable[tuple[int, DecodedBatch]] = _Batches(tasks, preprocess)
+    if workers:
+        batches = DataLoader(
+            batches,  # type: ignore[arg-type]  # it is one of those
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=2,
+            multiprocessing_context="spawn",
+        )
+    # Each thread computes with its share of torch's own, and the workers have a core each.
+    before = torch.get_num_threads()
+    threads = min(EMBEDDING_THREADS, before) if preprocess is None else 1
+    share = max(1, (before - workers) // threads)
+    classes = len(labeller.head.classes)
+    rows: dict[int, list[Future[pa.Table]]] = {}
+    labelling: deque[Future[pa.Table]] = deque()
+    writing: Future[Part] | None = None
+    try:
+        with (
+            ThreadPoolExecutor(1) as writer,
+            ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(share,)) as labellers,
+        ):
+            for position, batch in batches:
+                task = tasks[position]
+                labelling.append(labellers.submit(labeller.rows, task.name, batch))
+                rows.setdefault(position, []).append(labelling[-1])
+                if len(labelling) > threads:
+                    labelling.popleft().result()
+                if writing is not None and (batch.ends_part or writing.done()):
+                    yield writing.result()
+                    writing = None
+                if batch.ends_part:
+                    own = rows.pop(position)
+                    writing = writer.submit(_write, task.part(batch), own, classes, output)
+            if writing is not None:
+                yield writing.result()
+    finally:
+        torch.set_num_threads(before)  # those of later threads, which would be as many as the last were given
+
+
+def _write(part: Part, rows: Sequence[Future[pa.Table]], classes: int, output: Output) -> Part:
+    return write_part(part, [each.result() for each in rows], classes, output)

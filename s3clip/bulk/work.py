@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from s3clip.backbone import ImageTransform
-from s3clip.bulk.decoding import DecodedBatch, Sizes, decoded_batches
+from s3clip.bulk.decoding import DecodedBatch, Sizes, decoded_batches, part_start
 from s3clip.bulk.inputs import InputFile, version_now
-from s3clip.bulk.labelling import Labeller, part_counts
+from s3clip.bulk.labelling import part_counts
 from s3clip.bulk.output import Output, Part
 from s3clip.bulk.shards import EmbeddingFile
 from s3clip.files import in_utf8, is_address
@@ -62,10 +62,17 @@ class Task:
                 return f"{in_utf8(file.path)}: changed while it was read"
         return None
 
-    def part(self, first: int) -> Part:
-        """Return what its part from this row on says of itself, before anything is counted."""
-        version = version_of(self.files)
-        return Part(self.name, first, self.settings, version, ends_shard=False, broken=None, counts={})
+    def part(self, batch: DecodedBatch) -> Part:
+        """Return what the part of a batch says of itself, as far as the batch tells."""
+        return Part(
+            self.name,
+            part_start(batch, self.sizes),
+            self.settings,
+            version_of(self.files),
+            ends_shard=batch.ends_shard,
+            broken=batch.broken,
+            counts={},
+        )
 
 
 def version_of(files: Iterable[InputFile]) -> str:
@@ -74,16 +81,13 @@ def version_of(files: Iterable[InputFile]) -> str:
     return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
 
-def write_part(
-    part: Part, last: DecodedBatch, rows: Sequence[pa.Table], labeller: Labeller, output: Output
-) -> Part:
+def write_part(part: Part, rows: Sequence[pa.Table], classes: int, output: Output) -> Part:
     """Write the rows of one part: what every engine ends with.
 
     Args:
-        part: of `Task.part`, at the first row.
-        last: its last batch.
-        rows: `labeller.rows` of its batches, in order.
-        labeller: of this process.
+        part: `Task.part` of its last batch.
+        rows: `Labeller.rows` of its batches, in order.
+        classes: how many the head has.
         output: where to.
 
     Returns:
@@ -93,17 +97,6 @@ def write_part(
         OSError: it cannot be written.
     """
     table = pa.concat_tables(rows).unify_dictionaries()
-    counts = part_counts(table, len(labeller.head.classes))
-    part = replace(part, ends_shard=last.ends_shard, broken=last.broken, counts=counts)
+    part = replace(part, counts=part_counts(table, classes))
     output.write_part(part, table)
     return part
-
-
-def part_by_part(batches: Iterable[DecodedBatch]) -> Iterator[list[DecodedBatch]]:
-    """Give the batches of a shard as one list a part."""
-    held: list[DecodedBatch] = []
-    for batch in batches:
-        held.append(batch)
-        if batch.ends_part:
-            yield held
-            held = []
