@@ -56,8 +56,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def cluster(alone: None) -> Iterator[None]:
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
+    others = family()  # such as the resource tracker of Python's own processes
     start_ray(2, STORE)
-    started = family()
+    started = [each for each in family() if each not in others]
     yield
     ray.shutdown()
     if before is None:
@@ -248,6 +249,6 @@ def command(process: "psutil.Process") -> str:
 
 
 def assert_gone(processes: list["psutil.Process"]) -> None:
-    """Check that the processes have ended, but for this one."""
-    _, alive = psutil.wait_procs([each for each in processes if each.pid != os.getpid()], timeout=30)
+    """Check that the processes have ended."""
+    _, alive = psutil.wait_procs(processes, timeout=30)
     assert not alive

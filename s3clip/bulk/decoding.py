@@ -1,6 +1,5 @@
 """A shard in, batches out: opened and preprocessed, cut where parts begin and end."""
 
-import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -144,8 +143,7 @@ def _opened(first: int, samples: Sequence[Sample], preprocess: ImageTransform | 
         except ConnectionError:  # says nothing of the picture
             raise
         except (OSError, ValueError) as error:
-            # Pillow names an object by its address, which differs every time; rows must not.
-            errors[i] = in_utf8(re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split())))
+            errors[i] = in_utf8(" ".join(str(error).split()))
     assert preprocess is not None  # the job has one wherever there are pictures
     inputs = preprocess(pictures) if pictures else None
     return DecodedBatch(first, [in_utf8(sample.key) for sample in samples], errors, inputs)

@@ -142,14 +142,11 @@ class Labeller:
         return unit_vectors(embeds).half().float() if self.keep_embeddings else embeds
 
     def _labels(self, embeds: Tensor, good: np.ndarray) -> dict[str, pa.Array]:
-        head = self.head
-        logits = head(image_embeds=embeds).float()
-        best = logits.topk(min(max(2, self.top_k), logits.shape[1]), dim=1)
-        order = best.indices[:, : self.top_k]
-        scores = head.probabilities(logits).gather(1, order).cpu().numpy()
-        accepted = head.current_calibration.accepts(logits).gather(1, order[:, :1])[:, 0].cpu().numpy()
-        nearest = nearest_rows(head.space, embeds, order[:, :1])[:, 0].cpu().numpy()
-        top, values = order.cpu().numpy().astype(np.int32), best.values.cpu().numpy()
+        best = self.head.top_classes(image_embeds=embeds, k=max(2, self.top_k))  # 2: for the margin
+        order = best.class_index[:, : self.top_k]
+        scores = best.probabilities[:, : self.top_k].cpu().numpy()
+        nearest = nearest_rows(self.head.space, embeds, order[:, :1])[:, 0].cpu().numpy()
+        top, values = order.cpu().numpy().astype(np.int32), best.logits.float().cpu().numpy()
         index = np.full(len(good), -1)
         index[good] = np.arange(int(good.sum()))
         take = pa.array(index, mask=~good)
@@ -163,7 +160,7 @@ class Labeller:
             "logit": pa.array(values[:, 0]),
             "margin": pa.nulls(len(top), pa.float32()) if margins is None else pa.array(margins),
             "text": self._text_column(top[:, 0], nearest),
-            "accepted": pa.array(accepted),
+            "accepted": pa.array(best.accepted[:, 0].cpu().numpy()),
             "top_class_index": _lists(top),
             "top_score": _lists(scores),
         }
