@@ -97,7 +97,9 @@ class Metric:
         classes = (points if points.ndim == 3 else points[None]).to(dtype)
         edges = None
         if self.reads_edges:
-            edges = within(chordal_distances(classes.double()), torch.as_tensor(scale, device=points.device))
+            edges = within(
+                chordal_distances(classes, torch.float64), torch.as_tensor(scale, device=points.device)
+            )
         named = torch.ones(len(classes), dtype=torch.bool, device=points.device)
         folded = self.fold(PointGroup(classes, named, edges), **resolved)
         products = torch.einsum("bd,crd->bcr", images.to(dtype), folded.rows)

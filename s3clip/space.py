@@ -203,9 +203,9 @@ def build_space(
     keep = torch.zeros(len(owners), dtype=torch.bool, device=owners.device)
     scales = unit.new_full((classes,), torch.inf, dtype=torch.float64)
     deaths, death_owners = [], []
-    for group, rows in equal_sizes(own, unit.shape[1]):
+    for group, rows in equal_sizes(own, 1):
         members = distinct[rows]
-        tree, to_name = _spanning_tree(points[members], margins[members])
+        tree, to_name = _spanning_tree(points, margins, members)
         deaths.append(tree.lengths.sort(-1).values.flatten())
         death_owners.append(group.repeat_interleave(rows.shape[1] - 1))
         # One class has no other to measure margins by: a relative rule keeps it whole.
@@ -244,15 +244,30 @@ def edge_lengths(points: Tensor, margins: Tensor) -> Tensor:
         (..., n, n) float64.
     """
     size = margins.double().sqrt()
-    return chordal_distances(points.double()) / (size[..., :, None] * size[..., None, :])
+    return chordal_distances(points, torch.float64).div_(size[..., :, None] * size[..., None, :])
 
 
-def _spanning_tree(points: Tensor, margins: Tensor) -> tuple[SpanningTree, Tensor]:
-    """The minimum spanning tree of (c, n, dim) points, and (c, n) the lengths of their edges to point 0."""
-    if points.shape[1] ** 2 > LARGEST_MATRIX:
-        to_name = edge_lengths_to_first(points, margins)
-        return spanning_tree_of_points(points, margins), to_name
-    lengths = edge_lengths(points, margins)
+def _spanning_tree(points: Tensor, margins: Tensor, rows: Tensor) -> tuple[SpanningTree, Tensor]:
+    """Return the minimum spanning trees of some rows of a table, and the lengths of their edges to point 0.
+
+    The more classes walk together, the less a step costs each, so that not their points but their distances
+    alone are held for all of them.
+
+    Args:
+        points: (texts, dim).
+        margins: (texts,).
+        rows: (c, n) int64.
+
+    Returns:
+        The trees, and (c, n) lengths.
+    """
+    if rows.shape[1] ** 2 > LARGEST_MATRIX:
+        own, sizes = points[rows], margins[rows]
+        return spanning_tree_of_points(own, sizes), edge_lengths_to_first(own, sizes)
+    lengths = points.new_empty(*rows.shape, rows.shape[1], dtype=torch.float64)
+    step = max(1, CHUNK_NUMBERS // (rows.shape[1] * points.shape[1]))
+    for part, some in zip(lengths.split(step), rows.split(step), strict=True):
+        part.copy_(edge_lengths(points[some], margins[some]))
     return minimum_spanning_tree(lengths), lengths[:, 0]
 
 
@@ -342,8 +357,8 @@ def _merge_duplicates(unit: Tensor, owners: Tensor) -> Tensor:
         close = torch.as_tensor(close) > rows.shape[1]
         if not bool(close.any()):
             continue
-        rows, points = rows[close], points[close]
-        tree, to_name = _spanning_tree(points, torch.ones_like(points[..., 0]))
+        rows = rows[close]
+        tree, to_name = _spanning_tree(unit, torch.ones_like(unit[:, 0]), rows)
         labels = components(tree, to_name.new_full((len(rows),), SAME_TEXT))
         nearest = torch.full_like(to_name, torch.inf).scatter_reduce(-1, labels, to_name, "amin")
         is_first = to_name == nearest.gather(-1, labels)

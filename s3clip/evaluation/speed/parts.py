@@ -21,6 +21,7 @@ from s3clip.evaluation.speed.timing import (
 )
 from s3clip.head import SynonymousSpaceHead
 from s3clip.rips import (
+    CACHED_NUMBERS,
     chordal_distances,
     chosen_component,
     kept_share,
@@ -28,9 +29,6 @@ from s3clip.rips import (
     spanning_tree_of_points,
 )
 from s3clip.space import build_space, edge_lengths
-
-_CHUNK = 64
-"""Classes whose distances fit in the cache."""
 
 
 def _texts(classes: int, texts: int, dim: int, device: str) -> Tensor:
@@ -43,13 +41,10 @@ def _texts(classes: int, texts: int, dim: int, device: str) -> Tensor:
 
 def batched_h0(texts: Tensor) -> Tensor:
     """Return the death times of (c, n, dim) classes by s3clip, (c, n - 1); components are chosen too."""
-    deaths = []
-    for chunk in texts.split(_CHUNK):
-        distances = chordal_distances(chunk)
-        tree = minimum_spanning_tree(distances)
-        chosen_component(distances[:, 0], tree, kept_share(tree.lengths, share=0.75))
-        deaths.append(tree.lengths.sort(-1).values)
-    return torch.cat(deaths)
+    distances = chordal_distances(texts)
+    tree = minimum_spanning_tree(distances)
+    chosen_component(distances[:, 0], tree, kept_share(tree.lengths, share=0.75))
+    return tree.lengths.sort(-1).values
 
 
 def ripser_h0(texts: Tensor, *, our_distances: bool) -> Tensor:
@@ -89,16 +84,17 @@ def time_space(*, classes: int, texts: int, dim: int, device: str, repeats: int)
     owners = torch.arange(classes, device=device).repeat_interleave(texts)
     names = [str(i) for i in range(classes)]
     config = HeadConfig()
+    step = max(1, CACHED_NUMBERS // (texts * dim))
 
     def float64_products() -> None:
-        for chunk in points.split(_CHUNK):
+        for chunk in points.split(step):
             wide = chunk.double()
             _ = wide @ wide.mT
 
     def space_products() -> None:
         float64_products()
         centres = points.mean(1)
-        for chunk in points.split(_CHUNK):
+        for chunk in points.split(step):
             _ = chunk.flatten(0, 1) @ centres.T
 
     calls: dict[str, Callable[[], Any]] = {
