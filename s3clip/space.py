@@ -296,14 +296,16 @@ def unit_vectors(vectors: Tensor) -> Tensor:
 
 def _checked_unit(raw: Tensor, owners: Tensor, class_names: Sequence[str]) -> Tensor:
     """(texts, dim) unit rows, in float32 at least."""
-    if not bool(torch.isfinite(raw).all()):
-        bad = int(owners[~torch.isfinite(raw).all(1)][0])
-        raise ValueError(f"class {class_names[bad]!r}: a text embedding holds NaN or Inf")
-    unit = unit_vectors(raw)
-    zero = unit.norm(dim=1) < 0.5
-    if bool(zero.any()):
-        bad = int(owners[zero][0])
-        raise ValueError(f"class {class_names[bad]!r}: a text embedding has length zero")
+    unit = torch.empty_like(raw, dtype=torch.promote_types(raw.dtype, torch.float32))
+    has_direction = torch.empty_like(owners, dtype=torch.bool)
+    step = max(1, CHUNK_NUMBERS // raw.shape[1])
+    for part, own, good in zip(unit.split(step), raw.split(step), has_direction.split(step), strict=True):
+        part[:] = unit_vectors(own)
+        good[:] = part.norm(dim=1) > 0.5  # zero stays zero, and NaN and Inf end as NaN
+    if not bool(has_direction.all()):
+        row = int(torch.nonzero(~has_direction)[0])
+        what = "has length zero" if bool(torch.isfinite(raw[row]).all()) else "holds NaN or Inf"
+        raise ValueError(f"class {class_names[int(owners[row])]!r}: a text embedding {what}")
     return unit
 
 
