@@ -44,14 +44,19 @@ def chordal_distances(points: Tensor, dtype: torch.dtype | None = None) -> Tenso
     n, dim = points.shape[-2:]
     sets = points.reshape(-1, n, dim)
     distances = torch.empty(len(sets), n, n, dtype=dtype, device=points.device)
-    step = max(1, CACHED_NUMBERS // max(1, n * dim)) if points.device.type == "cpu" else max(1, len(sets))
+    at = _device_of_float64(points)
+    cached = CACHED_NUMBERS // max(1, n * dim) if at.type == "cpu" else len(sets)
+    step = max(1, min(len(sets), cached))
+    wide = torch.empty(step, n, dim, dtype=torch.float64, device=at)
     for part, own in zip(distances.split(step), sets.split(step), strict=True):
-        exact, lengths = _exact(own)
+        exact = wide[: len(own)].copy_(own)
+        products = exact @ exact.mT
+        lengths = products.diagonal(dim1=-2, dim2=-1).sqrt()
+        _check_lengths(lengths)
         # Dividing the products, not the points, saves two passes over all points. On some processors a
         # product of a matrix with its own transpose is not symmetric; the sum with its transpose is.
-        products = exact @ exact.mT
-        squares = (2 - (products + products.mT).div_(lengths * lengths.mT)).clamp_min_(0)
-        part.copy_(squares.sqrt_().to(dtype))
+        doubled = (products + products.mT).div_(lengths[:, :, None] * lengths[:, None])
+        part.copy_((2 - doubled).clamp_min_(0).sqrt_().to(dtype))
     distances.diagonal(dim1=-2, dim2=-1).zero_()
     return distances.reshape(*points.shape[:-1], n)
 
@@ -143,18 +148,21 @@ def normalized(points: Tensor) -> Tensor:
     Raises:
         ValueError: a point of length zero or not finite.
     """
-    exact, lengths = _exact(points)
-    return exact / lengths
-
-
-def _exact(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (..., n, dim) points in float64 and their (..., n, 1) lengths, none of them zero."""
-    # MPS has no float64; the sizes are small enough for the CPU.
-    exact = points.to(device="cpu" if points.device.type == "mps" else None, dtype=torch.float64)
+    exact = points.to(device=_device_of_float64(points), dtype=torch.float64)
     lengths = exact.norm(dim=-1, keepdim=True)
+    _check_lengths(lengths)
+    unit: Tensor = exact / lengths
+    return unit
+
+
+def _device_of_float64(points: Tensor) -> torch.device:
+    # MPS has no float64; the sizes are small enough for the CPU.
+    return torch.device("cpu") if points.device.type == "mps" else points.device
+
+
+def _check_lengths(lengths: Tensor) -> None:
     if not bool((torch.isfinite(lengths) & (lengths > 0)).all()):
         raise ValueError("points: expected finite vectors of non-zero length, got one that is not")
-    return exact, lengths
 
 
 def _prim_walk(lengths_from: Callable[[Tensor], Tensor], frontier: Tensor) -> tuple[Tensor, Tensor]:
