@@ -35,8 +35,8 @@ SMALLEST_MARGIN = SAME_TEXT
 """A text that is the centre of another class would be infinitely far from its own, and rounding would say how
 far."""
 
-CHUNK_NUMBERS = 2**21
-"""About how many float64 numbers (16 MiB) of points or distances are held at once while building."""
+CHUNK_NUMBERS = 2**20
+"""About how many float64 numbers (8 MiB) of points or distances are held at once while building."""
 
 LARGEST_MATRIX = 2**24
 """Classes whose (n, n) distances are more numbers than this (128 MiB in float64, n > 4,096) go without."""

@@ -37,6 +37,7 @@ class Sizes:
         stock_images: of transformers' own pipeline.
         encoded: classes that the cold start of the whole model encodes.
         repeats: of what takes milliseconds.
+        space_repeats: of the space and the loops over other libraries.
         slow_repeats: of what takes seconds.
     """
 
@@ -54,6 +55,7 @@ class Sizes:
     stock_images: int = 3
     encoded: int = 4
     repeats: int = 15
+    space_repeats: int = 9
     slow_repeats: int = 3
 
 
@@ -68,6 +70,7 @@ QUICK = Sizes(
     images=4,
     encoded=1,
     repeats=5,
+    space_repeats=2,
     slow_repeats=2,
 )
 
@@ -172,7 +175,11 @@ def measure_speed(
 
     def space() -> list[Row]:
         rows = time_space(
-            classes=sizes.classes, texts=sizes.space_texts, dim=sizes.dim, device=where, repeats=slow
+            classes=sizes.classes,
+            texts=sizes.space_texts,
+            dim=sizes.dim,
+            device=where,
+            repeats=sizes.space_repeats,
         )
         return rows + time_large_class(texts=sizes.large_class, dim=sizes.dim, device=where)
 
@@ -199,7 +206,9 @@ def measure_speed(
         return time_pipeline(timed, labels=sizes.classes, images=5, stock_images=sizes.stock_images)
 
     def cold_start() -> list[Row]:
-        return time_cold_start(timed, classes=sizes.classes, texts=sizes.head_texts, encoded=sizes.encoded)
+        return time_cold_start(
+            timed, classes=sizes.classes, texts=sizes.head_texts, encoded=sizes.encoded, repeats=slow
+        )
 
     measures = dict(zip(PARTS, (texts, space, forward, pipeline, cold_start), strict=True))
     rows = []

@@ -154,7 +154,7 @@ def time_pipeline(timed: TimedModel, *, labels: int, images: int, stock_images: 
 TEMPLATES = "openai_imagenet_7"
 
 
-def time_cold_start(timed: TimedModel, *, classes: int, texts: int, encoded: int) -> list[Row]:
+def time_cold_start(timed: TimedModel, *, classes: int, texts: int, encoded: int, repeats: int) -> list[Row]:
     """Take the time and the memory from nothing to the first logits: a saved head, and the whole model.
 
     Each in a process of its own that imports everything first (`s3clip.evaluation.speed.cold_start`).
@@ -164,6 +164,7 @@ def time_cold_start(timed: TimedModel, *, classes: int, texts: int, encoded: int
         classes: Number of classes.
         texts: Texts of each, in 7 templates.
         encoded: Classes whose prompts the whole model encodes; the time of the others is what theirs says.
+        repeats: Of both, in turns.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -173,25 +174,29 @@ def time_cold_start(timed: TimedModel, *, classes: int, texts: int, encoded: int
         synonyms = SynonymSet.read({name: [f"{name} of kind {i}" for i in range(1, texts)] for name in names})
         synonyms.write(folder / "classes.json")
         _save_random_head(folder, synonyms, texts)
-        found = {}
-        for way in ("whole model", "saved head"):
-            command = [
-                sys.executable,
-                "-m",
-                "s3clip.evaluation.speed.cold_start",
-                way,
-                str(folder),
-                str(encoded),
-            ]
-            done = subprocess.run([*command, str(torch.get_num_threads())], capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(f"cold start of the {way} failed:\n{done.stderr}")
-            found[way] = json.loads(done.stdout.splitlines()[-1])
+        found: dict[str, list[dict[str, Any]]] = {"whole model": [], "saved head": []}
+        for _ in range(repeats):
+            for way, runs in found.items():
+                runs.append(_cold_start(way, folder, encoded))
     settings = {"classes": classes, "texts": texts, "templates": TEMPLATES, "classes encoded": encoded}
     whole, saved = found["whole model"], found["saved head"]
     what, against = "a saved head, to the first logits", "loading the whole model and encoding the prompts"
-    rows = [faster("cold start", what, against, [saved["seconds"]], [whole["seconds"]], **settings)]
-    return rows + memory_rows("cold start", what, against, saved["MiB"], whole["MiB"], settings)
+    taken, others = ([run["seconds"] for run in runs] for runs in (saved, whole))
+    rows = [faster("cold start", what, against, taken, others, **settings)]
+    if saved[0]["MiB"] is None:
+        return rows
+    # How much of a file that is mapped is in memory is for the system to say, and differs from run to run.
+    ours, other = (median(run["MiB"] for run in runs) for runs in (saved, whole))
+    return rows + memory_rows("cold start", what, against, ours, other, {**settings, "repeats": repeats})
+
+
+def _cold_start(way: str, folder: Path, encoded: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "s3clip.evaluation.speed.cold_start", way, str(folder), str(encoded)]
+    done = subprocess.run([*command, str(torch.get_num_threads())], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"cold start of the {way} failed:\n{done.stderr}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def _save_random_head(folder: Path, synonyms: SynonymSet, texts: int) -> None:
