@@ -197,7 +197,7 @@ ROW = {
 
 
 def test_a_row_of_ones_own(tmp_path):
-    (tmp_path / "mine.json").write_text(json.dumps(ROW))
+    (tmp_path / "mine.json").write_text(json.dumps(ROW), encoding="utf-8-sig")  # as some editors save it
     row = find_benchmark(tmp_path / "mine.json")
     assert row.folder == tmp_path
     assert row.synonyms == str(tmp_path / "pets.json")

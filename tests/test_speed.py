@@ -133,8 +133,12 @@ def test_bad_choices():
         measure_speed(["speed"])
     with pytest.raises(ValueError, match="tokenizer: a backbone brings its own"):
         measure_speed(PARTS, backbone="x", tokenizer="y")
-    with pytest.raises(FileNotFoundError, match="en_classnames"):
+    with pytest.raises(
+        FileNotFoundError, match=r"--lists: expected a folder with clip_benchmark/en_classnames"
+    ):
         measure_speed(["texts"], lists=model_folder())
+    with pytest.raises(ValueError, match=r"--tokenizer .*: expected that of a CLIP"):
+        measure_speed(["texts"], tokenizer=str(ROOT / "docs"), quick=True)
 
 
 def run(monkeypatch, *words):

@@ -5,6 +5,7 @@ that convention has, and in which layouts the pictures are found. A file of one'
 paths begin at the folder that it lies in.
 """
 
+import codecs
 import difflib
 import json
 import os
@@ -248,7 +249,7 @@ def _read_row(path: Path) -> Benchmark:
             f"your own"
         ) from error
     try:
-        row = Benchmark.model_validate_json(content)
+        row = Benchmark.model_validate_json(content.removeprefix(codecs.BOM_UTF8))
     except ValidationError as error:
         found = error.errors()[0]
         where = ".".join(map(str, found["loc"])) or "the file"

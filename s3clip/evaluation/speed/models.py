@@ -71,7 +71,10 @@ def random_model(tokenizer: str | None, texts: Iterable[str], device: str | None
     model: Any = CLIPModel(CLIPConfig())
     model = model.eval().to(device)
     if tokenizer is not None:
-        known: Any = AutoTokenizer.from_pretrained(tokenizer)
+        try:
+            known: Any = AutoTokenizer.from_pretrained(tokenizer)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--tokenizer {tokenizer}: expected that of a CLIP: {error}") from error
         if len(known) > model.config.text_config.vocab_size:
             raise ValueError(
                 f"--tokenizer {tokenizer}: expected that of a CLIP, got one of {len(known)} tokens"

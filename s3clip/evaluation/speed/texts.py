@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from s3clip.prompts import TEMPLATES, join_descriptor, render
 from s3clip.synonym_sets import load_set
@@ -20,7 +21,7 @@ def imagenet_prompts(lists: Path | None, classes: int) -> list[str]:
     if lists is None:
         names = load_set("imagenet1k").class_names
     else:
-        names = json.loads((lists / "clip_benchmark" / "en_classnames.json").read_text("utf-8"))["imagenet1k"]
+        names = _read(lists, "clip_benchmark/en_classnames.json")["imagenet1k"]
     return [render(template, name) for name in names[:classes] for template in TEMPLATES["openai_imagenet_7"]]
 
 
@@ -39,8 +40,8 @@ def food_prompts(lists: Path | None, classes: int) -> list[str]:
             (each.name, list(each.synonyms), list(each.descriptors)) for each in load_set("food101").classes
         ]
     else:
-        listed = json.loads((lists / "neglected_tails" / "food101-LAION400M.json").read_text("utf-8"))
-        sentences = json.loads((lists / "awt" / "food101.json").read_text("utf-8"))
+        listed = _read(lists, "neglected_tails/food101-LAION400M.json")
+        sentences = _read(lists, "awt/food101.json")
         own = [
             (each["name"], list(each["alternates"]), sentences[each["name"].replace(" ", "_")])
             for each in listed.values()
@@ -52,6 +53,16 @@ def food_prompts(lists: Path | None, classes: int) -> list[str]:
         told = [text.strip() for text in descriptors if text.strip(" .")][:_DESCRIPTORS]
         prompts += [join_descriptor(f"a photo of a {n}.", text) for n in names for text in told]
     return prompts
+
+
+def _read(lists: Path, name: str) -> Any:
+    try:
+        return json.loads((lists / name).read_text("utf-8"))
+    except OSError as error:
+        raise FileNotFoundError(
+            f"--lists: expected a folder with {name}, and {lists / name} cannot be read: {error.strerror}; "
+            f"leave it out for the texts of s3clip"
+        ) from error
 
 
 def label_names(count: int) -> list[str]:
