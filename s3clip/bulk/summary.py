@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from s3clip.bulk.output import Part
+from s3clip.figures import new_figure
 
 EXAMPLES = 5
 
@@ -81,12 +82,8 @@ class Summary:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError("a picture needs matplotlib: pip install 's3clip[plot]'") from error
         order = sorted(range(len(self.class_rows)), key=lambda i: -self.class_rows[i])[:most][::-1]
-        figure = Figure(figsize=(10, 1.6 + 0.22 * max(10, len(order))), layout="constrained")
+        figure = new_figure(10, 1.6 + 0.22 * max(10, len(order)))
         left, right = figure.subplots(1, 2)
         bins = max(1, len(self.score_histogram))
         left.bar([(i + 0.5) / bins for i in range(len(self.score_histogram))], self.score_histogram, 1 / bins)
@@ -94,6 +91,8 @@ class Summary:
         left.set_ylabel("rows")
         right.barh([self.class_names[i] for i in order], [self.class_rows[i] for i in order])
         right.set_xlabel("rows")
+        for counts in (left.yaxis, right.xaxis):
+            counts.get_major_locator().set_params(integer=True)
         figure.suptitle(f"{self.rows:,} rows, {self.errors:,} errors, {self.rejected:,} accepted by no class")
         figure.savefig(path)
         return Path(path)
