@@ -114,11 +114,12 @@ class FoldedSpace(nn.Module):
         In a centered space the score is v·μ + m·s, s the metric on the centered texts: the same two numbers
         for every class, so the ranking is that of s, and the scale that of CLIP's cosines.
         """
+        to_mean = self._to_mean(images)
         scores = [self._block_scores(images, block) for block in self.blocks]
         score = torch.cat(scores, dim=1) if len(scores) > 1 else scores[0]
         if self.reordered:
             score = score[:, self.class_order]
-        return images @ self.mean[:, None] + self.spread * score if self.centered else score
+        return score if to_mean is None else to_mean + self.spread * score
 
     def scores_by_block(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Give what `forward` returns some classes at a time, so that it is never held as a whole.
@@ -130,12 +131,16 @@ class FoldedSpace(nn.Module):
             (c,) the positions of c classes, of `BLOCK_ROWS` rows or fewer, and (batch, c) their scores.
         """
         positions = self.class_order.argsort()
-        to_mean, first = images @ self.mean[:, None], 0
+        to_mean, first = self._to_mean(images), 0
         for block in self.blocks:
             score = self._block_scores(images, block)
             classes = positions[first : first + score.shape[1]]
             first += score.shape[1]
-            yield classes, to_mean + self.spread * score if self.centered else score
+            yield classes, score if to_mean is None else to_mean + self.spread * score
+
+    def _to_mean(self, images: Tensor) -> Tensor | None:
+        """Return (batch, 1) what every score of a centered space begins with, None in another one."""
+        return images @ self.mean[:, None] if self.centered else None
 
     def _block_scores(self, images: Tensor, block: Sequence[Piece]) -> Tensor:
         """Return (batch, c) scores of a block's classes in the order of its rows, not yet from the mean."""

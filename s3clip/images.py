@@ -41,7 +41,7 @@ def open_image(source: Any, *, name: str | None = None) -> Image.Image:
         except FileNotFoundError:
             raise
         except Exception as error:  # Pillow's readers let many kinds through: struct.error, SyntaxError, ...
-            raise BrokenImageError(f"{called}: not a readable image ({_reason(error)})") from error
+            raise BrokenImageError(f"{called}: not a readable image ({why_unreadable(error)})") from error
         with image:
             return _as_rgb(image, called)
     if isinstance(source, torch.Tensor):
@@ -67,10 +67,11 @@ def _as_rgb(image: Image.Image, name: str) -> Image.Image:
             upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
         return upright.convert("RGB")
     except Exception as error:
-        raise BrokenImageError(f"{name}: not a readable image ({_reason(error)})") from error
+        raise BrokenImageError(f"{name}: not a readable image ({why_unreadable(error)})") from error
 
 
-def _reason(error: Exception) -> str:
+def why_unreadable(error: Exception) -> str:
+    """Return why Pillow could not read a file, in words without its path: the same on every machine."""
     if isinstance(error, UnidentifiedImageError):  # its message holds the path, or an address in memory
         return "empty, or no format that is known"
     if isinstance(error, OSError) and error.strerror:  # the message of the system holds the path

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from s3clip.evaluation.benchmarks import Benchmark, Masks
-from s3clip.images import BrokenImageError
+from s3clip.images import BrokenImageError, why_unreadable
 from s3clip.prompts import DEFAULT_TEMPLATES, resolve_templates
 from s3clip.synonyms import SynonymSet
 
@@ -153,9 +153,7 @@ def read_mask(pair: Pair, *, reduce_zero_label: bool = False) -> Tensor:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{pair.key}: there is no mask {pair.mask.name}") from error
     except Exception as error:  # Pillow's readers let many kinds through
-        # The message of this one holds the whole path, another one on every machine.
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "empty, or no format that is known" if unknown else error
+        reason = why_unreadable(error)
         raise BrokenImageError(f"{pair.key}: {pair.mask.name} is not a readable mask ({reason})") from error
     if reduce_zero_label:
         labels = torch.where((labels == 0) | (labels == IGNORED), IGNORED, labels - 1)
