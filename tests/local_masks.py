@@ -9,14 +9,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-from s3clip import Backbone
-from s3clip.demo import held_out_digits, model_folder, synonym_file
+from s3clip.demo import held_out_digits, synonym_file
 from s3clip.evaluation.benchmarks import find_benchmark
 from s3clip.evaluation.pixel_counts import CountsWriter
 from s3clip.evaluation.segmentation import open_segmentation
+from tests.local_sets import evaluate_one
 
 PICTURES = 12
 ABSENT = 9
@@ -94,22 +93,8 @@ def logged(log):
 
 
 def main(folder, out, log=None):
-    from s3clip.evaluation.processes import join_processes
-    from s3clip.evaluation.runs import evaluate
-
-    torch.set_num_threads(1)
     CountsWriter.append = APPEND if log is None else logged(log)
-    processes = join_processes("cpu")
-    run = evaluate(
-        [open_masks(Path(folder))],
-        backbone=Backbone.from_pretrained(str(model_folder())),
-        cache=Path(out) / "embeddings",
-        processes=processes,
-        bootstrap=50,
-        batch_size=4,
-    )
-    if run is not None:
-        run.save(out)
+    evaluate_one(open_masks(Path(folder)), out)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 python -m tests.local_sets FOLDER OUT [LOG]     # also under torchrun; LOG counts what is written
 """
 
+import json
 import os
 import sys
 from dataclasses import dataclass
@@ -77,24 +78,36 @@ def logged(log):
     return append
 
 
-def main(folder, out, log=None):
+def evaluate_one(which, out, **asked):
+    """Evaluate a set in this process, which may be one of several, and write what was found."""
     from s3clip.evaluation.processes import join_processes
     from s3clip.evaluation.runs import evaluate
 
     torch.set_num_threads(1)
-    ShardWriter.append = APPEND if log is None else logged(log)
     processes = join_processes("cpu")
     run = evaluate(
-        [open_digits(Path(folder))],
+        [which],
         backbone=Backbone.from_pretrained(str(model_folder())),
         cache=Path(out) / "embeddings",
         processes=processes,
-        contenders=["name", "default"],
         bootstrap=50,
         batch_size=4,
+        **asked,
     )
     if run is not None:
         run.save(out)
+
+
+def results(out):
+    """What a run wrote, but for what differs from run to run."""
+    read = json.loads((out / "run.json").read_text())
+    del read["measured"]
+    return read
+
+
+def main(folder, out, log=None):
+    ShardWriter.append = APPEND if log is None else logged(log)
+    evaluate_one(open_digits(Path(folder)), out, contenders=["name", "default"])
 
 
 if __name__ == "__main__":

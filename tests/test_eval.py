@@ -27,7 +27,7 @@ from s3clip.evaluation.encoding import encode_set, read_set
 from s3clip.evaluation.runs import evaluate
 from s3clip.sources import Record
 from tests import local_sets
-from tests.local_sets import BROKEN, IMAGES, open_digits, write_digits
+from tests.local_sets import BROKEN, IMAGES, open_digits, results, write_digits
 
 ROOT = Path(__file__).parents[1]
 FEW = {"contenders": ["name", "default"], "bootstrap": 20, "batch_size": 4}
@@ -49,12 +49,6 @@ def whole(digits, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
     local_sets.main(digits, out)
     return results(out)
-
-
-def results(out):
-    read = json.loads((out / "run.json").read_text())
-    del read["measured"]
-    return read
 
 
 def records(n, broken=()):

@@ -28,6 +28,7 @@ from s3clip.evaluation.segmentation import Pair, open_segmentation, read_mask
 from s3clip.synonym_sets import load_set
 from tests import local_masks
 from tests.local_masks import ABSENT, BROKEN, LISTED, PICTURES, open_masks, write_masks, write_row
+from tests.local_sets import results
 from tests.tiny_models import build
 
 ROOT = Path(__file__).parents[1]
@@ -94,12 +95,6 @@ def whole(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
     local_masks.main(data, out)
     return results(out)
-
-
-def results(out):
-    read = json.loads((out / "run.json").read_text())
-    del read["measured"]
-    return read
 
 
 # ---- what lies on disk ----------------------------------------------------------------------------------
