@@ -17,9 +17,9 @@ import gradio as gr
 import torch
 
 from s3clip import SynonymousSpaceHead, SynonymSet
-from s3clip.backbone import Backbone
+from s3clip.backbone.backbone import Backbone
 from s3clip.demo import model_folder, synonym_file
-from s3clip.images import open_image
+from s3clip.images.opening import open_image
 from s3clip.inspection.page import page_data, render_page
 
 MOST_IMAGES = 32

@@ -3,20 +3,20 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from s3clip.adaptation import TestTimeAdapter
-    from s3clip.backbone import Backbone
-    from s3clip.calibration import Calibration
-    from s3clip.classifier import build_zero_shot_classifier
-    from s3clip.config import HeadConfig
-    from s3clip.estimator import SynonymousSpaceClassifier
-    from s3clip.export import export_onnx
-    from s3clip.head import SynonymousSpaceHead
-    from s3clip.pipeline import S3ZeroShotImageClassificationPipeline
-    from s3clip.prediction import Prediction
-    from s3clip.synonyms import SynonymClass, SynonymSet
+from s3clip._version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from s3clip.backbone.backbone import Backbone
+    from s3clip.config import HeadConfig
+    from s3clip.head import SynonymousSpaceHead
+    from s3clip.integrations.estimator import SynonymousSpaceClassifier
+    from s3clip.integrations.linear import build_zero_shot_classifier
+    from s3clip.integrations.onnx import export_onnx
+    from s3clip.integrations.pipeline import S3ZeroShotImageClassificationPipeline
+    from s3clip.prediction.adaptation import TestTimeAdapter
+    from s3clip.prediction.answers import Prediction
+    from s3clip.prediction.calibrating import Calibration
+    from s3clip.texts.synonyms import SynonymClass, SynonymSet
 
 __all__ = [
     "Backbone",
@@ -36,18 +36,18 @@ __all__ = [
 
 # Names are imported when they are used: torch and transformers take seconds, `s3clip --help` should not.
 _HOMES = {
-    "Backbone": "backbone",
-    "Calibration": "calibration",
+    "Backbone": "backbone.backbone",
+    "Calibration": "prediction.calibrating",
     "HeadConfig": "config",
-    "Prediction": "prediction",
-    "S3ZeroShotImageClassificationPipeline": "pipeline",
-    "SynonymClass": "synonyms",
-    "SynonymSet": "synonyms",
-    "SynonymousSpaceClassifier": "estimator",
+    "Prediction": "prediction.answers",
+    "S3ZeroShotImageClassificationPipeline": "integrations.pipeline",
+    "SynonymClass": "texts.synonyms",
+    "SynonymSet": "texts.synonyms",
+    "SynonymousSpaceClassifier": "integrations.estimator",
     "SynonymousSpaceHead": "head",
-    "TestTimeAdapter": "adaptation",
-    "build_zero_shot_classifier": "classifier",
-    "export_onnx": "export",
+    "TestTimeAdapter": "prediction.adaptation",
+    "build_zero_shot_classifier": "integrations.linear",
+    "export_onnx": "integrations.onnx",
 }
 
 

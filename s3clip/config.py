@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from s3clip.metrics import METRICS
-from s3clip.options import is_number, resolve_options
-from s3clip.rips import SCALE_RULES
+from s3clip.arguments import is_number, resolve_options
+from s3clip.space.metrics import METRICS
+from s3clip.space.rips import SCALE_RULES
 
 
 class HeadConfig(BaseModel):
@@ -16,9 +16,9 @@ class HeadConfig(BaseModel):
     when a default does.
 
     Attributes:
-        metric: how near an image lies to a space, a key of `s3clip.metrics.METRICS`.
+        metric: how near an image lies to a space, a key of `s3clip.space.metrics.METRICS`.
         metric_options: the options of the metric.
-        scale_rule: how the ε of each class is chosen, a key of `s3clip.rips.SCALE_RULES`; None keeps every
+        scale_rule: how the ε of each class is chosen, a key of `s3clip.space.SCALE_RULES`; None keeps every
             distinct text.
         scale_options: the options of the rule.
         keep_name: which component holds: "tie", the largest, the own name's among equals; "always", the own

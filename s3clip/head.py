@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from s3clip.adaptation import TestTimeAdapter
-from s3clip.artifact import (
+from s3clip.arguments import is_count, is_number
+from s3clip.artifact.folder import (
     Artifact,
     BackboneFacts,
     BackboneReference,
@@ -21,15 +21,12 @@ from s3clip.artifact import (
     named_backbone,
     save_artifact,
 )
-from s3clip.backbone import Backbone
-from s3clip.calibration import Calibration, fit_calibration, rejection_threshold
+from s3clip.artifact.hub import download_artifact, is_repository, push_artifact
+from s3clip.backbone.backbone import Backbone
+from s3clip.backbone.encoding import checked_class_embeddings, encode_classes
 from s3clip.config import HeadConfig
-from s3clip.encoding import checked_class_embeddings, encode_classes
-from s3clip.folding import FoldedSpace
-from s3clip.hub import download_artifact, is_repository, push_artifact
-from s3clip.labels import checked_labels
-from s3clip.options import is_count, is_number
-from s3clip.prediction import (
+from s3clip.prediction.adaptation import TestTimeAdapter
+from s3clip.prediction.answers import (
     Prediction,
     TopClasses,
     as_embeds,
@@ -39,10 +36,13 @@ from s3clip.prediction import (
     opened_batches,
     top_classes,
 )
-from s3clip.prompts import DEFAULT_TEMPLATES, resolve_templates
+from s3clip.prediction.calibrating import Calibration, fit_calibration, rejection_threshold
+from s3clip.prediction.labels import checked_labels
 from s3clip.segmentation.segmenter import MAX_BYTES, Segmentation, segment
-from s3clip.space import SynonymousSpace, build_space, unit_vectors
-from s3clip.synonyms import SynonymSet
+from s3clip.space.folding import FoldedSpace
+from s3clip.space.synonymous_space import SynonymousSpace, build_space, unit_vectors
+from s3clip.texts.prompts import DEFAULT_TEMPLATES, resolve_templates
+from s3clip.texts.synonyms import SynonymSet
 
 _DERIVED = ("kept", "duplicate_of", "scales", "deaths", "death_owners", "margins", "mean", "spread")
 
@@ -135,11 +135,11 @@ class SynonymousSpaceHead(nn.Module):
 
         Args:
             classes: a path, a dict, a list of names or records, a `SynonymSet`, "hf://..." or "builtin:...".
-            templates: prompt templates or the name of a set of them (`s3clip.prompts.TEMPLATES`); else the
+            templates: prompt templates or the name of a set of them (`s3clip.texts.TEMPLATES`); else the
                 file's own, else "a photo of a {}.".
             batch_size: texts per call of the text tower.
             progress: show a progress bar; None: on a terminal.
-            cache: look for texts on disk first, and keep new ones there; see `s3clip.text_cache`.
+            cache: look for texts on disk first, and keep new ones there; see `s3clip.backbone.text_cache`.
 
         Returns:
             The head itself.
@@ -588,7 +588,7 @@ class SynonymousSpaceHead(nn.Module):
                 plain image.
             top_k: how many classes; all of them where there are fewer.
             batch_size: images per call of the image tower.
-            adapt: shift the spaces to each image first: a method of `s3clip.adaptation.METHODS` ("shift"), or
+            adapt: shift the spaces to each image first: one of `prediction.adaptation.METHODS` ("shift"), or
                 a `TestTimeAdapter` of this head with settings of its own. Takes as long as its views do.
 
         Returns:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from s3clip import SynonymousSpaceHead
+from tests import SHARED
 from tests.hub_server import running
 from tests.tiny_models import build
 
@@ -17,8 +18,6 @@ torch.set_num_threads(1)
 
 # Tests count what is encoded, and leave the cache of whoever runs them alone.
 os.environ["S3CLIP_CACHE"] = ""
-
-SHARED = Path(__file__).parents[1].parent / "shared"
 
 
 @pytest.fixture(scope="session")

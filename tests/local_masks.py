@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from s3clip.demo import held_out_digits, synonym_file
-from s3clip.evaluation.benchmarks import find_benchmark
-from s3clip.evaluation.pixel_counts import CountsWriter
-from s3clip.evaluation.segmentation import open_segmentation
+from s3clip.evaluation.benchmarks.segmentation import open_segmentation
+from s3clip.evaluation.benchmarks.table import find_benchmark
+from s3clip.evaluation.runs.pixel_counts import CountsWriter
 from tests.local_sets import evaluate_one
 
 PICTURES = 12

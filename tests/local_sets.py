@@ -13,9 +13,9 @@ import torch
 
 from s3clip import Backbone, SynonymSet
 from s3clip.demo import held_out_digits, model_folder, synonym_file
-from s3clip.evaluation.datasets import EvaluationSet
-from s3clip.evaluation.embeddings import ShardWriter
-from s3clip.sources import Sample
+from s3clip.evaluation.benchmarks.classification import EvaluationSet
+from s3clip.evaluation.runs.embeddings import ShardWriter
+from s3clip.images.sources import Sample
 
 SHARDS, IMAGES = 5, 150
 BROKEN = "2/broken.png"
@@ -80,8 +80,8 @@ def logged(log):
 
 def evaluate_one(which, out, **asked):
     """Evaluate a set in this process, which may be one of several, and write what was found."""
-    from s3clip.evaluation.processes import join_processes
-    from s3clip.evaluation.runs import evaluate
+    from s3clip.evaluation.runs.processes import join_processes
+    from s3clip.evaluation.runs.run import evaluate
 
     torch.set_num_threads(1)
     processes = join_processes("cpu")

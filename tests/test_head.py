@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from s3clip import HeadConfig, Prediction, SynonymousSpaceHead, SynonymSet
-from s3clip.calibration import Calibration
-from s3clip.images import open_image
-from s3clip.metrics import METRICS
-from tests.test_backbone import built, every_family, images, own_logits
+from s3clip.images.opening import open_image
+from s3clip.prediction.calibrating import Calibration
+from s3clip.space.metrics import METRICS
+from tests.backbone.test_backbone import built, every_family, images, own_logits
 from tests.tiny_models import DIM, IMAGE_SIZE, build
 
 PETS = {"cat": ["feline", "kitty", "house cat"], "dog": ["hound", "puppy"], "bird": []}
@@ -633,7 +633,7 @@ def test_16_bit_pictures_are_scaled_and_cut_ones_named(head: SynonymousSpaceHead
 @pytest.mark.parametrize("calibration", [None, "temperature", "thresholds", "sigmoid"])
 @pytest.mark.parametrize("k", [1, 3, 100])
 def test_the_top_classes_in_one_pass_are_those_of_all_logits(monkeypatch, calibration, k):
-    monkeypatch.setattr("s3clip.folding.BLOCK_ROWS", 7)
+    monkeypatch.setattr("s3clip.space.folding.BLOCK_ROWS", 7)
     torch.manual_seed(0)
     texts = [torch.randn(n, 12) for n in (3, 1, 9, 3, 2, 6, 1, 3, 4, 2)]
     head = SynonymousSpaceHead().fit_embeddings(texts, [str(i) for i in range(10)], logit_scale=20.0)

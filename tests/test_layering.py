@@ -26,7 +26,7 @@ PURE = {
     "segmentation.scores",
     "segmentation.rle",
 }
-THIRD_PARTY = {"torch", "numpy"}  # numpy: its sort, see s3clip/metrics.py
+THIRD_PARTY = {"torch", "numpy"}  # numpy: its sort, see s3clip/space/metrics.py
 OF_ONE = {"config": {"pydantic"}, "kernels": {"triton"}}  # imported by that module alone
 STANDARD = {
     "collections",
@@ -85,7 +85,7 @@ def test_imports_are_read_wherever_they_stand(tmp_path):
     )
     assert set(imported(folder / "scores.py", tmp_path)) == {
         "os.path",
-        "s3clip.evaluation.report",
+        "s3clip.evaluation.report.comparison",
         "s3clip.head.SynonymousSpaceHead",
         "transformers.AutoModel",
     }

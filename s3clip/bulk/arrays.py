@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from s3clip.files import open_binary
+from s3clip.files.addresses import open_binary
 
 SUFFIXES = frozenset({".npy", ".npz", ".safetensors"})
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s3clip.backbone import ImageTransform
-from s3clip.bulk.shards import EmbeddingFile
-from s3clip.files import in_utf8
-from s3clip.sources import BrokenShardError, Sample, Shard
+from s3clip.backbone.backbone import ImageTransform
+from s3clip.bulk.embedding_shards import EmbeddingFile
+from s3clip.files.writing import in_utf8
+from s3clip.images.sources import BrokenShardError, Sample, Shard
 
 EMBEDDING_BATCH = 2048
 EMBEDDING_PART = 65_536

@@ -13,16 +13,17 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s3clip import tables
 from s3clip.bulk import arrays
+from s3clip.bulk.embedding_shards import ArrayShard, EmbeddingFile, EmbeddingTable
 from s3clip.bulk.output import LISTING as LISTING
 from s3clip.bulk.output import MANIFEST, Output, address_of
-from s3clip.bulk.shards import ArrayShard, EmbeddingFile, EmbeddingTable
-from s3clip.files import in_utf8, is_address
-from s3clip.images import SUFFIXES
-from s3clip.shards import TableShard, TarShard
-from s3clip.sources import FileShard, Listed, Shard
-from s3clip.tables import LANCE, lance_state, open_table
+from s3clip.files.addresses import is_address
+from s3clip.files.writing import in_utf8
+from s3clip.images import tables
+from s3clip.images.shards import TableShard, TarShard
+from s3clip.images.sources import FileShard, Listed, Shard
+from s3clip.images.tables import LANCE, lance_state, open_table
+from s3clip.images.walking import SUFFIXES
 
 TARS = (".tar", ".tar.gz", ".tgz")
 DATA_COLUMNS = ("image", "embedding", "image_embeds")

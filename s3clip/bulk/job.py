@@ -13,9 +13,11 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
-import s3clip
-from s3clip.artifact import check_fingerprint
+from s3clip._version import __version__
+from s3clip.arguments import is_count, is_number
+from s3clip.artifact.folder import check_fingerprint
 from s3clip.bulk.decoding import EMBEDDING_BATCH, EMBEDDING_PART, Sizes
+from s3clip.bulk.embedding_shards import EmbeddingFile
 from s3clip.bulk.inputs import (
     Columns,
     InputFile,
@@ -30,13 +32,11 @@ from s3clip.bulk.labelling import Labeller, head_digest, schema
 from s3clip.bulk.local import label_locally
 from s3clip.bulk.on_ray import label_on_ray
 from s3clip.bulk.output import FORMAT, MANIFEST, Output, Part
-from s3clip.bulk.shards import EmbeddingFile
 from s3clip.bulk.summary import Summary
 from s3clip.bulk.work import Task, version_of
-from s3clip.files import in_utf8
+from s3clip.files.writing import in_utf8
 from s3clip.head import SynonymousSpaceHead
-from s3clip.options import is_count, is_number
-from s3clip.sources import Shard
+from s3clip.images.sources import Shard
 
 FEW_ROWS = 1000
 """Errors are counted against so many rows at least: the first picture of all may be a broken one."""
@@ -274,7 +274,7 @@ def _take_folder(
     fingerprint = head.fingerprint().get("image")
     manifest = {
         "settings": settings,
-        "s3clip": s3clip.__version__,
+        "s3clip": __version__,
         "fingerprint": None if fingerprint is None else fingerprint.tolist(),
         "classes": [{"name": each.name, "id": each.id} for each in head.classes],
         "columns": {f.name: str(f.type) for f in schema(head, keep_embeddings=keep_embeddings)},

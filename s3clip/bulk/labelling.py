@@ -12,8 +12,8 @@ from torch import Tensor
 
 from s3clip.bulk.decoding import DecodedBatch
 from s3clip.head import SynonymousSpaceHead
-from s3clip.prediction import nearest_rows
-from s3clip.space import unit_vectors
+from s3clip.prediction.answers import nearest_rows
+from s3clip.space.synonymous_space import unit_vectors
 
 SCORE_BINS = 20
 """Bins of the histogram of scores in [0, 1]."""

@@ -16,7 +16,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s3clip.files import is_address, lock, write_atomically
+from s3clip.files.addresses import is_address
+from s3clip.files.writing import lock, write_atomically
 
 FORMAT = "s3clip-labels/1"
 MANIFEST = "manifest.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from s3clip.bulk.output import Part
-from s3clip.figures import new_figure
+from s3clip.printing import new_figure
 
 EXAMPLES = 5
 

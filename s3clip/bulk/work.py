@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from s3clip.backbone import ImageTransform
+from s3clip.backbone.backbone import ImageTransform
 from s3clip.bulk.decoding import DecodedBatch, Sizes, decoded_batches, part_start
+from s3clip.bulk.embedding_shards import EmbeddingFile
 from s3clip.bulk.inputs import InputFile, version_now
 from s3clip.bulk.labelling import part_counts
 from s3clip.bulk.output import Output, Part
-from s3clip.bulk.shards import EmbeddingFile
-from s3clip.files import in_utf8, is_address
-from s3clip.sources import FileShard, Shard
+from s3clip.files.addresses import is_address
+from s3clip.files.writing import in_utf8
+from s3clip.images.sources import FileShard, Shard
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from s3clip.cli.options import BatchSize, Device, HeadSource
+from s3clip.cli.common import BatchSize, Device, HeadSource
 
 
 def label(

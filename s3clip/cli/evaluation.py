@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from s3clip.cli.options import BatchSize, Device, Format, Output, Views, json_option, print_rows
+from s3clip.cli.common import BatchSize, Device, Format, Output, Views, json_option, print_rows
 
 if TYPE_CHECKING:
-    from s3clip.evaluation.datasets import EvaluationSet
-    from s3clip.evaluation.segmentation import SegmentationSet
+    from s3clip.evaluation.benchmarks.classification import EvaluationSet
+    from s3clip.evaluation.benchmarks.segmentation import SegmentationSet
 
 
 def compare(
@@ -148,8 +148,8 @@ def bench(
     """Time s3clip on this machine: every part against the plain way and against its floor, as ratios."""
     import torch
 
-    from s3clip.evaluation.speed import HEADER, PARTS, measure_speed
-    from s3clip.files import write_atomically
+    from s3clip.bench import HEADER, PARTS, measure_speed
+    from s3clip.files.writing import write_atomically
 
     if threads is not None:
         if threads < 1:
@@ -238,8 +238,8 @@ def evaluate(
     For several GPUs or machines start it with a launcher: accelerate launch -m s3clip.cli eval ...
     """
     from s3clip import Backbone
-    from s3clip.evaluation.processes import join_processes
-    from s3clip.evaluation.runs import evaluate as evaluate_sets
+    from s3clip.evaluation.runs.processes import join_processes
+    from s3clip.evaluation.runs.run import evaluate as evaluate_sets
 
     for option, value, least in (
         ("workers", workers, 0),
@@ -288,9 +288,9 @@ def _open_sets(
     names: list[str], data: str | None, convention: str | None, synonyms: str
 ) -> "list[EvaluationSet | SegmentationSet]":
     from s3clip import SynonymSet
-    from s3clip.evaluation.benchmarks import find_benchmark
-    from s3clip.evaluation.datasets import open_benchmark
-    from s3clip.evaluation.segmentation import open_segmentation
+    from s3clip.evaluation.benchmarks.classification import open_benchmark
+    from s3clip.evaluation.benchmarks.segmentation import open_segmentation
+    from s3clip.evaluation.benchmarks.table import find_benchmark
 
     rows = [find_benchmark(name) for name in names]
     words = None if synonyms == "builtin" else SynonymSet.read(synonyms)
@@ -317,8 +317,8 @@ def report(
     out: Annotated[Path, typer.Option(help="The page, one HTML file that asks for nothing else.")],
 ) -> None:
     """Put several runs side by side in one HTML page."""
-    from s3clip.evaluation.page import read_runs, run_page
-    from s3clip.files import write_atomically
+    from s3clip.evaluation.report.page import read_runs, run_page
+    from s3clip.files.writing import write_atomically
 
     read = read_runs(runs)
     try:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from s3clip.cli.options import (
+from s3clip.cli.common import (
     BatchSize,
     Device,
     Format,
@@ -120,7 +120,7 @@ def predict(
     An image that cannot be read is named, the others are classified all the same, and the exit status is 1.
     """
     from s3clip import SynonymousSpaceHead, TestTimeAdapter
-    from s3clip.images import find_images
+    from s3clip.images.walking import find_images
 
     files = find_images(images)
     fitted = SynonymousSpaceHead.from_pretrained(head, revision=revision, backbone=backbone, device=device)
@@ -167,8 +167,8 @@ def push(
     ] = False,
 ) -> None:
     """Push a saved head to the Hub: a few MB, without its model. Log in with `hf auth login` first."""
-    from s3clip.artifact import load_artifact
-    from s3clip.hub import push_artifact
+    from s3clip.artifact.folder import load_artifact
+    from s3clip.artifact.hub import push_artifact
 
     address = push_artifact(
         load_artifact(head),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from s3clip.cli.options import Device, Format, Output, Revision, print_rows
+from s3clip.cli.common import Device, Format, Output, Revision, print_rows
 
 if TYPE_CHECKING:
     from s3clip import SynonymousSpaceHead
@@ -87,7 +87,7 @@ def _draw(
     images: list[str],
     picture: Path | None,
 ) -> None:
-    from s3clip.images import find_images
+    from s3clip.images.walking import find_images
     from s3clip.inspection.matches import match_images
     from s3clip.inspection.page import page_data, write_page
     from s3clip.inspection.picture import MOST_ROWS, draw_classes

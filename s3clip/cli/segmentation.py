@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from s3clip.cli.options import BatchSize, Device, Format, Output, Revision, print_rows
-from s3clip.files import write_atomically
+from s3clip.cli.common import BatchSize, Device, Format, Output, Revision, print_rows
+from s3clip.files.writing import write_atomically
 
 
 def segment(
@@ -59,7 +59,8 @@ def segment(
 
     An image that cannot be read is named, the others are segmented all the same, and the exit status is 1.
     """
-    from s3clip.images import BrokenImageError, find_images
+    from s3clip.images.opening import BrokenImageError
+    from s3clip.images.walking import find_images
 
     files = find_images(images)
     wanted = _Wanted(files, out, overlay, heat_maps)

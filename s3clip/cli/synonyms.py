@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from s3clip.cli.options import Format, Output, print_rows
-from s3clip.synonyms import BUILTIN
+from s3clip.cli.common import Format, Output, print_rows
+from s3clip.texts.synonyms import BUILTIN
 
 if TYPE_CHECKING:
-    from s3clip.synonym_check import Finding, Reference
-    from s3clip.synonyms import SynonymSet, Values
+    from s3clip.texts.check import Finding, Reference
+    from s3clip.texts.synonyms import SynonymSet, Values
 
 app = typer.Typer(help="Make, show, check and clean sets of synonyms.", no_args_is_help=True)
 
@@ -30,7 +30,7 @@ Source = Annotated[
 @app.command(name="list")
 def list_sets(output: Output = Format.TABLE) -> None:
     """List the sets that come with s3clip; `texts` counts names and synonyms."""
-    from s3clip.synonym_sets import load_set, set_names
+    from s3clip.texts.sets import load_set, set_names
 
     header = ["name", "classes", "texts", "descriptors", "description"]
     rows = []
@@ -98,8 +98,8 @@ def check(
     An error is certain, and the exit status is 1; a warning is to be read by somebody. What is found in a
     builtin set and stays all the same is listed with its reason.
     """
-    from s3clip.synonym_check import Finding, check_synonyms, split_excepted
-    from s3clip.synonym_sets import load_exceptions, set_names
+    from s3clip.texts.check import Finding, check_synonyms, split_excepted
+    from s3clip.texts.sets import load_exceptions, set_names
 
     plain = source.removeprefix(BUILTIN)
     builtin = plain if plain in set_names() else None
@@ -145,7 +145,7 @@ def generate(
     ] = False,
 ) -> None:
     """Ask a chat model for synonyms and descriptors. After a kill, the same command goes on where it was."""
-    from s3clip.generation import Progress, generate_synonyms
+    from s3clip.texts.generation import Progress, generate_synonyms
 
     key = None
     if api_key_env is not None and not (key := os.environ.get(api_key_env, "").strip()):
@@ -191,8 +191,8 @@ def wordnet(
     output: Output = Format.TABLE,
 ) -> None:
     """Make a first set from WordNet, without a network; tells which sense each name was taken in."""
-    from s3clip.synonyms import SynonymSet
-    from s3clip.wordnet import wordnet_synonyms
+    from s3clip.texts.synonyms import SynonymSet
+    from s3clip.texts.wordnet import wordnet_synonyms
 
     try:
         own, choices = wordnet_synonyms(SynonymSet.read(names), domain=domain)
@@ -222,7 +222,7 @@ def clean(
     output: Output = Format.TABLE,
 ) -> None:
     """Take out what language models leave: repetitions, shared and long names, hypernyms, chatter, markup."""
-    from s3clip.cleaning import REMOVING, clean_synonyms, write_removals
+    from s3clip.texts.cleaning import REMOVING, clean_synonyms, write_removals
 
     with warnings.catch_warnings():
         warnings.simplefilter(
@@ -258,7 +258,7 @@ def restore(
     text: Annotated[list[str] | None, typer.Option(help="Only this text.")] = None,
 ) -> None:
     """Put back what `clean` removed: all of it, or the rules and texts that are named."""
-    from s3clip.cleaning import read_removals, restore_synonyms
+    from s3clip.texts.cleaning import read_removals, restore_synonyms
 
     removals = read_removals(removed)
     for option, wanted, known in (
@@ -305,8 +305,8 @@ def _reference(
     builtin: str | None, names_of: str | None, words: Path | None, backbone: str | None
 ) -> "Reference":
     """Gather what the options of `check` say to compare with."""
-    from s3clip.synonym_check import builtin_reference
-    from s3clip.synonym_sets import load_set
+    from s3clip.texts.check import builtin_reference
+    from s3clip.texts.sets import load_set
 
     reference = builtin_reference(builtin)
     if names_of is not None:

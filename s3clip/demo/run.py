@@ -11,8 +11,8 @@ from torch import Tensor
 from s3clip.config import HeadConfig
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.head import SynonymousSpaceHead
-from s3clip.prediction import Prediction
-from s3clip.synonyms import SynonymSet
+from s3clip.prediction.answers import Prediction
+from s3clip.texts.synonyms import SynonymSet
 
 PICTURE_COLUMNS, PICTURE_ROWS = 6, 4
 

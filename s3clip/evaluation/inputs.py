@@ -10,7 +10,7 @@ import torch
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
-from s3clip.images import find_images
+from s3clip.images.walking import find_images
 
 
 @dataclass(frozen=True)

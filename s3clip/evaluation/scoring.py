@@ -10,19 +10,19 @@ import torch
 from sklearn.metrics import accuracy_score, recall_score
 from torch import Tensor
 
-from s3clip.adaptation import TestTimeAdapter
-from s3clip.evaluation.asked import Asked
-from s3clip.evaluation.baselines import Contender, softmax_max
-from s3clip.evaluation.embeddings import StoredRows
-from s3clip.evaluation.report import Comparison, ContenderScores, Difference, versions
+from s3clip.evaluation.methods import Contender, softmax_max
+from s3clip.evaluation.report.comparison import Comparison, ContenderScores, Difference, versions
+from s3clip.evaluation.runs.embeddings import StoredRows
 from s3clip.evaluation.scores import (
     expected_calibration_error,
     interval,
     resampled_class_means,
     resampled_means,
 )
+from s3clip.evaluation.settings import Asked
 from s3clip.head import SynonymousSpaceHead
-from s3clip.prediction import check_image_embeds
+from s3clip.prediction.adaptation import TestTimeAdapter
+from s3clip.prediction.answers import check_image_embeds
 
 CHUNK_NUMBERS = 2**18
 """About how many float64 numbers (2 MiB) of resamples are held at once."""

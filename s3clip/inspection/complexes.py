@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from s3clip.rips import minimum_spanning_tree
-from s3clip.space import SynonymousSpace, equal_sizes
+from s3clip.space.rips import minimum_spanning_tree
+from s3clip.space.synonymous_space import SynonymousSpace, equal_sizes
 
 
 @dataclass(frozen=True)

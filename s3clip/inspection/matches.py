@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s3clip.head import SynonymousSpaceHead
-from s3clip.images import open_image
+from s3clip.images.opening import open_image
 
 THUMBNAIL = 112
 """Pixels of the longer side."""

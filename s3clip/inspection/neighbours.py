@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from s3clip.space import CHUNK_NUMBERS, SynonymousSpace
+from s3clip.space.synonymous_space import CHUNK_NUMBERS, SynonymousSpace
 
 NEAREST_CLASSES = 5
 

@@ -26,7 +26,7 @@ function titled(drawn, text) {
   return drawn;
 }
 
-// Up to rounding, as s3clip.rips.within: ε is often the length of an edge.
+// Up to rounding, as s3clip.space.rips.within: ε is often the length of an edge.
 const within = (length, scale) => length <= scale * (1 + 1e-6);
 
 function floats(base64) {

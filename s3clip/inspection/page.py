@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s3clip.files import write_atomically
+from s3clip.files.writing import write_atomically
 from s3clip.head import SynonymousSpaceHead
 from s3clip.inspection.complexes import ClassComplex, class_complexes
 from s3clip.inspection.findings import find_in_space
 from s3clip.inspection.matches import ImageMatch
 from s3clip.inspection.neighbours import find_neighbours
 from s3clip.inspection.reports import ClassReport, inspect_head
-from s3clip.space import SynonymousSpace
+from s3clip.space.synonymous_space import SynonymousSpace
 
 MOST_POINTS = 128
 """Distinct texts of a class up to which all its edges are in the page, 43 KB at most; beyond, its tree is."""

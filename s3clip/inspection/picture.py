@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from s3clip.figures import new_figure
-from s3clip.files import write_atomically
+from s3clip.files.writing import write_atomically
 from s3clip.inspection.page import edges_of
+from s3clip.printing import new_figure
 
 MOST_ROWS = 8
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from s3clip.images import open_image
+from s3clip.images.opening import open_image
 
 if TYPE_CHECKING:
     from s3clip.segmentation.segmenter import Segmentation

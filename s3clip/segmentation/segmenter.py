@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from s3clip.backbone import Backbone
-from s3clip.images import open_image
-from s3clip.options import is_count, is_number
+from s3clip.arguments import is_count, is_number
+from s3clip.backbone.backbone import Backbone
+from s3clip.images.opening import open_image
 from s3clip.segmentation.dense import DenseTower, check_method
 from s3clip.segmentation.rle import encode_rle
 from s3clip.segmentation.scores import best_class, class_probabilities, softmax_then_max
 from s3clip.segmentation.windows import PatchLogits, Tiling, cut, tile, working_size
-from s3clip.space import unit_vectors
+from s3clip.space.synonymous_space import unit_vectors
 
 if TYPE_CHECKING:
     from s3clip.head import SynonymousSpaceHead

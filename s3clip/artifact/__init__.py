@@ -1,0 +1,1 @@
+"""Step 4: a class space on disk and on the Hub."""

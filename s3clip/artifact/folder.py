@@ -1,0 +1,363 @@
+"""A fitted class space on disk: the raw text embeddings and the settings, never the backbone.
+
+Two files: `space-<16 hex of its sha256>.safetensors`, and `config.json`, which names it with its whole
+sha256. The first is written before the second, and both are renamed into place, so that a reader, or the next
+run after a kill, sees the old artifact or the new one, whole. Only safetensors and JSON are ever read.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from s3clip.config import HeadConfig
+from s3clip.files.writing import write_atomically
+from s3clip.prediction.calibrating import Calibration
+
+FORMAT: Literal["s3clip-space/1"] = "s3clip-space/1"
+SPACE_FILE = re.compile(r"space-([0-9a-f]{16})\.safetensors")
+NUMBERS = ("logit_scale", "logit_bias", "fitted_logit_scale")
+LARGEST_CONFIG = 256 << 20
+"""Bytes of a config.json that is read: 20,000 classes of 200 texts. Parsed, it takes about ten times that."""
+
+SAME_BACKBONE = 0.999
+"""Least cosine between the fingerprints of one backbone: dtype and device may differ, weights may not."""
+
+
+class FittedClass(BaseModel):
+    """One class of a fitted head.
+
+    Attributes:
+        name: its name; names may repeat, classes are positions.
+        texts: what each of its rows stands for; None where only embeddings were given.
+        rows: how many rows it has.
+        id: the synonym file's id.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str
+    id: int | str | None = None
+    rows: int = Field(ge=1)
+    texts: list[str] | None = None
+
+
+class BackboneReference(BaseModel):
+    """Which backbone encoded the texts, as `from_pretrained` takes it; name None if it had none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str | None
+    revision: str | None = None
+
+
+class _ConfigFile(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["s3clip-space/1"] = FORMAT
+    head: HeadConfig
+    backbone: BackboneReference | None
+    activation: Literal["softmax", "sigmoid"]
+    templates: list[str] | None
+    calibration: Calibration | None = None
+    space_file: str
+    space_sha256: str
+    classes: list[FittedClass]
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """What a head needs to know of its backbone to work without it, and to tell it from another.
+
+    Attributes:
+        reference: what to load it by.
+        activation: how its logits become probabilities.
+        logit_scale: multiplies the scores.
+        logit_bias: is added to them; None where it has none.
+        fingerprint: its embeddings of fixed inputs: "image" (dim,) and, where it encoded texts, "texts"
+            (3, dim).
+    """
+
+    reference: BackboneReference
+    activation: Literal["softmax", "sigmoid"]
+    logit_scale: float
+    logit_bias: float | None
+    fingerprint: dict[str, Tensor]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values and tensors, for a state dict."""
+        return {**vars(self), "reference": self.reference.model_dump()}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "BackboneFacts":
+        """Return what `to_dict` was called on."""
+        return cls(**{**content, "reference": BackboneReference.model_validate(content["reference"])})
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What is saved of a head.
+
+    Attributes:
+        raw: (texts, dim) raw text embeddings, class by class in the order of `classes`.
+        classes: the classes, in the order of the logits.
+        config: the settings.
+        templates: the prompt templates; None where only embeddings were given.
+        backbone: the backbone's; None for a head that never had one.
+        fitted_logit_scale: the argument of `fit_embeddings`, which goes before any other.
+        calibration: how its logits become probabilities; None: as the backbone's do.
+    """
+
+    raw: Tensor
+    classes: Sequence[FittedClass]
+    config: HeadConfig
+    templates: Sequence[str] | None
+    backbone: BackboneFacts | None
+    fitted_logit_scale: float | None
+    calibration: Calibration | None = None
+
+
+def save_artifact(folder: str | os.PathLike[str], artifact: Artifact) -> Path:
+    """Write the artifact into a folder, which is made if need be; an artifact that was there is replaced.
+
+    Raises:
+        ValueError: `folder` is a file, or holds the config.json of something else.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"folder: expected a directory to save into, {folder} is a file")
+    if (folder / "config.json").exists() and not is_artifact(folder / "config.json"):
+        raise ValueError(
+            f"folder: {folder} holds a config.json of something else (a model?), which would be lost; save "
+            f"into another folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = torch.tensor([fitted.rows for fitted in artifact.classes])
+    tensors = {
+        "raw": artifact.raw.detach().cpu().contiguous(),
+        "owners": torch.repeat_interleave(torch.arange(len(counts)), counts),
+    }
+    backbone = artifact.backbone
+    numbers = {"fitted_logit_scale": artifact.fitted_logit_scale}
+    if backbone is not None:
+        numbers |= {"logit_scale": backbone.logit_scale, "logit_bias": backbone.logit_bias}
+        for part, vectors in backbone.fingerprint.items():
+            tensors[f"fingerprint.{part}"] = vectors.cpu().contiguous()
+    for name, value in numbers.items():
+        if value is not None:
+            tensors[name] = torch.tensor(value, dtype=torch.float64)
+    content = save_tensors(tensors)
+    digest = hashlib.sha256(content).hexdigest()
+    config = _ConfigFile(
+        head=artifact.config,
+        backbone=None if backbone is None else backbone.reference,
+        activation="softmax" if backbone is None else backbone.activation,
+        templates=None if artifact.templates is None else list(artifact.templates),
+        calibration=artifact.calibration,
+        space_file=f"space-{digest[:16]}.safetensors",
+        space_sha256=digest,
+        classes=list(artifact.classes),
+    )
+    write_atomically(folder / config.space_file, content)
+    text = json.dumps(config.model_dump(), indent=1, ensure_ascii=False) + "\n"
+    write_atomically(folder / "config.json", text.encode())
+    for other in folder.glob("space-*.safetensors"):
+        if SPACE_FILE.fullmatch(other.name) and other.name != config.space_file:
+            other.unlink(missing_ok=True)
+    return folder
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether a config.json is that of a class space, of whatever version."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and str(content.get("format")).startswith("s3clip-space/")
+
+
+def load_artifact(folder: str | os.PathLike[str]) -> Artifact:
+    """Read and check an artifact.
+
+    Raises:
+        FileNotFoundError: no such folder, or one that holds no artifact.
+        ValueError: a newer format, a file that was cut or edited, shapes, dtypes or values that do not fit;
+            the message says which and how to rebuild.
+    """
+    folder = Path(folder)
+    path = folder / "config.json"
+    if not path.is_file():
+        what = "no config.json in it" if folder.is_dir() else "no such folder"
+        raise FileNotFoundError(f"{folder} is not a saved class space: {what}")
+    config = _read_config(path)
+    while True:
+        match = SPACE_FILE.fullmatch(config.space_file)
+        if match is None or match[1] != config.space_sha256[:16]:
+            raise _broken(path, f"space_file {config.space_file!r} is not named after space_sha256")
+        space_path = folder / config.space_file
+        try:
+            content = space_path.read_bytes()
+            break
+        except FileNotFoundError:
+            # Somebody may have saved anew between our two reads; then config.json names another file.
+            before, config = config, _read_config(path)
+            if config.space_file == before.space_file:
+                raise _broken(path, f"{config.space_file} is missing from {folder}") from None
+    if hashlib.sha256(content).hexdigest() != config.space_sha256:
+        raise _broken(space_path, "its sha256 is not the one in config.json: the file was cut or edited")
+    try:
+        tensors = load_tensors(content)
+    except (SafetensorError, ValueError) as error:
+        raise _broken(space_path, str(error)) from error
+    return _check(config, tensors, path, space_path)
+
+
+def _read_config(path: Path) -> _ConfigFile:
+    if (size := path.stat().st_size) > LARGEST_CONFIG:
+        raise ValueError(f"{path}: {size:,} bytes, more than any class space needs ({LARGEST_CONFIG:,})")
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, f"not JSON ({error})") from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        if isinstance(found, str) and found.startswith("s3clip-space/"):
+            raise ValueError(f"{path}: format {found!r} is newer than {FORMAT!r}; update s3clip")
+        raise _broken(path, f"format: expected {FORMAT!r}, got {found!r}")
+    try:
+        config = _ConfigFile.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise _broken(path, f"{where}: {first['msg']}") from error
+    thresholds = None if config.calibration is None else config.calibration.thresholds
+    if thresholds is not None and len(thresholds) not in (1, len(config.classes)):
+        raise _broken(path, f"calibration: {len(thresholds)} thresholds for {len(config.classes)} classes")
+    return config
+
+
+def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_path: Path) -> Artifact:
+    raw, owners = tensors.pop("raw", None), tensors.pop("owners", None)
+    if raw is None or owners is None:
+        raise _broken(space_path, "the tensors 'raw' and 'owners' are missing")
+    if raw.ndim != 2 or raw.dtype not in (torch.float32, torch.float64) or not len(raw):
+        raise _broken(
+            space_path, f"raw: expected (texts, dim) in float32, got {tuple(raw.shape)} {raw.dtype}"
+        )
+    if not bool(torch.isfinite(raw).all()):
+        raise _broken(space_path, "raw holds NaN or Inf")
+    counts = torch.tensor([fitted.rows for fitted in config.classes])
+    if not len(counts) or int(counts.sum()) != len(raw):
+        raise _broken(path, f"the classes name {int(counts.sum())} texts, the space file holds {len(raw)}")
+    if not torch.equal(owners, torch.repeat_interleave(torch.arange(len(counts)), counts)):
+        raise _broken(space_path, "owners do not agree with the classes of config.json")
+    for fitted in config.classes:
+        if fitted.texts is not None and len(fitted.texts) != fitted.rows:
+            raise _broken(path, f"class {fitted.name!r}: {len(fitted.texts)} texts for {fitted.rows} rows")
+    numbers = _take_numbers(tensors, space_path)
+    fingerprint = _take_fingerprint(tensors, raw.shape[1], space_path)
+    if tensors:
+        raise _broken(space_path, f"unknown tensors {sorted(tensors)}")
+    return Artifact(
+        raw=raw,
+        classes=config.classes,
+        config=config.head,
+        templates=config.templates,
+        backbone=_backbone_facts(config, numbers, fingerprint, space_path),
+        fitted_logit_scale=numbers["fitted_logit_scale"],
+        calibration=config.calibration,
+    )
+
+
+def _backbone_facts(
+    config: _ConfigFile, numbers: dict[str, float | None], fingerprint: dict[str, Tensor], path: Path
+) -> BackboneFacts | None:
+    if config.backbone is None:
+        return None
+    if (scale := numbers["logit_scale"]) is None:
+        raise _broken(path, "the logit_scale of the backbone is missing")
+    return BackboneFacts(config.backbone, config.activation, scale, numbers["logit_bias"], fingerprint)
+
+
+def _take_numbers(tensors: dict[str, Tensor], path: Path) -> dict[str, float | None]:
+    numbers: dict[str, float | None] = {}
+    for name in NUMBERS:
+        value = tensors.pop(name, None)
+        if value is not None and (value.numel() != 1 or not math.isfinite(value.item())):
+            raise _broken(path, f"{name}: expected one finite number, got {value}")
+        numbers[name] = None if value is None else value.item()
+    return numbers
+
+
+def _take_fingerprint(tensors: dict[str, Tensor], dim: int, path: Path) -> dict[str, Tensor]:
+    fingerprint = {}
+    for part, shape in (("image", (dim,)), ("texts", (3, dim))):
+        if (value := tensors.pop(f"fingerprint.{part}", None)) is None:
+            continue
+        if tuple(value.shape) != shape or not bool(torch.isfinite(value).all()):
+            raise _broken(path, f"fingerprint.{part}: expected finite {shape}, got {tuple(value.shape)}")
+        fingerprint[part] = value.float()
+    return fingerprint
+
+
+def check_fingerprint(saved: dict[str, Tensor], found: dict[str, Tensor], folder: str) -> None:
+    """Compare the fingerprint of an artifact with that of a backbone; texts only where both have them.
+
+    Raises:
+        ValueError: another backbone made the artifact.
+    """
+    for part in saved.keys() & found.keys():
+        if saved[part].shape[-1] != found[part].shape[-1]:
+            raise ValueError(
+                f"{folder}: made with a backbone of dimension {saved[part].shape[-1]}, this one has "
+                f"{found[part].shape[-1]}; give the backbone it names, or fit the classes again"
+            )
+        cosine = torch.cosine_similarity(saved[part], found[part], dim=-1).min().item()
+        if not cosine >= SAME_BACKBONE:
+            raise ValueError(
+                f"{folder}: made with another backbone: the {part} fingerprints agree to a cosine of "
+                f"{cosine:.4f} only (at least {SAME_BACKBONE} expected); give the backbone it names, or fit "
+                f"the classes again"
+            )
+
+
+def _broken(path: Path, why: str) -> ValueError:
+    return ValueError(f"{path}: {why}; save the head again, or fetch the artifact anew")
+
+
+def named_backbone(artifact: Artifact, folder: str) -> tuple[str | None, str | None]:
+    """Return name and revision of the backbone that an artifact was made with; (None, None) if it had none.
+
+    Args:
+        artifact: as loaded.
+        folder: where from, for messages.
+
+    Raises:
+        ValueError: a backbone without a name, or a folder that is not there any more.
+    """
+    if artifact.backbone is None:
+        return None, None
+    name, revision = artifact.backbone.reference.name, artifact.backbone.reference.revision
+    if name is None:
+        raise ValueError(
+            f"{folder}: the backbone it was made with has no name; give it as backbone=, "
+            f"or backbone=None for a head that takes embeddings"
+        )
+    if os.path.isabs(name) and not os.path.isdir(name):
+        raise ValueError(
+            f"{folder}: the backbone it was made with is not at {name} any more; give its folder or Hub "
+            f"repository as backbone="
+        )
+    return name, revision

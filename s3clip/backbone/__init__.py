@@ -1,0 +1,1 @@
+"""Step 2: prompts and pixels in, embeddings out."""

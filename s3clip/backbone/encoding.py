@@ -1,0 +1,127 @@
+"""Classes in, text embeddings out: each distinct prompt is encoded once, or found in the cache."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from s3clip.artifact.folder import FittedClass
+from s3clip.backbone.backbone import Backbone
+from s3clip.backbone.text_cache import TextCache, never_fatal, text_cache
+from s3clip.space.synonymous_space import unit_vectors
+from s3clip.texts.prompts import class_texts
+from s3clip.texts.synonyms import SynonymSet
+
+PROMPT_BLOCK = 16_384
+"""Prompts whose embeddings are held at once while fitting (32 MiB at 512 dimensions)."""
+
+
+def encode_classes(
+    backbone: Backbone,
+    synonyms: SynonymSet,
+    templates: Sequence[str],
+    *,
+    batch_size: int = 256,
+    progress: bool | None = None,
+    cache: bool = True,
+) -> tuple[list[FittedClass], Tensor]:
+    """Encode the texts of every class.
+
+    Args:
+        backbone: with its text tower.
+        synonyms: the classes.
+        templates: prompt templates; a text's embedding is the normalised mean over them.
+        batch_size: texts per call of the text tower.
+        progress: show a progress bar; None: on a terminal.
+        cache: look for texts on disk first, and keep new ones there; see `s3clip.backbone.text_cache`.
+
+    Returns:
+        The classes, and (texts, dim) unit embeddings class by class.
+    """
+    texts = [
+        class_texts(c.name, c.synonyms, c.descriptors, c.prompts, templates=templates)
+        for c in synonyms.classes
+    ]
+    fitted = [
+        FittedClass(name=c.name, id=c.id, rows=len(own), texts=[text.label for text in own])
+        for c, own in zip(synonyms.classes, texts, strict=True)
+    ]
+    flat = [text.prompts for own in texts for text in own]
+    row_of = {prompts: row for row, prompts in enumerate(dict.fromkeys(flat))}
+    known = text_cache(backbone) if cache else None
+    distinct = _encode_texts(backbone, list(row_of), known, batch_size, progress)
+    return fitted, distinct[torch.tensor([row_of[prompts] for prompts in flat], device=distinct.device)]
+
+
+def _encode_texts(
+    backbone: Backbone,
+    texts: list[tuple[str, ...]],
+    cache: TextCache | None,
+    batch_size: int,
+    progress: bool | None,
+) -> Tensor:
+    """Return (texts, dim): each the normalised mean of the unit embeddings of its prompts."""
+    step = max(1, PROMPT_BLOCK // max(len(own) for own in texts))
+    rows = []
+    for start in range(0, len(texts), step):
+        block = texts[start : start + step]
+        unit = _encode_prompts(
+            backbone, [prompt for own in block for prompt in own], cache, batch_size, progress
+        )
+        counts = torch.tensor([len(own) for own in block], device=unit.device)
+        owner = torch.repeat_interleave(torch.arange(len(block), device=unit.device), counts)
+        rows.append(unit.new_zeros(len(block), unit.shape[1]).index_add_(0, owner, unit))
+    return unit_vectors(torch.cat(rows))
+
+
+def _encode_prompts(
+    backbone: Backbone, prompts: list[str], cache: TextCache | None, batch_size: int, progress: bool | None
+) -> Tensor:
+    """Return (prompts, dim) unit embeddings, those that the cache knows from there."""
+    known = {}
+    if cache is not None:
+        with never_fatal(cache):
+            known = cache.read(prompts, backbone.dim)
+        if known:
+            backbone.warn_of_truncation(list(known))
+    unknown = list(dict.fromkeys(prompt for prompt in prompts if prompt not in known))
+    encoded = backbone.encode_texts(unknown, batch_size=batch_size, progress=progress)
+    if cache is not None and unknown:
+        with never_fatal(cache):
+            cache.write(unknown, encoded.cpu().numpy())
+    found = [torch.from_numpy(vector).to(encoded)[None] for vector in known.values()]
+    position = {prompt: i for i, prompt in enumerate([*known, *unknown])}
+    return torch.cat([*found, encoded])[[position[prompt] for prompt in prompts]]
+
+
+def checked_class_embeddings(embeddings: Sequence[Tensor], class_names: Sequence[str]) -> list[Tensor]:
+    """Return text embeddings computed elsewhere as one (n_c, dim) tensor a class.
+
+    Args:
+        embeddings: what `fit_embeddings` is given, one array or tensor a class.
+        class_names: one per class.
+
+    Raises:
+        ValueError: counts or shapes that do not agree, or an empty class.
+        TypeError: names that are not strings.
+    """
+    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
+        raise TypeError(f"class_names: expected a list of strings, got {class_names!r}")
+    if not class_names or len(embeddings) != len(class_names):
+        raise ValueError(
+            f"embeddings, class_names: expected one tensor for each of one or more classes, "
+            f"got {len(embeddings)} tensors and {len(class_names)} names"
+        )
+    rows = [torch.as_tensor(own) for own in embeddings]
+    for name, own in zip(class_names, rows, strict=True):
+        if own.ndim != 2 or not len(own) or not own.is_floating_point():
+            raise ValueError(
+                f"embeddings: class {name!r}: expected a floating (n, dim) tensor with n >= 1, "
+                f"got {tuple(own.shape)} {own.dtype}"
+            )
+        if own.shape[1] != rows[0].shape[1]:
+            raise ValueError(
+                f"embeddings: class {name!r} has dimension {own.shape[1]}, "
+                f"{class_names[0]!r} has {rows[0].shape[1]}"
+            )
+    return rows

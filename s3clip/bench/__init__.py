@@ -1,0 +1,229 @@
+"""How fast is s3clip on this machine and model? Ratios to the plain way and to the floor, in one run.
+
+Every number is a ratio of things measured in turns, so that it means something on a busy or a slow machine.
+"""
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s3clip.bench.timing import Row
+
+__all__ = ["PARTS", "Row", "Sizes", "SpeedReport", "measure_speed"]
+
+PARTS = ("texts", "space", "forward", "pipeline", "cold-start")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is timed.
+
+    Attributes:
+        imagenet: classes of ImageNet whose prompts are encoded.
+        food: classes of Food-101.
+        padded_batches: batches that are encoded padded, and as products alone.
+        classes: classes of the space, `forward`, the pipeline and the cold start.
+        space_texts: texts of each in the space.
+        forward_texts: texts of each in `forward`.
+        head_texts: texts of each beside the image tower, and in the cold start.
+        large_class: texts of the one class that is walked without a matrix of distances.
+        many: classes and texts of the run for memory.
+        dim: of the embeddings.
+        images: of a batch.
+        stock_images: of transformers' own pipeline.
+        encoded: classes that the cold start of the whole model encodes.
+        repeats: of what takes milliseconds.
+        space_repeats: of the space and the loops over other libraries.
+        slow_repeats: of what takes seconds.
+    """
+
+    imagenet: int = 1000
+    food: int = 100
+    padded_batches: int = 2
+    classes: int = 1000
+    space_texts: int = 50
+    forward_texts: int = 32
+    head_texts: int = 20
+    large_class: int = 6000
+    many: tuple[int, int] = (21_000, 30)
+    dim: int = 512
+    images: int = 64
+    stock_images: int = 3
+    encoded: int = 4
+    repeats: int = 15
+    space_repeats: int = 9
+    slow_repeats: int = 3
+
+
+QUICK = Sizes(
+    imagenet=20,
+    food=2,
+    padded_batches=1,
+    classes=50,
+    space_texts=20,
+    large_class=500,
+    many=(2000, 10),
+    images=4,
+    encoded=1,
+    repeats=5,
+    space_repeats=2,
+    slow_repeats=2,
+)
+
+
+@dataclass(frozen=True)
+class SpeedReport:
+    """What was measured.
+
+    Attributes:
+        settings: machine, versions, threads, dtype, device, model and sizes.
+        rows: the comparisons, in the order of `PARTS`.
+    """
+
+    settings: dict[str, Any]
+    rows: list[Row]
+
+    def table(self) -> list[list[str]]:
+        """Return a row of cells for each comparison, below `HEADER`."""
+        return [
+            [
+                row.part,
+                row.what,
+                row.against,
+                f"{row.ratio:.3g} {row.reading}",
+                f"{row.ours:.3g} {row.unit}",
+                f"{row.other:.3g} {row.unit}",
+                ", ".join(f"{key} {_short(value)}" for key, value in row.settings.items()),
+            ]
+            for row in self.rows
+        ]
+
+    def record(self) -> dict[str, Any]:
+        """Return everything, ready for JSON."""
+        return {"settings": self.settings, "rows": [asdict(row) for row in self.rows]}
+
+
+HEADER = ["part", "what", "against", "ratio", "s3clip", "other", "settings"]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.1e}" if isinstance(value, float) else str(value)
+
+
+def _check_choice(parts: Sequence[str], backbone: str | None, tokenizer: str | None) -> None:
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise ValueError(f"parts: unknown {unknown[0]!r}; known: {', '.join(PARTS)}")
+    if backbone is not None and tokenizer is not None:
+        raise ValueError("tokenizer: a backbone brings its own; leave it out")
+
+
+def measure_speed(
+    parts: Sequence[str] = PARTS,
+    *,
+    backbone: str | None = None,
+    tokenizer: str | None = None,
+    lists: Path | None = None,
+    quick: bool = False,
+    device: str | None = None,
+    progress: Callable[[str], None] = lambda part: None,
+) -> SpeedReport:
+    """Time s3clip on this machine.
+
+    Args:
+        parts: Some of `PARTS`.
+        backbone: Model of transformers; None: a CLIP of the size of ViT-B/32 with random weights.
+        tokenizer: Tokenizer of a CLIP for the random model; None: a token a word.
+        lists: Folder of published lists, as `s3clip.bench.texts` reads them; None: the synonym
+            sets of s3clip.
+        quick: Small sizes, to see that it runs; the ratios say little.
+        device: Where to compute; None: the CPU.
+        progress: Called with the name of each part that begins.
+
+    Raises:
+        ValueError: an unknown part, or a tokenizer beside a backbone.
+        FileNotFoundError: a published list that is not there.
+    """
+    from s3clip.bench.encoding import time_cold_start, time_pipeline, time_texts
+    from s3clip.bench.models import load_model, random_model
+    from s3clip.bench.parts import time_forward, time_head, time_large_class, time_space
+    from s3clip.bench.texts import food_prompts, imagenet_prompts, label_names
+
+    _check_choice(parts, backbone, tokenizer)
+    sizes = QUICK if quick else Sizes()
+    where = device or "cpu"
+    prompts = {
+        "ImageNet names x 7 templates": imagenet_prompts(lists, sizes.imagenet),
+        "Food-101 x 5 synonyms x 20 descriptions": food_prompts(lists, sizes.food),
+    }
+    if backbone is not None:
+        timed = load_model(backbone, where)
+    else:
+        vocabulary = [text for own in prompts.values() for text in own] + label_names(sizes.classes)
+        timed = random_model(tokenizer, vocabulary, where)
+    slow = sizes.slow_repeats
+
+    def texts() -> list[Row]:
+        return [
+            row
+            for what, own in prompts.items()
+            for row in time_texts(timed, own, what, padded_batches=sizes.padded_batches, repeats=slow)
+        ]
+
+    def space() -> list[Row]:
+        rows = time_space(
+            classes=sizes.classes,
+            texts=sizes.space_texts,
+            dim=sizes.dim,
+            device=where,
+            repeats=sizes.space_repeats,
+        )
+        return rows + time_large_class(texts=sizes.large_class, dim=sizes.dim, device=where)
+
+    def forward() -> list[Row]:
+        rows = time_forward(
+            images=sizes.images,
+            classes=sizes.classes,
+            texts=sizes.forward_texts,
+            many=sizes.many,
+            dim=sizes.dim,
+            device=where,
+            repeats=sizes.repeats,
+        )
+        return rows + time_head(
+            timed.backbone,
+            images=sizes.images,
+            classes=sizes.classes,
+            texts=sizes.head_texts,
+            device=where,
+            repeats=slow,
+        )
+
+    def pipeline() -> list[Row]:
+        return time_pipeline(timed, labels=sizes.classes, images=5, stock_images=sizes.stock_images)
+
+    def cold_start() -> list[Row]:
+        return time_cold_start(
+            timed, classes=sizes.classes, texts=sizes.head_texts, encoded=sizes.encoded, repeats=slow
+        )
+
+    measures = dict(zip(PARTS, (texts, space, forward, pipeline, cold_start), strict=True))
+    rows = []
+    for part in PARTS:
+        if part in parts:
+            progress(part)
+            rows += measures[part]()
+    settings = {
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "device": where,
+        "dtype": str(next(timed.model.parameters()).dtype).removeprefix("torch."),
+        "model": timed.description,
+        "texts": "s3clip's synonym sets" if lists is None else str(lists),
+        "sizes": asdict(sizes),
+    }
+    return SpeedReport(settings, rows)

@@ -1,0 +1,204 @@
+"""Score every contender on the same images: which way to classify is best on one's own data."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s3clip.backbone.backbone import Backbone
+from s3clip.config import HeadConfig
+from s3clip.evaluation.method_texts import ContenderTexts, texts_at_hand
+from s3clip.evaluation.methods import CONTROL
+from s3clip.evaluation.report.comparison import Comparison
+from s3clip.evaluation.runs.embeddings import StoredRows
+from s3clip.evaluation.scoring import Problem, score_all
+from s3clip.evaluation.settings import Asked, has_descriptors
+from s3clip.images.opening import open_image
+from s3clip.images.views import ViewSettings, encode_views
+from s3clip.prediction.answers import as_embeds, check_view_embeds
+from s3clip.prediction.labels import class_positions
+from s3clip.texts.synonyms import SynonymSet
+
+
+def compare(
+    synonyms: Any,
+    labels: Iterable[int | str],
+    *,
+    backbone: str | os.PathLike[str] | Backbone,
+    images: Sequence[Any] | None = None,
+    image_embeds: Tensor | StoredRows | None = None,
+    templates: str | Sequence[str] | None = None,
+    contenders: Sequence[str] | None = None,
+    configs: Mapping[str, HeadConfig] | None = None,
+    control: str = CONTROL.name,
+    min_images: int = 1,
+    bootstrap: int = 2000,
+    draws: int = 3,
+    seed: int = 0,
+    batch_size: int = 64,
+    adapt: Sequence[str] = (),
+    views: int = ViewSettings.views,
+) -> Comparison:
+    """Score every contender on images or image embeddings, with a model that encodes the texts.
+
+    Images are encoded once. Images whose label is none of the classes are left out and counted.
+
+    Args:
+        synonyms: what `SynonymousSpaceHead.fit_classes` takes.
+        labels: one per image: the position of a class, or, as a string, a class's id or name.
+        backbone: a Hub repository, a folder or a `Backbone`.
+        images: PIL images, paths, arrays or tensors; or
+        image_embeds: (images, dim) embeddings of the same model, in memory or on disk.
+        templates: prompt templates, as `fit_classes` takes them.
+        contenders: keys of `s3clip.evaluation.CONTENDERS`, all by default. The control is always among them.
+        configs: further heads, by the name that the table gives them.
+        control: the contender that differences are taken from.
+        min_images: recall is the mean over the classes with so many images.
+        bootstrap: resamples of the images for the intervals.
+        draws: how many times contenders with random texts draw them.
+        seed: of the resamples and the draws.
+        batch_size: images that are encoded and scored at once.
+        adapt: methods of test-time adaptation, of `s3clip.prediction.adaptation.METHODS`: the name alone, the
+            default head and `configs` are compared with each of them too, as "default+shift". `image_embeds`
+            are then (images, views, dim), view 0 the plain image. The embeddings of all views are held.
+        views: how many are made of each image to adapt to.
+
+    Raises:
+        ValueError: counts that do not agree, a label or contender that is not known, or no image left.
+    """
+    if (images is None) == (image_embeds is None):
+        got = "neither" if images is None else "both"
+        raise ValueError(f"images, image_embeds: expected exactly one of the two, got {got}")
+    asked = Asked(contenders, configs, control, min_images, bootstrap, draws, seed, batch_size, adapt)
+    settings = ViewSettings(views=views, seed=seed)
+    classes = SynonymSet.read(synonyms)
+    chosen = asked.chosen(can_encode=True, has_descriptors=has_descriptors(classes))
+    ids = [None if each.id is None else str(each.id) for each in classes.classes]
+    positions = class_positions(labels, classes.class_names, ids)
+    given = image_embeds if images is None else images
+    assert given is not None  # one of the two is
+    kept = _with_a_class(positions, len(given))
+
+    model = backbone if isinstance(backbone, Backbone) else Backbone.from_pretrained(os.fspath(backbone))
+    texts = ContenderTexts(model, classes, templates)
+    encoded: Tensor | StoredRows
+    if image_embeds is None:
+        encoded = _encode_images(model, [given[i] for i in kept], batch_size, settings if adapt else None)
+    elif isinstance(image_embeds, StoredRows):
+        encoded = image_embeds[kept]
+    else:
+        encoded = as_embeds(image_embeds)[kept]
+
+    bias = model.logit_bias()
+    plain, view_embeds = _plain_and_views(encoded, asked)
+    problem = Problem(
+        image_embeds=plain,
+        view_embeds=view_embeds,
+        labels=torch.tensor([positions[i] for i in kept]),
+        texts_of=texts.of,
+        texts=sum(map(len, texts.embeddings)),
+        class_names=texts.class_names,
+        logit_scale=model.logit_scale().item(),
+        logit_bias=0.0 if bias is None else bias.item(),
+        activation=model.activation,
+    )
+    about = {"backbone": model.name, "revision": model.revision, "templates": list(texts.templates)}
+    if adapt and images is not None:
+        about["views"] = views
+    return score_all(problem, chosen, asked, left_out=len(positions) - len(kept), about=about)
+
+
+def compare_embeddings(
+    embeddings: Sequence[Tensor],
+    class_names: Sequence[str],
+    image_embeds: Tensor,
+    labels: Iterable[int | str],
+    *,
+    logit_scale: float,
+    contenders: Sequence[str] | None = None,
+    configs: Mapping[str, HeadConfig] | None = None,
+    control: str = CONTROL.name,
+    min_images: int = 1,
+    bootstrap: int = 2000,
+    seed: int = 0,
+    batch_size: int = 64,
+    adapt: Sequence[str] = (),
+) -> Comparison:
+    """Score every contender that needs no text encoded, on embeddings computed before.
+
+    Args:
+        embeddings: one (n_c, dim) tensor per class, its first row the class's own name.
+        class_names: one per class.
+        image_embeds: (images, dim), normalised or not; with `adapt` (images, views, dim).
+        labels: one per image: the position of a class or its name.
+        logit_scale: multiplies the cosines; 100 for OpenAI's CLIP.
+        contenders: see `compare`, as for the arguments that follow.
+        configs: see `compare`.
+        control: see `compare`.
+        min_images: see `compare`.
+        bootstrap: see `compare`.
+        seed: see `compare`.
+        batch_size: see `compare`.
+        adapt: see `compare`.
+
+    Raises:
+        ValueError: counts or shapes that do not agree, a label or contender that is not known, or no image
+            left.
+    """
+    asked = Asked(contenders, configs, control, min_images, bootstrap, 1, seed, batch_size, adapt)
+    chosen = asked.chosen(can_encode=False, has_descriptors=False)
+    positions = class_positions(labels, class_names, [None] * len(class_names))
+    kept = _with_a_class(positions, len(image_embeds))
+    plain, view_embeds = _plain_and_views(as_embeds(image_embeds)[kept], asked)
+    rows = [torch.as_tensor(own).float().cpu() for own in embeddings]
+    problem = Problem(
+        image_embeds=plain,
+        view_embeds=view_embeds,
+        labels=torch.tensor([positions[i] for i in kept]),
+        texts_of=lambda contender, draw: texts_at_hand(contender, rows),
+        texts=sum(map(len, rows)),
+        class_names=list(class_names),
+        logit_scale=logit_scale,
+        logit_bias=0.0,
+        activation="softmax",
+    )
+    return score_all(problem, chosen, asked, left_out=len(positions) - len(kept), about={})
+
+
+def _with_a_class(positions: list[int | None], images: int) -> list[int]:
+    if len(positions) != images:
+        raise ValueError(f"labels: expected one for each of {images} images, got {len(positions)}")
+    kept = [i for i, position in enumerate(positions) if position is not None]
+    if not kept:
+        raise ValueError(
+            "labels: none of them is the position, id or name of a class, so that no image is left"
+        )
+    return kept
+
+
+def _encode_images(model: Backbone, images: list[Any], batch_size: int, views: ViewSettings | None) -> Tensor:
+    """(images, dim), or (images, views, dim)."""
+    chunks = []
+    with torch.inference_mode():
+        for start in range(0, len(images), batch_size):
+            opened = [open_image(image) for image in images[start : start + batch_size]]
+            if views is None:
+                chunks.append(model.encode_images(**model.preprocess(opened)))
+            else:
+                chunks.append(encode_views(model, opened, views))
+    return torch.cat(chunks)
+
+
+def _plain_and_views(embeds: Tensor | StoredRows, asked: Asked) -> tuple[Tensor | StoredRows, Tensor | None]:
+    """(images, dim) of the plain images and, where some contender adapts, (images, views, dim)."""
+    if isinstance(embeds, StoredRows):
+        if asked.adapt:
+            raise ValueError("adapt: it takes embeddings of views, in memory")
+        return embeds, None
+    embeds = embeds.float().cpu()
+    if not asked.adapt:
+        return embeds, None
+    check_view_embeds(embeds)
+    return embeds[:, 0], embeds

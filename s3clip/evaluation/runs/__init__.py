@@ -1,0 +1,1 @@
+"""Benchmarks times heads: encoded once, scored from disk."""

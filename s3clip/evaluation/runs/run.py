@@ -1,0 +1,220 @@
+"""Several benchmarks × several heads: every image is encoded once, then every head is scored from disk."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s3clip.backbone.backbone import Backbone
+from s3clip.evaluation.benchmarks.classification import EvaluationSet
+from s3clip.evaluation.benchmarks.segmentation import SegmentationSet
+from s3clip.evaluation.methods import CONTROL
+from s3clip.evaluation.report.comparison import versions
+from s3clip.evaluation.report.results import HEADLINES, Run, score_of
+from s3clip.evaluation.runs.classification import score_set
+from s3clip.evaluation.runs.encoding import Encoded, check_model, encode_set, read_set, set_folder
+from s3clip.evaluation.runs.pixels import DENSE_METHOD, Counted, PixelRun, counts_place
+from s3clip.evaluation.runs.processes import Processes
+from s3clip.evaluation.runs.segmentation import score_pixels
+from s3clip.evaluation.settings import Asked, has_descriptors
+from s3clip.images.sources import BATCH_SIZE
+
+
+@dataclass(frozen=True)
+class _ImageJob:
+    """A set of classification in a run: its images become embeddings."""
+
+    which: EvaluationSet
+    backbone: Backbone
+    asked: dict[str, Any]
+
+    def place(self, key: str) -> Path:
+        return set_folder(Path(), key, self.which)
+
+    def encode(self, folder: Path, **work: int) -> Encoded:
+        return encode_set(self.which, self.backbone, folder, **work)
+
+    def score(
+        self, folder: Path, done: list[Encoded]
+    ) -> tuple[dict[str, Any], dict[str, bytes], dict[str, Any]]:
+        records, embeds = read_set(self.which, folder, self.backbone.dim)
+        benchmark, thumbnails, comparison = score_set(self.which, records, embeds, self.backbone, self.asked)
+        times = {
+            score.name: {"image_ms": score.image_ms, "fit_ms": score.fit_ms} for score in comparison.scores
+        }
+        return benchmark, thumbnails, times
+
+
+@dataclass(frozen=True)
+class _PixelJob:
+    """A set of segmentation in a run: its images become counts of pixels."""
+
+    run: PixelRun
+
+    def place(self, key: str) -> Path:
+        return counts_place(key, self.run)
+
+    def encode(self, folder: Path, **work: int) -> Counted:
+        return self.run.count(folder, **work)
+
+    def score(
+        self, folder: Path, done: list[Counted]
+    ) -> tuple[dict[str, Any], dict[str, bytes], dict[str, Any]]:
+        return score_pixels(self.run, folder, done)
+
+
+def _job(
+    which: EvaluationSet | SegmentationSet,
+    backbone: Backbone,
+    asked: dict[str, Any],
+    batch_size: int,
+    method: str,
+) -> _ImageJob | _PixelJob:
+    """Return the job of a set. What is asked and cannot be is refused here, before anything is encoded."""
+    settings = Asked(configs=None, control=CONTROL.name, batch_size=batch_size, adapt=(), **asked)
+    if isinstance(which, SegmentationSet):
+        return _PixelJob(PixelRun(which, backbone, settings, method))
+    settings.chosen(can_encode=True, has_descriptors=has_descriptors(which.synonyms))
+    return _ImageJob(which, backbone, asked)
+
+
+def evaluate(
+    sets: Sequence[EvaluationSet | SegmentationSet],
+    *,
+    backbone: Backbone,
+    cache: Path,
+    processes: Processes | None = None,
+    contenders: Sequence[str] | None = None,
+    method: str | None = None,
+    min_images: int = 1,
+    bootstrap: int = 2000,
+    draws: int = 3,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    workers: int = 0,
+) -> Run | None:
+    """Encode the images of all sets, each once, and score every contender on every set.
+
+    Args:
+        sets: what to score on, of classification and of segmentation.
+        backbone: on the device of this process.
+        cache: folder of image embeddings and of counted pixels. What a run before this one left there, even
+            one that was killed, is not encoded again. With several machines, one that all of them see.
+        processes: which process this is; None: the only one.
+        contenders: as for `compare`, and so are the arguments that follow; None: all of them on sets of
+            classification, `CONTENDERS_PER_PIXEL` on those of segmentation.
+        method: embeddings of patches for segmentation, as for `head.segment`; None: `DENSE_METHOD`.
+        min_images: see `compare`.
+        bootstrap: see `compare`.
+        draws: see `compare`.
+        seed: see `compare`.
+        batch_size: images, or windows of an image, per call of the image tower.
+        workers: processes that open and prepare images, for each process of the run.
+
+    Returns:
+        What was found; None in all processes but the first, which scores.
+
+    Raises:
+        ValueError: no set, two with one name, a method without a set of segmentation, or what `compare`
+            refuses.
+        TypeError: a set of segmentation, and a backbone whose patches have no embeddings.
+    """
+    own = processes or Processes(0, 1, str(backbone.device))
+    names = [each.name for each in sets]
+    if not sets or len(set(names)) < len(names):
+        raise ValueError(f"sets: expected one or more, each once, got {', '.join(names) or 'none'}")
+    if method is not None and not any(isinstance(each, SegmentationSet) for each in sets):
+        raise ValueError(f"method: {method!r} is of segmentation, and none of the sets is")
+    started = time.perf_counter()
+    asked: dict[str, Any] = {
+        "contenders": contenders,
+        "min_images": min_images,
+        "bootstrap": bootstrap,
+        "draws": draws,
+        "seed": seed,
+    }
+    key = backbone.image_key()
+    if own.index == 0:
+        check_model(cache, key, backbone)
+    jobs = [_job(each, backbone, asked, batch_size, method or DENSE_METHOD) for each in sets]
+    # Devices that differ may round differently: the first process says where in the cache things go.
+    folders = [cache / place for place in own.gather([job.place(key) for job in jobs])[0]]
+    work = {"process": own.index, "processes": own.count, "batch_size": batch_size, "workers": workers}
+    encoded = [job.encode(folder, **work) for job, folder in zip(jobs, folders, strict=True)]
+    everyone = own.gather((encoded, _peak_memory()))
+    if own.index != 0:
+        return None
+
+    found, timing = [], []
+    thumbnails: dict[str, bytes] = {}
+    for number, each in enumerate(sets):
+        scoring = time.perf_counter()
+        done = [process[number] for process, _ in everyone]
+        images = sum(process.images for process in done)
+        seconds = max(process.seconds for process in done)
+        benchmark, pictures, times = jobs[number].score(folders[number], done)
+        found.append(benchmark)
+        thumbnails |= pictures
+        timing.append(
+            {
+                "name": each.name,
+                "images_encoded": images,
+                "encoding_seconds": round(seconds, 3),
+                "images_per_second": round(images / seconds, 1) if images else None,
+                "scoring_seconds": round(time.perf_counter() - scoring, 3),
+                "contenders": times,
+            }
+        )
+    results = {
+        "settings": {**asked, "control": CONTROL.name, "batch_size": batch_size},
+        "versions": versions(),
+        "model": {
+            "name": backbone.name,
+            "revision": backbone.revision,
+            "fingerprint": key,
+            "dtype": str(backbone.dtype).removeprefix("torch."),
+            "logit_scale": backbone.logit_scale().item(),
+        },
+        "benchmarks": found,
+        "mean": _means(found),
+    }
+    measured = {
+        "seconds": round(time.perf_counter() - started, 3),
+        "processes": own.count,
+        "workers": workers,
+        "device": own.device,
+        "peak_memory_mib": [_peak_memory(), *(memory for _, memory in everyone[1:])],
+        "benchmarks": timing,
+    }
+    return Run(json.loads(json.dumps(results)), measured, thumbnails)
+
+
+def _means(benchmarks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the mean headline of every contender on all benchmarks of a task, the best of a task first."""
+    found = []
+    for task in dict.fromkeys(each["task"] for each in benchmarks):
+        own = [each for each in benchmarks if each["task"] == task]
+        rows = []
+        for name in [score["name"] for score in own[0]["scores"]]:
+            values = [
+                score[HEADLINES[each["headline"]]]
+                for each in own
+                if (score := score_of(each, name)) is not None
+            ]
+            if len(values) == len(own):
+                rows.append({"task": task, "name": name, "headline": sum(values) / len(values)})
+        found += sorted(rows, key=lambda row: (-row["headline"], row["name"]))
+    return found
+
+
+def _peak_memory() -> float | None:
+    """Return the most memory that this process held, without its workers and its GPU, in MiB."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)

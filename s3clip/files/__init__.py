@@ -1,0 +1,1 @@
+"""Files: read anywhere, written whole, locked; and the connection to the Hub."""

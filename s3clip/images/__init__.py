@@ -1,0 +1,1 @@
+"""Pictures: opened one by one, found in folders, read from shards and tables."""

@@ -1,0 +1,300 @@
+"""Ordered pictures from where they lie: files, tar shards of web datasets, parquet files; here or on the Hub.
+
+A source is a sequence of shards, a shard a sequence of samples, both in an order that never changes. `read`
+opens the pictures in worker processes, and gives the same batches for any number of workers.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from PIL import Image
+
+from s3clip.files.addresses import is_address, open_binary
+from s3clip.images.opening import BrokenImageError, open_image
+
+BATCH_SIZE = 64
+FILES_PER_SHARD = 1024
+_BATCHES_AHEAD = 2  # for each worker
+
+
+@dataclass(frozen=True)
+class Span:
+    """A run of bytes in a file, such as a member of a tar: read when the picture is opened."""
+
+    path: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Return the bytes, fewer where the file ends before."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of a source.
+
+    Attributes:
+        key: unique in its source, and the same every time: "cats/1.jpg", "test/0.tar/s0000001".
+        label: what the source says of it: a number, the name of its folder, the value of its column.
+        data: the encoded picture, or where it is; a string is an address that fsspec reads.
+    """
+
+    key: str
+    label: int | str | None
+    data: Path | str | Span | bytes
+
+    def open(self) -> Image.Image:
+        """Return the picture in RGB, upright.
+
+        Raises:
+            FileNotFoundError: there is no such file; the key is named.
+            BrokenImageError: it is not a readable picture; the key is named.
+            ConnectionError: the store that it is in cannot be reached.
+        """
+        try:
+            return open_image(self.data if isinstance(self.data, Path) else self._content(), name=self.key)
+        except ConnectionError:
+            raise
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{self.key}: no such file") from error
+        except OSError as error:  # of a tar or a store; its message holds the path
+            reason = error.strerror or type(error).__name__
+            raise BrokenImageError(f"{self.key}: not a readable image ({reason})") from error
+
+    def _content(self) -> bytes:
+        if isinstance(self.data, Span):
+            return self.data.read()
+        if isinstance(self.data, bytes):
+            return self.data
+        with open_binary(str(self.data)) as file:
+            return file.read()
+
+
+class BrokenShardError(OSError):
+    """A shard that is not there, is none, or ends before it should; it is named.
+
+    Attributes:
+        position: how many samples came before.
+    """
+
+    def __init__(self, message: str, position: int = 0) -> None:
+        super().__init__(message, position)
+        self.message, self.position = message, position
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Shard(Protocol):
+    """A run of samples that is read from its start to its end. It can be pickled."""
+
+    @property
+    def name(self) -> str:
+        """Unique in its source, and the same every time."""
+
+    def samples(self, start: int = 0) -> Iterator[Sample]:
+        """Give the samples in order, from number `start` on.
+
+        Raises:
+            BrokenShardError: after the last sample that can be had, if that is not the end.
+        """
+
+
+class Listed(NamedTuple):
+    """A picture file: its path below the root of its source, and its label."""
+
+    path: str
+    label: int | str | None
+
+
+@dataclass(frozen=True)
+class FileShard:
+    """Picture files. One that is not there is a sample all the same, and fails to open.
+
+    Attributes:
+        name: of the shard.
+        root: the folder that their paths begin at; None: they are whole paths, or addresses.
+        files: in order. A path is a key as well.
+    """
+
+    name: str
+    root: Path | None
+    files: tuple[Listed, ...]
+
+    def samples(self, start: int = 0) -> Iterator[Sample]:
+        """Give the files in order."""
+        for path, label in self.files[start:]:
+            if self.root is not None:
+                yield Sample(path, label, self.root / path)
+            else:
+                yield Sample(path, label, path if is_address(path) else Path(path))
+
+
+def file_shards(root: Path, files: Sequence[Listed], size: int = FILES_PER_SHARD) -> list[FileShard]:
+    """Return picture files in shards, in the order given.
+
+    Args:
+        root: the folder that their paths begin at.
+        files: each once.
+        size: files in a shard.
+
+    Raises:
+        ValueError: a path is there twice.
+    """
+    path, times = Counter(file.path for file in files).most_common(1)[0] if files else ("", 1)
+    if times > 1:
+        raise ValueError(f"files: {path} is listed {times} times")
+    return [
+        FileShard(f"files-{first:07d}", root, tuple(files[first : first + size]))
+        for first in range(0, len(files), size)
+    ]
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Return a key that sorts "2.tar" before "10.tar"."""
+    parts = re.findall(r"\d+|\D+", name)
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a sample: all of it but the picture.
+
+    Attributes:
+        shard: the name of its shard.
+        index: its number in the shard.
+        key: as in the sample; the name of the shard where the shard breaks off here.
+        label: as in the sample.
+        error: why there is no picture; None if there is one.
+    """
+
+    shard: str
+    index: int
+    key: str
+    label: int | str | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Successive samples of one shard.
+
+    Attributes:
+        records: one for each sample, readable or not.
+        value: `transform` of the list of those pictures whose record has no error, in order; None if there
+            are none.
+    """
+
+    records: tuple[Record, ...]
+    value: Any
+
+
+def read(
+    shards: Sequence[Shard],
+    *,
+    transform: Callable[[list[Image.Image]], Any] | None = None,
+    start: int = 0,
+    batch_size: int = BATCH_SIZE,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """Give the samples of the shards in order, in batches, with the pictures opened.
+
+    A batch lies in one shard, and begins at a multiple of `batch_size` after `start`: whoever stops after a
+    batch, or gives every process some of the shards, gets the same batches as one that reads through. They
+    do not depend on `workers` either. At most two batches a worker are held.
+
+    A picture that cannot be read, and a shard that breaks off, is a record with an error.
+
+    Args:
+        shards: in the order to read them.
+        transform: what the workers do with the pictures of a batch, such as an image processor; None keeps
+            them as they are. It must be picklable where processes are spawned.
+        start: how many samples of the first shard to skip.
+        batch_size: samples in a batch; the last of a shard may have fewer.
+        workers: processes that open and transform; 0: this one does.
+
+    Raises:
+        ValueError: a number that is too small.
+        ConnectionError: the Hub cannot be reached; start again behind the last batch.
+    """
+    for name, value, least in (("start", start, 0), ("batch_size", batch_size, 1), ("workers", workers, 0)):
+        if value < least:
+            raise ValueError(f"{name}: expected {least} or more, got {value}")
+    from torch.utils.data import DataLoader
+
+    # The samples are listed here, which costs little, and go to the workers as what the loader calls indices:
+    # it gives back the results in the order of those, whatever worker made them.
+    dataset: Any = _Opened(transform)
+    sampler: Any = _tasks(shards, start, batch_size)
+    yield from DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=workers,
+        prefetch_factor=_BATCHES_AHEAD if workers else None,
+        collate_fn=_unchanged,
+    )
+
+
+class _Task(NamedTuple):
+    """A batch to be: samples from number `first` on, and why their shard breaks off behind them."""
+
+    shard: str
+    first: int
+    samples: list[Sample]
+    broken: str | None
+
+
+def _tasks(shards: Sequence[Shard], start: int, size: int) -> Iterator[_Task]:
+    for shard in shards:
+        first, found, broken = start, [], None
+        try:
+            for sample in shard.samples(start):
+                found.append(sample)
+                if len(found) == size:
+                    yield _Task(shard.name, first, found, None)
+                    first, found = first + size, []
+        except BrokenShardError as error:
+            # Whoever starts right behind the break has had its record. Where it is earlier than that, the
+            # shard has lost something since.
+            broken = None if error.position == start - 1 else str(error)
+        if found or broken is not None:
+            yield _Task(shard.name, first, found, broken)
+        start = 0
+
+
+class _Opened:
+    """Opens the pictures of a task: what the loader calls a dataset."""
+
+    def __init__(self, transform: Callable[[list[Image.Image]], Any] | None) -> None:
+        self.transform = transform
+
+    def __getitem__(self, task: _Task) -> Batch:
+        records, images = [], []
+        for index, sample in enumerate(task.samples, task.first):
+            error = None
+            try:
+                images.append(sample.open())
+            except ConnectionError:  # says nothing of the picture
+                raise
+            except (OSError, BrokenImageError) as caught:
+                error = str(caught)
+            records.append(Record(task.shard, index, sample.key, sample.label, error))
+        if task.broken is not None:
+            index = task.first + len(task.samples)
+            records.append(Record(task.shard, index, task.shard, None, task.broken))
+        value: Any = images or None
+        if images and self.transform is not None:
+            value = self.transform(images)
+        return Batch(tuple(records), value)
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch

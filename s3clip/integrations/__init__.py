@@ -1,0 +1,1 @@
+"""A head where other libraries expect one of theirs."""

@@ -1,0 +1,6 @@
+"""Step 3: the mathematics of a space and its metrics: tensors in, tensors out."""
+
+from s3clip.space.metrics import METRICS
+from s3clip.space.rips import SCALE_RULES, chordal_distances, death_times
+
+__all__ = ["METRICS", "SCALE_RULES", "chordal_distances", "death_times"]

@@ -1,0 +1,171 @@
+"""A space and a metric, folded into what `forward` needs: rows to multiply with, and small tables."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from s3clip.arguments import resolve_options
+from s3clip.space.metrics import METRICS, PointGroup, is_traced
+from s3clip.space.synonymous_space import SynonymousSpace
+
+BLOCK_ROWS = 32_768
+"""Rows multiplied with the images at once. `forward` holds a few (batch, BLOCK_ROWS) matrices, whatever the
+number of classes: about 8 MB each in float32 for 64 images. A constant, not a function of the batch, so that
+`torch.export` can leave the batch size open."""
+
+
+class Piece(NamedTuple):
+    """`classes` classes of equal size from `first` of group `group` on, in the rows `start` to `stop`."""
+
+    group: int
+    first: int
+    classes: int
+    start: int
+    stop: int
+
+
+def point_groups(space: SynonymousSpace, *, with_edges: bool) -> Iterator[tuple[Tensor, PointGroup]]:
+    """Yield the classes (c,) that have equally many points, and their points: small classes first."""
+    sizes = space.sizes
+    starts = sizes.cumsum(0) - sizes
+    first_rows = torch.searchsorted(space.owners, torch.arange(len(sizes), device=sizes.device))
+    for size in sizes.unique().tolist():
+        members = torch.nonzero(sizes == size)[:, 0]
+        rows = space.kept[starts[members][:, None] + torch.arange(size, device=sizes.device)]
+        yield (
+            members,
+            PointGroup(
+                points=space.points_of(rows.flatten()).unflatten(0, rows.shape),
+                named=rows[:, 0] == first_rows[members],
+                edges=space.edges(rows) if with_edges else None,
+            ),
+        )
+
+
+class FoldedSpace(nn.Module):
+    """Scores of images against every class, by one matrix product and little else.
+
+    Classes are grouped by their number of points, so that no padding is needed, and taken in blocks of
+    `BLOCK_ROWS` rows. The buffers are derived, hence not part of a state dict.
+
+    Args:
+        space: the space of every class.
+        metric: a key of `s3clip.space.metrics.METRICS`.
+        metric_options: the options of the metric.
+        fused: whether to use the kernel of `s3clip.space.kernels`, where it can be used.
+    """
+
+    rows: Tensor
+    class_order: Tensor
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(
+        self, space: SynonymousSpace, metric: str, metric_options: Mapping[str, Any], *, fused: bool = False
+    ) -> None:
+        super().__init__()
+        self.metric = metric
+        self.fused = fused
+        self._options = resolve_options(metric, METRICS[metric].options, metric_options)
+        self.table_names: list[list[str]] = []
+        self.blocks: list[list[Piece]] = []
+        self.centered = space.centered
+        self.relative = space.relative
+        multiplied, order, block_start, position = [], [], 0, 0
+        for group, (members, point_group) in enumerate(
+            point_groups(space, with_edges=METRICS[metric].reads_edges)
+        ):
+            folded = METRICS[metric].fold(point_group, **self._options)
+            self.table_names.append(sorted(folded.tables))
+            for name, table in folded.tables.items():
+                self.register_buffer(f"{name}_{group}", table, persistent=False)
+            multiplied.append(folded.rows.flatten(0, 1))
+            order.append(members)
+            height = folded.rows.shape[1]
+            first = 0
+            while first < len(members):
+                room = (BLOCK_ROWS - (position - block_start)) // height
+                if not self.blocks or (room < 1 and position > block_start):
+                    self.blocks.append([])
+                    block_start, room = position, max(1, BLOCK_ROWS // height)
+                count = min(room, len(members) - first)
+                stop = position + count * height
+                self.blocks[-1].append(Piece(group, first, count, position, stop))
+                first, position = first + count, stop
+        self.register_buffer("rows", torch.cat(multiplied), persistent=False)
+        class_order = torch.cat(order).argsort()
+        self.reordered = bool((class_order.diff() < 0).any())
+        self.register_buffer("class_order", class_order, persistent=False)
+        self.register_buffer("mean", space.mean, persistent=False)
+        self.register_buffer("spread", space.spread, persistent=False)
+
+    def linear(self) -> Tensor | None:
+        """Return (dim, classes) weights whose product with images is `forward`, None where there are none."""
+        if len(self.rows) != len(self.class_order) or any(self.table_names):
+            return None
+        weights = self.rows[self.class_order].T
+        return self.mean[:, None] + self.spread * weights if self.centered else weights.clone()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the scores of unit image embeddings. Args: images: (batch, dim). Returns: (batch, classes).
+
+        In a centered space the score is v·μ + m·s, s the metric on the centered texts: the same two numbers
+        for every class, so the ranking is that of s, and the scale that of CLIP's cosines.
+        """
+        to_mean = self._to_mean(images)
+        scores = [self._block_scores(images, block) for block in self.blocks]
+        score = torch.cat(scores, dim=1) if len(scores) > 1 else scores[0]
+        if self.reordered:
+            score = score[:, self.class_order]
+        return score if to_mean is None else to_mean + self.spread * score
+
+    def scores_by_block(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give what `forward` returns some classes at a time, so that it is never held as a whole.
+
+        Args:
+            images: (batch, dim).
+
+        Yields:
+            (c,) the positions of c classes, of `BLOCK_ROWS` rows or fewer, and (batch, c) their scores.
+        """
+        positions = self.class_order.argsort()
+        to_mean, first = self._to_mean(images), 0
+        for block in self.blocks:
+            score = self._block_scores(images, block)
+            classes = positions[first : first + score.shape[1]]
+            first += score.shape[1]
+            yield classes, score if to_mean is None else to_mean + self.spread * score
+
+    def _to_mean(self, images: Tensor) -> Tensor | None:
+        """Return (batch, 1) what every score of a centered space begins with, None in another one."""
+        return images @ self.mean[:, None] if self.centered else None
+
+    def _block_scores(self, images: Tensor, block: Sequence[Piece]) -> Tensor:
+        """Return (batch, c) scores of a block's classes in the order of its rows, not yet from the mean."""
+        score_part, kernel = METRICS[self.metric].score, self._kernel()
+        rows = self.rows[block[0].start : block[-1].stop]
+        products = images @ rows.T if kernel is None else None
+        scores, origin = [], block[0].start
+        for piece in block:
+            tables = {
+                name: self.get_buffer(f"{name}_{piece.group}")[piece.first : piece.first + piece.classes]
+                for name in self.table_names[piece.group]
+            }
+            own = slice(piece.start - origin, piece.stop - origin)
+            if products is not None:
+                part = products[:, own].unflatten(1, (piece.classes, -1))
+                scores.append(score_part(part, tables, **self._options))
+            elif kernel is not None:
+                part = rows[own].unflatten(0, (piece.classes, -1))
+                scores.append(kernel(images, part, tables, **self._options))
+        return torch.cat(scores, dim=1) if len(scores) > 1 else scores[0]
+
+    def _kernel(self) -> Callable[..., Tensor] | None:
+        """Return what multiplies and scores in one pass; None where there is nothing, or it is not wanted."""
+        if not self.fused or self.metric != "local_center" or is_traced():
+            return None
+        from s3clip.space import kernels  # needs Triton
+
+        return kernels.local_center

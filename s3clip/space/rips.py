@@ -1,0 +1,361 @@
+"""0-dimensional persistent homology of the Vietoris-Rips filtration, batched, in pure torch.
+
+H0 of a Rips filtration is single linkage: every point is born at 0, the n - 1 finite death times are the
+edge lengths of a minimum spanning tree (Gower and Ross 1969), and the components at a scale ε are what
+remains of the tree when the edges longer than ε are cut. So one Prim walk over the distances gives
+everything. Points that share an edge are at distance <= ε.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from s3clip.arguments import Option, is_number, resolve_options
+
+CACHED_NUMBERS = 2**19
+"""About how many float64 numbers (4 MiB) of points are multiplied at once: what a core's cache holds is
+read several times faster than what it does not."""
+
+
+def chordal_distances(points: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Return the pairwise distances |a - b| of the points after projection to the unit sphere.
+
+    The Gram matrix is taken in float64: in float32, sqrt(2 - 2 cos) errs by up to 7e-4 near zero, and
+    distances that small decide what counts as the same text.
+
+    Args:
+        points: (..., n, dim), any floating dtype, any length but zero.
+        dtype: of the distances; None: float64 for float64 points, else float32.
+
+    Returns:
+        (..., n, n) in [0, 2], symmetric, zero on the diagonal.
+
+    Raises:
+        ValueError: fewer than two dimensions, or a point of length zero or not finite.
+    """
+    if points.ndim < 2:
+        raise ValueError(f"points: expected a tensor of shape (..., n, dim), got {tuple(points.shape)}")
+    if dtype is None:
+        dtype = torch.float64 if points.dtype == torch.float64 else torch.float32
+    n, dim = points.shape[-2:]
+    sets = points.reshape(-1, n, dim)
+    distances = torch.empty(len(sets), n, n, dtype=dtype, device=points.device)
+    at = _device_of_float64(points)
+    cached = CACHED_NUMBERS // max(1, n * dim) if at.type == "cpu" else len(sets)
+    step = max(1, min(len(sets), cached))
+    wide = torch.empty(step, n, dim, dtype=torch.float64, device=at)
+    for part, own in zip(distances.split(step), sets.split(step), strict=True):
+        exact = wide[: len(own)].copy_(own)
+        products = exact @ exact.mT
+        lengths = products.diagonal(dim1=-2, dim2=-1).sqrt()
+        _check_lengths(lengths)
+        # Dividing the products, not the points, saves two passes over all points. On some processors a
+        # product of a matrix with its own transpose is not symmetric; the sum with its transpose is.
+        doubled = (products + products.mT).div_(lengths[:, :, None] * lengths[:, None])
+        part.copy_((2 - doubled).clamp_min_(0).sqrt_().to(dtype))
+    distances.diagonal(dim1=-2, dim2=-1).zero_()
+    return distances.reshape(*points.shape[:-1], n)
+
+
+def within(lengths: Tensor, scale: Tensor) -> Tensor:
+    """Return which edges are in the complex at a scale: those of length <= ε, up to rounding.
+
+    ε is often the length of an edge, and rounding must not cut that edge when it is measured again.
+
+    Args:
+        lengths: (..., n, n).
+        scale: (...).
+    """
+    return lengths <= scale[..., None, None] * (1 + 1e-6)
+
+
+class SpanningTree(NamedTuple):
+    """A minimum spanning tree in the order in which Prim's algorithm finds it, starting at point 0.
+
+    Attributes:
+        order: (..., n) int64, the points in the order of the walk.
+        lengths: (..., n - 1), `lengths[i]` is the edge by which `order[i + 1]` was reached; inf for padding.
+
+    The walk leaves a component only when nothing in it is left, so at every scale the components are
+    consecutive runs of `order`, split where `lengths` passes the scale.
+    """
+
+    order: Tensor
+    lengths: Tensor
+
+
+def minimum_spanning_tree(distances: Tensor, sizes: Tensor | None = None) -> SpanningTree:
+    """Return the minimum spanning tree of each distance matrix by a Prim walk from point 0.
+
+    Args:
+        distances: (..., n, n), symmetric and non-negative.
+        sizes: (...) integers in [1, n]: only the first `size` points exist. None: all.
+
+    Raises:
+        ValueError: not square, no point, or sizes that do not fit.
+    """
+    if distances.ndim < 2 or distances.shape[-1] != distances.shape[-2] or distances.shape[-1] == 0:
+        raise ValueError(f"distances: expected shape (..., n, n), n >= 1, got {tuple(distances.shape)}")
+    batch, n = distances.shape[:-2], distances.shape[-1]
+    flat = distances.reshape(-1, n, n)
+    unreachable = torch.finfo(flat.dtype).max  # below inf, which marks what is reached
+    if sizes is not None:
+        if sizes.shape != batch or bool(((sizes < 1) | (sizes > n)).any()):
+            raise ValueError(f"sizes: expected shape {tuple(batch)} with values in [1, {n}], got {sizes}")
+        padding = torch.arange(n, device=flat.device) >= sizes.reshape(-1, 1)
+        flat = flat.masked_fill(padding[:, None, :] | padding[:, :, None], unreachable)
+    first = torch.arange(flat.shape[0], device=flat.device) * n
+    rows = flat.flatten(0, 1)
+    order, lengths = _prim_walk(lambda nearest: rows[first + nearest], flat[:, 0])
+    lengths = lengths.masked_fill(lengths == unreachable, torch.inf)
+    return SpanningTree(order.reshape(*batch, n), lengths.reshape(*batch, n - 1))
+
+
+def spanning_tree_of_points(points: Tensor, margins: Tensor) -> SpanningTree:
+    """Return the minimum spanning tree of points as `minimum_spanning_tree` of their distances does.
+
+    The distances are taken when the walk needs them: memory is linear in the points, and time, as each step
+    reads all points, several times that of the matrix.
+
+    Args:
+        points: (c, n, dim), any length but zero.
+        margins: (c, n) > 0, by which edges are measured: |a - b| / sqrt(σ_a σ_b), a and b unit vectors.
+
+    Raises:
+        ValueError: a point of length zero or not finite.
+    """
+    exact = normalized(points)
+    size = margins.double().sqrt()
+    trees = torch.arange(len(points), device=points.device)
+
+    def lengths_from(nearest: Tensor) -> Tensor:
+        # A batched product with one column takes three times as long.
+        cosines = torch.einsum("cnd,cd->cn", exact, exact[trees, nearest])
+        lengths = cosines.mul_(-2).add_(2).clamp_min_(0).sqrt_()
+        lengths[trees, nearest] = 0
+        return lengths.div_(size).div_(size[trees, nearest, None])
+
+    return SpanningTree(*_prim_walk(lengths_from, lengths_from(torch.zeros_like(trees))))
+
+
+def normalized(points: Tensor) -> Tensor:
+    """Return (..., n, dim) points in float64 and of length one.
+
+    Raises:
+        ValueError: a point of length zero or not finite.
+    """
+    exact = points.to(device=_device_of_float64(points), dtype=torch.float64)
+    lengths = exact.norm(dim=-1, keepdim=True)
+    _check_lengths(lengths)
+    unit: Tensor = exact / lengths
+    return unit
+
+
+def _device_of_float64(points: Tensor) -> torch.device:
+    # MPS has no float64; the sizes are small enough for the CPU.
+    return torch.device("cpu") if points.device.type == "mps" else points.device
+
+
+def _check_lengths(lengths: Tensor) -> None:
+    if not bool((torch.isfinite(lengths) & (lengths > 0)).all()):
+        raise ValueError("points: expected finite vectors of non-zero length, got one that is not")
+
+
+def _prim_walk(lengths_from: Callable[[Tensor], Tensor], frontier: Tensor) -> tuple[Tensor, Tensor]:
+    """Walk all trees at once from point 0.
+
+    Args:
+        lengths_from: (c,) a point of each tree -> (c, n) the lengths of its edges.
+        frontier: (c, n) those of point 0.
+
+    Returns:
+        (c, n) the order of the walk, and (c, n - 1) the edge by which each point but the first was reached.
+    """
+    start = torch.zeros(len(frontier), dtype=torch.int64, device=frontier.device)
+    reached = torch.zeros_like(frontier).index_fill_(1, start.new_zeros(1), torch.inf)
+    order, lengths = [start], []
+    for _ in range(frontier.shape[1] - 1):
+        length, nearest = (frontier + reached).min(dim=1)
+        order.append(nearest)
+        lengths.append(length)
+        frontier = torch.minimum(frontier, lengths_from(nearest))
+        reached.scatter_(1, nearest[:, None], torch.inf)
+    return torch.stack(order, 1), torch.stack(lengths, 1) if lengths else frontier[:, :0]
+
+
+def death_times(distances: Tensor, sizes: Tensor | None = None) -> Tensor:
+    """Return the finite death times of H0 of the Rips filtration of each distance matrix.
+
+    Args:
+        distances: (..., n, n), symmetric and non-negative.
+        sizes: (...) integers in [1, n]: only the first `size` points exist. None: all of them.
+
+    Returns:
+        (..., n - 1), ascending, padded with inf. The number of components at ε is 1 + #(deaths > ε).
+    """
+    return minimum_spanning_tree(distances, sizes).lengths.sort(dim=-1).values
+
+
+def components(tree: SpanningTree, scale: Tensor) -> Tensor:
+    """Return the connected component of every point at a scale.
+
+    Args:
+        tree: a spanning tree of n points, none of them padding.
+        scale: (...) the ε of each tree.
+
+    Returns:
+        (..., n) int64: components are numbered in the order of the walk, so that of point 0 is 0.
+    """
+    breaks = torch.zeros_like(tree.order)
+    breaks[..., 1:] = tree.lengths > scale[..., None]
+    return torch.empty_like(tree.order).scatter_(-1, tree.order, breaks.cumsum(-1))
+
+
+def chosen_component(
+    to_point_0: Tensor, tree: SpanningTree, scale: Tensor, *, keep_name: str = "tie"
+) -> Tensor:
+    """Return which points belong to the component that makes the space: the largest one.
+
+    Among components of equal size: the one with point 0 (the class's own name), else the one nearest to
+    point 0, else the one with the shorter minimum spanning tree; never the first in the list.
+
+    Args:
+        to_point_0: (..., n) the length of the edge of every point to point 0, 0 for itself.
+        tree: their minimum spanning tree, from point 0.
+        scale: (...) the ε of each tree.
+        keep_name: "tie", or "always": the component of point 0, however small.
+
+    Returns:
+        (..., n) bool.
+    """
+    labels = components(tree, scale)
+    if keep_name == "always":
+        return labels == 0
+    wide = to_point_0.to(torch.float64)
+    per_component = torch.zeros_like(wide)
+    size = per_component.scatter_add(-1, labels, torch.ones_like(per_component))
+    to_name = torch.full_like(per_component, torch.inf)
+    to_name = to_name.scatter_reduce(-1, labels, wide, "amin")
+    walk_labels = labels.gather(-1, tree.order)
+    inside = (walk_labels[..., 1:] == walk_labels[..., :-1]).to(wide.dtype)
+    tree_length = per_component.scatter_add(-1, walk_labels[..., 1:], tree.lengths.to(wide.dtype) * inside)
+    best = size == size.amax(-1, keepdim=True)
+    for cost in (to_name, tree_length):  # point 0 is at distance 0 from its own component
+        cost = cost.masked_fill(~best, torch.inf)
+        best &= cost == cost.amin(-1, keepdim=True)
+    return labels == best.to(torch.int64).argmax(-1, keepdim=True)
+
+
+def fixed(lengths: Tensor, *, epsilon: float) -> Tensor:
+    """Return the same ε for every class. Args: lengths: (..., n - 1) in walk order. Returns: (...)."""
+    return lengths.new_full(lengths.shape[:-1], epsilon)
+
+
+def quantile(lengths: Tensor, *, q: float) -> Tensor:
+    """Return the q-quantile of each class's death times, linearly interpolated as in numpy.quantile."""
+    return torch.quantile(lengths, q, dim=-1) if lengths.shape[-1] > 1 else _everything(lengths)
+
+
+def largest_gap(lengths: Tensor) -> Tensor:
+    """Return the death time below the widest gap between two consecutive ones (of equal gaps the last)."""
+    if lengths.shape[-1] < 2:
+        return _everything(lengths)
+    deaths = lengths.sort(dim=-1).values
+    gaps = deaths.diff(dim=-1)
+    last_widest = gaps.shape[-1] - 1 - gaps.flip(-1).argmax(-1, keepdim=True)
+    return deaths.gather(-1, last_widest)[..., 0]
+
+
+def kept_share(lengths: Tensor, *, share: float) -> Tensor:
+    """Return the smallest ε at which the largest component holds at least `share` of the points."""
+    if lengths.shape[-1] < 2:
+        return _everything(lengths)
+    deaths = lengths.sort(dim=-1).values
+    needed = _share_of(lengths.shape[-1] + 1, share)
+    # The size of the largest component grows with ε, so bisect among the death times.
+    low = torch.zeros(lengths.shape[:-1], dtype=torch.int64, device=lengths.device)
+    high = torch.full_like(low, lengths.shape[-1] - 1)
+    while bool((low < high).any()):
+        middle = (low + high) // 2
+        scale = deaths.gather(-1, middle[..., None])[..., 0]
+        enough = _largest_size(lengths, scale) >= needed
+        low, high = torch.where(enough, low, middle + 1), torch.where(enough, middle, high)
+    return deaths.gather(-1, low[..., None])[..., 0]
+
+
+def margin(lengths: Tensor, *, epsilon: float, share: float) -> Tensor:
+    """Return the smallest ε >= `epsilon` at which the component of point 0 holds `share` of the points.
+
+    Made for edges that are measured relative to the margins of their ends (`build_space`), where
+    1 is the distance at which another class is as near as the other end of the edge.
+    """
+    if lengths.shape[-1] < 2:
+        return _everything(lengths)
+    # The walk from point 0 finds its component first: it has m points when the first m - 1 edges fit.
+    needed = _share_of(lengths.shape[-1] + 1, share)
+    return torch.nn.functional.pad(lengths[..., : needed - 1], (1, 0), value=epsilon).amax(-1)
+
+
+def _share_of(points: int, share: float) -> int:
+    # A share such as 0.7 of 10 is 7, though the product is a little more in floating point.
+    return math.ceil(share * points - 1e-9)
+
+
+def _everything(lengths: Tensor) -> Tensor:
+    # Fewer than two death times have no statistic worth the name: both points stay.
+    return lengths.new_full(lengths.shape[:-1], torch.inf)
+
+
+def _largest_size(lengths: Tensor, scale: Tensor) -> Tensor:
+    runs = torch.nn.functional.pad((lengths > scale[..., None]).to(torch.int64), (1, 0)).cumsum(-1)
+    sizes = torch.zeros_like(runs).scatter_add_(-1, runs, torch.ones_like(runs))
+    return sizes.amax(-1)
+
+
+@dataclass(frozen=True)
+class ScaleRule:
+    """How the scale ε of a class is read off its spanning tree.
+
+    Attributes:
+        function: (edge lengths (..., n - 1) in walk order, **options) -> (...) scales.
+        options: its options.
+        relative: whether it reads edge lengths relative to the margins of their ends.
+    """
+
+    function: Callable[..., Tensor]
+    options: Mapping[str, Option]
+    relative: bool = False
+
+    def __call__(self, lengths: Tensor, **options: Any) -> Tensor:
+        """Return (...) scales for (..., n - 1) edge lengths in walk order.
+
+        Raises:
+            ValueError: an unknown option or a value out of range.
+        """
+        return self.function(lengths, **resolve_options(self.function.__name__, self.options, options))
+
+
+_SHARE = Option(0.75, "a number in (0, 1]", lambda v: is_number(v) and 0 < v <= 1)
+
+SCALE_RULES: dict[str, ScaleRule] = {
+    "fixed": ScaleRule(
+        fixed, {"epsilon": Option(0.8, "a finite number >= 0", lambda v: is_number(v) and 0 <= v < math.inf)}
+    ),
+    "quantile": ScaleRule(
+        quantile, {"q": Option(0.9, "a number in [0, 1]", lambda v: is_number(v) and 0 <= v <= 1)}
+    ),
+    "largest_gap": ScaleRule(largest_gap, {}),
+    "kept_share": ScaleRule(kept_share, {"share": _SHARE}),
+    "margin": ScaleRule(
+        margin,
+        {
+            "epsilon": Option(1.0, "a finite number >= 0", lambda v: is_number(v) and 0 <= v < math.inf),
+            "share": _SHARE,
+        },
+        relative=True,
+    ),
+}

@@ -1,0 +1,386 @@
+"""The synonymous semantic space of every class: which texts make it, and in which coordinates.
+
+A space is a function of the raw text embeddings and the settings, nothing else: it is built again after
+every change, in float64 inside.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from s3clip.space.rips import (
+    SCALE_RULES,
+    SpanningTree,
+    chordal_distances,
+    chosen_component,
+    components,
+    minimum_spanning_tree,
+    normalized,
+    spanning_tree_of_points,
+    within,
+)
+
+SAME_TEXT = math.sqrt(2e-6)
+"""Chordal distance up to which two texts are one point: cos >= 1 - 1e-6."""
+
+SHORTEST_CENTERED = 1e-4
+"""A centered text shorter than this has no direction left."""
+
+SMALLEST_MARGIN = SAME_TEXT
+"""A text that is the centre of another class would be infinitely far from its own, and rounding would say how
+far."""
+
+CHUNK_NUMBERS = 2**20
+"""About how many float64 numbers (8 MiB) of points or distances are held at once while building."""
+
+LARGEST_MATRIX = 2**24
+"""Classes whose (n, n) distances are more numbers than this (128 MiB in float64, n > 4,096) go without."""
+
+
+@dataclass(frozen=True)
+class SynonymousSpace:
+    """The spaces of all classes. `texts` counts raw rows, `points` those that are kept.
+
+    Attributes:
+        raw: (texts, dim) raw text embeddings, row 0 of each class its own name.
+        owners: (texts,) int64 ascending, the class of each row.
+        kept: (points,) int64 ascending, the rows that make the spaces.
+        duplicate_of: (texts,) int64, the row that stands for this one: itself, or the one it repeats.
+        scales: (classes,) the ε of each class; inf where everything is kept.
+        deaths: (distinct texts - classes,) the finite H0 death times, class by class, ascending; in units of
+            the margin where the rule is `relative`.
+        death_owners: the class of each.
+        margins: (texts,) what edges are measured by where the rule is `relative`, else 1.
+        mean: (dim,) μ, the mean of the class centres; zeros where there is only one class.
+        spread: () m, the mean distance of the class centres from μ; 1 where there is only one class.
+        centered: whether points are taken from μ (never where there is only one class).
+        relative: whether the complex is that of a relative scale rule.
+    """
+
+    raw: Tensor
+    owners: Tensor
+    kept: Tensor
+    duplicate_of: Tensor
+    scales: Tensor
+    deaths: Tensor
+    death_owners: Tensor
+    margins: Tensor
+    mean: Tensor
+    spread: Tensor
+    centered: bool
+    relative: bool
+
+    @property
+    def points(self) -> Tensor:
+        """(points, dim) unit vectors, class by class, centered where `centered`; computed when asked for."""
+        return self.points_of(self.kept)
+
+    def points_of(self, rows: Tensor) -> Tensor:
+        """Return the points of some raw rows. Args: rows: (n,) int64. Returns: (n, dim) unit vectors."""
+        points = unit_vectors(self.raw[rows])
+        return unit_vectors(points - self.mean) if self.centered else points
+
+    @property
+    def point_owners(self) -> Tensor:
+        """(points,) int64 ascending, the class of each point."""
+        return self.owners[self.kept]
+
+    @property
+    def sizes(self) -> Tensor:
+        """(classes,) int64, the number of points of each class."""
+        return torch.bincount(self.point_owners, minlength=len(self.scales))
+
+    def death_times(self, class_index: int) -> Tensor:
+        """Return the death times of one class, ascending: one fewer than its distinct texts."""
+        return self.deaths[self.death_owners == class_index]
+
+    def edges(self, rows: Tensor) -> Tensor:
+        """Return which texts share an edge of the complex.
+
+        Args:
+            rows: (c, n) int64, n rows of each of c classes.
+
+        Returns:
+            (c, n, n) bool.
+        """
+        return within(self.edge_lengths(rows), self.scales[self.owners[rows[:, 0]]])
+
+    def edge_lengths(self, rows: Tensor) -> Tensor:
+        """Return the filtration value of every edge between some texts, in units of the margin if `relative`.
+
+        Args:
+            rows: (c, n) int64, n rows of each of c classes.
+
+        Returns:
+            (c, n, n) float64.
+        """
+        points = unit_vectors(self.raw)
+        if self.centered or self.relative:
+            points = _from_mean(points, self.mean)
+        return edge_lengths(points[rows], self.margins[rows])
+
+    def __repr__(self) -> str:
+        return (
+            f"SynonymousSpace(classes={len(self.scales)}, texts={len(self.raw)}, points={len(self.kept)}, "
+            f"dim={self.raw.shape[1]}, centered={self.centered})"
+        )
+
+
+def build_space(
+    raw: Tensor,
+    owners: Tensor,
+    class_names: Sequence[str],
+    *,
+    scale_rule: str | None = None,
+    scale_options: Mapping[str, Any] | None = None,
+    keep_name: str = "tie",
+    centering: str | None = None,
+) -> SynonymousSpace:
+    """Build the synonymous space of every class from raw text embeddings.
+
+    In this order: equal texts of a class become one point; the mean μ of the class centres is subtracted
+    (`centering="class_mean"`); the Rips complex of each class is built on what that leaves; the scale rule
+    gives ε; the largest component at ε is kept.
+
+    A `relative` rule looks at the other classes: its complex is built on the texts seen from μ whatever the
+    centering, and an edge is measured by the margins of its two ends, |a - b| / sqrt(σ_a σ_b), where σ of a
+    text is its distance to the centre of the nearest other class. (Local scaling as in Zelnik-Manor and
+    Perona 2004, with the other classes in the place of the k-th neighbour.)
+
+    Args:
+        raw: (texts, dim) any floating dtype, any length but zero; row 0 of each class its own name.
+        owners: (texts,) int64, ascending from 0 to classes - 1 without a gap.
+        class_names: one per class, for error messages.
+        scale_rule: a key of `s3clip.space.rips.SCALE_RULES`, or None to keep every distinct text.
+        scale_options: the options of the rule.
+        keep_name: "tie" (the component of the own name wins among the largest) or "always".
+        centering: None or "class_mean".
+
+    Raises:
+        ValueError: embeddings that are not finite or of length zero, an unknown setting, or classes that
+            centering cannot tell apart; the classes are named.
+    """
+    unit = _checked_unit(raw, owners, class_names)
+    stands_for = _merge_duplicates(unit, owners)
+    distinct = torch.nonzero(stands_for == torch.arange(len(owners), device=owners.device))[:, 0]
+    own = owners[distinct]
+
+    classes = len(class_names)
+    for argument, value, known in (
+        ("scale_rule", scale_rule, (*SCALE_RULES, None)),
+        ("keep_name", keep_name, ("tie", "always")),
+        ("centering", centering, ("class_mean", None)),
+    ):
+        if value not in known:
+            raise ValueError(f"unknown {argument} {value!r}; known: {', '.join(map(str, known))}")
+    rule = None if scale_rule is None else SCALE_RULES[scale_rule]
+    centered = centering == "class_mean" and classes > 1
+    relative = rule is not None and rule.relative and classes > 1
+    centres = _class_centres(unit, distinct, owners, classes)
+    mean, spread = torch.zeros_like(centres[0]), torch.ones_like(centres[0, 0])
+    if classes > 1:
+        mean = centres.mean(0)
+        spread = (centres - mean).norm(dim=-1).mean()
+    points, margins = unit, torch.ones_like(unit[:, 0])
+    if centered or relative:
+        points = _from_mean(unit, mean)
+    if centered:
+        vanished = own[(unit - mean)[distinct].norm(dim=1) < SHORTEST_CENTERED].unique().tolist()
+        if vanished:
+            names = ", ".join(repr(class_names[i]) for i in vanished)
+            raise ValueError(
+                f"classes {names}: a text equals the mean of all classes, so that centering leaves nothing "
+                f"of it (two classes with the same single text?); rename one, or set centering=None"
+            )
+    if relative:
+        margins[distinct] = _margins(points, distinct, owners, classes)
+
+    keep = torch.zeros(len(owners), dtype=torch.bool, device=owners.device)
+    scales = unit.new_full((classes,), torch.inf, dtype=torch.float64)
+    deaths, death_owners = [], []
+    for group, rows in equal_sizes(own, 1):
+        members = distinct[rows]
+        tree, to_name = _spanning_tree(points, margins, members)
+        deaths.append(tree.lengths.sort(-1).values.flatten())
+        death_owners.append(group.repeat_interleave(rows.shape[1] - 1))
+        # One class has no other to measure margins by: a relative rule keeps it whole.
+        if rule is None or (rule.relative and not relative):
+            keep[members] = True
+            continue
+        scale = rule(tree.lengths, **(scale_options or {}))
+        scales[group] = scale
+        keep[members] = chosen_component(to_name, tree, scale, keep_name=keep_name)
+    death_owner = torch.cat(death_owners)
+    by_class = death_owner.argsort(stable=True)
+    return SynonymousSpace(
+        raw=raw,
+        owners=owners,
+        kept=torch.nonzero(keep)[:, 0],
+        duplicate_of=stands_for,
+        scales=scales,
+        deaths=torch.cat(deaths)[by_class],
+        death_owners=death_owner[by_class],
+        margins=margins,
+        mean=mean,
+        spread=spread,
+        centered=centered,
+        relative=relative,
+    )
+
+
+def edge_lengths(points: Tensor, margins: Tensor) -> Tensor:
+    """Return the filtration value of every edge: its chordal length, measured by the margins of its ends.
+
+    Args:
+        points: (..., n, dim).
+        margins: (..., n), 1 for plain lengths.
+
+    Returns:
+        (..., n, n) float64.
+    """
+    size = margins.double().sqrt()
+    return chordal_distances(points, torch.float64).div_(size[..., :, None] * size[..., None, :])
+
+
+def _spanning_tree(points: Tensor, margins: Tensor, rows: Tensor) -> tuple[SpanningTree, Tensor]:
+    """Return the minimum spanning trees of some rows of a table, and the lengths of their edges to point 0.
+
+    The more classes walk together, the less a step costs each, so that not their points but their distances
+    alone are held for all of them.
+
+    Args:
+        points: (texts, dim).
+        margins: (texts,).
+        rows: (c, n) int64.
+
+    Returns:
+        The trees, and (c, n) lengths.
+    """
+    if rows.shape[1] ** 2 > LARGEST_MATRIX:
+        own, sizes = points[rows], margins[rows]
+        return spanning_tree_of_points(own, sizes), edge_lengths_to_first(own, sizes)
+    lengths = points.new_empty(*rows.shape, rows.shape[1], dtype=torch.float64)
+    step = max(1, CHUNK_NUMBERS // (rows.shape[1] * points.shape[1]))
+    for part, some in zip(lengths.split(step), rows.split(step), strict=True):
+        part.copy_(edge_lengths(points[some], margins[some]))
+    return minimum_spanning_tree(lengths), lengths[:, 0]
+
+
+def edge_lengths_to_first(points: Tensor, margins: Tensor) -> Tensor:
+    """Return (c, n) the first row of `edge_lengths` of (c, n, dim) points and (c, n) margins."""
+    exact, size = normalized(points), margins.double().sqrt()
+    lengths = (2 - 2 * (exact @ exact[:, 0, :, None])[..., 0]).clamp_min(0).sqrt()
+    lengths[:, 0] = 0
+    return lengths / (size * size[:, :1])
+
+
+def unit_vectors(vectors: Tensor) -> Tensor:
+    """Return vectors of length one in the same directions, in float32 at least, whatever length they had.
+
+    Args:
+        vectors: (..., dim).
+
+    Returns:
+        (..., dim); zero where a vector is.
+    """
+    wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    tiny = torch.finfo(wide.dtype).tiny
+    # Squares leave the range of float32 long before the numbers do.
+    return normalize(wide / wide.abs().amax(-1, keepdim=True).clamp_min(tiny), dim=-1, eps=tiny)
+
+
+def _checked_unit(raw: Tensor, owners: Tensor, class_names: Sequence[str]) -> Tensor:
+    """(texts, dim) unit rows, in float32 at least."""
+    unit = torch.empty_like(raw, dtype=torch.promote_types(raw.dtype, torch.float32))
+    has_direction = torch.empty_like(owners, dtype=torch.bool)
+    step = max(1, CHUNK_NUMBERS // raw.shape[1])
+    for part, own, good in zip(unit.split(step), raw.split(step), has_direction.split(step), strict=True):
+        part[:] = unit_vectors(own)
+        good[:] = part.norm(dim=1) > 0.5  # zero stays zero, and NaN and Inf end as NaN
+    if not bool(has_direction.all()):
+        row = int(torch.nonzero(~has_direction)[0])
+        what = "has length zero" if bool(torch.isfinite(raw[row]).all()) else "holds NaN or Inf"
+        raise ValueError(f"class {class_names[int(owners[row])]!r}: a text embedding {what}")
+    return unit
+
+
+def _class_centres(points: Tensor, rows: Tensor, owners: Tensor, classes: int) -> Tensor:
+    """(classes, dim) normalised mean of each class's points among some rows, summed in float64."""
+    sums = torch.zeros(classes, points.shape[1], dtype=torch.float64, device=points.device)
+    for part in _parts(rows, points.shape[1]):
+        sums.index_add_(0, owners[part], points[part].double())
+    return normalize(sums, dim=-1).to(points.dtype)
+
+
+def _parts(rows: Tensor, width: int) -> tuple[Tensor, ...]:
+    """Cut rows so that a part of a table of this width holds no more than `CHUNK_NUMBERS`."""
+    parts: tuple[Tensor, ...] = rows.split(max(1, CHUNK_NUMBERS // width))
+    return parts
+
+
+def _from_mean(unit: Tensor, mean: Tensor) -> Tensor:
+    """Directions as seen from the mean; a text that lies on it keeps its own."""
+    seen = torch.empty_like(unit)
+    step = max(1, CHUNK_NUMBERS // unit.shape[1])
+    for part, own in zip(seen.split(step), unit.split(step), strict=True):
+        moved = own - mean
+        lengths = moved.norm(dim=1, keepdim=True)
+        part[:] = torch.where(lengths < SHORTEST_CENTERED, own, moved / lengths.clamp_min(SHORTEST_CENTERED))
+    return seen
+
+
+def _margins(points: Tensor, rows: Tensor, owners: Tensor, classes: int) -> Tensor:
+    """(rows,) distance of some points to the centre of the nearest class but their own."""
+    centres = _class_centres(points, rows, owners, classes)
+    margins = []
+    for part in _parts(rows, max(classes, points.shape[1])):
+        cosines = points[part] @ centres.T
+        nearest = cosines.scatter_(1, owners[part, None], -torch.inf).argmax(1)
+        margins.append((points[part] - centres[nearest]).norm(dim=1))
+    return torch.cat(margins).clamp_min(SMALLEST_MARGIN)
+
+
+def _merge_duplicates(unit: Tensor, owners: Tensor) -> Tensor:
+    """Return for each row the row that stands for it, whatever the order of the texts.
+
+    The own name stands for what equals it; among others, the one nearest to the own name.
+    """
+    stands_for = torch.arange(len(owners), device=owners.device)
+    for _, rows in equal_sizes(owners, unit.shape[1]):
+        points = unit[rows]
+        # A cheap look in float32 first: most classes have no two texts as close as this.
+        height = max(1, LARGEST_MATRIX // points[:, :, 0].numel())
+        close = sum((part @ points.mT > 1 - 1e-4).sum((1, 2)) for part in points.split(height, 1))
+        close = torch.as_tensor(close) > rows.shape[1]
+        if not bool(close.any()):
+            continue
+        rows = rows[close]
+        tree, to_name = _spanning_tree(unit, torch.ones_like(unit[:, 0]), rows)
+        labels = components(tree, to_name.new_full((len(rows),), SAME_TEXT))
+        nearest = torch.full_like(to_name, torch.inf).scatter_reduce(-1, labels, to_name, "amin")
+        is_first = to_name == nearest.gather(-1, labels)
+        position = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
+        first = torch.full_like(position, rows.shape[1]).scatter_reduce(
+            -1, labels, torch.where(is_first, position, rows.shape[1]), "amin"
+        )
+        stands_for[rows] = rows.gather(-1, first.gather(-1, labels))
+    return stands_for
+
+
+def equal_sizes(owners: Tensor, dim: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield classes with equal numbers of rows together: (classes (c,), row positions (c, n)).
+
+    Grouping needs no padding, and there are at most sqrt(2 * rows) different sizes. Groups are cut so that
+    neither their points nor their distances pass `CHUNK_NUMBERS`.
+    """
+    counts = torch.bincount(owners)
+    starts = counts.cumsum(0) - counts
+    for size in counts.unique().tolist():
+        group = torch.nonzero(counts == size)[:, 0]
+        for chunk in group.split(max(1, CHUNK_NUMBERS // (size * max(size, dim)))):
+            yield chunk, starts[chunk][:, None] + torch.arange(size, device=owners.device)

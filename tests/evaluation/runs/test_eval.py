@@ -1,0 +1,380 @@
+"""The runner of benchmarks: what is on disk, one process and two, kills, and scores against scikit-learn."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
+
+from s3clip import Backbone
+from s3clip.demo import model_folder
+from s3clip.evaluation import compare, compare_embeddings
+from s3clip.evaluation.runs.embeddings import ShardEmbeddings, StoredRows
+from s3clip.evaluation.runs.encoding import encode_set, read_set
+from s3clip.evaluation.runs.run import evaluate
+from s3clip.images.sources import Record
+from tests import ROOT, local_sets
+from tests.local_sets import BROKEN, IMAGES, open_digits, results, write_digits
+
+FEW = {"contenders": ["name", "default"], "bootstrap": 20, "batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return Backbone.from_pretrained(str(model_folder()))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module")
+def whole(digits, tmp_path_factory):
+    """The results of one process that ran through."""
+    out = tmp_path_factory.mktemp("whole")
+    local_sets.main(digits, out)
+    return results(out)
+
+
+def records(n, broken=()):
+    return [Record("s", i, f"k{i}", i % 3, "cannot be read" if i in broken else None) for i in range(n)]
+
+
+# ---- what is on disk ------------------------------------------------------------------------------------
+
+
+def written(folder, batches=3, size=4, dim=5):
+    place = ShardEmbeddings(folder, "s", dim)
+    rows = np.random.default_rng(0).normal(size=(batches * size, dim)).astype(np.float32)
+    with place.writer([]) as writer:
+        for start in range(0, batches * size, size):
+            part = [replace(r, index=start + r.index, key=f"k{start + r.index}") for r in records(size)]
+            writer.append(part, rows[start : start + size])
+    return place, rows
+
+
+def rows_on_disk(place):
+    read = list(StoredRows.of([(place.rows_path, place.read().rows)], place.dim).split(7))
+    return torch.cat(read).numpy() if read else np.empty((0, place.dim), np.float32)
+
+
+def test_a_file_cut_off_anywhere_reads_as_whole_batches(tmp_path):
+    place, rows = written(tmp_path)
+    for path in (place.records_path, place.rows_path):
+        content = path.read_bytes()
+        for length in range(0, len(content), 7):
+            path.write_bytes(content[:length])
+            stored = place.read()
+            batches = len(stored.batches)
+            assert stored.samples == 4 * batches
+            assert not stored.is_complete
+            if path == place.rows_path:  # as many batches as there are rows of
+                assert batches == length // (4 * 5 * 4)
+            else:
+                assert batches == content[:length].count(b"\n")
+            assert np.array_equal(rows_on_disk(place), rows[: 4 * batches])
+        path.write_bytes(content)
+    assert place.read().samples == 12
+
+
+def test_rows_of_zeros_after_a_power_cut_are_not_taken_for_embeddings(tmp_path):
+    place, _ = written(tmp_path)
+    content = bytearray(place.rows_path.read_bytes())
+    content[80:160] = bytes(80)
+    place.rows_path.write_bytes(content)
+    assert place.read().samples == 4
+
+
+@pytest.mark.parametrize(
+    "line", [b"5", b"[]", b"{}", b'{"records": 5}', b'{"records": [[1, 2, 3, 4]]}', b"\xff", b""]
+)
+def test_a_line_that_is_something_else_ends_what_is_there(tmp_path, line):
+    place, rows = written(tmp_path)
+    lines = place.records_path.read_bytes().splitlines(keepends=True)
+    place.records_path.write_bytes(lines[0] + line + b"\n" + lines[2])
+    assert place.read().samples == 4
+    assert np.array_equal(rows_on_disk(place), rows[:4])
+
+
+def test_rows_of_several_files_are_read_as_of_one(tmp_path):
+    draw = np.random.default_rng(0)
+    files, whole = [], []
+    for number, count in enumerate((3, 0, 5, 4)):
+        rows = draw.normal(size=(count + 2, 6)).astype("<f4")  # two more than are taken
+        (tmp_path / f"{number}.f32").write_bytes(rows.tobytes())
+        files.append((tmp_path / f"{number}.f32", count))
+        whole.append(torch.from_numpy(rows[:count]))
+    stored, expected = StoredRows.of(files, 6), torch.cat(whole)
+    chosen = torch.tensor([0, 2, 3, 7, 8, 11])
+    for size in (1, 4, 100):
+        for ours, theirs in ((stored, expected), (stored[chosen], expected[chosen])):
+            assert len(ours) == len(theirs)
+            for found, plain in zip(ours.split(size), theirs.split(size), strict=True):
+                assert torch.equal(found, plain)
+
+
+def test_writing_goes_on_after_what_is_kept(tmp_path):
+    place, rows = written(tmp_path)
+    place.records_path.write_bytes(place.records_path.read_bytes()[:-5])
+    with place.writer(place.read().batches) as writer:
+        writer.append([Record("s", 8, "new", None, "broken"), Record("s", 9, "newer", "cat")], rows[:1])
+        writer.finish()
+    stored = place.read()
+    assert stored.is_complete
+    assert [r.key for b in stored.batches for r in b.records] == [
+        *(f"k{i}" for i in range(8)),
+        "new",
+        "newer",
+    ]
+    assert np.array_equal(rows_on_disk(place), np.concatenate([rows[:8], rows[:1]]))
+
+
+def test_two_processes_do_not_write_one_shard(tmp_path):
+    place, _ = written(tmp_path)
+    with (
+        place.writer(place.read().batches),
+        pytest.raises(ValueError, match="another process is writing"),
+        place.writer([]),
+    ):
+        pass
+    assert place.read().samples == 12  # and the one that came second took nothing away
+
+
+def test_names_of_shards_stay_apart(tmp_path):
+    names = ["a/b", "a_b", "a b", "x" * 100 + "1", "x" * 100 + "2"]
+    assert len({ShardEmbeddings(tmp_path, name, 2).rows_path for name in names}) == len(names)
+
+
+# ---- encoding -------------------------------------------------------------------------------------------
+
+
+def test_embeddings_are_those_of_the_model(backbone, digits, tmp_path):
+    opened = open_digits(digits)
+    done = encode_set(opened, backbone, tmp_path, batch_size=7)
+    found, rows = read_set(opened, tmp_path, backbone.dim)
+    assert done.images == len(rows) == IMAGES
+    assert [r.key for r in found if r.error] == [BROKEN]
+    assert [r.key for r in found] == [s.key for shard in opened.shards for s in shard.samples()]
+    pictures = [s.open() for shard in opened.shards for s in shard.samples() if s.key != BROKEN]
+    with torch.no_grad():
+        expected = backbone.encode_images(**backbone.preprocess(pictures))
+    torch.testing.assert_close(torch.cat(list(rows.split(64))), expected, atol=1e-5, rtol=0)
+    assert encode_set(opened, backbone, tmp_path, batch_size=7).images == 0
+
+
+def test_what_changed_is_encoded_again(backbone, digits, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(digits, copy)
+    opened, cache = open_digits(copy), tmp_path / "cache"
+
+    def encoded():
+        return encode_set(opened, backbone, cache, batch_size=4).images
+
+    assert encoded() == IMAGES
+    files = sorted((copy / "3").iterdir())
+    shutil.copyfile(files[0], copy / "2" / "broken.png")  # the first of its shard
+    assert encoded() == 31
+    files[-1].rename(copy / "3" / "zzz-1.png")  # in the last batch, of two
+    assert encoded() == 2
+    later = time.time() + 5
+    os.utime(files[5], (later, later))  # in the second batch
+    assert encoded() == 26
+    os.utime(files[5], (0, 0))
+    shutil.copyfile(files[0], copy / "3" / "zzzz-new.png")  # after the last
+    assert encoded() == 1
+    assert encoded() == 0
+    found, rows = read_set(opened, cache, backbone.dim)
+    assert len(found) == len(rows) == IMAGES + 2
+
+
+def test_a_shard_that_is_not_done_is_named(backbone, digits, tmp_path):
+    opened = open_digits(digits)
+    encode_set(opened, backbone, tmp_path, process=0, processes=2)
+    with pytest.raises(FileNotFoundError, match="the embeddings of 1 are not here"):
+        read_set(opened, tmp_path, backbone.dim)
+
+
+def test_the_key_of_a_model_tells_weights_and_preprocessing_apart(backbone):
+    key = backbone.image_key()
+    other = Backbone.from_pretrained(str(model_folder()))
+    assert other.image_key() == key
+    with torch.no_grad():
+        next(other.model.parameters()).add_(1e-6)
+    assert other.image_key() != key
+    third = Backbone.from_pretrained(str(model_folder()))
+    third.image_processor.image_mean = [0.1, 0.2, 0.3]
+    assert third.image_key() != key
+    assert Backbone.from_pretrained(str(model_folder()), dtype=torch.float16).image_key() != key
+
+
+# ---- scores ---------------------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_scikit_learn():
+    draw = torch.Generator().manual_seed(0)
+    classes, images, dim = 9, 400, 16
+    texts = [torch.randn(1, dim, generator=draw) for _ in range(classes)]
+    embeds = torch.randn(images, dim, generator=draw)
+    labels = torch.randint(classes - 2, (images,), generator=draw)  # two classes have no image
+    found = compare_embeddings(
+        texts,
+        [str(i) for i in range(classes)],
+        embeds,
+        labels,
+        logit_scale=5.0,
+        contenders=["name"],
+        bootstrap=5,
+    )
+    unit = torch.nn.functional.normalize
+    logits = (unit(embeds, dim=1) @ unit(torch.cat(texts), dim=1).T).numpy()
+    assert np.array_equal(found.predicted["name"].numpy(), logits.argmax(1))
+    assert found["name"].top1 == pytest.approx(accuracy_score(labels, logits.argmax(1)))
+    top5 = top_k_accuracy_score(labels, logits, k=5, labels=np.arange(classes))
+    assert found["name"].top5 == pytest.approx(top5)
+    with warnings.catch_warnings():  # that classes are predicted which have no image
+        warnings.simplefilter("ignore")
+        recall = balanced_accuracy_score(labels, logits.argmax(1))
+    assert found["name"].recall == pytest.approx(recall)
+
+
+def test_equal_logits_go_to_the_class_that_comes_first():
+    texts = [torch.ones(1, 4)] * 7
+    found = compare_embeddings(
+        texts, list("abcdefg"), torch.ones(7, 4), range(7), logit_scale=1.0, contenders=["name"], bootstrap=5
+    )
+    assert found["name"].top1 == pytest.approx(1 / 7)
+    assert found["name"].top5 == pytest.approx(5 / 7)
+
+
+def test_counts_and_warnings(backbone, digits, tmp_path):
+    cache = tmp_path / "cache"
+    run = evaluate([open_digits(digits, expected=200)], backbone=backbone, cache=cache, **FEW)
+    only = run.results["benchmarks"][0]
+    assert only["counts"] == {
+        "scored": 150, "of": 200, "found": 151, "expected": 200, "broken": 1, "left_out": 0
+    }  # fmt: skip
+    assert any("151 images found where the table says 200" in warning for warning in only["warnings"])
+    assert only["broken"][0]["key"] == BROKEN
+    assert "150 of 200" in run.markdown()
+    right = {score["name"]: score["acc1"] for score in only["scores"]}
+    assert set(right) == {"name", "default", "center"}
+
+    with pytest.raises(ValueError, match="expected one or more, each once, got digits, digits"):
+        evaluate([open_digits(digits)] * 2, backbone=backbone, cache=cache, **FEW)
+
+
+def test_images_of_no_class_are_left_out_counted_and_named(backbone, digits, tmp_path):
+    opened = open_digits(digits, expected=None)
+    known = {name: i for name, i in opened.lookup.items() if name not in ("zero", "seven")}
+    run = evaluate([replace(opened, lookup=known)], backbone=backbone, cache=tmp_path, **FEW)
+    gone = {name: sum(name in path.name for path in digits.rglob("*.png")) for name in ("zero", "seven")}
+    only = run.results["benchmarks"][0]
+    left_out = sum(gone.values())
+    assert only["counts"] == {
+        "scored": 150 - left_out, "of": 151, "found": 151, "expected": None, "broken": 1, "left_out": left_out
+    }  # fmt: skip
+    assert dict(only["left_out_labels"]) == gone
+    assert (
+        f"{left_out} images are left out: their labels, 2 in all, are none of the classes: "
+        in only["warnings"][1]
+    )
+    assert f"{150 - left_out} of 151 images" in run.markdown()
+    assert f"{left_out} images of no class left out" in run.markdown()
+    # The scores are those of the others alone.
+    records, rows = read_set(opened, next(tmp_path.glob("*/digits/own-test")), backbone.dim)
+    labels = [opened.class_names.index(r.label) for r in records if not r.error]
+    kept = [i for i, label in enumerate(labels) if opened.class_names[label] not in gone]
+    alone = compare(
+        opened.synonyms,
+        [labels[i] for i in kept],
+        backbone=backbone,
+        image_embeds=torch.cat(list(rows.split(64)))[kept],
+        templates="{}",
+        contenders=["name", "default"],
+        bootstrap=20,
+    )
+    for score in only["scores"]:
+        assert score["acc1"] == alone[score["name"]].top1
+        assert score["differences"]["recall"]["low"] == alone[score["name"]].recall_difference.low
+    with pytest.raises(
+        ValueError, match=r"no image to score: 151 found, 1 cannot be read.*their labels: eight; "
+    ):
+        evaluate([replace(opened, lookup={})], backbone=backbone, cache=tmp_path, **FEW)
+
+
+def test_worst_classes_are_counted(backbone, digits, tmp_path):
+    run = evaluate(
+        [open_digits(digits)], backbone=backbone, cache=tmp_path / "c", contenders=["nearest"], bootstrap=5
+    )
+    worst = run.results["benchmarks"][0]["worst_classes"]
+    assert worst["contender"] == "center"
+    wrong = [each for each in worst["classes"] if each["recall"] < 1]
+    for each in wrong:
+        mistakes = sum(count for _, count in each["taken_for"])
+        assert mistakes == round((1 - each["recall"]) * each["images"])
+        for example in each["examples"]:
+            assert run.thumbnails[example["thumbnail"]][:2] == b"\xff\xd8"
+    recalls = [each["recall"] for each in wrong]
+    assert recalls
+    assert recalls == sorted(recalls)
+
+
+# ---- several processes, and kills -----------------------------------------------------------------------
+
+
+def test_two_processes_give_the_results_of_one(whole, digits, tmp_path):
+    pytest.importorskip("accelerate")
+    log = tmp_path / "log"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "tests.local_sets", str(digits), str(tmp_path / "out"), str(log)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert results(tmp_path / "out") == whole
+    counted = Counter(log.read_text().splitlines())
+    assert len(counted) == IMAGES + 1
+    assert set(counted.values()) == {1}
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["measured"]["processes"] == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("seed", range(6))
+def test_a_killed_run_goes_on_and_encodes_each_image_once(seed, whole, digits, tmp_path):
+    draw = random.Random(seed)
+    out, logs = tmp_path / "out", [tmp_path / "first", tmp_path / "second"]
+    running = multiprocessing.get_context("fork").Process(target=local_sets.main, args=(digits, out, logs[0]))
+    running.start()
+    at_least = draw.randrange(1, 120)  # images written when the signal is sent
+    while running.is_alive() and not (logs[0].exists() and logs[0].read_text().count("\n") >= at_least):
+        time.sleep(0.0005)
+    time.sleep(draw.random() * 0.002)
+    os.kill(running.pid, signal.SIGKILL)
+    running.join()
+    assert not (out / "run.json").exists()
+
+    opened = open_digits(digits)
+    on_disk = []
+    for folder in {path.parent for path in out.rglob("*.jsonl")}:
+        for shard in opened.shards:
+            batches = ShardEmbeddings(folder, shard.name, 64).read().batches
+            on_disk += [record.key for batch in batches for record in batch.records]
+    assert set(logs[0].read_text().splitlines()) <= set(on_disk)  # what was said to be written is there
+    local_sets.main(digits, out, logs[1])
+    assert results(out) == whole
+    every = [sample.key for shard in opened.shards for sample in shard.samples()]
+    # What was in flight at the kill was not on disk: the tower saw it twice, but it is kept once.
+    assert sorted(on_disk + logs[1].read_text().splitlines()) == sorted(every)
+    assert 0 < len(on_disk) < len(every)

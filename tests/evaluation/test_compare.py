@@ -1,0 +1,614 @@
+"""The comparison: its scores against scikit-learn and plain loops, and the command."""
+
+import csv
+import json
+import math
+import sys
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from torch.nn.functional import normalize
+from typer.testing import CliRunner
+
+from s3clip import Backbone, HeadConfig, SynonymousSpaceHead, SynonymSet, cli
+from s3clip.demo import held_out_digits, model_folder, synonym_file
+from s3clip.evaluation import CONTENDERS, compare, compare_embeddings
+from s3clip.evaluation.inputs import labelled_images, read_embeddings
+from s3clip.evaluation.methods import (
+    names_alone,
+    names_and_descriptors,
+    random_descriptors,
+    softmax_max,
+)
+from s3clip.evaluation.scores import (
+    expected_calibration_error,
+    interval,
+    resampled_class_means,
+    resampled_means,
+)
+from s3clip.prediction.labels import class_positions
+from tests.tiny_models import build
+
+DIM, SCALE = 24, 20.0
+FEW_TEXTS = ["name_80_templates", "random_descriptors", "default"]
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Seven classes of 1 to 9 texts around a centre each, and 150 noisy images, unevenly spread."""
+    draw = torch.Generator().manual_seed(3)
+    centres = normalize(torch.randn(7, DIM, generator=draw), dim=1)
+    sizes = [1, 2, 4, 9, 5, 3, 6]
+    texts = [c + 0.35 * torch.randn(n, DIM, generator=draw) for c, n in zip(centres, sizes, strict=True)]
+    labels = torch.cat([torch.arange(7), torch.randint(3, (120,), generator=draw), torch.full((23,), 5)])
+    images = centres[labels] + 0.4 * torch.randn(len(labels), DIM, generator=draw)
+    return texts, [f"class {i}" for i in range(7)], images, labels
+
+
+@pytest.fixture(scope="module")
+def result(problem):
+    texts, names, images, labels = problem
+    return compare_embeddings(texts, names, images, labels, logit_scale=SCALE, bootstrap=200)
+
+
+def logits_of(contender, problem):
+    texts, names, images, _ = problem
+    if contender == "name":
+        texts = [own[:1] for own in texts]
+    head = SynonymousSpaceHead(config=CONTENDERS[contender].config)
+    return head.fit_embeddings(texts, names, logit_scale=SCALE)(image_embeds=images)
+
+
+def plain_recall(correct, labels, at_least=1):
+    """A plain loop over classes and images."""
+    shares = []
+    for each in set(labels.tolist()):
+        own = [float(c) for c, label in zip(correct, labels.tolist(), strict=True) if label == each]
+        if len(own) >= at_least:
+            shares.append(sum(own) / len(own))
+    return sum(shares) / len(shares)
+
+
+# ---- scores ---------------------------------------------------------------------------------------------
+
+
+def test_useless_image_embeddings_are_named():
+    images = torch.randn(4, 8)
+    images[3] = torch.nan
+    with pytest.raises(ValueError, match="image 3: its embedding is zero, NaN or Inf"):
+        compare_embeddings([torch.randn(2, 8)] * 2, ["a", "b"], images, [0, 1, 0, 1], logit_scale=1.0)
+
+
+def test_calibration_error_is_that_of_a_plain_loop():
+    draw = np.random.default_rng(0)
+    confidences = np.concatenate([draw.random(400), [0.0, 1.0, 1 / 15, 2 / 15]])
+    correct = draw.random(404) < confidences**2
+    expected = 0.0
+    for i in range(15):
+        inside = [j for j, c in enumerate(confidences) if i / 15 < c <= (i + 1) / 15 or (c == 0 and i == 0)]
+        if inside:
+            gap = np.mean(correct[inside]) - np.mean(confidences[inside])
+            expected += len(inside) / len(confidences) * abs(gap)
+    found = expected_calibration_error(torch.from_numpy(confidences), torch.from_numpy(correct))
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_calibration_error_of_perfect_and_of_wrong_certainty():
+    certain = torch.ones(10)
+    assert expected_calibration_error(certain, torch.ones(10, dtype=torch.bool)) == 0
+    assert expected_calibration_error(certain, torch.zeros(10, dtype=torch.bool)) == 1
+
+
+def test_resampled_means_are_those_of_plain_loops():
+    draw = np.random.default_rng(1)
+    labels = np.array([0] * 12 + [1] * 3 + [2] + [3] * 6)
+    values = draw.normal(size=(3, len(labels)))
+    scored = np.array([True, True, True, False])
+    drawn = draw.integers(len(labels), size=(40, len(labels)))
+    counts = np.stack([np.bincount(own, minlength=len(labels)) for own in drawn])
+    top1 = resampled_means(torch.from_numpy(values), torch.from_numpy(counts))
+    recall = resampled_class_means(
+        torch.from_numpy(values), torch.from_numpy(counts), torch.from_numpy(labels), torch.from_numpy(scored)
+    )
+    absent = 0
+    for b, own in enumerate(drawn):
+        for row in range(3):
+            picked = values[row, own]
+            assert top1[b, row] == pytest.approx(picked.mean())
+            present = [c for c in range(4) if scored[c] and (labels[own] == c).any()]
+            absent += len(present) < 3
+            assert recall[b, row] == pytest.approx(
+                np.mean([picked[labels[own] == c].mean() for c in present])
+            )
+    assert absent  # the rarest class is missing from some resamples
+
+
+def test_interval_is_numpys_percentile():
+    numbers = np.random.default_rng(2).normal(size=501)
+    low, high = np.percentile(numbers, [2.5, 97.5])
+    assert interval(torch.from_numpy(numbers)) == pytest.approx((low, high))
+
+
+# ---- contenders -----------------------------------------------------------------------------------------
+
+
+def test_softmax_max_is_a_plain_loop(problem):
+    texts, _, images, _ = problem
+    found = softmax_max(images, texts, logit_scale=SCALE).exp()
+    for v, row in zip(images, found, strict=True):
+        cosines = [[float(v @ t / v.norm() / t.norm()) for t in own] for own in texts]
+        total = sum(math.exp(SCALE * c) for own in cosines for c in own)
+        expected = [max(math.exp(SCALE * c) for c in own) / total for own in cosines]
+        assert row.tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_softmax_max_predicts_as_nearest_and_is_confident_otherwise(result):
+    ours, other = result["nearest"], result["softmax_max"]
+    assert (ours.top1, ours.recall) == (other.top1, other.recall)
+    assert ours.calibration_error != other.calibration_error
+
+
+def test_descriptors_are_a_plain_loop():
+    """DCLIP: the mean over a class's name and descriptors of the cosines."""
+    backbone = Backbone(*build("clip"))
+    classes = {
+        "classes": [
+            {"name": "cat", "synonyms": ["kitty"], "descriptors": ["soft fur", "a long tail"]},
+            {"name": "dog", "descriptors": ["floppy ears"]},
+            {"name": "fish"},
+        ],
+        "format": "s3clip-synonyms/1",
+    }
+    embeds = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
+    labels = [i % 3 for i in range(40)]
+    found = compare(
+        classes, labels, backbone=backbone, image_embeds=embeds, contenders=["descriptors"], bootstrap=5
+    )
+    prompts = [
+        [
+            "a photo of a cat.",
+            "a photo of a cat, which has soft fur.",
+            "a photo of a cat, which is a long tail.",
+        ],
+        ["a photo of a dog.", "a photo of a dog, which has floppy ears."],
+        ["a photo of a fish."],
+    ]
+    correct = 0
+    for v, label in zip(normalize(embeds, dim=1), labels, strict=True):
+        scores = [sum(float(v @ t) for t in backbone.encode_texts(own)) / len(own) for own in prompts]
+        correct += scores.index(max(scores)) == label
+    assert found["descriptors"].top1 == pytest.approx(correct / 40)
+
+
+def test_texts_of_contenders():
+    cat = {"name": "cat", "synonyms": ["kitty"], "descriptors": ["fur"], "prompts": ["a cat."]}
+    synonyms = SynonymSet.read({"format": "s3clip-synonyms/1", "classes": [cat, {"name": "dog"}]})
+    assert [c.model_dump() for c in names_alone(synonyms, 0).classes] == [
+        {"name": name, "synonyms": (), "descriptors": (), "prompts": (), "id": None}
+        for name in ("cat", "dog")
+    ]
+    assert [(c.synonyms, c.descriptors) for c in names_and_descriptors(synonyms, 0).classes] == [
+        ((), ("fur",)),
+        ((), ()),
+    ]
+    one, same, other = (random_descriptors(synonyms, seed).classes for seed in (0, 0, 1))
+    assert one == same
+    assert one[0].descriptors == one[1].descriptors  # the same for every class
+    assert len(set(one[0].descriptors)) == 8
+    assert set(one[0].descriptors) != set(other[0].descriptors)
+
+
+def test_every_metric_of_ours_is_compared_once_in_every_setting():
+    configs = [each.config for each in CONTENDERS.values() if each.texts is None and not each.name_only]
+    ours = [config for config in configs if config is not None]
+    assert len({config.model_dump_json() for config in ours}) == len(ours)
+    assert len(ours) == (8 + 1) * 2 * 2  # local_center with and without renormalising
+    assert CONTENDERS["default"].config == HeadConfig()
+    assert CONTENDERS["center"].config == HeadConfig(metric="center", scale_rule=None, centering=None)
+
+
+# ---- the whole ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "contender", ["name", "center", "default", "nearest+rips+centered", "hull", "local_center+renorm"]
+)
+def test_scores_are_those_of_scikit_learn_and_plain_loops(contender, problem, result):
+    logits, labels = logits_of(contender, problem), problem[3]
+    scores, predicted = result[contender], logits.argmax(1)
+    assert scores.top1 == pytest.approx(accuracy_score(labels, predicted))
+    assert scores.recall == pytest.approx(balanced_accuracy_score(labels, predicted))
+    best = logits.argsort(1, descending=True)[:, :5]
+    assert scores.top5 == pytest.approx(np.mean([y in own for y, own in zip(labels, best, strict=True)]))
+    confidences = logits.softmax(1).max(1).values
+    error = expected_calibration_error(confidences, predicted == labels)
+    assert scores.calibration_error == pytest.approx(error, abs=1e-6)
+
+
+def test_differences_and_intervals_are_those_of_a_plain_loop(problem):
+    texts, names, images, labels = problem
+    found = compare_embeddings(
+        texts,
+        names,
+        images,
+        labels,
+        logit_scale=SCALE,
+        bootstrap=60,
+        seed=7,
+        min_images=2,
+        contenders=["default"],
+    )["default"]
+    a, b = ((logits_of(c, problem).argmax(1) == labels).double().numpy() for c in ("default", "center"))
+    generator = torch.Generator().manual_seed(7)
+    drawn = torch.randint(len(labels), (60, len(labels)), generator=generator).numpy()
+    top1 = [np.mean(a[own]) - np.mean(b[own]) for own in drawn]
+    recall = []
+    numbers = labels.numpy()
+    counts = np.bincount(numbers)
+    for own in drawn:
+        by_class = [
+            np.mean([a[i] - b[i] for i in own if numbers[i] == c])
+            for c in range(7)
+            if counts[c] >= 2 and c in numbers[own]
+        ]
+        recall.append(np.mean(by_class))
+    for difference, resampled, exact in (
+        (found.top1_difference, top1, np.mean(a) - np.mean(b)),
+        (found.recall_difference, recall, plain_recall(a, labels, 2) - plain_recall(b, labels, 2)),
+    ):
+        assert difference.value == pytest.approx(exact)
+        assert (difference.low, difference.high) == pytest.approx(
+            tuple(np.percentile(resampled, [2.5, 97.5]))
+        )
+
+
+def test_chunks_do_not_change_the_intervals(problem, monkeypatch):
+    texts, names, images, labels = problem
+    asked = {"logit_scale": SCALE, "bootstrap": 50, "contenders": ["default", "name"]}
+    whole = compare_embeddings(texts, names, images, labels, **asked)
+    monkeypatch.setattr("s3clip.evaluation.scoring.CHUNK_NUMBERS", 7 * len(labels))
+    parts = compare_embeddings(texts, names, images, labels, **asked)
+    assert whole["default"].top1_difference == parts["default"].top1_difference
+    assert whole["name"].recall_difference == parts["name"].recall_difference
+
+
+def test_the_control_and_the_order(problem, result):
+    control = result["center"]
+    assert (control.top1_difference.low, control.top1_difference.value, control.top1_difference.high) == (
+        0,
+        0,
+        0,
+    )
+    assert [s.top1 for s in result.scores] == sorted((s.top1 for s in result.scores), reverse=True)
+    texts, names, images, labels = problem
+    other = compare_embeddings(
+        texts, names, images, labels, logit_scale=SCALE, bootstrap=20, control="name", contenders=["default"]
+    )
+    assert other["default"].top1_difference.value == pytest.approx(other["default"].top1 - other["name"].top1)
+
+
+def test_nothing_depends_on_the_length_of_embeddings_or_the_batch(problem, result):
+    texts, names, images, labels = problem
+    some = [name for name in CONTENDERS if CONTENDERS[name].texts is None and "hull" not in name]
+    other = compare_embeddings(
+        [3 * own for own in texts],
+        names,
+        0.1 * images,
+        labels,
+        logit_scale=SCALE,
+        bootstrap=20,
+        batch_size=11,
+        contenders=some,
+    )
+    for scores in (result[name] for name in some):
+        assert other[scores.name].top1 == pytest.approx(scores.top1)
+        assert other[scores.name].dropped == pytest.approx(scores.dropped)
+
+
+def test_dropped_counts_distinct_texts():
+    texts = [torch.eye(6)[[0, 0, 1]], torch.eye(6)[[2, 3, 4, 5, 5]]]
+    found = compare_embeddings(
+        texts,
+        ["a", "b"],
+        torch.eye(6),
+        [0, 0, 1, 1, 1, 1],
+        logit_scale=1.0,
+        bootstrap=5,
+        contenders=["center"],
+        configs={"one": HeadConfig(scale_rule="fixed", scale_options={"epsilon": 0.0})},
+    )
+    assert found["center"].dropped == 0
+    assert found["one"].dropped == pytest.approx(1 - 2 / 6)
+
+
+def test_labels_by_position_id_and_name():
+    names, ids = ["cat", "dog", "cat"], ["7", None, "dog"]
+    assert class_positions([0, 2], names, ids) == [0, 2]
+    assert class_positions(torch.tensor([1, 1]), names, ids) == [1, 1]
+    assert class_positions(np.array(["7", "fish"]), names, ids) == [0, None]
+    assert class_positions(["dog"], names, ids) == [2]  # ids come first
+    with pytest.raises(ValueError, match="'cat' is the id or name of several classes"):
+        class_positions(["cat"], names, ids)
+    with pytest.raises(ValueError, match="position 3 is out of range for 3 classes"):
+        class_positions([3], names, ids)
+    with pytest.raises(TypeError, match="got 1"):
+        class_positions([1.5], names, ids)
+
+
+def test_images_of_other_classes_are_left_out_and_counted(problem):
+    texts, names, images, labels = problem
+    words = ["else" if i % 3 == 0 else names[label] for i, label in enumerate(labels.tolist())]
+    found = compare_embeddings(
+        texts, names, images, words, logit_scale=SCALE, bootstrap=5, contenders=["name"]
+    )
+    kept = torch.tensor([i % 3 != 0 for i in range(len(labels))])
+    same = compare_embeddings(
+        texts, names, images[kept], labels[kept], logit_scale=SCALE, bootstrap=5, contenders=["name"]
+    )
+    assert (found.left_out, found.images) == (int((~kept).sum()), int(kept.sum()))
+    assert found["name"].top1 == same["name"].top1
+
+
+BAD = {
+    "unknown contender": ({"contenders": ["best"]}, "'best' is not known"),
+    "contender that needs texts": ({"contenders": ["name_80_templates"]}, "needs a backbone"),
+    "taken name": ({"configs": {"default": HeadConfig()}}, "'default'"),
+    "control left out": ({"control": "random_descriptors"}, "random_descriptors"),
+    "no resample": ({"bootstrap": 0}, "bootstrap: expected a whole number >= 1, got 0"),
+    "min_images": ({"min_images": 500}, "no class has 500 images"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_refused(case, problem):
+    texts, names, images, labels = problem
+    arguments, message = BAD[case]
+    with pytest.raises(ValueError, match=message):
+        compare_embeddings(texts, names, images, labels, logit_scale=SCALE, **arguments)
+
+
+def test_refused_labels(problem):
+    texts, names, images, labels = problem
+    with pytest.raises(ValueError, match="expected one for each of 150 images, got 149"):
+        compare_embeddings(texts, names, images, labels[1:], logit_scale=SCALE)
+    with pytest.raises(ValueError, match="no image is left"):
+        compare_embeddings(texts, names, images, ["fish"] * 150, logit_scale=SCALE)
+
+
+@pytest.mark.filterwarnings("ignore:.*truncated")  # the tiny SigLIP reads 16 letters
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_a_model_and_its_images(family):
+    backbone = Backbone(*build(family))
+    pictures, labels = held_out_digits()
+    classes = {"zero": ["0", "nil"], "one": ["1"], "two": []}
+    kept = [i for i in range(60) if labels[i] < 3]
+    truth = [int(labels[i]) for i in kept]
+    few = {} if family == "clip" else {"contenders": FEW_TEXTS}
+    shown = [pictures[i] for i in kept]
+    found = compare(classes, truth, backbone=backbone, images=shown, bootstrap=5, batch_size=4, **few)
+    names = {scores.name for scores in found.scores}
+    assert names == (set(CONTENDERS) - {"descriptors"} if family == "clip" else {"center", *FEW_TEXTS})
+    assert found["random_descriptors"].seeds == 3
+    with torch.no_grad():
+        embeds = backbone.encode_images(**backbone.preprocess([pictures[i] for i in kept]))
+    for contender, templates in (("center", None), ("name_80_templates", "openai_imagenet_80")):
+        own = classes if contender == "center" else list(classes)
+        head = SynonymousSpaceHead(backbone, config=CONTENDERS["center"].config).fit_classes(
+            own, templates=templates
+        )
+        logits = head(image_embeds=embeds)
+        expected = (logits.argmax(1).numpy() == labels[kept]).mean()
+        assert found[contender].top1 == pytest.approx(expected)
+        if family == "siglip":
+            confidences = logits.sigmoid().max(1).values.detach()
+            right = torch.from_numpy(logits.argmax(1).numpy() == labels[kept])
+            error = expected_calibration_error(confidences, right)
+            assert found[contender].calibration_error == pytest.approx(error, abs=1e-5)
+    again = compare(
+        classes, truth, backbone=backbone, image_embeds=embeds, bootstrap=5, contenders=["default"]
+    )
+    assert again["default"].top1 == found["default"].top1
+
+
+def test_images_are_given_once():
+    with pytest.raises(ValueError, match="exactly one of the two, got neither"):
+        compare({"a": []}, [0], backbone=Backbone(*build("clip")))
+
+
+# ---- report ---------------------------------------------------------------------------------------------
+
+
+def test_report(result, tmp_path):
+    result.save(tmp_path / "new")
+    read = json.loads((tmp_path / "new" / "comparison.json").read_text())
+    assert [s["name"] for s in read["scores"]] == [s.name for s in result.scores]
+    assert read["images"] == 150
+    assert read["versions"]["torch"] == torch.__version__
+    assert read["settings"]["configs"]["default"] == HeadConfig().model_dump()
+    lines = (tmp_path / "new" / "comparison.md").read_text().splitlines()
+    assert len(lines) == 2 + len(result.scores) + 2
+    assert {line.count("|") for line in lines[: 2 + len(result.scores)]} == {11}
+    assert len(result.table().splitlines()) == 1 + len(result.scores)
+    with pytest.raises(KeyError, match="'best' was not compared"):
+        result["best"]
+
+
+def test_picture(result, tmp_path):
+    pytest.importorskip("matplotlib")
+    from PIL import Image
+
+    picture = Image.open(result.draw(tmp_path / "differences.png")).convert("RGB")
+    assert picture.size[0] == 1300
+    blue = (9, 105, 218)
+    assert any(
+        abs(c[0] - blue[0]) + abs(c[1] - blue[1]) + abs(c[2] - blue[2]) < 9
+        for _, c in picture.getcolors(10**6)
+    )
+
+
+def test_without_matplotlib_the_extra_is_named(result, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 's3clip\[plot\]'"):
+        result.draw(tmp_path / "differences.png")
+
+
+# ---- the command ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Thirty digits as a CSV with files, as a folder for each class, and as embeddings."""
+    folder = tmp_path_factory.mktemp("digits")
+    pictures, labels = held_out_digits()
+    names = SynonymSet.read(synonym_file()).class_names
+    with (folder / "labels.csv").open("w", newline="") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(["file", "digit"])
+        for i in range(30):
+            for place in (folder / "flat", folder / "by_class" / names[labels[i]]):
+                place.mkdir(parents=True, exist_ok=True)
+                pictures[i].save(place / f"{i}.png")
+            writer.writerow([f"flat/{i}.png", names[labels[i]]])
+    head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(synonym_file())
+    with torch.no_grad():
+        embeds = head.backbone.encode_images(**head.backbone.preprocess(pictures[:30])).numpy()
+    np.savez(folder / "images.npz", image_embeds=embeds, labels=labels[:30])
+    np.savez(
+        folder / "whole.npz",
+        image_embeds=embeds,
+        labels=labels[:30],
+        text_embeds=head.space.raw.numpy(),
+        owners=head.space.owners.numpy(),
+        class_names=np.array(names),
+        logit_scale=head.logit_scale.item(),
+    )
+    return folder
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in ("compare", *arguments)])
+
+
+FEW = ("--contender", "default", "--contender", "name", "--bootstrap", "20")
+
+
+def test_the_command_reads_images_in_every_form(photos, tmp_path):
+    model = (synonym_file(), "--backbone", model_folder())
+    labels = ("--labels", photos / "labels.csv", "--label-column", "digit")
+    ways = {
+        "csv": (*model, *labels),
+        "folder": (*model, "--images", photos / "by_class"),
+        "csv in a folder": (*model, *labels, "--images", photos),
+        "embeddings": (*model, "--embeddings", photos / "images.npz"),
+        "no model": ("--embeddings", photos / "whole.npz"),
+    }
+    found = {}
+    for way, arguments in ways.items():
+        result = run(*arguments, *FEW, "--out", tmp_path / way)
+        assert result.exit_code == 0, (way, result.output, result.exception)
+        ends = ("json", "md", "png") if find_spec("matplotlib") else ("json", "md")
+        assert {file.name for file in (tmp_path / way).iterdir()} == {f"comparison.{end}" for end in ends}
+        read = json.loads((tmp_path / way / "comparison.json").read_text())
+        assert read["images"] == 30
+        found[way] = sorted((s["name"], round(s["top1"], 4)) for s in read["scores"])
+    assert len({str(each) for each in found.values()}) == 1, found
+    assert [name for name, _ in found["csv"]] == ["center", "default", "name"]
+
+
+def test_the_command_takes_a_limit_templates_and_settings(photos, tmp_path):
+    result = run(
+        synonym_file(),
+        "--backbone",
+        model_folder(),
+        "--labels",
+        photos / "labels.csv",
+        "--label-column",
+        "digit",
+        "--limit",
+        7,
+        "--template",
+        "the digit {}",
+        "--config",
+        '{"metric": "nearest"}',
+        *FEW,
+        "--out",
+        tmp_path,
+    )
+    assert result.exit_code == 0, result.output
+    read = json.loads((tmp_path / "comparison.json").read_text())
+    assert (read["images"], read["settings"]["templates"]) == (7, ["the digit {}"])
+    assert read["settings"]["configs"]["config"]["metric"] == "nearest"
+
+
+BAD_COMMANDS = {
+    "nothing to score": (
+        ["{digits}", "--backbone", "{model}"],
+        "expected --images, --labels or --embeddings",
+    ),
+    "no model": (["{digits}", "--images", "{photos}/by_class"], "--backbone"),
+    "no such column": (
+        ["{digits}", "--backbone", "{model}", "--labels", "{photos}/labels.csv"],
+        "no column 'label'",
+    ),
+    "no such file": (["{digits}", "--backbone", "{model}", "--labels", "{photos}/none.csv"], "none.csv"),
+    "no sub-folder": (["{digits}", "--backbone", "{model}", "--images", "{photos}/flat"], "no sub-folder"),
+    "both": (["{digits}", "--embeddings", "{photos}/images.npz", "--images", "{photos}"], "leave --images"),
+    "no archive": (
+        ["{digits}", "--backbone", "{model}", "--embeddings", "{photos}/labels.csv"],
+        "labels.csv",
+    ),
+    "texts twice": (["{digits}", "--embeddings", "{photos}/whole.npz"], "has texts of its own"),
+    "contender": (["--embeddings", "{photos}/whole.npz", "--contender", "best"], "'best' is not known"),
+    "limit": (["--embeddings", "{photos}/whole.npz", "--limit", "0"], "--limit"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_COMMANDS)
+def test_bad_input_is_one_line_and_status_2(case, photos, tmp_path, monkeypatch, capsys):
+    arguments, message = BAD_COMMANDS[case]
+    places = {"digits": synonym_file(), "model": model_folder(), "photos": photos}
+    line = [argument.format(**places) for argument in arguments]
+    monkeypatch.setattr(sys, "argv", ["s3clip", "compare", *line, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert errors[-1].startswith("error: ")
+    assert message in errors[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path):
+    (tmp_path / "gap.csv").write_text("file,label\na.png,cat\nb.png,\n")
+    with pytest.raises(ValueError, match="record 2: expected a file and a label"):
+        labelled_images(None, tmp_path / "gap.csv")
+    np.savez(tmp_path / "bare.npz", labels=[0])
+    with pytest.raises(ValueError, match="no array 'image_embeds'; it has: labels"):
+        read_embeddings(tmp_path / "bare.npz")
+    arrays = {
+        "image_embeds": np.ones((1, 2)),
+        "labels": [0],
+        "text_embeds": np.ones((3, 2)),
+        "logit_scale": 1.0,
+    }
+    for owners in ([0, 0], [0, 1, 0], [0, 0, 0], [0, 1, 2]):
+        np.savez(tmp_path / "owners.npz", owners=owners, class_names=["a", "b"], **arrays)
+        with pytest.raises(ValueError, match="owners: expected the class of each of 3 texts"):
+            read_embeddings(tmp_path / "owners.npz")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "owners.npz").read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"cut.npz: not a readable .npz"):
+        read_embeddings(tmp_path / "cut.npz")
+    np.save(tmp_path / "single.npy", np.ones(3))
+    with pytest.raises(ValueError, match="no array 'image_embeds'"):
+        read_embeddings(tmp_path / "single.npy")
+
+
+def test_the_command_does_without_matplotlib(photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = run("--embeddings", photos / "whole.npz", *FEW, "--out", tmp_path)
+    assert result.exit_code == 0
+    assert "s3clip[plot]" in result.stderr
+    assert {file.name for file in tmp_path.iterdir()} == {"comparison.json", "comparison.md"}

@@ -1,0 +1,247 @@
+"""Calibrated probabilities and thresholds, against scikit-learn, a grid and counts."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score, log_loss
+
+from s3clip import Calibration, HeadConfig, S3ZeroShotImageClassificationPipeline, SynonymousSpaceHead
+from s3clip.prediction.calibrating import fit_calibration, rejection_threshold
+from tests.tiny_models import build
+
+
+def problem(classes: int, images: int = 400, dim: int = 12, seed: int = 0):
+    """A head of embeddings, image embeddings near their classes, and the classes."""
+    generator = torch.Generator().manual_seed(seed)
+    names = torch.randn(classes, dim, generator=generator)
+    labels = torch.randint(classes, (images,), generator=generator)
+    embeds = names[labels] + 1.5 * torch.randn(images, dim, generator=generator)
+    head = SynonymousSpaceHead(config=HeadConfig(logit_scale=100.0))
+    head.fit_embeddings(list(names[:, None]), [f"class {i}" for i in range(classes)])
+    return head, embeds, labels
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_the_temperature_is_that_of_a_fine_grid(classes: int):
+    head, embeds, labels = problem(classes)
+    logits = head(image_embeds=embeds)
+    head.calibrate(image_embeds=embeds, labels=labels)
+    assert head.calibration is not None
+    grid = np.exp(np.linspace(np.log(0.5), np.log(200), 20_001))
+    losses = [float(torch.nn.functional.cross_entropy(logits.double() / t, labels)) for t in grid[::20]]
+    assert head.calibration.temperature == pytest.approx(grid[::20][int(np.argmin(losses))], rel=0.01)
+    probabilities = head.predict_proba(image_embeds=embeds)
+    torch.testing.assert_close(probabilities, (logits / head.calibration.temperature).softmax(-1))
+    assert log_loss(labels, probabilities, labels=range(classes)) < log_loss(
+        labels, logits.softmax(-1), labels=range(classes)
+    )
+    torch.testing.assert_close(head(image_embeds=embeds), logits, atol=0, rtol=0)
+
+
+def test_classes_that_no_image_shows_are_part_of_the_softmax():
+    head, embeds, labels = problem(6)
+    shown = labels < 2
+    head.calibrate(image_embeds=embeds[shown], labels=labels[shown])
+    logits = head(image_embeds=embeds[shown]).double()
+    grid = torch.linspace(1, 100, 5000)
+    losses = torch.stack([torch.nn.functional.cross_entropy(logits / t, labels[shown]) for t in grid])
+    assert head.calibration is not None
+    assert head.calibration.temperature == pytest.approx(float(grid[losses.argmin()]), rel=0.01)
+
+
+def test_names_and_positions_are_the_same_labels():
+    head, embeds, labels = problem(4)
+    by_position = head.calibrate(image_embeds=embeds, labels=labels).calibration
+    by_name = head.calibrate(image_embeds=embeds, labels=[f"class {i}" for i in labels.tolist()]).calibration
+    assert by_name == by_position
+
+
+def test_several_classes_an_image_are_platt_scaled_with_a_threshold_each():
+    head, embeds, labels = problem(5)
+    truth = torch.nn.functional.one_hot(labels, 5)
+    truth[::7] = 0  # images of nothing
+    truth[:, 4] = 0  # and a class that no image shows
+    head.calibrate(image_embeds=embeds, labels=truth)
+    fitted = head.calibration
+    assert fitted is not None
+    assert fitted.activation == "sigmoid"
+    logits = head(image_embeds=embeds)
+    plain = LogisticRegression(C=np.inf, tol=1e-10, max_iter=10_000)
+    plain.fit(logits.double().numpy().reshape(-1, 1), truth.numpy().reshape(-1))
+    expected = plain.predict_proba(logits.double().numpy().reshape(-1, 1))[:, 1].reshape(-1, 5)
+    probabilities = head.predict_proba(image_embeds=embeds).numpy()
+    np.testing.assert_allclose(probabilities, expected, atol=1e-4)
+    assert fitted.thresholds is not None
+    for i in range(4):
+        scores = [f1_score(truth[:, i], probabilities[:, i] >= t) for t in np.unique(probabilities[:, i])]
+        chosen = fitted.accepts(logits)[:, i]
+        assert f1_score(truth[:, i], chosen) == pytest.approx(max(scores))
+
+
+def test_a_sigmoid_family_gets_a_bias():
+    head, embeds, labels = problem(3)
+    logits = head(image_embeds=embeds)
+    fitted = fit_calibration(logits, labels, "sigmoid")
+    assert fitted.activation == "sigmoid"
+    mean = fitted.probabilities(logits).mean()
+    assert float(mean) == pytest.approx(1 / 3, abs=1e-3)  # the intercept makes it the share of pairs
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.29, 0.5, 0.999])
+@pytest.mark.parametrize("count", [1, 7, 100])
+def test_no_more_negatives_than_wanted_are_accepted(rate: float, count: int):
+    scores = torch.rand(count, generator=torch.Generator().manual_seed(1)).round(decimals=2)
+    threshold = rejection_threshold(scores, rate)
+    accepts = Calibration(activation="softmax", thresholds=(threshold,)).accepts
+    accepted = int(accepts(scores).sum())
+    assert accepted <= rate * count + 1e-9
+    # And a threshold any lower would let too many in.
+    lower = float(scores[~accepts(scores)].max())
+    assert int((scores >= lower).sum()) > rate * count
+
+
+def test_images_of_nothing_are_rejected(head: SynonymousSpaceHead, tmp_path: Path):
+    known, embeds, labels = problem(4)
+    known.calibrate(image_embeds=embeds, labels=labels)
+    negatives = torch.randn(300, 12, generator=torch.Generator().manual_seed(9))
+    known.fit_rejection(image_embeds=negatives, false_accept_rate=0.1)
+    answers = known.predict(image_embeds=negatives, top_k=4)
+    assert sum(own[0].accepted for own in answers) == 30
+    assert known.calibration is not None
+    limit = known.calibration.thresholds[0]
+    reached = known(image_embeds=negatives).double() >= limit
+    assert all(p.accepted == reached[i, p.class_index] for i, own in enumerate(answers) for p in own)
+
+
+def test_a_rejection_stays_when_probabilities_are_calibrated():
+    head, embeds, labels = problem(4)
+    before = head.fit_rejection(image_embeds=embeds.flip(1)).calibration
+    after = head.calibrate(image_embeds=embeds, labels=labels).calibration
+    assert before is not None
+    assert after is not None
+    assert after.thresholds == before.thresholds
+    assert after.temperature != before.temperature
+
+
+def test_distractors_choose_the_negatives(head: SynonymousSpaceHead):
+    head.fit_classes({"cat": ["kitty"], "dog": []})
+    generator = torch.Generator().manual_seed(3)
+    embeds = torch.randn(200, 16, generator=generator)
+    both = SynonymousSpaceHead(head.backbone, config=head.config)
+    both.fit_classes({"cat": ["kitty"], "dog": [], "sea": [], "moon": ["lune"]})
+    negative = both(image_embeds=embeds).argmax(-1) >= 2
+    assert 0 < int(negative.sum()) < 200
+    expected = head.fit_rejection(image_embeds=embeds[negative], false_accept_rate=0.2).calibration
+    found = head.fit_rejection(
+        image_embeds=embeds, false_accept_rate=0.2, distractors={"sea": [], "moon": ["lune"]}
+    ).calibration
+    assert found == expected
+    with pytest.raises(ValueError, match="distractors: none of 1 images"):
+        head.fit_rejection(image_embeds=embeds[~negative][:1], distractors={"sea": [], "moon": ["lune"]})
+
+
+def test_a_calibration_is_saved_and_stands_in_the_state_dict(tmp_path: Path):
+    head, embeds, labels = problem(4)
+    head.calibrate(image_embeds=embeds, labels=labels).fit_rejection(image_embeds=embeds.flip(1))
+    expected = head.predict(image_embeds=embeds[:9])
+    loaded = SynonymousSpaceHead.from_pretrained(head.save_pretrained(tmp_path / "a"))
+    assert loaded.calibration == head.calibration
+    assert [[p.accepted for p in own] for own in loaded.predict(image_embeds=embeds[:9])] == [
+        [p.accepted for p in own] for own in expected
+    ]
+    other = SynonymousSpaceHead()
+    other.load_state_dict(head.state_dict())
+    assert other.calibration == head.calibration
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda head: head.remove_classes([0]),
+        lambda head: head.reconfigure(metric="center"),
+        lambda head: head.merge(problem(2)[0]),
+        lambda head: head.fit_embeddings([torch.eye(12)[:1], torch.eye(12)[1:2]], ["a", "b"]),
+    ],
+)
+def test_changes_drop_a_calibration_with_one_warning(change):
+    head, embeds, labels = problem(4)
+    head.calibrate(image_embeds=embeds, labels=labels)
+    with pytest.warns(UserWarning, match="calibration was of other classes") as said:
+        change(head)
+    assert len(said) == 1
+    assert head.calibration is None
+
+
+def test_a_rename_or_a_refused_change_keeps_it():
+    head, embeds, labels = problem(4)
+    head.calibrate(image_embeds=embeds, labels=labels)
+    kept = head.calibration
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        head.rename_class(0, "zero")
+        head.reconfigure(metric=head.config.metric)
+        with pytest.raises(ValueError, match="position"):
+            head.remove_classes([77])
+    assert head.calibration == kept
+
+
+def test_the_pipeline_gives_calibrated_scores():
+    model, processor = build("clip")
+    head = SynonymousSpaceHead(model, processor).fit_classes(["cat", "dog", "sea"])
+    generator = torch.Generator().manual_seed(0)
+    head.calibrate(image_embeds=torch.randn(60, 16, generator=generator), labels=[0, 1, 2] * 20)
+    image = Image.new("RGB", (40, 30), "red")
+    answers = S3ZeroShotImageClassificationPipeline(head=head)(image)
+    expected = head.predict(image)[0]
+    assert [each["label"] for each in answers] == [p.label for p in expected]
+    np.testing.assert_allclose([each["score"] for each in answers], [p.score for p in expected], atol=1e-6)
+
+
+def test_everything_right_is_said():
+    head = SynonymousSpaceHead(config=HeadConfig(logit_scale=1.0))
+    head.fit_embeddings(list(torch.eye(3)[:, None]), ["a", "b", "c"])
+    with pytest.warns(UserWarning, match="every image is classified right"):
+        head.calibrate(image_embeds=torch.eye(3), labels=[0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (None, ValueError, "labels: expected the class of each image"),
+        ([0, 1], ValueError, "one for each of 400 images, got 2"),
+        ([9] * 400, ValueError, r"positions in 0\.\.3, got 9"),
+        (["class 0"] * 399 + ["cat"], ValueError, "'cat': no class has it"),
+        ([0.5] * 400, TypeError, "class positions, names"),
+        ([True, False] * 200, TypeError, "class positions, names"),
+        (torch.zeros(400, 3), ValueError, r"shape \(images, 4\)"),
+        (torch.full((400, 4), 2), ValueError, "zeros and ones"),
+        (torch.zeros(400, 4), ValueError, "images that show a class"),
+        ("class 0", TypeError, "one label for each image"),
+    ],
+)
+def test_bad_labels_are_named(labels, error, message: str):
+    head, embeds, _ = problem(4)
+    with pytest.raises(error, match=message):
+        head.calibrate(image_embeds=embeds, labels=labels)
+    assert head.calibration is None
+
+
+def test_labels_against_the_logits_are_named():
+    head, embeds, labels = problem(2)
+    table = torch.nn.functional.one_hot(1 - labels, 2)
+    with pytest.raises(ValueError, match=r"order of head\.class_names"):
+        head.calibrate(image_embeds=embeds, labels=table)
+
+
+@pytest.mark.parametrize("rate", [1.0, -0.1, float("nan"), "5%", True])
+def test_bad_rates_are_named(rate):
+    head, embeds, _ = problem(2)
+    with pytest.raises(ValueError, match="false_accept_rate"):
+        head.fit_rejection(image_embeds=embeds, false_accept_rate=rate)
+    with pytest.raises(ValueError, match="got none"):
+        head.fit_rejection(image_embeds=embeds[:0])
