@@ -16,7 +16,6 @@ from s3clip.artifact.folder import (
     BackboneFacts,
     BackboneReference,
     FittedClass,
-    check_fingerprint,
     load_artifact,
     named_backbone,
     save_artifact,
@@ -24,6 +23,7 @@ from s3clip.artifact.folder import (
 from s3clip.artifact.hub import download_artifact, is_repository, push_artifact
 from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.encoding import checked_class_embeddings, encode_classes
+from s3clip.backbone.identity import check_fingerprint
 from s3clip.config import HeadConfig
 from s3clip.prediction.adaptation import TestTimeAdapter
 from s3clip.prediction.answers import (

@@ -32,9 +32,6 @@ NUMBERS = ("logit_scale", "logit_bias", "fitted_logit_scale")
 LARGEST_CONFIG = 256 << 20
 """Bytes of a config.json that is read: 20,000 classes of 200 texts. Parsed, it takes about ten times that."""
 
-SAME_BACKBONE = 0.999
-"""Least cosine between the fingerprints of one backbone: dtype and device may differ, weights may not."""
-
 
 class FittedClass(BaseModel):
     """One class of a fitted head.
@@ -310,27 +307,6 @@ def _take_fingerprint(tensors: dict[str, Tensor], dim: int, path: Path) -> dict[
             raise _broken(path, f"fingerprint.{part}: expected finite {shape}, got {tuple(value.shape)}")
         fingerprint[part] = value.float()
     return fingerprint
-
-
-def check_fingerprint(saved: dict[str, Tensor], found: dict[str, Tensor], folder: str) -> None:
-    """Compare the fingerprint of an artifact with that of a backbone; texts only where both have them.
-
-    Raises:
-        ValueError: another backbone made the artifact.
-    """
-    for part in saved.keys() & found.keys():
-        if saved[part].shape[-1] != found[part].shape[-1]:
-            raise ValueError(
-                f"{folder}: made with a backbone of dimension {saved[part].shape[-1]}, this one has "
-                f"{found[part].shape[-1]}; give the backbone it names, or fit the classes again"
-            )
-        cosine = torch.cosine_similarity(saved[part], found[part], dim=-1).min().item()
-        if not cosine >= SAME_BACKBONE:
-            raise ValueError(
-                f"{folder}: made with another backbone: the {part} fingerprints agree to a cosine of "
-                f"{cosine:.4f} only (at least {SAME_BACKBONE} expected); give the backbone it names, or fit "
-                f"the classes again"
-            )
 
 
 def _broken(path: Path, why: str) -> ValueError:

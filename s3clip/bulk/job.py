@@ -15,7 +15,7 @@ from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
 from s3clip._version import __version__
 from s3clip.arguments import is_count, is_number
-from s3clip.artifact.folder import check_fingerprint
+from s3clip.backbone.identity import check_fingerprint
 from s3clip.bulk.decoding import EMBEDDING_BATCH, EMBEDDING_PART, Sizes
 from s3clip.bulk.embedding_shards import EmbeddingFile
 from s3clip.bulk.inputs import (

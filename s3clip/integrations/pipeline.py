@@ -22,8 +22,8 @@ from transformers import Pipeline, ZeroShotImageClassificationPipeline
 from transformers.image_utils import load_image
 
 from s3clip.arguments import is_count
-from s3clip.artifact.folder import check_fingerprint
 from s3clip.backbone.backbone import Backbone
+from s3clip.backbone.identity import check_fingerprint
 from s3clip.config import HeadConfig
 from s3clip.head import SynonymousSpaceHead
 from s3clip.texts.synonyms import SynonymSet

@@ -12,8 +12,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from s3clip.artifact.folder import check_fingerprint
 from s3clip.backbone.backbone import Backbone
+from s3clip.backbone.identity import check_fingerprint
 from s3clip.evaluation.benchmarks.classification import EvaluationSet
 from s3clip.evaluation.runs.embeddings import ShardEmbeddings, Stored, StoredRows, still_true
 from s3clip.files.writing import write_atomically

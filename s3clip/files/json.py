@@ -1,0 +1,76 @@
+"""JSON from outside: read within a bound, checked by pydantic models; errors name the file."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+LARGEST = 256 << 20
+"""Bytes of JSON that are read. Parsed, they take about ten times that."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def parse_json(content: bytes | str, name: str, *, largest: int = LARGEST) -> Any:
+    """Return what a JSON text holds.
+
+    Args:
+        content: the text; bytes are UTF-8.
+        name: what an error calls it: the file's path.
+        largest: bytes (characters of a str) that are parsed at most.
+
+    Raises:
+        ValueError: no JSON, nested too deeply, too long, or an object that has a key twice.
+    """
+    if len(content) > largest:
+        raise ValueError(f"{name}: {len(content):,} bytes of JSON, more than is read ({largest:,})")
+    try:
+        return json.loads(content, object_pairs_hook=_unique)
+    except _RepeatedKeyError as error:
+        raise ValueError(f"{name}: {error}") from None
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise ValueError(f"{name}: not JSON ({error})") from error
+
+
+def read_json(path: str | os.PathLike[str], *, largest: int = LARGEST) -> Any:
+    """Return what a JSON file holds. For the errors see `parse_json`; and OSError."""
+    path = Path(path)
+    if (size := path.stat().st_size) > largest:
+        raise ValueError(f"{path}: {size:,} bytes of JSON, more than is read ({largest:,})")
+    return parse_json(path.read_bytes(), str(path), largest=largest)
+
+
+def checked(content: Any, model: type[Model], name: str) -> Model:
+    """Return parsed JSON as a pydantic model.
+
+    Raises:
+        ValueError: it does not fit; the first field that does not is named, in one line.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(f"{name}: {first_problem(error)}") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first thing that pydantic found wrong, as "field.0.name: why", without its own words."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    why = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {why}" if where else why
+
+
+class _RepeatedKeyError(Exception):
+    """Plain JSON parsing would keep the last of two values, silently."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        within = f" in the record of class {record['name']!r}" if "name" in record else ""
+        raise _RepeatedKeyError(f"the key {twice!r} is given twice{within}")
+    return record
