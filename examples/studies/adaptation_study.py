@@ -28,7 +28,8 @@ from s3clip.evaluation.report.comparison import Difference, format_difference, m
 from s3clip.evaluation.scores import interval, resampled_class_means, resampled_means
 from s3clip.files.writing import write_atomically
 from s3clip.images.opening import open_image
-from s3clip.images.views import ViewSettings, encode_views
+from s3clip.images.views import ViewSettings
+from s3clip.prediction.view_embeddings import encode_views
 
 VIEWS = 64
 AREAS = (0.8, 0.5)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from s3clip.arguments import is_count
 from s3clip.config import HeadConfig
 from s3clip.evaluation.methods import ADAPTED, CONTENDERS, Contender
-from s3clip.prediction.adaptation import METHODS
+from s3clip.space.shift import ADAPTATIONS
 from s3clip.texts.synonyms import SynonymSet
 
 
@@ -70,5 +70,5 @@ class Asked(NamedTuple):
         for name in ("contenders", "adapt"):
             if isinstance(getattr(self, name), str):
                 raise TypeError(f"{name}: expected a list of names, got {getattr(self, name)!r}")
-        if unknown := [method for method in self.adapt if method not in METHODS]:
-            raise ValueError(f"adapt: unknown method {unknown[0]!r}; known: {', '.join(METHODS)}")
+        if unknown := [method for method in self.adapt if method not in ADAPTATIONS]:
+            raise ValueError(f"adapt: unknown method {unknown[0]!r}; known: {', '.join(ADAPTATIONS)}")

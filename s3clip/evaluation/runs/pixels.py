@@ -28,7 +28,7 @@ from s3clip.images.sources import Sample
 from s3clip.segmentation.dense import DenseTower, check_method
 from s3clip.segmentation.segmenter import (
     DenseFeatures,
-    Sizes,
+    WindowSizes,
     cut_windows,
     encode_windows,
     segment_patches,
@@ -74,7 +74,7 @@ class PixelRun:
         which: the set.
         backbone: with its text tower, on its device.
         asked: the settings of the comparison.
-        method: embeddings of patches, a key of `s3clip.segmentation.dense.METHODS`.
+        method: embeddings of patches, a key of `s3clip.segmentation.dense.PATCH_FEATURES`.
 
     Attributes:
         sizes: of the windows.
@@ -252,7 +252,7 @@ class _Pictures(Dataset[_Opened]):
         *,
         transform: ImageTransform,
         patch: int,
-        sizes: Sizes,
+        sizes: WindowSizes,
         reduce_zero_label: bool,
         classes: int,
     ) -> None:
