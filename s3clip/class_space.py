@@ -141,6 +141,10 @@ class ClassSpace:
 
     def __post_init__(self) -> None:
         """Check that the parts belong together."""
+        if self.raw.ndim != 2 or not self.raw.shape[1] or not self.raw.is_floating_point():
+            raise ValueError(
+                f"raw: expected floating (texts, dim) embeddings, got {tuple(self.raw.shape)} {self.raw.dtype}"
+            )
         rows = sum(each.rows for each in self.classes)
         if rows != len(self.raw):
             raise ValueError(f"classes: they name {rows} texts, there are embeddings of {len(self.raw)}")
@@ -326,7 +330,7 @@ def from_state(state: dict[str, Any], raw: Tensor, owners: Tensor) -> ClassSpace
         fitted_logit_scale=state["fitted_logit_scale"],
         calibration=None if calibration is None else Calibration.model_validate(calibration),
     )
-    if not torch.equal(owners.to(space.owners), space.owners):
+    if owners.dtype != torch.int64 or not torch.equal(owners.to(raw.device), space.owners):
         raise ValueError("owners: they are not those of the classes, one number a row, ascending")
     return space
 

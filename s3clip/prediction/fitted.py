@@ -142,6 +142,8 @@ class ClassSpaceModule(nn.Module):
         """Take what `get_extra_state` gave, with the embeddings that are being loaded."""
         content = json.loads(bytes(state.cpu().numpy().data))
         raw, owners = self.__dict__.pop("_loading", (None, None))
+        if (raw is None) != (owners is None):
+            raise ValueError("state_dict: text_embeddings and owners belong together, and one is missing")
         if raw is None:
             self._unfitted_config, self._fitted = HeadConfig.model_validate(content["config"]), None
             return
