@@ -264,17 +264,17 @@ def report(
     """Tables on the second half."""
     half = photos.halves()[1]
     views = {condition: photos.views(condition, area, half) for condition in CONDITIONS}
-    contenders = [("plain", "plain", {})]
+    compared = [("plain", "plain", {})]
     for method in GRID:
-        contenders.append((method, method, PUBLISHED[method]))
+        compared.append((method, method, PUBLISHED[method]))
         if chosen[method] != PUBLISHED[method]:
-            contenders.append((f"{method}, chosen", method, chosen[method]))
+            compared.append((f"{method}, chosen", method, chosen[method]))
     lines = []
     for task_name, task in sets.items():
         for space, head in task.heads.items():
             found = {
                 label: [score(head, own, task.labels[half], method, **settings) for own in views.values()]
-                for label, method, settings in contenders
+                for label, method, settings in compared
             }
             lines += table(f"{task_name}, {space} space: top-1", found, mean_top1, list(views))
             lines += table(f"{task_name}, {space} space: mean per-class recall", found, recall, list(views))

@@ -44,7 +44,7 @@ def compare(
         ),
     ] = None,
     template: Annotated[list[str] | None, typer.Option(help="As for `s3clip fit`.")] = None,
-    contender: Annotated[
+    method: Annotated[
         list[str] | None,
         typer.Option(help="Compare this one with the control alone; several times for more."),
     ] = None,
@@ -78,7 +78,7 @@ def compare(
         raise ValueError("--embeddings: it brings the labels; leave --images and --labels out")
     settings = None if config is None else HeadConfig.model_validate(json_option("config", config))
     asked: dict[str, Any] = {
-        "contenders": contender or None,
+        "methods": method or None,
         "configs": None if settings is None else {"config": settings},
         "min_images": min_images,
         "bootstrap": bootstrap,
@@ -209,11 +209,11 @@ def evaluate(
     synonyms: Annotated[
         str, typer.Option(help="Synonym file for a single set, or builtin: the words that come with s3clip.")
     ] = "builtin",
-    contender: Annotated[
+    method: Annotated[
         list[str] | None,
         typer.Option(help="Score this one and the control alone; several times for more."),
     ] = None,
-    method: Annotated[
+    patch_features: Annotated[
         str | None,
         typer.Option(
             help="Embeddings of patches, for segmentation: patch, maskclip, sclip (the default), naclip or "
@@ -260,8 +260,8 @@ def evaluate(
         backbone=model,
         cache=cache or out / "embeddings",
         processes=processes,
-        contenders=contender or None,
-        method=method,
+        methods=method or None,
+        patch_features=patch_features,
         bootstrap=bootstrap,
         seed=seed,
         batch_size=batch_size,

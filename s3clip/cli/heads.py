@@ -33,8 +33,8 @@ def demo(
         f"{result.images} held-out handwritten digits, 10 classes with {result.texts} texts, "
         f"of which the space keeps {result.kept}. Top-1 accuracy:"
     )
-    for contender, accuracy in result.accuracy.items():
-        typer.echo(f"  {contender:<18} {accuracy:6.1%}")
+    for method, accuracy in result.accuracy.items():
+        typer.echo(f"  {method:<18} {accuracy:6.1%}")
     typer.echo(
         f"Saved the head to {result.head_folder} and loaded it again: logits differ by at most "
         f"{result.reload_difference:.1e}."

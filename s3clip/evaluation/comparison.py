@@ -1,4 +1,4 @@
-"""Score every contender on the same images: which way to classify is best on one's own data."""
+"""Score every method on the same images: which way to classify is best on one's own data."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from s3clip.backbone.backbone import Backbone
 from s3clip.config import HeadConfig
-from s3clip.evaluation.method_texts import ContenderTexts, texts_at_hand
+from s3clip.evaluation.method_texts import MethodTexts, texts_at_hand
 from s3clip.evaluation.methods import CONTROL
 from s3clip.evaluation.report.comparison import Comparison
 from s3clip.evaluation.runs.embeddings import StoredRows
@@ -30,7 +30,7 @@ def compare(
     images: Sequence[Any] | None = None,
     image_embeds: Tensor | StoredRows | None = None,
     templates: str | Sequence[str] | None = None,
-    contenders: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
     configs: Mapping[str, HeadConfig] | None = None,
     control: str = CONTROL.name,
     min_images: int = 1,
@@ -41,7 +41,7 @@ def compare(
     adapt: Sequence[str] = (),
     views: int = ViewSettings.views,
 ) -> Comparison:
-    """Score every contender on images or image embeddings, with a model that encodes the texts.
+    """Score every method on images or image embeddings, with a model that encodes the texts.
 
     Images are encoded once. Images whose label is none of the classes are left out and counted.
 
@@ -52,12 +52,12 @@ def compare(
         images: PIL images, paths, arrays or tensors; or
         image_embeds: (images, dim) embeddings of the same model, in memory or on disk.
         templates: prompt templates, as `fit_classes` takes them.
-        contenders: keys of `s3clip.evaluation.CONTENDERS`, all by default. The control is always among them.
+        methods: keys of `s3clip.evaluation.METHODS`, all by default. The control is always among them.
         configs: further heads, by the name that the table gives them.
-        control: the contender that differences are taken from.
+        control: the method that differences are taken from.
         min_images: recall is the mean over the classes with so many images.
         bootstrap: resamples of the images for the intervals.
-        draws: how many times contenders with random texts draw them.
+        draws: how many times methods with random texts draw them.
         seed: of the resamples and the draws.
         batch_size: images that are encoded and scored at once.
         adapt: methods of test-time adaptation, of `s3clip.prediction.adaptation.METHODS`: the name alone, the
@@ -66,12 +66,12 @@ def compare(
         views: how many are made of each image to adapt to.
 
     Raises:
-        ValueError: counts that do not agree, a label or contender that is not known, or no image left.
+        ValueError: counts that do not agree, a label or method that is not known, or no image left.
     """
     if (images is None) == (image_embeds is None):
         got = "neither" if images is None else "both"
         raise ValueError(f"images, image_embeds: expected exactly one of the two, got {got}")
-    asked = Asked(contenders, configs, control, min_images, bootstrap, draws, seed, batch_size, adapt)
+    asked = Asked(methods, configs, control, min_images, bootstrap, draws, seed, batch_size, adapt)
     settings = ViewSettings(views=views, seed=seed)
     classes = SynonymSet.read(synonyms)
     chosen = asked.chosen(can_encode=True, has_descriptors=has_descriptors(classes))
@@ -82,7 +82,7 @@ def compare(
     kept = _with_a_class(positions, len(given))
 
     model = backbone if isinstance(backbone, Backbone) else Backbone.from_pretrained(os.fspath(backbone))
-    texts = ContenderTexts(model, classes, templates)
+    texts = MethodTexts(model, classes, templates)
     encoded: Tensor | StoredRows
     if image_embeds is None:
         encoded = _encode_images(model, [given[i] for i in kept], batch_size, settings if adapt else None)
@@ -117,7 +117,7 @@ def compare_embeddings(
     labels: Iterable[int | str],
     *,
     logit_scale: float,
-    contenders: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
     configs: Mapping[str, HeadConfig] | None = None,
     control: str = CONTROL.name,
     min_images: int = 1,
@@ -126,7 +126,7 @@ def compare_embeddings(
     batch_size: int = 64,
     adapt: Sequence[str] = (),
 ) -> Comparison:
-    """Score every contender that needs no text encoded, on embeddings computed before.
+    """Score every method that needs no text encoded, on embeddings computed before.
 
     Args:
         embeddings: one (n_c, dim) tensor per class, its first row the class's own name.
@@ -134,7 +134,7 @@ def compare_embeddings(
         image_embeds: (images, dim), normalised or not; with `adapt` (images, views, dim).
         labels: one per image: the position of a class or its name.
         logit_scale: multiplies the cosines; 100 for OpenAI's CLIP.
-        contenders: see `compare`, as for the arguments that follow.
+        methods: see `compare`, as for the arguments that follow.
         configs: see `compare`.
         control: see `compare`.
         min_images: see `compare`.
@@ -144,10 +144,10 @@ def compare_embeddings(
         adapt: see `compare`.
 
     Raises:
-        ValueError: counts or shapes that do not agree, a label or contender that is not known, or no image
+        ValueError: counts or shapes that do not agree, a label or method that is not known, or no image
             left.
     """
-    asked = Asked(contenders, configs, control, min_images, bootstrap, 1, seed, batch_size, adapt)
+    asked = Asked(methods, configs, control, min_images, bootstrap, 1, seed, batch_size, adapt)
     chosen = asked.chosen(can_encode=False, has_descriptors=False)
     positions = class_positions(labels, class_names, [None] * len(class_names))
     kept = _with_a_class(positions, len(image_embeds))
@@ -157,7 +157,7 @@ def compare_embeddings(
         image_embeds=plain,
         view_embeds=view_embeds,
         labels=torch.tensor([positions[i] for i in kept]),
-        texts_of=lambda contender, draw: texts_at_hand(contender, rows),
+        texts_of=lambda method, draw: texts_at_hand(method, rows),
         texts=sum(map(len, rows)),
         class_names=list(class_names),
         logit_scale=logit_scale,
@@ -192,7 +192,7 @@ def _encode_images(model: Backbone, images: list[Any], batch_size: int, views: V
 
 
 def _plain_and_views(embeds: Tensor | StoredRows, asked: Asked) -> tuple[Tensor | StoredRows, Tensor | None]:
-    """(images, dim) of the plain images and, where some contender adapts, (images, views, dim)."""
+    """(images, dim) of the plain images and, where some method adapts, (images, views, dim)."""
     if isinstance(embeds, StoredRows):
         if asked.adapt:
             raise ValueError("adapt: it takes embeddings of views, in memory")

@@ -1,4 +1,4 @@
-"""Contenders scored on the embeddings of labelled images, with intervals over the images."""
+"""Methods scored on the embeddings of labelled images, with intervals over the images."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,8 +10,8 @@ import torch
 from sklearn.metrics import accuracy_score, recall_score
 from torch import Tensor
 
-from s3clip.evaluation.methods import Contender, softmax_max
-from s3clip.evaluation.report.comparison import Comparison, ContenderScores, Difference, versions
+from s3clip.evaluation.methods import Method, softmax_max
+from s3clip.evaluation.report.comparison import Comparison, Difference, MethodScores, versions
 from s3clip.evaluation.runs.embeddings import StoredRows
 from s3clip.evaluation.scores import (
     expected_calibration_error,
@@ -30,13 +30,13 @@ CHUNK_NUMBERS = 2**18
 
 @dataclass(frozen=True)
 class Problem:
-    """What every contender gets, on the CPU.
+    """What every method gets, on the CPU.
 
     Attributes:
         image_embeds: (images, dim), in memory or on disk.
         view_embeds: (images, views, dim); None where none adapts.
         labels: (images,) positions of classes.
-        texts_of: a contender and the seed of what it draws -> (texts, dim) for each class.
+        texts_of: a method and the seed of what it draws -> (texts, dim) for each class.
         texts: how many there are at hand.
         class_names: one for each class.
         logit_scale: of the model; so are the next two.
@@ -47,7 +47,7 @@ class Problem:
     image_embeds: Tensor | StoredRows
     view_embeds: Tensor | None
     labels: Tensor
-    texts_of: Callable[[Contender, int], list[Tensor]]
+    texts_of: Callable[[Method, int], list[Tensor]]
     texts: int
     class_names: list[str]
     logit_scale: float
@@ -56,7 +56,7 @@ class Problem:
 
 
 class _Run(NamedTuple):
-    """One contender on one draw of its texts; of each image the class predicted, and whether it is right."""
+    """One method on one draw of its texts; of each image the class predicted, and whether it is right."""
 
     predicted: Tensor
     correct: Tensor
@@ -71,17 +71,17 @@ class _Run(NamedTuple):
 
 def score_all(
     problem: Problem,
-    contenders: list[Contender],
+    methods: list[Method],
     asked: Asked,
     *,
     left_out: int,
     about: dict[str, Any],
 ) -> Comparison:
-    """Score contenders on a problem.
+    """Score methods on a problem.
 
     Args:
         problem: images, labels and texts.
-        contenders: that `Asked.chosen` gave.
+        methods: that `Asked.chosen` gave.
         asked: the settings.
         left_out: how many images had a label that is no class.
         about: what else the comparison is to say of its settings.
@@ -100,13 +100,13 @@ def score_all(
             f"min_images: no class has {asked.min_images} images; the most is {int(counts.max())}"
         )
     runs: dict[str, list[_Run]] = {}
-    for contender in contenders:
-        runs[contender.name] = []
-        for draw in range(asked.draws if contender.random else 1):
-            embeddings = problem.texts_of(contender, asked.seed + draw)
-            runs[contender.name].append(_run(contender, problem, embeddings, scored, asked.batch_size))
+    for method in methods:
+        runs[method.name] = []
+        for draw in range(asked.draws if method.random else 1):
+            embeddings = problem.texts_of(method, asked.seed + draw)
+            runs[method.name].append(_run(method, problem, embeddings, scored, asked.batch_size))
 
-    # A row for each contender: the most that grows with the number of images.
+    # A row for each method: the most that grows with the number of images.
     differences = torch.stack(
         [torch.stack([run.correct for run in own]).double().mean(0) for own in runs.values()]
     )
@@ -132,7 +132,7 @@ def score_all(
         "draws": asked.draws,
         "seed": asked.seed,
         "batch_size": asked.batch_size,
-        "configs": {each.name: each.config.model_dump() for each in contenders if each.config is not None},
+        "configs": {each.name: each.config.model_dump() for each in methods if each.config is not None},
     }
     return Comparison(
         scores=tuple(sorted(found, key=lambda scores: (-scores.top1, -scores.recall, scores.name))),
@@ -149,32 +149,30 @@ def score_all(
 
 
 def _classifier(
-    contender: Contender, problem: Problem, embeddings: list[Tensor]
+    method: Method, problem: Problem, embeddings: list[Tensor]
 ) -> tuple[SynonymousSpaceHead | None, Callable[[Tensor], Tensor]]:
-    """Fit a contender: its head, if it has one, and the logits of a batch of images, or of their views."""
-    if contender.config is None:
+    """Fit a method: its head, if it has one, and the logits of a batch of images, or of their views."""
+    if method.config is None:
         return None, lambda batch: softmax_max(batch, embeddings, logit_scale=problem.logit_scale)
-    head = SynonymousSpaceHead(config=contender.config)
-    own_scale = contender.config.logit_scale
+    head = SynonymousSpaceHead(config=method.config)
+    own_scale = method.config.logit_scale
     scale = problem.logit_scale if own_scale is None else own_scale
     head.fit_embeddings(embeddings, problem.class_names, logit_scale=scale).eval()
-    if contender.adapt is not None:
-        adapter = TestTimeAdapter(head, contender.adapt)
+    if method.adapt is not None:
+        adapter = TestTimeAdapter(head, method.adapt)
         return head, lambda views: adapter(views) + problem.logit_bias
     return head, lambda batch: head(image_embeds=batch) + problem.logit_bias
 
 
-def _run(
-    contender: Contender, problem: Problem, embeddings: list[Tensor], scored: Tensor, batch_size: int
-) -> _Run:
-    """Fit a contender and score all images."""
+def _run(method: Method, problem: Problem, embeddings: list[Tensor], scored: Tensor, batch_size: int) -> _Run:
+    """Fit a method and score all images."""
     started = time.perf_counter()
-    head, classify = _classifier(contender, problem, embeddings)
+    head, classify = _classifier(method, problem, embeddings)
     fit_ms = 1000 * (time.perf_counter() - started)
 
-    inputs = problem.image_embeds if contender.adapt is None else problem.view_embeds
-    assert inputs is not None  # views are there where a contender adapts
-    activation = "exp" if contender.config is None else problem.activation
+    inputs = problem.image_embeds if method.adapt is None else problem.view_embeds
+    assert inputs is not None  # views are there where a method adapts
+    activation = "exp" if method.config is None else problem.activation
     seconds, each = 0.0, []
     with torch.inference_mode():
         classify(next(iter(inputs.split(batch_size))))  # the first call pays for what later ones find ready
@@ -258,14 +256,14 @@ def _bootstrap(differences: Tensor, labels: Tensor, scored: Tensor, asked: Asked
     return top1, recall
 
 
-def _summary(name: str, runs: list[_Run], top1: Difference, recall: Difference) -> ContenderScores:
-    """Put the runs of a contender together: means, and the standard deviation over draws."""
+def _summary(name: str, runs: list[_Run], top1: Difference, recall: Difference) -> MethodScores:
+    """Put the runs of a method together: means, and the standard deviation over draws."""
 
     def mean(values: Iterable[float]) -> float:
         return float(np.mean(list(values)))
 
     each_top1 = [run.top1 for run in runs]
-    return ContenderScores(
+    return MethodScores(
         name=name,
         top1=mean(each_top1),
         top5=mean(run.top5 for run in runs),

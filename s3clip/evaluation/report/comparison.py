@@ -17,7 +17,7 @@ from s3clip.printing import new_figure
 
 @dataclass(frozen=True)
 class Difference:
-    """A contender's score minus the control's, with the ends of its 95 % paired-bootstrap interval."""
+    """A method's score minus the control's, with the ends of its 95 % paired-bootstrap interval."""
 
     value: float
     low: float
@@ -25,11 +25,11 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class ContenderScores:
-    """How one contender did. Scores are in [0, 1]; of a contender whose texts are drawn, means over seeds.
+class MethodScores:
+    """How one method did. Scores are in [0, 1]; of a method whose texts are drawn, means over seeds.
 
     Attributes:
-        name: a key of `s3clip.evaluation.CONTENDERS`, or the name of a config that was given.
+        name: a key of `s3clip.evaluation.METHODS`, or the name of a config that was given.
         top1: share of images whose best class is right.
         top5: share of images with the right class among the best five.
         recall: mean over classes of the share of their images that are right.
@@ -60,18 +60,18 @@ class ContenderScores:
 
 
 HEADER = (
-    "contender", "top-1", "top-5", "recall", "top-1 - control", "recall - control", "ECE", "dropped",
+    "method", "top-1", "top-5", "recall", "top-1 - control", "recall - control", "ECE", "dropped",
     "ms/image", "fit ms",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The scores of all contenders on the same images, the best top-1 first.
+    """The scores of all methods on the same images, the best top-1 first.
 
     Attributes:
-        scores: one per contender.
-        control: the name of the contender that differences are taken from.
+        scores: one per method.
+        control: the name of the method that differences are taken from.
         images: how many images were scored.
         left_out: how many images had a label that is none of the classes.
         classes: how many classes there are.
@@ -79,11 +79,11 @@ class Comparison:
         texts: how many texts the classes have.
         settings: what the comparison was asked for.
         versions: of the libraries.
-        predicted: by contender, (images,) the class of each image that was scored, from the first draw of its
+        predicted: by method, (images,) the class of each image that was scored, from the first draw of its
             texts. Not in the JSON.
     """
 
-    scores: tuple[ContenderScores, ...]
+    scores: tuple[MethodScores, ...]
     control: str
     images: int
     left_out: int
@@ -94,8 +94,8 @@ class Comparison:
     versions: dict[str, str]
     predicted: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
-    def __getitem__(self, name: str) -> ContenderScores:
-        """Return the scores of a contender by its name."""
+    def __getitem__(self, name: str) -> MethodScores:
+        """Return the scores of a method by its name."""
         for scores in self.scores:
             if scores.name == name:
                 return scores
@@ -192,7 +192,7 @@ def format_difference(difference: Difference) -> str:
     return f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
 
 
-def _cells(scores: ContenderScores, control: str) -> list[str]:
+def _cells(scores: MethodScores, control: str) -> list[str]:
     def score(value: float, spread: float) -> str:
         return f"{100 * value:.1f}" + (f"±{100 * spread:.1f}" if scores.seeds > 1 else "")
 

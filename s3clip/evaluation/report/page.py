@@ -138,25 +138,25 @@ def _models(runs: Sequence[tuple[Path, dict[str, Any]]], labels: list[str]) -> s
 
 
 def _overview(runs: Sequence[tuple[Path, dict[str, Any]]], labels: list[str], names: list[str]) -> str:
-    """Every run and contender a row, the best mean first; every benchmark a column."""
+    """Every run and method a row, the best mean first; every benchmark a column."""
     task_of = {each["name"]: each["task"] for _, run in runs for each in run["benchmarks"]}
     tasks = list(dict.fromkeys(task_of[name] for name in names))
     means = ["mean"] if len(tasks) == 1 else [f"mean, {task}" for task in tasks]
     several = len(runs) > 1
-    header = ["contender", *(["run"] if several else []), *names, *means]
+    header = ["method", *(["run"] if several else []), *names, *means]
     rows: list[tuple[float, list[str]]] = []
     for (_, run), label in zip(runs, labels, strict=True):
         by_name = {each["name"]: each for each in run["benchmarks"]}
-        contenders = list(dict.fromkeys(s["name"] for each in run["benchmarks"] for s in each["scores"]))
-        for contender in contenders:
+        methods = list(dict.fromkeys(s["name"] for each in run["benchmarks"] for s in each["scores"]))
+        for method in methods:
             values: dict[str, float | None] = {}
             for name in names:
                 scores = by_name[name]["scores"] if name in by_name else []
-                own = [s[HEADLINES[by_name[name]["headline"]]] for s in scores if s["name"] == contender]
+                own = [s[HEADLINES[by_name[name]["headline"]]] for s in scores if s["name"] == method]
                 values[name] = 100 * own[0] if own else None
             averages = [_mean([values[name] for name in names if task_of[name] == task]) for task in tasks]
             cells = [_number(value, 1) for value in [*values.values(), *averages]]
-            about = [_contender(contender), *([_text(label)] if several else [])]
+            about = [_method(method), *([_text(label)] if several else [])]
             best = averages[0]
             rows.append((-math.inf if best is None else best, [*about, *cells]))
     rows.sort(key=lambda row: -row[0])
@@ -183,19 +183,19 @@ def _benchmark(folder: Path, run: dict[str, Any], benchmark: dict[str, Any]) -> 
     )
     table = TABLES[benchmark["task"]]
     differences = [f"{what} - control" for what in table.differences]
-    header = ["contender", *table.scores, *differences, *table.others]
+    header = ["method", *table.scores, *differences, *table.others]
     rows = []
     for score in benchmark["scores"]:
         plain = [_number(100 * score[key], 1) for key in table.scores.values()]
         is_control = score["name"] == control
         deltas = [_delta(score["differences"][what], is_control) for what in table.differences.values()]
         others = [_number(100 * score[key], 1) for key in table.others.values()]
-        rows.append([_contender(score["name"]), *plain, *deltas, *others])
+        rows.append([_method(score["name"]), *plain, *deltas, *others])
     lines.append(_table(header, rows))
     heading, least = table.worst
     worst = benchmark["worst_classes"]
     if worst["classes"]:
-        lines.append(f"<h4>Worst classes of {escape(worst['contender'])}</h4>")
+        lines.append(f"<h4>Worst classes of {escape(worst['method'])}</h4>")
         rows = [
             [
                 _text(each["class"]),
@@ -235,7 +235,7 @@ def _text(value: Any) -> str:
     return f"<td>{escape(str('' if value is None else value))}</td>"
 
 
-def _contender(name: str) -> str:
+def _method(name: str) -> str:
     return f"<td><b>{escape(name)}</b></td>" if name == DEFAULT.name else _text(name)
 
 

@@ -1,4 +1,4 @@
-"""The picture of a run: how far every contender is from the control, on every benchmark."""
+"""The picture of a run: how far every method is from the control, on every benchmark."""
 
 import os
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ PANELS = 6  # in a row
 
 
 def draw_run(benchmarks: Sequence[dict[str, Any]], control: str, path: str | os.PathLike[str]) -> Path:
-    """Draw a panel for each benchmark, with a row for each contender, and return the path.
+    """Draw a panel for each benchmark, with a row for each method, and return the path.
 
     A row is the difference of the headline score from the control's, with its interval. The rows stand in the
     same order everywhere: by their mean over the benchmarks, the best on top. Each panel has its own scale.
 
     Args:
         benchmarks: of the results of a run.
-        control: the contender that differences are taken from; it has no row.
+        control: the method that differences are taken from; it has no row.
         path: of the file; its ending says in which format.
 
     Raises:

@@ -21,7 +21,7 @@ HEADLINES = {"top1": "acc1", "recall": "mean_per_class_recall", "miou": "miou"}
 
 
 class Table(NamedTuple):
-    """What a table of a benchmark shows of each contender, by the heading of its column.
+    """What a table of a benchmark shows of each method, by the heading of its column.
 
     Attributes:
         scores: keys of a score.
@@ -93,7 +93,7 @@ class Run:
         return place
 
     def draw(self, path: str | os.PathLike[str]) -> Path:
-        """Draw how far every contender is from the control on every benchmark, and return the path.
+        """Draw how far every method is from the control on every benchmark, and return the path.
 
         Raises:
             ImportError: matplotlib is not installed.
@@ -142,7 +142,7 @@ def run_markdown(run: dict[str, Any]) -> str:
         ]
         table = TABLES[each["task"]]
         header = [
-            "contender",
+            "method",
             *table.scores,
             *(f"{what} - {control}" for what in table.differences),
             *table.others,
@@ -168,7 +168,7 @@ def describe_patches(benchmark: dict[str, Any]) -> str:
     sizes = "short side {short_side}, windows of {window}, stride {stride}".format(**benchmark)
     threshold = benchmark["threshold"]
     background = "" if threshold is None else f", background below a probability of {threshold:g}"
-    return f"{benchmark['method']} patches, {sizes} pixels{background}"
+    return f"{benchmark['patch_features']} patches, {sizes} pixels{background}"
 
 
 def _difference(score: dict[str, Any], what: str) -> str:
@@ -189,7 +189,7 @@ def _escaped(text: str) -> str:
 
 
 def score_of(benchmark: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """Return the scores of a contender on a benchmark of a run; None if it was not scored there."""
+    """Return the scores of a method on a benchmark of a run; None if it was not scored there."""
     return next((score for score in benchmark["scores"] if score["name"] == name), None)
 
 

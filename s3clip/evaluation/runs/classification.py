@@ -9,7 +9,7 @@ from s3clip.backbone.backbone import Backbone
 from s3clip.evaluation.benchmarks.classification import EvaluationSet
 from s3clip.evaluation.comparison import compare
 from s3clip.evaluation.methods import DEFAULT
-from s3clip.evaluation.report.comparison import Comparison, ContenderScores, Difference
+from s3clip.evaluation.report.comparison import Comparison, Difference, MethodScores
 from s3clip.evaluation.report.results import EXAMPLES, WORST_CLASSES, few, thumbnail
 from s3clip.evaluation.runs.embeddings import StoredRows
 from s3clip.images.sources import Record, Shard
@@ -22,7 +22,7 @@ def score_set(
     backbone: Backbone,
     asked: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, bytes], Comparison]:
-    """Score all contenders on a set.
+    """Score all methods on a set.
 
     Args:
         which: the set.
@@ -106,7 +106,7 @@ def score_set(
     return benchmark, thumbnails, comparison
 
 
-def _plain(score: ContenderScores) -> dict[str, Any]:
+def _plain(score: MethodScores) -> dict[str, Any]:
     def interval(difference: Difference) -> dict[str, float]:
         return {"value": difference.value, "low": difference.low, "high": difference.high}
 
@@ -135,8 +135,8 @@ def _worst_classes(
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return the classes that are recognised least, what they are taken for, and a few such images."""
     names = which.class_names
-    contender = DEFAULT.name if DEFAULT.name in comparison.predicted else comparison.control
-    predicted = comparison.predicted[contender].tolist()
+    method = DEFAULT.name if DEFAULT.name in comparison.predicted else comparison.control
+    predicted = comparison.predicted[method].tolist()
     wrong: dict[int, list[int]] = {}
     totals = Counter(labels)
     for row, (label, answer) in enumerate(zip(labels, predicted, strict=True)):
@@ -171,7 +171,7 @@ def _worst_classes(
                 "examples": examples,
             }
         )
-    return {"contender": contender, "classes": rows}, thumbnails
+    return {"method": method, "classes": rows}, thumbnails
 
 
 def _thumbnail(shard: Shard, record: Record) -> bytes | None:

@@ -23,9 +23,9 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     data = write_digits(folder / "data")
     backbone = Backbone.from_pretrained(str(model_folder()))
-    for name, contenders in (("few", ["name", "nearest"]), ("more", ["default", "local_star"])):
+    for name, methods in (("few", ["name", "nearest"]), ("more", ["default", "local_star"])):
         run = evaluate(
-            [open_digits(data)], backbone=backbone, cache=folder / "c", contenders=contenders, bootstrap=20
+            [open_digits(data)], backbone=backbone, cache=folder / "c", methods=methods, bootstrap=20
         )
         run.save(folder / name)
     path = folder / "few" / "run.json"

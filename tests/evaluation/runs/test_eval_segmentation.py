@@ -21,7 +21,7 @@ from s3clip import Backbone, SynonymousSpaceHead, SynonymSet, cli
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.evaluation.benchmarks.segmentation import Pair, open_segmentation, read_mask
 from s3clip.evaluation.benchmarks.table import benchmarks, find_benchmark
-from s3clip.evaluation.methods import CONTENDERS
+from s3clip.evaluation.methods import METHODS
 from s3clip.evaluation.runs.pixel_counts import PixelCounts
 from s3clip.evaluation.runs.run import evaluate
 from s3clip.texts.sets import load_set
@@ -198,9 +198,9 @@ def plain_scores(truths, guesses, classes):
 
 
 def heads(backbone, words, templates):
-    """The four contenders, each fitted the way that users fit, and how they bring texts together."""
-    names = SynonymousSpaceHead(backbone, config=CONTENDERS["name"].config)
-    center = SynonymousSpaceHead(backbone, config=CONTENDERS["center"].config)
+    """The four methods, each fitted the way that users fit, and how they bring texts together."""
+    names = SynonymousSpaceHead(backbone, config=METHODS["name"].config)
+    center = SynonymousSpaceHead(backbone, config=METHODS["center"].config)
     default = SynonymousSpaceHead(backbone)
     return {
         "name": (names.fit_classes([each.name for each in words.classes], templates=templates), "space"),
@@ -320,21 +320,21 @@ def test_a_set_of_which_nothing_can_be_scored_is_refused(backbone, data, tmp_pat
     )
 
 
-def test_contenders_and_methods(backbone, data, tmp_path):
+def test_methods_and_patch_features(backbone, data, tmp_path):
     opened = replace(open_masks(data), pairs=open_masks(data).pairs[:2])
     some = ["nearest", "name_7_templates", "local_star+rips"]
-    for method in ("maskclip", "naclip"):
+    for name in ("maskclip", "naclip"):
         run = evaluate(
-            [opened], backbone=backbone, cache=tmp_path, bootstrap=5, contenders=some, method=method
+            [opened], backbone=backbone, cache=tmp_path, bootstrap=5, methods=some, patch_features=name
         )
         (benchmark,) = run.results["benchmarks"]
         assert {score["name"] for score in benchmark["scores"]} == {"center", *some}
-        assert benchmark["method"] == method
-        assert run.measured["benchmarks"][0]["images_encoded"] == 2  # nothing of the other method is taken
+        assert benchmark["patch_features"] == name
+        assert run.measured["benchmarks"][0]["images_encoded"] == 2  # nothing of the others is taken
     for asked, message in (
-        ({"contenders": ["random_descriptors"]}, "'random_descriptors' draws its texts"),
-        ({"contenders": ["nearer"]}, "'nearer' is not known"),
-        ({"method": "gem"}, "method: expected one of patch"),
+        ({"methods": ["random_descriptors"]}, "'random_descriptors' draws its texts"),
+        ({"methods": ["nearer"]}, "'nearer' is not known"),
+        ({"patch_features": "gem"}, "patch_features: expected one of patch"),
         ({"bootstrap": 0}, "bootstrap: expected a whole number"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -536,8 +536,8 @@ def test_the_command_says_what_is_wrong(model, data, tmp_path):
     for words, message in (
         (["voc21", *base], "voc21: not found; looked for"),
         (["voc21", *base[2:], "--data", "hf://datasets"], "not on the Hub"),
-        ([digits, *base, "--method", "gem"], "method: expected one of patch"),
-        ([digits, *base, "--contender", "random_descriptors"], "draws its texts"),
+        ([digits, *base, "--patch-features", "gem"], "patch_features: expected one of patch"),
+        ([digits, *base, "--method", "random_descriptors"], "draws its texts"),
         ([digits, digits, *base], "each once"),
     ):
         done = eval_command(*words)
