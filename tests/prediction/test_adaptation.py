@@ -562,7 +562,7 @@ def test_compare_scores_what_the_adapter_predicts():
         views,
         labels,
         logit_scale=SCALE,
-        contenders=["name"],
+        methods=["name"],
         configs={"mine": head.config},
         adapt=["shift", "zero"],
         bootstrap=20,
@@ -589,7 +589,7 @@ def test_compare_makes_views_of_images():
     pictures, labels = pictures[:12], [int(label) for label in labels[:12]]
     backbone = Backbone.from_pretrained(model_folder())
     result = compare(
-        synonym_file(), labels, backbone=backbone, images=pictures, contenders=["default"], bootstrap=20,
+        synonym_file(), labels, backbone=backbone, images=pictures, methods=["default"], bootstrap=20,
         adapt=["mean_views"], views=5, seed=3,
     )  # fmt: skip
     head = SynonymousSpaceHead(backbone).fit_classes(synonym_file())
@@ -602,7 +602,7 @@ def test_compare_makes_views_of_images():
 @pytest.mark.parametrize(
     ("adapt", "embeds", "error", "message"),
     [
-        (["push"], views_of(4, 3), ValueError, "adapt: unknown method 'push'; known: shift"),
+        (["push"], views_of(4, 3), ValueError, "adapt: unknown adaptation 'push'; known: shift"),
         ("shift", views_of(4, 3), TypeError, "adapt: expected a list of names"),
         (["shift"], views_of(4, 3)[:, 0], ValueError, r"expected shape \(images, views, dim\)"),
         ([], views_of(4, 3), ValueError, r"expected shape \(images, dim\)"),
@@ -632,7 +632,7 @@ def test_the_command_adapts(tmp_path):
     compared = CliRunner().invoke(
         cli.app,
         ["compare", "--embeddings", str(views_file(tmp_path)), "--out", str(tmp_path / "out"),
-         "--contender", "default", "--adapt", "shift", "--bootstrap", "20"],
+         "--method", "default", "--adapt", "shift", "--bootstrap", "20"],
     )  # fmt: skip
     assert compared.exit_code == 0, compared.output
     assert "default+shift" in compared.output
