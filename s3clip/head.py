@@ -41,8 +41,9 @@ from s3clip.prediction.labels import checked_labels
 from s3clip.segmentation.segmenter import MAX_BYTES, Segmentation, segment
 from s3clip.space.folding import FoldedSpace
 from s3clip.space.synonymous_space import SynonymousSpace, build_space, unit_vectors
-from s3clip.texts.prompts import DEFAULT_TEMPLATES, resolve_templates
+from s3clip.texts.prompts import resolve_templates
 from s3clip.texts.synonyms import SynonymSet
+from s3clip.texts.templates import DEFAULT_TEMPLATES
 
 _DERIVED = ("kept", "duplicate_of", "scales", "deaths", "death_owners", "margins", "mean", "spread")
 

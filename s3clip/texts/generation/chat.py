@@ -46,7 +46,7 @@ class Chat:
 
     Attributes:
         requests: sent so far, every try counted.
-        prompt_tokens: read by the model, as far as the server tells.
+        prompt_tokens: read by the model, as far as the server counts.
         completion_tokens: written by it.
         stopped: set to end all waiting.
     """
@@ -123,7 +123,7 @@ class Chat:
             try:
                 output = self._client.chat_completion(messages, model=self._model, **form)
             except (OSError, TRANSPORT_ERROR) as error:
-                status, said, after = self._told(error)
+                status, said, after = self._failure(error)
             except (ValueError, TypeError, KeyError, AttributeError) as error:  # InferenceClient's own
                 status, after = None, 0.0
                 said = self.scrubbed(f"not sent, or the reply is no chat completion: {error}")
@@ -161,7 +161,7 @@ class Chat:
             wait = min(LONGEST_WAIT, FIRST_WAIT * 2**tried)
             self.stopped.wait(wait * random.uniform(0.5, 1.0))
 
-    def _told(self, error: Exception) -> tuple[int | None, str, float | None]:
+    def _failure(self, error: Exception) -> tuple[int | None, str, float | None]:
         """Return the status, a line for people, and the seconds of Retry-After; none holds the key."""
         response = getattr(error, "response", None)
         if response is None:
