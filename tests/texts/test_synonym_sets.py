@@ -252,6 +252,17 @@ def test_nothing_is_loaded_before_it_is_used():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
+def test_no_module_of_texts_imports_a_heavy_library():
+    code = (
+        "import importlib, pkgutil, sys, s3clip.texts\n"
+        "for each in pkgutil.walk_packages(s3clip.texts.__path__, 's3clip.texts.'):\n"
+        "    importlib.import_module(each.name)\n"
+        "heavy = ('torch', 'transformers', 'numpy', 'pyarrow', 'huggingface_hub', 'yaml')\n"
+        "print('s3clip.texts.generation.run' in sys.modules, [name for name in heavy if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True []\n"
+
+
 @pytest.mark.filterwarnings("ignore:.*are truncated")  # the tiny tokenizer makes tokens of few letters
 def test_a_head_is_fitted_to_a_builtin_set(head: SynonymousSpaceHead):
     own = SynonymSet.builtin("eurosat")
