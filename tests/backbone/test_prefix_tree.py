@@ -12,7 +12,8 @@ from s3clip.backbone import backbone as backbone_module
 from s3clip.backbone import prefix_tree as prefix_tree_module
 from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.prefix_tree import find_text_tower, prefix_tree, shared_lengths
-from s3clip.texts.prompts import TEMPLATES, render
+from s3clip.texts.prompts import render
+from s3clip.texts.templates import TEMPLATES
 from tests import SHARED, tiny_models
 
 torch.set_num_threads(1)

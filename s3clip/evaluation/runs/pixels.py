@@ -38,7 +38,7 @@ from s3clip.segmentation.segmenter import (
 METHODS_PER_PIXEL = ("name", CONTROL.name, "softmax_max", DEFAULT.name)
 """Those that are compared where nobody asks for others."""
 
-PATCH_FEATURES = "sclip"
+DEFAULT_FEATURES = "sclip"
 """Embeddings of patches where nobody asks for others, as of `head.segment`."""
 
 

@@ -24,7 +24,6 @@ from s3clip.evaluation.benchmarks.table import benchmarks, find_benchmark
 from s3clip.evaluation.methods import METHODS
 from s3clip.evaluation.runs.pixel_counts import PixelCounts
 from s3clip.evaluation.runs.run import evaluate
-from s3clip.texts.sets import load_set
 from tests import ROOT, local_masks
 from tests.local_masks import ABSENT, BROKEN, LISTED, PICTURES, open_masks, write_masks, write_row
 from tests.local_sets import results
@@ -117,7 +116,7 @@ def test_benchmarks_are_read_as_mmseg_lays_them_out(name, tmp_path):
         row.conventions["mmseg"].images,
     )
     # A threshold makes pixels of the first class, which is then the background.
-    assert (load_set(name).classes[0].name == "background") == (threshold is not None)
+    assert (SynonymSet.builtin(name).classes[0].name == "background") == (threshold is not None)
     if listed:
         (folder / listed).write_text("a\n\n  with a space  \na\n")
         with pytest.raises(ValueError, match=f"{listed}: 'a' is listed 2 times"):
@@ -464,7 +463,7 @@ def eval_command(*words):
 def test_the_command_scores_a_benchmark_of_the_table(model, tmp_path):
     write_set(tmp_path, "voc21", ["a", "b", "c"], labels=[0, 15, 255])
     names = tmp_path / "names.json"
-    names.write_text(json.dumps({each.name: [] for each in load_set("voc21").classes}))
+    names.write_text(json.dumps({each.name: [] for each in SynonymSet.builtin("voc21").classes}))
     out = tmp_path / "out"
     words = ["--data", tmp_path, "--out", out, "--backbone", model, "--synonyms", names, "--workers", 0]
     done = eval_command("voc21", *words, "--convention", "coop")  # which is of classification
