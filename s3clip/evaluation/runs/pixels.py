@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from s3clip._version import __version__
-from s3clip.backbone.backbone import Backbone, ImageTransform
+from s3clip.backbone.backbone import Backbone
+from s3clip.backbone.image_transform import ImageTransform
 from s3clip.evaluation.benchmarks.segmentation import IGNORED, Pair, SegmentationSet, read_mask
 from s3clip.evaluation.method_texts import MethodTexts
 from s3clip.evaluation.methods import CONTROL, DEFAULT, Method
