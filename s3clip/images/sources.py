@@ -5,8 +5,12 @@ opens the pictures in worker processes, and gives the same batches for any numbe
 """
 
 import re
+import tarfile
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -90,6 +94,42 @@ class BrokenShardError(OSError):
 
     def __str__(self) -> str:
         return self.message
+
+
+@dataclass
+class Reading:
+    """How many samples of a shard have been given."""
+
+    position: int
+
+
+@contextmanager
+def breaking_off(name: str, what: str, start: int = 0) -> Iterator[Reading]:
+    """Say of a shard that it breaks off, whatever the errors are that its reader raises.
+
+    Args:
+        name: of the shard.
+        what: it should be.
+        start: the number of its first sample to be given; whoever reads counts on from there.
+
+    Raises:
+        BrokenShardError: for any error of a file but these two.
+        ConnectionError: the store cannot be reached.
+    """
+    reading = Reading(start)
+    try:
+        yield reading
+    except (ConnectionError, BrokenShardError):
+        raise
+    except (OSError, EOFError, ValueError, tarfile.TarError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+            said = "no such file"
+        elif isinstance(error, PermissionError):
+            said = "it may not be read"
+        else:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            said = f"not a readable {what}: {reason} after {reading.position:,} samples"
+        raise BrokenShardError(f"{name}: {said}", reading.position) from error
 
 
 class Shard(Protocol):
@@ -243,30 +283,64 @@ def read(
     )
 
 
-class _Task(NamedTuple):
-    """A batch to be: samples from number `first` on, and why their shard breaks off behind them."""
+class Run(NamedTuple):
+    """Successive samples of a shard, not opened yet.
 
-    shard: str
+    Attributes:
+        first: the number of the first in the shard.
+        samples: in order; those that end the shard may be fewer than the others, or none.
+        broken: why the shard breaks off behind them.
+    """
+
     first: int
     samples: list[Sample]
-    broken: str | None
+    broken: BrokenShardError | ConnectionError | None = None
 
 
-def _tasks(shards: Sequence[Shard], start: int, size: int) -> Iterator[_Task]:
-    for shard in shards:
-        first, found, broken = start, [], None
+def cut(shard: Shard, size: int, start: int = 0) -> Iterator[Run]:
+    """Cut the samples of a shard, from number `start` on, into runs of `size`."""
+    first, found, broken = start, [], None
+    try:
+        for sample in shard.samples(start):
+            found.append(sample)
+            if len(found) == size:
+                yield Run(first, found)
+                first, found = first + size, []
+    except (BrokenShardError, ConnectionError) as error:  # the samples before it are not lost
+        broken = error
+    if found or broken is not None:
+        yield Run(first, found, broken)
+
+
+def open_samples(samples: Sequence[Sample]) -> tuple[list[Image.Image], dict[int, str]]:
+    """Return the pictures that can be read, in order, and why the others, by their places, cannot.
+
+    Raises:
+        ConnectionError: a store cannot be reached, which says nothing of the picture.
+    """
+    images, errors = [], {}
+    for place, sample in enumerate(samples):
         try:
-            for sample in shard.samples(start):
-                found.append(sample)
-                if len(found) == size:
-                    yield _Task(shard.name, first, found, None)
-                    first, found = first + size, []
-        except BrokenShardError as error:
-            # Whoever starts right behind the break has had its record. Where it is earlier than that, the
-            # shard has lost something since.
-            broken = None if error.position == start - 1 else str(error)
-        if found or broken is not None:
-            yield _Task(shard.name, first, found, broken)
+            images.append(sample.open())
+        except ConnectionError:
+            raise
+        except (OSError, ValueError) as error:
+            errors[place] = str(error)
+    return images, errors
+
+
+def _tasks(shards: Sequence[Shard], start: int, size: int) -> Iterator[tuple[str, Run]]:
+    """Give the runs of all shards, with the names of those."""
+    for shard in shards:
+        for run in cut(shard, size, start):
+            if isinstance(run.broken, ConnectionError):
+                raise run.broken
+            # Whoever starts right behind a break has had its record. Where it is earlier than that, the shard
+            # has lost something since.
+            if run.broken is not None and run.broken.position == start - 1:
+                run = run._replace(broken=None)
+            if run.samples or run.broken is not None:
+                yield shard.name, run
         start = 0
 
 
@@ -276,20 +350,15 @@ class _Opened:
     def __init__(self, transform: Callable[[list[Image.Image]], Any] | None) -> None:
         self.transform = transform
 
-    def __getitem__(self, task: _Task) -> Batch:
-        records, images = [], []
-        for index, sample in enumerate(task.samples, task.first):
-            error = None
-            try:
-                images.append(sample.open())
-            except ConnectionError:  # says nothing of the picture
-                raise
-            except (OSError, BrokenImageError) as caught:
-                error = str(caught)
-            records.append(Record(task.shard, index, sample.key, sample.label, error))
-        if task.broken is not None:
-            index = task.first + len(task.samples)
-            records.append(Record(task.shard, index, task.shard, None, task.broken))
+    def __getitem__(self, task: tuple[str, Run]) -> Batch:
+        name, (first, samples, broken) = task
+        images, errors = open_samples(samples)
+        records = [
+            Record(name, first + place, sample.key, sample.label, errors.get(place))
+            for place, sample in enumerate(samples)
+        ]
+        if broken is not None:
+            records.append(Record(name, first + len(samples), name, None, str(broken)))
         value: Any = images or None
         if images and self.transform is not None:
             value = self.transform(images)
