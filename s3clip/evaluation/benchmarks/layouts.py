@@ -84,8 +84,8 @@ def open_layout(name: str, convention: Convention, root: Path | str) -> Found:
     if not looked_for:
         raise ValueError(f"{name}: these pictures are not on the Hub; give the folder that they are in")
     raise FileNotFoundError(
-        f"{name}: not found; looked for {'; '.join(dict.fromkeys(looked_for))}; docs/benchmarks.md says where "
-        f"it has to be"
+        f"{name}: not found; looked for {'; '.join(dict.fromkeys(looked_for))}; see docs/benchmarks.md for "
+        f"where it has to be"
     )
 
 

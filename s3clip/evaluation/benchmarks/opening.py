@@ -1,4 +1,4 @@
-"""A benchmark on disk or on the Hub, opened: its pictures in order, with the class of each or of its pixels."""
+"""A benchmark, on disk or on the Hub, opened: its pictures in order, with the class of each or its pixels."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

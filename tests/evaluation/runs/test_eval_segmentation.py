@@ -135,7 +135,7 @@ def test_benchmarks_are_read_as_mmseg_lays_them_out(name, tmp_path):
 
 def test_what_does_not_fit_is_refused(tmp_path):
     row = benchmarks()["ade20k150"]
-    with pytest.raises(FileNotFoundError, match=r"not found; looked for .*images/validation; docs/benchm"):
+    with pytest.raises(FileNotFoundError, match=r"not found; looked for .*images/validation; see docs/benchm"):
         open_benchmark(row, tmp_path)
     folder = write_set(tmp_path, "ade20k150", ["a"])
     with pytest.raises(ValueError, match=r"expected 150 classes, got 10 \(in its synonyms\)"):
