@@ -27,9 +27,10 @@ from s3clip.evaluation.inputs import labelled_images
 from s3clip.files.addresses import open_binary
 from s3clip.files.hub import hub_connection
 from s3clip.files.json import checked, parse_json
-from s3clip.images.shards import TableShard, TarShard
 from s3clip.images.sources import BrokenShardError, Listed, Shard, file_shards, natural
+from s3clip.images.table_shards import TableShard
 from s3clip.images.tables import require_pyarrow
+from s3clip.images.tars import TarShard
 from s3clip.images.walking import SUFFIXES
 
 IMAGENET_VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
