@@ -103,17 +103,17 @@ def evaluate_synthetic(images: int, workers: int, methods: list[str] | None) -> 
             methods=methods,
             workers=workers,
         )
-        (benchmark,) = run.results["benchmarks"]
-        (timing,) = run.measured["benchmarks"]
-        if benchmark["counts"]["scored"] != images:
-            raise SystemExit(f"scored {benchmark['counts']['scored']:,} pictures of {images:,}")
+        (benchmark,) = run.benchmarks
+        (timing,) = run.measured.benchmarks
+        if benchmark.counts.scored != images:
+            raise SystemExit(f"scored {benchmark.counts.scored:,} pictures of {images:,}")
         worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         print(
-            f"{images:>9,} pictures: peak {run.measured['peak_memory_mib'][0]:,.0f} MiB "
+            f"{images:>9,} pictures: peak {run.measured.peak_memory_mib[0]:,.0f} MiB "
             f"({before:,.0f} before), largest worker {worker:,.0f} MiB; "
             f"the embeddings are {images * DIM * 4 / 2**20:,.1f} MiB; "
-            f"{len(benchmark['scores'])} methods, encoding {timing['encoding_seconds']:.0f} s, "
-            f"scoring {timing['scoring_seconds']:.0f} s",
+            f"{len(benchmark.scores)} methods, encoding {timing.encoding_seconds:.0f} s, "
+            f"scoring {timing.scoring_seconds:.0f} s",
             flush=True,
         )
 

@@ -24,8 +24,7 @@ from torch.nn.functional import normalize
 from s3clip import Backbone, HeadConfig, SynonymousSpaceHead
 from s3clip.evaluation import METHODS as EVERY
 from s3clip.evaluation import Comparison, Difference, compare, compare_embeddings
-from s3clip.evaluation.report.comparison import format_difference, markdown_rows
-from s3clip.printing import new_figure
+from s3clip.printing import Column, Table, new_figure
 
 MAIN = ("cifar10", "fashion13", "article", "subcat")
 CENTER = HeadConfig(metric="center", scale_rule=None)
@@ -66,8 +65,15 @@ class Page:
         self.data: dict[str, Any] = {}
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *notes: str) -> None:
-        """Print and keep a table."""
-        self.lines += [f"### {title}", "", markdown_rows(header, rows), "", *(f"{note}\n" for note in notes)]
+        """Print and keep a table, all but its first column to the right."""
+        columns = [header[0], *(Column(name, "s") for name in header[1:])]
+        self.lines += [
+            f"### {title}",
+            "",
+            Table(columns, rows).markdown(),
+            "",
+            *(f"{note}\n" for note in notes),
+        ]
         print("\n".join(self.lines[-4 - len(notes) :]), flush=True)
 
 
@@ -162,7 +168,7 @@ def clean(sets: list[LabelSet], page: Page, bootstrap: int) -> None:
                     f"{100 * scores[c].top1:.1f} / {100 * scores[c].recall:.1f}"
                     for c in ("name", "center", "default", "no filter")
                 ),
-                *(format_difference(d) + ("" if holds(d) else " **less**") for d in four),
+                *(str(d) + ("" if holds(d) else " **less**") for d in four),
                 f"{100 * scores['default'].dropped:.1f}",
             ]
         )

@@ -12,9 +12,8 @@ from s3clip.config import HeadConfig
 from s3clip.evaluation.method_texts import MethodTexts, texts_at_hand
 from s3clip.evaluation.methods import CONTROL
 from s3clip.evaluation.report.comparison import Comparison
-from s3clip.evaluation.runs.embeddings import StoredRows
-from s3clip.evaluation.scoring import Problem, score_all
-from s3clip.evaluation.settings import Asked, has_descriptors
+from s3clip.evaluation.scoring import ImageEmbeds, Problem, score_all
+from s3clip.evaluation.settings import ComparisonSettings, has_descriptors
 from s3clip.images.opening import open_image
 from s3clip.images.views import ViewSettings, encode_views
 from s3clip.prediction.answers import as_embeds, check_view_embeds
@@ -28,7 +27,7 @@ def compare(
     *,
     backbone: str | os.PathLike[str] | Backbone,
     images: Sequence[Any] | None = None,
-    image_embeds: Tensor | StoredRows | None = None,
+    image_embeds: Tensor | ImageEmbeds | None = None,
     templates: str | Sequence[str] | None = None,
     methods: Sequence[str] | None = None,
     configs: Mapping[str, HeadConfig] | None = None,
@@ -71,10 +70,11 @@ def compare(
     if (images is None) == (image_embeds is None):
         got = "neither" if images is None else "both"
         raise ValueError(f"images, image_embeds: expected exactly one of the two, got {got}")
-    asked = Asked(methods, configs, control, min_images, bootstrap, draws, seed, batch_size, adapt)
-    settings = ViewSettings(views=views, seed=seed)
+    settings = ComparisonSettings(
+        methods, configs, control, min_images, bootstrap, draws, seed, batch_size, adapt
+    )
     classes = SynonymSet.read(synonyms)
-    chosen = asked.chosen(can_encode=True, has_descriptors=has_descriptors(classes))
+    chosen = settings.chosen(can_encode=True, has_descriptors=has_descriptors(classes))
     ids = [None if each.id is None else str(each.id) for each in classes.classes]
     positions = class_positions(labels, classes.class_names, ids)
     given = image_embeds if images is None else images
@@ -83,16 +83,19 @@ def compare(
 
     model = backbone if isinstance(backbone, Backbone) else Backbone.from_pretrained(os.fspath(backbone))
     texts = MethodTexts(model, classes, templates)
-    encoded: Tensor | StoredRows
+    encoded: ImageEmbeds
     if image_embeds is None:
-        encoded = _encode_images(model, [given[i] for i in kept], batch_size, settings if adapt else None)
-    elif isinstance(image_embeds, StoredRows):
-        encoded = image_embeds[kept]
+        encoded = _encode_images(
+            model,
+            [given[i] for i in kept],
+            batch_size,
+            ViewSettings(views=views, seed=seed) if adapt else None,
+        )
     else:
-        encoded = as_embeds(image_embeds)[kept]
+        encoded = (image_embeds if hasattr(image_embeds, "split") else as_embeds(image_embeds))[kept]
 
     bias = model.logit_bias()
-    plain, view_embeds = _plain_and_views(encoded, asked)
+    plain, view_embeds = _plain_and_views(encoded, settings)
     problem = Problem(
         image_embeds=plain,
         view_embeds=view_embeds,
@@ -107,7 +110,7 @@ def compare(
     about = {"backbone": model.name, "revision": model.revision, "templates": list(texts.templates)}
     if adapt and images is not None:
         about["views"] = views
-    return score_all(problem, chosen, asked, left_out=len(positions) - len(kept), about=about)
+    return score_all(problem, chosen, settings, left_out=len(positions) - len(kept), about=about)
 
 
 def compare_embeddings(
@@ -147,11 +150,13 @@ def compare_embeddings(
         ValueError: counts or shapes that do not agree, a label or method that is not known, or no image
             left.
     """
-    asked = Asked(methods, configs, control, min_images, bootstrap, 1, seed, batch_size, adapt)
-    chosen = asked.chosen(can_encode=False, has_descriptors=False)
+    settings = ComparisonSettings(
+        methods, configs, control, min_images, bootstrap, 1, seed, batch_size, adapt
+    )
+    chosen = settings.chosen(can_encode=False, has_descriptors=False)
     positions = class_positions(labels, class_names, [None] * len(class_names))
     kept = _with_a_class(positions, len(image_embeds))
-    plain, view_embeds = _plain_and_views(as_embeds(image_embeds)[kept], asked)
+    plain, view_embeds = _plain_and_views(as_embeds(image_embeds)[kept], settings)
     rows = [torch.as_tensor(own).float().cpu() for own in embeddings]
     problem = Problem(
         image_embeds=plain,
@@ -164,7 +169,7 @@ def compare_embeddings(
         logit_bias=0.0,
         activation="softmax",
     )
-    return score_all(problem, chosen, asked, left_out=len(positions) - len(kept), about={})
+    return score_all(problem, chosen, settings, left_out=len(positions) - len(kept), about={})
 
 
 def _with_a_class(positions: list[int | None], images: int) -> list[int]:
@@ -191,14 +196,14 @@ def _encode_images(model: Backbone, images: list[Any], batch_size: int, views: V
     return torch.cat(chunks)
 
 
-def _plain_and_views(embeds: Tensor | StoredRows, asked: Asked) -> tuple[Tensor | StoredRows, Tensor | None]:
+def _plain_and_views(embeds: ImageEmbeds, settings: ComparisonSettings) -> tuple[ImageEmbeds, Tensor | None]:
     """(images, dim) of the plain images and, where some method adapts, (images, views, dim)."""
-    if isinstance(embeds, StoredRows):
-        if asked.adapt:
+    if not isinstance(embeds, Tensor):
+        if settings.adapt:
             raise ValueError("adapt: it takes embeddings of views, in memory")
         return embeds, None
     embeds = embeds.float().cpu()
-    if not asked.adapt:
+    if not settings.adapt:
         return embeds, None
     check_view_embeds(embeds)
     return embeds[:, 0], embeds

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from s3clip.config import HeadConfig
+from s3clip.evaluation.report.comparison import DEFAULT as DEFAULT_NAME
 from s3clip.space.metrics import METRICS
 from s3clip.texts.synonyms import SynonymClass, SynonymSet
 
@@ -124,7 +125,7 @@ def _head(
 CONTROL = Method("center", _head("center"))
 """What every method is compared with: the cosine to the normalised mean of all texts."""
 
-DEFAULT = Method("default", HeadConfig())
+DEFAULT = Method(DEFAULT_NAME, HeadConfig())
 """What a user gets who changes nothing."""
 
 BASELINES = (

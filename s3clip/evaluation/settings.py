@@ -1,4 +1,4 @@
-"""What a comparison is asked for: its settings, checked, and the methods that it compares."""
+"""The settings of a comparison, checked, and the methods that it compares."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,8 +16,8 @@ def has_descriptors(synonyms: SynonymSet) -> bool:
     return any(each.descriptors for each in synonyms.classes)
 
 
-class Asked(NamedTuple):
-    """What `compare` and `compare_embeddings` are asked alike; see there."""
+class ComparisonSettings(NamedTuple):
+    """The arguments that `compare` and `compare_embeddings` share; see there."""
 
     methods: Sequence[str] | None
     configs: Mapping[str, HeadConfig] | None
@@ -30,7 +30,7 @@ class Asked(NamedTuple):
     adapt: Sequence[str]
 
     def chosen(self, *, can_encode: bool, has_descriptors: bool) -> list[Method]:
-        """Check what was asked, and return the methods that are compared."""
+        """Check the settings, and return the methods that are compared."""
         self._check()
         configs = dict(self.configs or {})
         if taken := sorted(set(configs) & set(METHODS)):

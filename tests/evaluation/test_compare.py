@@ -427,7 +427,7 @@ def test_report(result, tmp_path):
     lines = (tmp_path / "new" / "comparison.md").read_text().splitlines()
     assert len(lines) == 2 + len(result.scores) + 2
     assert {line.count("|") for line in lines[: 2 + len(result.scores)]} == {11}
-    assert len(result.table().splitlines()) == 1 + len(result.scores)
+    assert len(str(result.table()).splitlines()) == 1 + len(result.scores)
     with pytest.raises(KeyError, match="'best' was not compared"):
         result["best"]
 

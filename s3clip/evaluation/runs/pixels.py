@@ -23,7 +23,7 @@ from s3clip.evaluation.method_texts import MethodTexts
 from s3clip.evaluation.methods import CONTROL, DEFAULT, Method
 from s3clip.evaluation.runs.pixel_counts import CountedPicture, PixelCounts, file_sizes
 from s3clip.evaluation.scores import confusion_matrix
-from s3clip.evaluation.settings import Asked, has_descriptors
+from s3clip.evaluation.settings import ComparisonSettings, has_descriptors
 from s3clip.head import SynonymousSpaceHead
 from s3clip.images.sources import Sample
 from s3clip.segmentation.dense import METHODS, DenseTower
@@ -87,7 +87,9 @@ class PixelRun:
         TypeError: a backbone whose patches have no embeddings.
     """
 
-    def __init__(self, which: SegmentationSet, backbone: Backbone, asked: Asked, patch_features: str) -> None:
+    def __init__(
+        self, which: SegmentationSet, backbone: Backbone, asked: ComparisonSettings, patch_features: str
+    ) -> None:
         if patch_features not in METHODS:
             raise ValueError(f"patch_features: expected one of {', '.join(METHODS)}, got {patch_features!r}")
         tower, layout = DenseTower(backbone.model), which.layout
@@ -214,7 +216,7 @@ def counts_place(image_key: str, run: PixelRun) -> Path:
     return Path(image_key[:16]) / which.name / f"{used}-{run.key(image_key)}"
 
 
-def choose_methods(asked: Asked, which: SegmentationSet) -> list[Method]:
+def choose_methods(asked: ComparisonSettings, which: SegmentationSet) -> list[Method]:
     """Return the methods that are asked for, else `METHODS_PER_PIXEL`.
 
     Raises:

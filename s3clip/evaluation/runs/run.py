@@ -1,6 +1,5 @@
 """Several benchmarks × several heads: every image is encoded once, then every head is scored from disk."""
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -12,13 +11,13 @@ from s3clip.backbone.backbone import Backbone
 from s3clip.evaluation.benchmarks.sets import ClassificationSet, SegmentationSet
 from s3clip.evaluation.methods import CONTROL
 from s3clip.evaluation.report.comparison import versions
-from s3clip.evaluation.report.results import HEADLINES, Run, score_of
+from s3clip.evaluation.report.run import Run
 from s3clip.evaluation.runs.classification import score_set
 from s3clip.evaluation.runs.encoding import Encoded, check_model, encode_set, read_set, set_folder
 from s3clip.evaluation.runs.pixels import PATCH_FEATURES, Counted, PixelRun, counts_place
 from s3clip.evaluation.runs.processes import Processes
 from s3clip.evaluation.runs.segmentation import score_pixels
-from s3clip.evaluation.settings import Asked, has_descriptors
+from s3clip.evaluation.settings import ComparisonSettings, has_descriptors
 from s3clip.images.sources import BATCH_SIZE
 
 
@@ -73,7 +72,9 @@ def _job(
     patch_features: str,
 ) -> _ImageJob | _PixelJob:
     """Return the job of a set. What is asked and cannot be is refused here, before anything is encoded."""
-    settings = Asked(configs=None, control=CONTROL.name, batch_size=batch_size, adapt=(), **asked)
+    settings = ComparisonSettings(
+        configs=None, control=CONTROL.name, batch_size=batch_size, adapt=(), **asked
+    )
     if isinstance(which, SegmentationSet):
         return _PixelJob(PixelRun(which, backbone, settings, patch_features))
     settings.chosen(can_encode=True, has_descriptors=has_descriptors(which.synonyms))
@@ -167,46 +168,27 @@ def evaluate(
                 "methods": times,
             }
         )
-    results = {
-        "settings": {**asked, "control": CONTROL.name, "batch_size": batch_size},
-        "versions": versions(),
-        "model": {
+    return Run.of(
+        thumbnails,
+        settings={**asked, "control": CONTROL.name, "batch_size": batch_size},
+        versions=versions(),
+        model={
             "name": backbone.name,
             "revision": backbone.revision,
             "fingerprint": key,
             "dtype": str(backbone.dtype).removeprefix("torch."),
             "logit_scale": backbone.logit_scale().item(),
         },
-        "benchmarks": found,
-        "mean": _means(found),
-    }
-    measured = {
-        "seconds": round(time.perf_counter() - started, 3),
-        "processes": own.count,
-        "workers": workers,
-        "device": own.device,
-        "peak_memory_mib": [_peak_memory(), *(memory for _, memory in everyone[1:])],
-        "benchmarks": timing,
-    }
-    return Run(json.loads(json.dumps(results)), measured, thumbnails)
-
-
-def _means(benchmarks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the mean headline of every method on all benchmarks of a task, the best of a task first."""
-    found = []
-    for task in dict.fromkeys(each["task"] for each in benchmarks):
-        own = [each for each in benchmarks if each["task"] == task]
-        rows = []
-        for name in [score["name"] for score in own[0]["scores"]]:
-            values = [
-                score[HEADLINES[each["headline"]]]
-                for each in own
-                if (score := score_of(each, name)) is not None
-            ]
-            if len(values) == len(own):
-                rows.append({"task": task, "name": name, "headline": sum(values) / len(values)})
-        found += sorted(rows, key=lambda row: (-row["headline"], row["name"]))
-    return found
+        benchmarks=found,
+        measured={
+            "seconds": round(time.perf_counter() - started, 3),
+            "processes": own.count,
+            "workers": workers,
+            "device": own.device,
+            "peak_memory_mib": [_peak_memory(), *(memory for _, memory in everyone[1:])],
+            "benchmarks": timing,
+        },
+    )
 
 
 def _peak_memory() -> float | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from s3clip.evaluation.benchmarks.masks import MaskedImage
 from s3clip.evaluation.benchmarks.sets import SegmentationSet
 from s3clip.evaluation.methods import CONTROL, DEFAULT
-from s3clip.evaluation.report.results import EXAMPLES, WORST_CLASSES, few, thumbnail
+from s3clip.evaluation.runs.examples import EXAMPLES, WORST_CLASSES, first_of, thumbnail
 from s3clip.evaluation.runs.pixel_counts import CountedPicture, PixelCounts
 from s3clip.evaluation.runs.pixels import Counted, PixelRun
 from s3clip.evaluation.scores import intersection_over_union, interval, mean_iou, resampled_mean_iou
@@ -99,7 +99,7 @@ def score_pixels(
     if not labelled:
         raise ValueError(
             f"{which.name}: no pixel to score: {len(which.shards)} pictures found, {len(broken)} of them "
-            f"cannot be scored" + (f": {few(list(broken.values()))}" if broken else "")
+            f"cannot be scored" + (f": {first_of(list(broken.values()))}" if broken else "")
         )
     differences = _differences(run, scores)
     occurs = scores[CONTROL.name].confusion.sum(1) > 0
@@ -189,7 +189,7 @@ def _differences(run: PixelRun, scores: Mapping[str, PixelScores]) -> dict[str, 
 def _warnings(which: SegmentationSet, broken: Mapping[str, str], occurs: Tensor) -> list[str]:
     warnings = list(which.problems)
     if broken:
-        warnings.append(f"cannot be scored: {len(broken)} of the pictures: {few(list(broken.values()))}")
+        warnings.append(f"cannot be scored: {len(broken)} of the pictures: {first_of(list(broken.values()))}")
     if absent := [name for name, there in zip(which.class_names, occurs.tolist(), strict=True) if not there]:
         listed = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
         warnings.append(f"no pixel is of {len(absent)} of the classes: {listed}")

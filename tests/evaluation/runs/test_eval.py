@@ -262,7 +262,7 @@ def test_equal_logits_go_to_the_class_that_comes_first():
 def test_counts_and_warnings(backbone, digits, tmp_path):
     cache = tmp_path / "cache"
     run = evaluate([open_digits(digits, expected=200)], backbone=backbone, cache=cache, **FEW)
-    only = run.results["benchmarks"][0]
+    only = run.to_dict()["benchmarks"][0]
     assert only["counts"] == {
         "scored": 150, "of": 200, "found": 151, "expected": 200, "broken": 1, "left_out": 0
     }  # fmt: skip
@@ -281,7 +281,7 @@ def test_images_of_no_class_are_left_out_counted_and_named(backbone, digits, tmp
     known = {name: i for name, i in opened.lookup.items() if name not in ("zero", "seven")}
     run = evaluate([replace(opened, lookup=known)], backbone=backbone, cache=tmp_path, **FEW)
     gone = {name: sum(name in path.name for path in digits.rglob("*.png")) for name in ("zero", "seven")}
-    only = run.results["benchmarks"][0]
+    only = run.to_dict()["benchmarks"][0]
     left_out = sum(gone.values())
     assert only["counts"] == {
         "scored": 150 - left_out, "of": 151, "found": 151, "expected": None, "broken": 1, "left_out": left_out
@@ -319,7 +319,7 @@ def test_worst_classes_are_counted(backbone, digits, tmp_path):
     run = evaluate(
         [open_digits(digits)], backbone=backbone, cache=tmp_path / "c", methods=["nearest"], bootstrap=5
     )
-    worst = run.results["benchmarks"][0]["worst_classes"]
+    worst = run.to_dict()["benchmarks"][0]["worst_classes"]
     assert worst["method"] == "center"
     wrong = [each for each in worst["classes"] if each["recall"] < 1]
     for each in wrong:

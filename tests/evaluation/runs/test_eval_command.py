@@ -313,7 +313,7 @@ def test_a_bad_command_is_one_line_that_names_the_argument(case, workplace, monk
 
 
 @pytest.mark.parametrize(
-    "content", ["not JSON", "{}", '{"format": "s3clip-run/1", "benchmarks": [{}]}', None]
+    "content", ["not JSON", "{}", '{"format": "s3clip-run/2", "benchmarks": [{}]}', None]
 )
 def test_a_report_of_no_run(content, tmp_path, monkeypatch, capsys):
     if content is not None:

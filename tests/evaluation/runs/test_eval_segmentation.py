@@ -135,7 +135,9 @@ def test_benchmarks_are_read_as_mmseg_lays_them_out(name, tmp_path):
 
 def test_what_does_not_fit_is_refused(tmp_path):
     row = benchmarks()["ade20k150"]
-    with pytest.raises(FileNotFoundError, match=r"not found; looked for .*images/validation; see docs/benchm"):
+    with pytest.raises(
+        FileNotFoundError, match=r"not found; looked for .*images/validation; see docs/benchm"
+    ):
         open_benchmark(row, tmp_path)
     folder = write_set(tmp_path, "ade20k150", ["a"])
     with pytest.raises(ValueError, match=r"expected 150 classes, got 10 \(in its synonyms\)"):
@@ -223,7 +225,7 @@ def test_scores_are_those_of_a_plain_loop(changed, backbone, data, whole, tmp_pa
             cache=tmp_path,
             bootstrap=20,
         )
-        (benchmark,) = run.results["benchmarks"]
+        (benchmark,) = run.to_dict()["benchmarks"]
     threshold = changed.get("threshold")
     assert benchmark["threshold"] == threshold
     if "reduce_zero_label" in changed:
@@ -255,7 +257,7 @@ def test_scores_are_those_of_a_plain_loop(changed, backbone, data, whole, tmp_pa
 def test_intervals_are_those_of_resampled_pictures(backbone, data, tmp_path):
     opened = open_masks(data)
     run = evaluate([opened], backbone=backbone, cache=tmp_path, bootstrap=200, seed=3)
-    scores = {score["name"]: score for score in run.results["benchmarks"][0]["scores"]}
+    scores = {score["name"]: score for score in run.to_dict()["benchmarks"][0]["scores"]}
     good = [pair for pair in opened.shards if pair.key not in BROKEN]
     truths = [np.array(Image.open(pair.mask)).astype(int) for pair in good]
     confusion = {}
@@ -314,7 +316,7 @@ def test_a_set_of_which_nothing_can_be_scored_is_refused(backbone, data, tmp_pat
     assert (
         evaluate(  # another number than expected is said, and goes on
             [replace(opened, expected_images=99)], backbone=backbone, cache=tmp_path, bootstrap=5
-        ).results["benchmarks"][0]["counts"]["of"]
+        ).to_dict()["benchmarks"][0]["counts"]["of"]
         == 99
     )
 
@@ -326,10 +328,10 @@ def test_methods_and_patch_features(backbone, data, tmp_path):
         run = evaluate(
             [opened], backbone=backbone, cache=tmp_path, bootstrap=5, methods=some, patch_features=name
         )
-        (benchmark,) = run.results["benchmarks"]
+        (benchmark,) = run.to_dict()["benchmarks"]
         assert {score["name"] for score in benchmark["scores"]} == {"center", *some}
         assert benchmark["patch_features"] == name
-        assert run.measured["benchmarks"][0]["images_encoded"] == 2  # nothing of the others is taken
+        assert run.measured.benchmarks[0].images_encoded == 2  # nothing of the others is taken
     for asked, message in (
         ({"methods": ["random_descriptors"]}, "'random_descriptors' draws its texts"),
         ({"methods": ["nearer"]}, "'nearer' is not known"),
@@ -415,7 +417,7 @@ def test_what_changed_is_encoded_again(backbone, data, tmp_path):
 
     def encoded():
         run = evaluate([open_masks(folder)], **asked)
-        return run.measured["benchmarks"][0]["images_encoded"], run.results["benchmarks"][0]
+        return run.measured.benchmarks[0].images_encoded, run.to_dict()["benchmarks"][0]
 
     assert encoded()[0] == 3
     count, before = encoded()
@@ -431,7 +433,7 @@ def test_what_changed_is_encoded_again(backbone, data, tmp_path):
     # Other words are other counts.
     write_row(folder, name="other", threshold=0.3)
     run = evaluate([open_masks(folder, "other")], **asked)
-    assert run.measured["benchmarks"][0]["images_encoded"] == 2
+    assert run.measured.benchmarks[0].images_encoded == 2
 
 
 def test_two_runs_do_not_write_one_file(backbone, data, tmp_path):
