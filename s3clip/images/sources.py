@@ -55,7 +55,11 @@ class Sample:
     data: Path | str | Span | bytes
 
     def open(self) -> Image.Image:
-        """Return the picture in RGB, upright.
+        """Return the picture in RGB, upright; for the errors see `read`."""
+        return open_image(self.read(), name=self.key)
+
+    def read(self) -> bytes:
+        """Return the encoded picture.
 
         Raises:
             FileNotFoundError: there is no such file; the key is named.
@@ -63,7 +67,12 @@ class Sample:
             ConnectionError: the store that it is in cannot be reached.
         """
         try:
-            return open_image(self.data if isinstance(self.data, Path) else self._content(), name=self.key)
+            if isinstance(self.data, bytes):
+                return self.data
+            if isinstance(self.data, Span):
+                return self.data.read()
+            with open_binary(self.data) as file:
+                return file.read()
         except ConnectionError:
             raise
         except FileNotFoundError as error:
@@ -71,14 +80,6 @@ class Sample:
         except OSError as error:  # of a tar or a store; its message holds the path
             reason = error.strerror or type(error).__name__
             raise BrokenImageError(f"{self.key}: not a readable image ({reason})") from error
-
-    def _content(self) -> bytes:
-        if isinstance(self.data, Span):
-            return self.data.read()
-        if isinstance(self.data, bytes):
-            return self.data
-        with open_binary(str(self.data)) as file:
-            return file.read()
 
 
 class BrokenShardError(OSError):
@@ -239,7 +240,8 @@ class Batch:
 def read(
     shards: Sequence[Shard],
     *,
-    transform: Callable[[list[Image.Image]], Any] | None = None,
+    opening: Callable[[Sample], Any] = Sample.open,
+    transform: Callable[[list[Any]], Any] | None = None,
     start: int = 0,
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
@@ -254,8 +256,9 @@ def read(
 
     Args:
         shards: in the order to read them.
+        opening: how the workers open a sample; `transform` gets what it returns.
         transform: what the workers do with the pictures of a batch, such as an image processor; None keeps
-            them as they are. It must be picklable where processes are spawned.
+            them as they are. Both must be picklable where processes are spawned.
         start: how many samples of the first shard to skip.
         batch_size: samples in a batch; the last of a shard may have fewer.
         workers: processes that open and transform; 0: this one does.
@@ -271,7 +274,7 @@ def read(
 
     # The samples are listed here, which costs little, and go to the workers as what the loader calls indices:
     # it gives back the results in the order of those, whatever worker made them.
-    dataset: Any = _Opened(transform)
+    dataset: Any = _Opened(opening, transform)
     sampler: Any = _tasks(shards, start, batch_size)
     yield from DataLoader(
         dataset,
@@ -312,7 +315,9 @@ def cut(shard: Shard, size: int, start: int = 0) -> Iterator[Run]:
         yield Run(first, found, broken)
 
 
-def open_samples(samples: Sequence[Sample]) -> tuple[list[Image.Image], dict[int, str]]:
+def open_samples(
+    samples: Sequence[Sample], opening: Callable[[Sample], Any] = Sample.open
+) -> tuple[list[Any], dict[int, str]]:
     """Return the pictures that can be read, in order, and why the others, by their places, cannot.
 
     Raises:
@@ -321,7 +326,7 @@ def open_samples(samples: Sequence[Sample]) -> tuple[list[Image.Image], dict[int
     images, errors = [], {}
     for place, sample in enumerate(samples):
         try:
-            images.append(sample.open())
+            images.append(opening(sample))
         except ConnectionError:
             raise
         except (OSError, ValueError) as error:
@@ -347,12 +352,14 @@ def _tasks(shards: Sequence[Shard], start: int, size: int) -> Iterator[tuple[str
 class _Opened:
     """Opens the pictures of a task: what the loader calls a dataset."""
 
-    def __init__(self, transform: Callable[[list[Image.Image]], Any] | None) -> None:
-        self.transform = transform
+    def __init__(
+        self, opening: Callable[[Sample], Any], transform: Callable[[list[Any]], Any] | None
+    ) -> None:
+        self.opening, self.transform = opening, transform
 
     def __getitem__(self, task: tuple[str, Run]) -> Batch:
         name, (first, samples, broken) = task
-        images, errors = open_samples(samples)
+        images, errors = open_samples(samples, self.opening)
         records = [
             Record(name, first + place, sample.key, sample.label, errors.get(place))
             for place, sample in enumerate(samples)
