@@ -565,3 +565,27 @@ def test_a_head_fitted_under_autocast_is_the_same(metric, metric_options):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         head = fitted(classes, config)
     torch.testing.assert_close(head(image_embeds=images), logits(classes, images, config), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["medium", "high"])
+def test_no_switch_of_the_whole_process_changes_what_is_decided(precision: str):
+    generator = torch.Generator().manual_seed(0)
+    texts = [torch.randn(6, 128, generator=generator) for _ in range(20)]
+    texts = [torch.cat([own, own[:4] * 3, own[:2] + 1e-5]) for own in texts]  # repeated, and nearly
+    names = [str(i) for i in range(20)]
+
+    def decided():
+        head = SynonymousSpaceHead().fit_embeddings(texts, names, logit_scale=10.0)
+        built = head.space
+        return [built.kept.tolist(), built.duplicate_of.tolist(), built.scales.tolist()]
+
+    expected = decided()
+    assert len(expected[0]) <= 20 * 6
+    torch.set_float32_matmul_precision(precision)
+    try:
+        found = decided()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            cast = decided()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert found == cast == expected
