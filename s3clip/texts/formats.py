@@ -55,11 +55,11 @@ KINDS: tuple[TextKind, ...] = get_args(TextKind)
 
 
 class Found(NamedTuple):
-    """Class records not checked yet, the other fields of a set, and how many empty texts were left out."""
+    """Class records not checked yet, the other fields of a set, and what to warn of."""
 
     classes: list[Any]
     fields: Mapping[str, Any] = MappingProxyType({})
-    skipped: int = 0
+    slips: tuple[str, ...] = ()
 
 
 class Format(NamedTuple):
@@ -123,7 +123,11 @@ def _by_class(content: dict[str, Any], values: TextKind = "synonyms") -> Found:
         if key in seen:
             raise ValueError(f"the key {key!r} is given twice, but for whitespace or underscores")
         seen.add(key)
-    return Found(classes, skipped=skipped)
+    slips = [f"empty texts left out: {skipped}"] if skipped else []
+    if len(content) > 1 and all(map(_is_number, content)):
+        first = next(iter(content))
+        slips.append(f'all names are numbers; ids go into records: {{"id": {first}, "name": "tabby cat"}}')
+    return Found(classes, slips=tuple(slips))
 
 
 def _neglected_tails(content: dict[str, Any]) -> Found:

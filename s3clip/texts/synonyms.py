@@ -169,7 +169,7 @@ class SynonymSet(BaseModel):
         except ValidationError as error:
             raise ValueError(f"{where}: {_reason(error.errors()[0], found.classes)}") from None
         if not where.startswith(BUILTIN):  # the exceptions of those say why such texts stay
-            for message in _slips(synonyms, found.skipped):
+            for message in (*found.slips, *_slips(synonyms)):
                 warnings.warn(f"{where}: {message}", UserWarning, stacklevel=2)
         return synonyms
 
@@ -291,11 +291,9 @@ def _reason(error: ErrorDetails, records: list[Any]) -> str:
     return f"{where}{field} {reason}" if field else f"{where}{reason}"
 
 
-def _slips(synonyms: SynonymSet, skipped: int) -> list[str]:
+def _slips(synonyms: SynonymSet) -> list[str]:
     """Word what is legal but seldom meant, one message a kind."""
     messages = []
-    if skipped:
-        messages.append(f"empty texts left out: {skipped}")
     repeated = sum(
         len(texts) - len(set(texts))
         for each in synonyms.classes
@@ -303,13 +301,8 @@ def _slips(synonyms: SynonymSet, skipped: int) -> list[str]:
     )
     if repeated:
         messages.append(f"texts given twice in a class (used once): {repeated}")
-    names = synonyms.class_names
-    if len(names) > 1 and all(name.isdigit() for name in names):
-        messages.append(
-            "all class names are numbers; where they are ids, write records: "
-            f'{{"id": {names[0]}, "name": "tabby cat"}}'
-        )
     if shared := collisions(synonyms):
+        names = synonyms.class_names
         examples = "; ".join(
             f"{reprlib.repr(text)} in classes "
             + ", ".join(f"{position} ({names[position]!r})" for position in positions[:3])

@@ -134,8 +134,10 @@ def test_other_encodings_are_named(tmp_path, content):
         SynonymSet.read(path)
 
 
-def test_numbers_for_names_are_said():
-    with pytest.warns(UserWarning, match='all class names are numbers; .*{"id": 0, "name": "tabby cat"}'):
+def test_numbers_as_keys_are_warned_of():
+    with pytest.warns(
+        UserWarning, match='all names are numbers; ids go into records: {"id": 0, "name": "tabby'
+    ):
         SynonymSet.read({"0": ["tabby"], "1": []})
 
 
