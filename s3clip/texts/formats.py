@@ -169,6 +169,8 @@ def _class_index(content: dict[str, Any]) -> Found:
                 f"{key!r}: expected number, WordNet id and name as in the index of ImageNet's classes, "
                 f'"0": ["n01440764", "tench"], got {reprlib.repr(pair)}'
             )
+        if int(key) in classes:
+            raise ValueError(f"the key {key!r} is given twice")
         classes[int(key)] = {"name": _spaced(pair[1]), "id": pair[0]}
     return Found([classes[number] for number in sorted(classes)])
 
