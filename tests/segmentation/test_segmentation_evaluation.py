@@ -126,7 +126,8 @@ def test_the_complete_command_on_the_photos_of_voc(shared, tmp_path, monkeypatch
     code = run(
         monkeypatch,
         *["eval", tmp_path / "photos.json", "--data", tmp_path, "--out", tmp_path / "run", "--workers", 0],
-        *["--backbone", shared / "models" / "fashion_clip", "--method", "naclip", "--contender", "default"],
+        *["--backbone", shared / "models" / "fashion_clip", "--method", "default"],
+        *["--patch-features", "naclip"],
     )
     assert not code
     (benchmark,) = json.loads((tmp_path / "run" / "run.json").read_text())["benchmarks"]

@@ -1,7 +1,7 @@
-"""The pixels of pictures, counted by what they are and what contenders took them for, on disk.
+"""The pixels of pictures, counted by what they are and what methods took them for, on disk.
 
 A folder has a file for each process that wrote there, which is only appended to: one line of JSON for each
-picture, with the part of every contender's confusion matrix that is not 0. A line that is cut off by a kill
+picture, with the part of every method's confusion matrix that is not 0. A line that is cut off by a kill
 is not there, and neither is what follows it, so that the most that a kill costs is the picture at hand.
 """
 
@@ -16,7 +16,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from s3clip.evaluation.benchmarks.segmentation import Pair
+from s3clip.evaluation.benchmarks.masks import MaskedImage
 from s3clip.files.writing import lock
 
 
@@ -28,7 +28,7 @@ class CountedPicture:
         key: of the picture.
         sizes: of its two files, in bytes.
         opened_at: when they were, in seconds since 1970.
-        cells: by contender, (cells, 2) int32: the position of a cell in the confusion matrix, row by row, and
+        cells: by method, (cells, 2) int32: the position of a cell in the confusion matrix, row by row, and
             its count, where that is not 0.
     """
 
@@ -37,7 +37,7 @@ class CountedPicture:
     opened_at: float
     cells: Mapping[str, Tensor]
 
-    def is_of(self, pair: Pair) -> bool:
+    def is_of(self, pair: MaskedImage) -> bool:
         """Say whether the files have the sizes that they had, and were not written since.
 
         Machines that have copies of their own agree on that, too.
@@ -101,7 +101,7 @@ class CountsWriter:
         self._file.flush()
 
 
-def file_sizes(pair: Pair) -> tuple[int, int]:
+def file_sizes(pair: MaskedImage) -> tuple[int, int]:
     """Return the sizes of a picture and of its mask, in bytes.
 
     Raises:
