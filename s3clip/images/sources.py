@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 
-from s3clip.files.addresses import is_address, open_binary
+from s3clip.files.addresses import is_address
 from s3clip.images.opening import BrokenImageError, open_image
 
 BATCH_SIZE = 64
@@ -63,22 +63,14 @@ class Sample:
             ConnectionError: the store that it is in cannot be reached.
         """
         try:
-            return open_image(self.data if isinstance(self.data, Path) else self._content(), name=self.key)
-        except ConnectionError:
+            return open_image(self.data.read() if isinstance(self.data, Span) else self.data, name=self.key)
+        except (ConnectionError, BrokenImageError):
             raise
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{self.key}: no such file") from error
-        except OSError as error:  # of a tar or a store; its message holds the path
-            reason = error.strerror or type(error).__name__
+        except (OSError, ImportError, ValueError) as error:  # of a tar, a store, or the package for one
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise BrokenImageError(f"{self.key}: not a readable image ({reason})") from error
-
-    def _content(self) -> bytes:
-        if isinstance(self.data, Span):
-            return self.data.read()
-        if isinstance(self.data, bytes):
-            return self.data
-        with open_binary(str(self.data)) as file:
-            return file.read()
 
 
 class BrokenShardError(OSError):

@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 
 from s3clip.files.addresses import is_address, open_binary
 from s3clip.images.sources import Sample, Span, breaking_off
-from s3clip.images.walking import SUFFIXES
+from s3clip.images.walking import is_image
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _groups(members: Iterator[_Member], start: int) -> Iterator[_Row]:
                 row = _Row(key)
             if extension.lower() == "cls":
                 row.label, row.has_label = _label(member.read()), True
-            elif path.suffix.lower() in SUFFIXES:
+            elif is_image(path.name):
                 row.picture = member.data() if position >= start else b""
     except (tarfile.TarError, EOFError):
         if row.has_label and row.picture is not None:  # it had been read whole
@@ -111,7 +111,7 @@ def _pictures(members: Iterator[_Member], start: int) -> Iterator[_Row]:
     """Give every picture of a tar, with its content from number `start` on."""
     position = 0
     for member in members:
-        if PurePosixPath(member.info.name).suffix.lower() in SUFFIXES:
+        if is_image(member.info.name):
             yield _Row(member.info.name, picture=member.data() if position >= start else b"")
             position += 1
 

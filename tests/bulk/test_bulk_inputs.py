@@ -281,7 +281,8 @@ def test_mixed_inputs_in_one_job(head: SynonymousSpaceHead, tmp_path: Path):
         tmp_path / "tables",
         tmp_path / "vectors",
     ]
-    summary = label([*inputs, tmp_path / "photos"], head, tmp_path / "out", **SIZES)
+    with pytest.warns(UserWarning, match=r"photos: passed over: 1 \.md, 1 hidden \.png$"):
+        summary = label([*inputs, tmp_path / "photos"], head, tmp_path / "out", **SIZES)
     assert (summary.rows, summary.errors, summary.broken) == (9, 0, {})
     rows = rows_of(tmp_path / "out")
     keys = [f"{tmp_path}/photos/{name}" for name in ("a/1.png", "b/1.png", "a/2.PNG")]  # in the order given
@@ -325,7 +326,9 @@ def test_links(space, head, tmp_path: Path):
     (folder / "e.npy").symlink_to(real / "e.npy")
     (folder / "loop").symlink_to(folder)
     (folder / "other").symlink_to(real)
-    assert [file.path for file in list_files([folder])] == [f"{folder}/e.npy"]
+    found = [f"{folder}/{name}" for name in ("e.npy", "other/1.png", "other/e.npy")]
+    assert [file.path for file in list_files([folder])] == found
+    (folder / "other").unlink()
     summary = label(folder, space, tmp_path / "out")
     assert (summary.rows, summary.broken) == (3, {})
     np.save(real / "e.npy", VECTORS[:4])
@@ -334,7 +337,8 @@ def test_links(space, head, tmp_path: Path):
     # A link to nothing is a picture that is not there; a pipe is no picture, and nobody waits for it.
     (folder / "gone.png").symlink_to(tmp_path / "nothing.png")
     os.mkfifo(folder / "pipe.png")
-    summary = label(folder / "*.png", head, tmp_path / "pictures", **SIZES)
+    with pytest.warns(UserWarning, match=r"passed over: 1 \.png$"):
+        summary = label(folder / "*.png", head, tmp_path / "pictures", **SIZES)
     assert (summary.rows, summary.errors, summary.broken) == (1, 1, {})
     assert "gone.png: no such file" in rows_of(tmp_path / "pictures")[0]["error"]
 
@@ -415,7 +419,9 @@ def test_results_are_no_inputs_but_where_they_are_asked_for(head, tmp_path: Path
     (photos / "manifest.json").write_text("// of somebody else's")
     out = photos / "labels"
     for _ in range(2):  # the results lie in the input
-        assert label(photos, head, out, keep_embeddings=True, **SIZES).rows == 3
+        with pytest.warns(UserWarning, match=r"photos: passed over: 1 \.json$"):
+            assert label(photos, head, out, keep_embeddings=True, **SIZES).rows == 3
+    (photos / "manifest.json").unlink()
     (out / "summary.png").write_bytes(picture(1))  # as the command draws it
     assert label(photos, head, out, keep_embeddings=True, **SIZES).rows == 3
     assert label(photos, head, tmp_path / "elsewhere", **SIZES).rows == 3
