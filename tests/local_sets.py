@@ -107,7 +107,7 @@ def results(out):
 
 def main(folder, out, log=None):
     ShardWriter.append = APPEND if log is None else logged(log)
-    evaluate_one(open_digits(Path(folder)), out, contenders=["name", "default"])
+    evaluate_one(open_digits(Path(folder)), out, methods=["name", "default"])
 
 
 if __name__ == "__main__":

@@ -24,11 +24,13 @@ from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
 from s3clip import Backbone, HeadConfig, SynonymousSpaceHead, TestTimeAdapter
-from s3clip.evaluation.report.comparison import Difference, format_difference, markdown_rows
+from s3clip.evaluation import Difference
 from s3clip.evaluation.scores import interval, resampled_class_means, resampled_means
 from s3clip.files.writing import write_atomically
 from s3clip.images.opening import open_image
-from s3clip.images.views import ViewSettings, encode_views
+from s3clip.images.views import ViewSettings
+from s3clip.prediction.view_embeddings import encode_views
+from s3clip.printing import Column, Table
 
 VIEWS = 64
 AREAS = (0.8, 0.5)
@@ -242,7 +244,12 @@ def difference(own: Scored, plain: Scored, value: Callable[[Tensor, Tensor], flo
         resampled = resampled_class_means(change[None], counts, own.labels, scored)[:, 0]
     else:
         resampled = resampled_means(change[None], counts)[:, 0]
-    return Difference(value(change, own.labels), *interval(resampled))
+    low, high = interval(resampled)
+    return Difference(value=value(change, own.labels), low=low, high=high)
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    return Table([header[0], *(Column(name, "s") for name in header[1:])], rows).markdown()
 
 
 def mean_top1(correct: Tensor, labels: Tensor) -> float:
@@ -264,17 +271,17 @@ def report(
     """Tables on the second half."""
     half = photos.halves()[1]
     views = {condition: photos.views(condition, area, half) for condition in CONDITIONS}
-    contenders = [("plain", "plain", {})]
+    compared = [("plain", "plain", {})]
     for method in GRID:
-        contenders.append((method, method, PUBLISHED[method]))
+        compared.append((method, method, PUBLISHED[method]))
         if chosen[method] != PUBLISHED[method]:
-            contenders.append((f"{method}, chosen", method, chosen[method]))
+            compared.append((f"{method}, chosen", method, chosen[method]))
     lines = []
     for task_name, task in sets.items():
         for space, head in task.heads.items():
             found = {
                 label: [score(head, own, task.labels[half], method, **settings) for own in views.values()]
-                for label, method, settings in contenders
+                for label, method, settings in compared
             }
             lines += table(f"{task_name}, {space} space: top-1", found, mean_top1, list(views))
             lines += table(f"{task_name}, {space} space: mean per-class recall", found, recall, list(views))
@@ -295,12 +302,12 @@ def table(
         for own, base in zip([*parts, joined(parts)], [*plain, joined(plain)], strict=True):
             cell = f"{100 * value(own.correct, own.labels):.1f}"
             if label != "plain":
-                cell += " (" + format_difference(difference(own, base, value)) + ")"
+                cell += f" ({difference(own, base, value)})"
             cells.append(cell)
         rows.append([label, *cells, f"{joined(parts).image_ms:.2f}"])
     header = ["", *conditions, "all", "ms/photo"]
     photos = len(plain[0].labels)
-    return [f"### {title}", "", markdown_rows(header, rows), "", f"{photos} photos.", ""]
+    return [f"### {title}", "", markdown(header, rows), "", f"{photos} photos.", ""]
 
 
 def half_precision(photos: Photos, sets: dict[str, Task], area: float, count: int, views: int) -> list[str]:
@@ -328,7 +335,7 @@ def half_precision(photos: Photos, sets: dict[str, Task], area: float, count: in
             lines.append([str(dtype).removeprefix("torch."), method, *cells])
     header = ["dtype", "method", f"embeddings rounded, {len(exact)} photos", f"whole tower, {count} photos"]
     title = "### Share of photos with the label of float32, percent, mean over both label sets and spaces"
-    return [title, "", markdown_rows(header, lines), ""]
+    return [title, "", markdown(header, lines), ""]
 
 
 @torch.inference_mode()
@@ -357,7 +364,7 @@ def main() -> None:
         f"{half} photos to choose on ({', '.join(CHOSEN_ON)}), {len(photos.rows) - half} to report on, "
         f"{VIEWS} views, crop area {area:g} chosen.\n",
         "### Choosing: top-1 on the first half\n",
-        markdown_rows(header, rows),
+        markdown(header, rows),
         "",
     ]
     lines += report(photos, sets, area, chosen)

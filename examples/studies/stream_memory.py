@@ -88,7 +88,7 @@ def tiny_clip() -> Backbone:
     return Backbone(transformers.CLIPModel(config).eval(), (demo.tokenizer, demo.image_processor))
 
 
-def evaluate_synthetic(images: int, workers: int, contenders: list[str] | None) -> None:
+def evaluate_synthetic(images: int, workers: int, methods: list[str] | None) -> None:
     """Evaluate in this process, and print its peak."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -99,28 +99,28 @@ def evaluate_synthetic(images: int, workers: int, contenders: list[str] | None) 
             [opened],
             backbone=backbone,
             cache=folder / "embeddings",
-            contenders=contenders,
+            methods=methods,
             workers=workers,
         )
-        (benchmark,) = run.results["benchmarks"]
-        (timing,) = run.measured["benchmarks"]
-        if benchmark["counts"]["scored"] != images:
-            raise SystemExit(f"scored {benchmark['counts']['scored']:,} pictures of {images:,}")
+        (benchmark,) = run.benchmarks
+        (timing,) = run.measured.benchmarks
+        if benchmark.counts.scored != images:
+            raise SystemExit(f"scored {benchmark.counts.scored:,} pictures of {images:,}")
         worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         print(
-            f"{images:>9,} pictures: peak {run.measured['peak_memory_mib'][0]:,.0f} MiB "
+            f"{images:>9,} pictures: peak {run.measured.peak_memory_mib[0]:,.0f} MiB "
             f"({before:,.0f} before), largest worker {worker:,.0f} MiB; "
             f"the embeddings are {images * DIM * 4 / 2**20:,.1f} MiB; "
-            f"{len(benchmark['scores'])} contenders, encoding {timing['encoding_seconds']:.0f} s, "
-            f"scoring {timing['scoring_seconds']:.0f} s",
+            f"{len(benchmark.scores)} methods, encoding {timing.encoding_seconds:.0f} s, "
+            f"scoring {timing.scoring_seconds:.0f} s",
             flush=True,
         )
 
 
-def memory(images: list[int], workers: int, contenders: list[str] | None) -> None:
+def memory(images: list[int], workers: int, methods: list[str] | None) -> None:
     for count in images:
         job = multiprocessing.get_context("spawn").Process(
-            target=evaluate_synthetic, args=(count, workers, contenders)
+            target=evaluate_synthetic, args=(count, workers, methods)
         )
         job.start()
         job.join()
@@ -212,14 +212,14 @@ def main(arguments: list[str] | None = None) -> None:
     one = parts.add_parser("memory")
     one.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
     one.add_argument("--workers", type=int, default=0)
-    one.add_argument("--contender", action="append", help="this one and the control alone; all by default")
+    one.add_argument("--method", action="append", help="this one and the control alone; all by default")
     other = parts.add_parser("rates")
     other.add_argument("--images", type=int, default=4096)
     other.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     other.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args(arguments)
     if given.part == "memory":
-        memory(given.images, given.workers, given.contender)
+        memory(given.images, given.workers, given.method)
     else:
         rates(given.images, given.workers, given.device)
 

@@ -22,14 +22,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from s3clip import Backbone, HeadConfig, SynonymousSpaceHead
-from s3clip.evaluation import CONTENDERS as EVERY
+from s3clip.evaluation import METHODS as EVERY
 from s3clip.evaluation import Comparison, Difference, compare, compare_embeddings
-from s3clip.evaluation.report.comparison import format_difference, markdown_rows
-from s3clip.printing import new_figure
+from s3clip.printing import Column, Table, new_figure
 
 MAIN = ("cifar10", "fashion13", "article", "subcat")
 CENTER = HeadConfig(metric="center", scale_rule=None)
-CONTENDERS = {
+METHODS = {
     "name": CENTER,  # on the own names alone
     "center": CENTER,
     "default": HeadConfig(),
@@ -37,9 +36,7 @@ CONTENDERS = {
     "center+rips": HeadConfig(metric="center"),
     "nearest": HeadConfig(metric="nearest", scale_rule=None),
 }
-COLOURS = dict(
-    zip(CONTENDERS, ("#57606a", "#cf222e", "#0969da", "#1a7f37", "#8250df", "#bf8700"), strict=True)
-)
+COLOURS = dict(zip(METHODS, ("#57606a", "#cf222e", "#0969da", "#1a7f37", "#8250df", "#bf8700"), strict=True))
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
 DAMAGED = ("center", "default", "no filter", "center+rips", "nearest")
 MIN_IMAGES = 20
@@ -68,8 +65,15 @@ class Page:
         self.data: dict[str, Any] = {}
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *notes: str) -> None:
-        """Print and keep a table."""
-        self.lines += [f"### {title}", "", markdown_rows(header, rows), "", *(f"{note}\n" for note in notes)]
+        """Print and keep a table, all but its first column to the right."""
+        columns = [header[0], *(Column(name, "s") for name in header[1:])]
+        self.lines += [
+            f"### {title}",
+            "",
+            Table(columns, rows).markdown(),
+            "",
+            *(f"{note}\n" for note in notes),
+        ]
         print("\n".join(self.lines[-4 - len(notes) :]), flush=True)
 
 
@@ -79,10 +83,10 @@ def fitted(config: HeadConfig, each: LabelSet, texts: Sequence[Tensor]) -> Synon
     return SynonymousSpaceHead(config=config).fit_embeddings(texts, names, logit_scale=each.scale)
 
 
-def score(contender: str | HeadConfig, each: LabelSet, texts: Sequence[Tensor]) -> Score:
-    """Return top-1 and mean per-class recall of a contender with these texts."""
-    config = CONTENDERS[contender] if isinstance(contender, str) else contender
-    head = fitted(config, each, [own[:1] for own in texts] if contender == "name" else texts)
+def score(method: str | HeadConfig, each: LabelSet, texts: Sequence[Tensor]) -> Score:
+    """Return top-1 and mean per-class recall of a method with these texts."""
+    config = METHODS[method] if isinstance(method, str) else method
+    head = fitted(config, each, [own[:1] for own in texts] if method == "name" else texts)
     with torch.inference_mode():
         predicted = head(image_embeds=each.images).argmax(1).numpy()
     counts = torch.bincount(each.labels, minlength=len(texts))
@@ -132,7 +136,7 @@ def found_among_dropped(head: SynonymousSpaceHead, wrong: list[Tensor]) -> tuple
 def clean(sets: list[LabelSet], page: Page, bootstrap: int) -> None:
     """Compare the default with the name and with center on every set as it is."""
     rows, calibration, gains, passed = [], [], {}, 0
-    settings = {"no filter": CONTENDERS["no filter"], "default+centered": HeadConfig(centering="class_mean")}
+    settings = {"no filter": METHODS["no filter"], "default+centered": HeadConfig(centering="class_mean")}
     page.data["clean"] = {}
     for each in sets:
         results = {
@@ -142,7 +146,7 @@ def clean(sets: list[LabelSet], page: Page, bootstrap: int) -> None:
                 each.images,
                 each.labels,
                 logit_scale=each.scale,
-                contenders=["name", "center", "default"],
+                methods=["name", "center", "default"],
                 configs=settings,
                 control=control,
                 min_images=MIN_IMAGES,
@@ -164,14 +168,14 @@ def clean(sets: list[LabelSet], page: Page, bootstrap: int) -> None:
                     f"{100 * scores[c].top1:.1f} / {100 * scores[c].recall:.1f}"
                     for c in ("name", "center", "default", "no filter")
                 ),
-                *(format_difference(d) + ("" if holds(d) else " **less**") for d in four),
+                *(str(d) + ("" if holds(d) else " **less**") for d in four),
                 f"{100 * scores['default'].dropped:.1f}",
             ]
         )
         errors = ("name", "center", "no filter", "default", "default+centered")
         calibration.append([each.name, *(f"{100 * scores[c].calibration_error:.1f}" for c in errors)])
-        for contender in ("center", "default"):
-            own = scores[contender]
+        for method in ("center", "default"):
+            own = scores[method]
             calibration[-1].append(f"{own.image_ms:.4f} / {own.fit_ms:.0f}")
     mean = torch.tensor(list(gains.values())).mean(0).tolist()
     mains = torch.tensor([gains[name] for name in gains if name in MAIN]).reshape(-1, 2).mean(0).tolist()
@@ -198,18 +202,18 @@ def holds(difference: Difference) -> bool:
 
 
 def damaged(sets: list[LabelSet], page: Page, seeds: int) -> None:
-    """Swap texts between classes: what each contender loses, and what the filter finds."""
+    """Swap texts between classes: what each method loses, and what the filter finds."""
     page.data |= {"swaps": {}, "swap_curves": {each.name: {} for each in sets if each.name in MAIN}}
     for share, from_one_class in [*((share, False) for share in SHARES), (0.2, True)]:
         rows, counted = [], []
         for each in sets if share == 0.2 else [each for each in sets if each.name in MAIN]:
-            before = {contender: torch.tensor(score(contender, each, each.texts)) for contender in CONTENDERS}
-            after: dict[str, list[Score]] = {contender: [] for contender in CONTENDERS}
+            before = {method: torch.tensor(score(method, each, each.texts)) for method in METHODS}
+            after: dict[str, list[Score]] = {method: [] for method in METHODS}
             counts = torch.zeros(3)
             for seed in range(seeds):
                 texts, wrong = swap(each.texts, share, seed, from_one_class=from_one_class)
-                for contender, own in after.items():
-                    own.append(score(contender, each, texts))
+                for method, own in after.items():
+                    own.append(score(method, each, texts))
                 counts += torch.tensor(found_among_dropped(fitted(HeadConfig(), each, texts), wrong))
             losses = {c: before[c] - torch.tensor(own).mean(0) for c, own in after.items()}
             hit, dropped, swapped = counts.tolist()
@@ -224,7 +228,7 @@ def damaged(sets: list[LabelSet], page: Page, seeds: int) -> None:
                 ]
             )
             if each.name in MAIN and not from_one_class:
-                top1 = {c: [before[c][0].item(), [own.top1 for own in after[c]]] for c in CONTENDERS}
+                top1 = {c: [before[c][0].item(), [own.top1 for own in after[c]]] for c in METHODS}
                 page.data["swap_curves"][each.name][share] = top1
         if counted:
             total = {c: torch.stack([losses[c] for losses in counted]).mean(0) for c in DAMAGED}
@@ -252,8 +256,8 @@ def unequal(sets: list[LabelSet], pools: dict[str, list[Tensor]], page: Page) ->
                     base[(c + 1) % len(base)], count = base[(c + 1) % len(base)][:1], 30
                 if len(many) >= count:
                     texts = [*base[:c], many[:count], *base[c + 1 :]]
-                    for contender, own in moved.items():
-                        change = zip(score(contender, each, texts), score(contender, each, base), strict=True)
+                    for method, own in moved.items():
+                        change = zip(score(method, each, texts), score(method, each, base), strict=True)
                         own.append(torch.tensor([after - before for after, before in change]))
             if moved["center"]:
                 rows.append([each.name, what, str(len(moved["center"])), *map(_changes, moved.values())])
@@ -376,9 +380,9 @@ def cost(page: Page) -> None:
     centres = torch.randn(1000, 1, 512, generator=draw)
     texts = list(normalize(centres + 0.7 * torch.randn(1000, 32, 512, generator=draw), dim=2))
     rows = []
-    for contender in ("center", "no filter", "default"):
+    for method in ("center", "no filter", "default"):
         started = time.perf_counter()
-        head = SynonymousSpaceHead(config=CONTENDERS[contender])
+        head = SynonymousSpaceHead(config=METHODS[method])
         head.fit_embeddings(texts, [str(i) for i in range(1000)], logit_scale=100.0)
         fit = time.perf_counter() - started
         with torch.inference_mode():
@@ -386,10 +390,10 @@ def cost(page: Page) -> None:
             started = time.perf_counter()
             for _ in range(10):
                 head(image_embeds=images)
-        rows.append([contender, f"{fit:.2f}", f"{1000 * (time.perf_counter() - started) / 640:.3f}"])
+        rows.append([method, f"{fit:.2f}", f"{1000 * (time.perf_counter() - started) / 640:.3f}"])
     page.table(
         "Cost with 1,000 classes of 32 texts, batches of 64 images",
-        ["contender", "fit, s", "ms per image"],
+        ["method", "fit, s", "ms per image"],
         rows,
     )
     page.data["cost"] = rows
@@ -418,13 +422,13 @@ def draw(page: Page, out: Path) -> None:
     figure = new_figure(3.1 * max(1, len(curves)), 3.4)
     axes = figure.subplots(1, max(1, len(curves)), squeeze=False)[0]
     for axis, (name, by_share) in zip(axes, curves.items(), strict=False):
-        for contender, colour in COLOURS.items():
-            runs = [torch.tensor(by_share[share][contender][1]) for share in SHARES]
-            start = by_share[SHARES[0]][contender][0]
+        for method, colour in COLOURS.items():
+            runs = [torch.tensor(by_share[share][method][1]) for share in SHARES]
+            start = by_share[SHARES[0]][method][0]
             mean = torch.tensor([start, *(own.mean() for own in runs)])
             spread = torch.tensor([0.0, *(own.std(unbiased=False) for own in runs)])
             shares = [0.0, *(100 * share for share in SHARES)]
-            axis.plot(shares, mean, color=colour, label=contender)
+            axis.plot(shares, mean, color=colour, label=method)
             axis.fill_between(shares, mean - spread, mean + spread, color=colour, alpha=0.12)
         axis.set_title(name, fontsize=10)
         axis.set_xlabel("% of texts swapped")
@@ -434,21 +438,21 @@ def draw(page: Page, out: Path) -> None:
     figure.savefig(out / "swaps.png")
 
 
-def every_contender(
+def every_method(
     sets: list[LabelSet], backbone: Backbone, shared: Path, page: Page, out: Path, bootstrap: int
 ) -> None:
-    """Compare every contender on the four main sets."""
+    """Compare every method on the four main sets."""
     files = {"article": "article_types.json", "subcat": "sub_categories.json"}
     asked: dict[str, Any] = {"min_images": MIN_IMAGES, "bootstrap": bootstrap}
     results: dict[str, Comparison] = {}
     for each in sets:
         # The hull takes as long as all others together: once is enough. None of these files has descriptors.
-        asked["contenders"] = [
+        asked["methods"] = [
             name
-            for name, contender in EVERY.items()
+            for name, method in EVERY.items()
             if not name.startswith("hull+")
-            and not contender.descriptors
-            and (contender.texts is None or each.name in files)
+            and not method.descriptors
+            and (method.texts is None or each.name in files)
         ]
         if each.name in files:
             classes = shared / "data" / "fashion_photos" / files[each.name]
@@ -461,7 +465,7 @@ def every_contender(
         page.lines += [f"### {each.name} ({each.encoder})", "", result.markdown()]
         results[each.name] = result
         title = f"{each.name} ({each.encoder}): {result.images} images, {result.classes} classes"
-        result.draw(out / f"contenders-{each.name}.png", title=title)
+        result.draw(out / f"methods-{each.name}.png", title=title)
     gains, rows = {}, {}
     for name in EVERY:
         found = {key: own for key, own in results.items() if name in [s.name for s in own.scores]}
@@ -480,12 +484,12 @@ def every_contender(
         gain = f"{gains[name][0]:+.1f} / {gains[name][1]:+.1f}{missing}"
         rows[name] = [name, *cells, gain, f"{min(times):.0f} to {max(times):.0f}"]
     page.table(
-        "Every contender on the main sets",
-        ["contender", *results, "minus center, mean", "µs per image"],
+        "Every method on the main sets",
+        ["method", *results, "minus center, mean", "µs per image"],
         [rows[name] for name in sorted(rows, key=lambda name: -sum(gains[name]))],
         "Top-1 / recall in percent, by the mean gain over center.",
     )
-    page.data["contenders"] = {name: result.to_dict() for name, result in results.items()}
+    page.data["methods"] = {name: result.to_dict() for name, result in results.items()}
 
 
 def larger_lists(sets: list[LabelSet], backbone: Backbone) -> dict[str, list[Tensor]]:
@@ -528,7 +532,7 @@ def main() -> None:
     left_out(sets, page)
     cost(page)
     draw(page, arguments.out)
-    every_contender(mains, backbone, arguments.shared, page, arguments.out, arguments.bootstrap)
+    every_method(mains, backbone, arguments.shared, page, arguments.out, arguments.bootstrap)
     (arguments.out / "study.md").write_text("\n".join(page.lines) + "\n", encoding="utf-8")
     (arguments.out / "study.json").write_text(json.dumps(page.data, indent=1) + "\n", encoding="utf-8")
 

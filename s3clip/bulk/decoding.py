@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from s3clip.backbone.backbone import ImageTransform
+from s3clip.backbone.image_transform import ImageTransform
 from s3clip.bulk.embedding_shards import EmbeddingFile
 from s3clip.files.writing import in_utf8
 from s3clip.images.sources import BrokenShardError, Sample, Shard, cut, open_samples

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from s3clip.backbone.backbone import ImageTransform
+from s3clip.backbone.image_transform import ImageTransform
 from s3clip.bulk.decoding import DecodedBatch
 from s3clip.bulk.inputs import InputFile, state_now
 from s3clip.bulk.labelling import Labeller

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from s3clip.backbone.backbone import ImageTransform
+from s3clip.backbone.image_transform import ImageTransform
 from s3clip.bulk.decoding import DecodedBatch, RowsPer, decoded_batches, part_start
 from s3clip.bulk.embedding_shards import EmbeddingFile
 from s3clip.bulk.inputs import InputFile, state_now

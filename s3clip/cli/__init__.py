@@ -8,7 +8,8 @@ import typer
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from s3clip.cli import bulk, evaluation, heads, inspection, segmentation, synonyms
+from s3clip.cli import bench, bulk, compare, eval, heads, inspection, report, segmentation, synonyms
+from s3clip.printing import say
 
 app = typer.Typer(
     name="s3clip",
@@ -27,12 +28,12 @@ for verb in (
     heads.export,
     segmentation.segment,
     bulk.label,
-    evaluation.compare,
-    evaluation.report,
-    evaluation.bench,
+    compare.compare,
+    report.report,
+    bench.bench,
 ):
     app.command()(verb)
-app.command("eval")(evaluation.evaluate)
+app.command("eval")(eval.evaluate)
 app.add_typer(synonyms.app, name="synonyms")
 
 
@@ -49,9 +50,9 @@ def main() -> None:
     """Run the command; bad input ends it with status 2 and one line on standard error."""
     if not sys.stderr.isatty():  # in a log, a progress bar is noise; read when the Hub's client is imported
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *rest, **more: say(f"warning: {message}", error=True)
     try:
         app()
     except (ValueError, TypeError, OSError, SafetensorError) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        say(f"error: {_one_line(error)}", error=True)
         sys.exit(2)

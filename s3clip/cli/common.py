@@ -1,13 +1,14 @@
 """What commands have in common: options, and how they print what they found."""
 
-import csv
-import io
 import json
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from s3clip.printing import Table, say
 
 HeadSource = Annotated[
     str,
@@ -49,20 +50,11 @@ Output = Annotated[Format, typer.Option("--format", help="How to print the resul
 
 def print_rows(header: list[str], rows: list[list[Any]], output: Format) -> None:
     """Print a table with its columns aligned, a JSON list of records, or CSV; None is "-" outside of JSON."""
+    table = Table(header, rows)
     if output is Format.JSON:
-        records = [dict(zip(header, row, strict=True)) for row in rows]
-        typer.echo(json.dumps(records, indent=1, ensure_ascii=False))
-        return
-    rows = [["-" if cell is None else cell for cell in row] for row in rows]
-    if output is Format.CSV:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header, *rows])
-        typer.echo(text.getvalue(), nl=False)
-        return
-    cells = [[str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
-    for row in cells:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        say(json.dumps(table.records(), indent=1, ensure_ascii=False))
+    else:
+        say(table.csv().removesuffix("\n") if output is Format.CSV else str(table))
 
 
 def json_option(option: str, given: str) -> Any:
@@ -73,3 +65,13 @@ def json_option(option: str, given: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise ValueError(f"--{option}: not JSON ({error})") from error
+
+
+def make_folder(option: str, folder: Path) -> None:
+    """Make a folder to write into, before the work and not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # of its kind, but it names no option
+        raise OSError(f"--{option}: {folder} cannot be made a folder: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"--{option}: {folder} is not to be written to; choose another folder")

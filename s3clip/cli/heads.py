@@ -18,6 +18,7 @@ from s3clip.cli.common import (
     json_option,
     print_rows,
 )
+from s3clip.printing import say
 
 
 def demo(
@@ -29,17 +30,17 @@ def demo(
     from s3clip.demo.run import run_demo
 
     result = run_demo(out)
-    typer.echo(
+    say(
         f"{result.images} held-out handwritten digits, 10 classes with {result.texts} texts, "
         f"of which the space keeps {result.kept}. Top-1 accuracy:"
     )
-    for contender, accuracy in result.accuracy.items():
-        typer.echo(f"  {contender:<18} {accuracy:6.1%}")
-    typer.echo(
+    for method, accuracy in result.accuracy.items():
+        say(f"  {method:<18} {accuracy:6.1%}")
+    say(
         f"Saved the head to {result.head_folder} and loaded it again: logits differ by at most "
         f"{result.reload_difference:.1e}."
     )
-    typer.echo(f"Picture: {result.picture}")
+    say(f"Picture: {result.picture}")
 
 
 def fit(
@@ -86,13 +87,13 @@ def fit(
     reports = inspect_head(head)
     total, kept = sum(len(r.texts) for r in reports), sum(r.count("kept") for r in reports)
     dropped = sum(r.count("dropped") for r in reports)
-    typer.echo(
+    say(
         f"{len(reports)} classes, {total} texts: {kept} kept, {dropped} dropped, "
         f"{total - kept - dropped} repeated"
     )
     if len(reports) == 1:
-        typer.echo("One class only: every image gets it; centering was skipped.")
-    typer.echo(f"Saved to {out}. Try: s3clip predict IMAGES --head {out}")
+        say("One class only: every image gets it; centering was skipped.")
+    say(f"Saved to {out}. Try: s3clip predict IMAGES --head {out}")
 
 
 def predict(
@@ -133,7 +134,7 @@ def predict(
             else {"file": str(file), "error": "not a readable image"}
             for file, own in zip(files, answers, strict=True)
         ]
-        typer.echo(json.dumps(listed, indent=1, ensure_ascii=False))
+        say(json.dumps(listed, indent=1, ensure_ascii=False))
     else:
         header = ["file", "rank", "label", "score", "class_index", "class_id", "text", "accepted"]
         rows = [
@@ -179,7 +180,7 @@ def push(
         create_pr=pull_request,
         replace_card=replace_card,
     )
-    typer.echo(f"Pushed to {address}. Try: s3clip predict IMAGES --head {repository}")
+    say(f"Pushed to {address}. Try: s3clip predict IMAGES --head {repository}")
 
 
 def export(
@@ -194,4 +195,4 @@ def export(
     from s3clip import SynonymousSpaceHead, export_onnx
 
     path = export_onnx(SynonymousSpaceHead.from_pretrained(head, revision=revision, backbone=backbone), out)
-    typer.echo(f"Wrote {path}, whose logits are those of torch; class_names are in its metadata.")
+    say(f"Wrote {path}, whose logits are those of torch; class_names are in its metadata.")

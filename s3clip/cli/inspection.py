@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from s3clip.cli.common import Device, Format, Output, Revision, print_rows
+from s3clip.printing import say
 
 if TYPE_CHECKING:
     from s3clip import SynonymousSpaceHead
@@ -57,7 +58,7 @@ def inspect(
         return
     if output is Format.JSON:
         listed = [{**asdict(r), "scale": r.scale if math.isfinite(r.scale) else None} for r in reports]
-        typer.echo(json.dumps(listed, indent=1, ensure_ascii=False))
+        say(json.dumps(listed, indent=1, ensure_ascii=False))
         return
     if output is Format.CSV:
         header = ["class_index", "class", "text", "status", "duplicate_of", "shared_with", "scale"]
@@ -70,13 +71,13 @@ def inspect(
         return
     for r in reports:
         scale = f"ε = {r.scale:.4f}" if math.isfinite(r.scale) else "ε = ∞"
-        typer.echo(f"{r.index} {r.name}: {r.count('kept')} of {len(r.texts)} texts kept, {scale}")
+        say(f"{r.index} {r.name}: {r.count('kept')} of {len(r.texts)} texts kept, {scale}")
         if r.death_times:
-            typer.echo("  death times: " + " ".join(f"{death:.4f}" for death in r.death_times))
+            say("  death times: " + " ".join(f"{death:.4f}" for death in r.death_times))
         for t in r.texts:
             of = f" of {t.duplicate_of!r}" if t.duplicate_of else ""
             shared = f"  (also in: {_names(every, t.shared_with)})" if t.shared_with else ""
-            typer.echo(f"  {t.status + of:<10} {t.text}{shared}")
+            say(f"  {t.status + of:<10} {t.text}{shared}")
 
 
 def _draw(
@@ -97,13 +98,13 @@ def _draw(
             raise ValueError(
                 f"--picture: {len(indices)} classes are too many for one; choose with --class NAME"
             )
-        typer.echo(f"Drew {draw_classes(page_data(fitted), indices, picture)}")
+        say(f"Drew {draw_classes(page_data(fitted), indices, picture)}")
     if page is None:
         return
     files = find_images(images)
     matches = match_images(fitted, files) if files else []
     write_page(fitted, page, matches=matches, title=Path(source).name)
-    typer.echo(f"Wrote {page}; open it in a browser")
+    say(f"Wrote {page}; open it in a browser")
     if len(matches) < len(files):
         raise typer.Exit(1)
 

@@ -9,6 +9,7 @@ import typer
 
 from s3clip.cli.common import BatchSize, Device, Format, Output, Revision, print_rows
 from s3clip.files.writing import write_atomically
+from s3clip.printing import say
 
 
 def segment(
@@ -81,7 +82,7 @@ def segment(
                 max_bytes=memory * 2**20,
             )[0]
         except BrokenImageError as error:
-            typer.echo(f"warning: {error}", err=True)
+            say(f"warning: {error}", error=True)
             broken = True
             continue
         wanted.save(i, found)

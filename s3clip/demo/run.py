@@ -25,7 +25,7 @@ class DemoResult:
 
     Attributes:
         images: how many held-out digits were classified.
-        accuracy: top-1 in [0, 1] by contender: the plain name, the mean of all texts, the space.
+        accuracy: top-1 in [0, 1] by method: the plain name, the mean of all texts, the space.
         texts: how many texts the synonym file gave.
         kept: how many of them make the spaces.
         reload_difference: largest difference of a logit between the head and its saved and loaded copy.

@@ -1,7 +1,35 @@
-"""Compare ways to classify on the same images. Nothing in the rest of the package imports this one."""
+"""Compare ways to classify on the same images. Nothing in the rest of the package imports this one.
 
-from s3clip.evaluation.comparison import compare, compare_embeddings
-from s3clip.evaluation.methods import CONTENDERS
-from s3clip.evaluation.report.comparison import Comparison, ContenderScores, Difference
+Its rooms, each of which uses those before it: `report` (what is found: its JSON, tables, pictures, pages),
+methods and scores, `benchmarks`, comparing, `runs`.
+"""
 
-__all__ = ["CONTENDERS", "Comparison", "ContenderScores", "Difference", "compare", "compare_embeddings"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from s3clip.evaluation.comparison import compare, compare_embeddings
+    from s3clip.evaluation.methods import METHODS
+    from s3clip.evaluation.report.comparison import Comparison, Difference, MethodScores
+
+__all__ = ["METHODS", "Comparison", "Difference", "MethodScores", "compare", "compare_embeddings"]
+
+# Imported when they are used: reports need no torch, which takes seconds.
+_HOMES = {
+    "METHODS": "methods",
+    "Comparison": "report.comparison",
+    "Difference": "report.comparison",
+    "MethodScores": "report.comparison",
+    "compare": "comparison",
+    "compare_embeddings": "comparison",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

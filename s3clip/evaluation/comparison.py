@@ -1,4 +1,4 @@
-"""Score every contender on the same images: which way to classify is best on one's own data."""
+"""Score every method on the same images: which way to classify is best on one's own data."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,16 +9,16 @@ from torch import Tensor
 
 from s3clip.backbone.backbone import Backbone
 from s3clip.config import HeadConfig
-from s3clip.evaluation.method_texts import ContenderTexts, texts_at_hand
+from s3clip.evaluation.method_texts import MethodTexts, texts_at_hand
 from s3clip.evaluation.methods import CONTROL
 from s3clip.evaluation.report.comparison import Comparison
-from s3clip.evaluation.runs.embeddings import StoredRows
-from s3clip.evaluation.scoring import Problem, score_all
-from s3clip.evaluation.settings import Asked, has_descriptors
+from s3clip.evaluation.scoring import ImageEmbeds, Problem, score_all
+from s3clip.evaluation.settings import ComparisonSettings, has_descriptors
 from s3clip.images.opening import open_image
-from s3clip.images.views import ViewSettings, encode_views
-from s3clip.prediction.answers import as_embeds, check_view_embeds
-from s3clip.prediction.labels import class_positions
+from s3clip.images.views import ViewSettings
+from s3clip.prediction.batches import as_embeds, check_embeds
+from s3clip.prediction.class_labels import class_positions
+from s3clip.prediction.view_embeddings import encode_views
 from s3clip.texts.synonyms import SynonymSet
 
 
@@ -28,9 +28,9 @@ def compare(
     *,
     backbone: str | os.PathLike[str] | Backbone,
     images: Sequence[Any] | None = None,
-    image_embeds: Tensor | StoredRows | None = None,
+    image_embeds: Tensor | ImageEmbeds | None = None,
     templates: str | Sequence[str] | None = None,
-    contenders: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
     configs: Mapping[str, HeadConfig] | None = None,
     control: str = CONTROL.name,
     min_images: int = 1,
@@ -41,7 +41,7 @@ def compare(
     adapt: Sequence[str] = (),
     views: int = ViewSettings.views,
 ) -> Comparison:
-    """Score every contender on images or image embeddings, with a model that encodes the texts.
+    """Score every method on images or image embeddings, with a model that encodes the texts.
 
     Images are encoded once. Images whose label is none of the classes are left out and counted.
 
@@ -52,29 +52,30 @@ def compare(
         images: PIL images, paths, arrays or tensors; or
         image_embeds: (images, dim) embeddings of the same model, in memory or on disk.
         templates: prompt templates, as `fit_classes` takes them.
-        contenders: keys of `s3clip.evaluation.CONTENDERS`, all by default. The control is always among them.
+        methods: keys of `s3clip.evaluation.METHODS`, all by default. The control is always among them.
         configs: further heads, by the name that the table gives them.
-        control: the contender that differences are taken from.
+        control: the method that differences are taken from.
         min_images: recall is the mean over the classes with so many images.
         bootstrap: resamples of the images for the intervals.
-        draws: how many times contenders with random texts draw them.
+        draws: how many times methods with random texts draw them.
         seed: of the resamples and the draws.
         batch_size: images that are encoded and scored at once.
-        adapt: methods of test-time adaptation, of `s3clip.prediction.adaptation.METHODS`: the name alone, the
+        adapt: methods of test-time adaptation, of `s3clip.space.shift.ADAPTATIONS`: the name alone, the
             default head and `configs` are compared with each of them too, as "default+shift". `image_embeds`
             are then (images, views, dim), view 0 the plain image. The embeddings of all views are held.
         views: how many are made of each image to adapt to.
 
     Raises:
-        ValueError: counts that do not agree, a label or contender that is not known, or no image left.
+        ValueError: counts that do not agree, a label or method that is not known, or no image left.
     """
     if (images is None) == (image_embeds is None):
         got = "neither" if images is None else "both"
         raise ValueError(f"images, image_embeds: expected exactly one of the two, got {got}")
-    asked = Asked(contenders, configs, control, min_images, bootstrap, draws, seed, batch_size, adapt)
-    settings = ViewSettings(views=views, seed=seed)
+    settings = ComparisonSettings(
+        methods, configs, control, min_images, bootstrap, draws, seed, batch_size, adapt
+    )
     classes = SynonymSet.read(synonyms)
-    chosen = asked.chosen(can_encode=True, has_descriptors=has_descriptors(classes))
+    chosen = settings.chosen(can_encode=True, has_descriptors=has_descriptors(classes))
     ids = [None if each.id is None else str(each.id) for each in classes.classes]
     positions = class_positions(labels, classes.class_names, ids)
     given = image_embeds if images is None else images
@@ -82,17 +83,20 @@ def compare(
     kept = _with_a_class(positions, len(given))
 
     model = backbone if isinstance(backbone, Backbone) else Backbone.from_pretrained(os.fspath(backbone))
-    texts = ContenderTexts(model, classes, templates)
-    encoded: Tensor | StoredRows
+    texts = MethodTexts(model, classes, templates)
+    encoded: ImageEmbeds
     if image_embeds is None:
-        encoded = _encode_images(model, [given[i] for i in kept], batch_size, settings if adapt else None)
-    elif isinstance(image_embeds, StoredRows):
-        encoded = image_embeds[kept]
+        encoded = _encode_images(
+            model,
+            [given[i] for i in kept],
+            batch_size,
+            ViewSettings(views=views, seed=seed) if adapt else None,
+        )
     else:
-        encoded = as_embeds(image_embeds)[kept]
+        encoded = (image_embeds if hasattr(image_embeds, "split") else as_embeds(image_embeds))[kept]
 
     bias = model.logit_bias()
-    plain, view_embeds = _plain_and_views(encoded, asked)
+    plain, view_embeds = _plain_and_views(encoded, settings)
     problem = Problem(
         image_embeds=plain,
         view_embeds=view_embeds,
@@ -107,7 +111,7 @@ def compare(
     about = {"backbone": model.name, "revision": model.revision, "templates": list(texts.templates)}
     if adapt and images is not None:
         about["views"] = views
-    return score_all(problem, chosen, asked, left_out=len(positions) - len(kept), about=about)
+    return score_all(problem, chosen, settings, left_out=len(positions) - len(kept), about=about)
 
 
 def compare_embeddings(
@@ -117,7 +121,7 @@ def compare_embeddings(
     labels: Iterable[int | str],
     *,
     logit_scale: float,
-    contenders: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
     configs: Mapping[str, HeadConfig] | None = None,
     control: str = CONTROL.name,
     min_images: int = 1,
@@ -126,7 +130,7 @@ def compare_embeddings(
     batch_size: int = 64,
     adapt: Sequence[str] = (),
 ) -> Comparison:
-    """Score every contender that needs no text encoded, on embeddings computed before.
+    """Score every method that needs no text encoded, on embeddings computed before.
 
     Args:
         embeddings: one (n_c, dim) tensor per class, its first row the class's own name.
@@ -134,7 +138,7 @@ def compare_embeddings(
         image_embeds: (images, dim), normalised or not; with `adapt` (images, views, dim).
         labels: one per image: the position of a class or its name.
         logit_scale: multiplies the cosines; 100 for OpenAI's CLIP.
-        contenders: see `compare`, as for the arguments that follow.
+        methods: see `compare`, as for the arguments that follow.
         configs: see `compare`.
         control: see `compare`.
         min_images: see `compare`.
@@ -144,27 +148,29 @@ def compare_embeddings(
         adapt: see `compare`.
 
     Raises:
-        ValueError: counts or shapes that do not agree, a label or contender that is not known, or no image
+        ValueError: counts or shapes that do not agree, a label or method that is not known, or no image
             left.
     """
-    asked = Asked(contenders, configs, control, min_images, bootstrap, 1, seed, batch_size, adapt)
-    chosen = asked.chosen(can_encode=False, has_descriptors=False)
+    settings = ComparisonSettings(
+        methods, configs, control, min_images, bootstrap, 1, seed, batch_size, adapt
+    )
+    chosen = settings.chosen(can_encode=False, has_descriptors=False)
     positions = class_positions(labels, class_names, [None] * len(class_names))
     kept = _with_a_class(positions, len(image_embeds))
-    plain, view_embeds = _plain_and_views(as_embeds(image_embeds)[kept], asked)
+    plain, view_embeds = _plain_and_views(as_embeds(image_embeds)[kept], settings)
     rows = [torch.as_tensor(own).float().cpu() for own in embeddings]
     problem = Problem(
         image_embeds=plain,
         view_embeds=view_embeds,
         labels=torch.tensor([positions[i] for i in kept]),
-        texts_of=lambda contender, draw: texts_at_hand(contender, rows),
+        texts_of=lambda method, draw: texts_at_hand(method, rows),
         texts=sum(map(len, rows)),
         class_names=list(class_names),
         logit_scale=logit_scale,
         logit_bias=0.0,
         activation="softmax",
     )
-    return score_all(problem, chosen, asked, left_out=len(positions) - len(kept), about={})
+    return score_all(problem, chosen, settings, left_out=len(positions) - len(kept), about={})
 
 
 def _with_a_class(positions: list[int | None], images: int) -> list[int]:
@@ -191,14 +197,14 @@ def _encode_images(model: Backbone, images: list[Any], batch_size: int, views: V
     return torch.cat(chunks)
 
 
-def _plain_and_views(embeds: Tensor | StoredRows, asked: Asked) -> tuple[Tensor | StoredRows, Tensor | None]:
-    """(images, dim) of the plain images and, where some contender adapts, (images, views, dim)."""
-    if isinstance(embeds, StoredRows):
-        if asked.adapt:
+def _plain_and_views(embeds: ImageEmbeds, settings: ComparisonSettings) -> tuple[ImageEmbeds, Tensor | None]:
+    """(images, dim) of the plain images and, where some method adapts, (images, views, dim)."""
+    if not isinstance(embeds, Tensor):
+        if settings.adapt:
             raise ValueError("adapt: it takes embeddings of views, in memory")
         return embeds, None
     embeds = embeds.float().cpu()
-    if not asked.adapt:
+    if not settings.adapt:
         return embeds, None
-    check_view_embeds(embeds)
+    check_embeds(embeds, views=True)
     return embeds[:, 0], embeds

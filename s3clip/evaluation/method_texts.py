@@ -1,17 +1,17 @@
-"""The embeddings of the texts that each contender gets: what several of them share is encoded once."""
+"""The embeddings of the texts that each method gets: what several of them share is encoded once."""
 
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from s3clip.backbone.backbone import Backbone
-from s3clip.evaluation.methods import CONTROL, Contender
+from s3clip.evaluation.methods import CONTROL, Method
 from s3clip.head import SynonymousSpaceHead
 from s3clip.texts.synonyms import SynonymSet
 
 
-class ContenderTexts:
-    """The texts of some classes, as contenders have them encoded.
+class MethodTexts:
+    """The texts of some classes, as methods have them encoded.
 
     Args:
         backbone: with its text tower.
@@ -20,7 +20,7 @@ class ContenderTexts:
 
     Attributes:
         class_names: of the classes, in order.
-        templates: that were used, where a contender has none of its own.
+        templates: that were used, where a method has none of its own.
         embeddings: (texts, dim) float32 for each class, on the CPU; the first is its own name.
     """
 
@@ -34,23 +34,23 @@ class ContenderTexts:
         self.templates = head.templates or ()
         self.embeddings = _rows_by_class(head)
 
-    def of(self, contender: Contender, draw: int) -> list[Tensor]:
+    def of(self, method: Method, draw: int) -> list[Tensor]:
         """Return (texts, dim) for each class; `draw` is the seed of what is drawn at random."""
-        if contender.texts is None:
-            return texts_at_hand(contender, self.embeddings)
-        key = (*contender.texts, draw)
+        if method.texts is None:
+            return texts_at_hand(method, self.embeddings)
+        key = (*method.texts, draw)
         if key not in self._encoded:
-            rewritten = contender.texts.classes(self._synonyms, draw)
+            rewritten = method.texts.classes(self._synonyms, draw)
             head = SynonymousSpaceHead(self._backbone, config=CONTROL.config).fit_classes(
-                rewritten, templates=contender.texts.templates or self.templates
+                rewritten, templates=method.texts.templates or self.templates
             )
             self._encoded[key] = _rows_by_class(head)
         return self._encoded[key]
 
 
-def texts_at_hand(contender: Contender, embeddings: list[Tensor]) -> list[Tensor]:
-    """Return what a contender without texts of its own takes of the texts that there are."""
-    return [own[:1] for own in embeddings] if contender.name_only else embeddings
+def texts_at_hand(method: Method, embeddings: list[Tensor]) -> list[Tensor]:
+    """Return what a method without texts of its own takes of the texts that there are."""
+    return [own[:1] for own in embeddings] if method.name_only else embeddings
 
 
 def _rows_by_class(head: SynonymousSpaceHead) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Contenders: which texts a classifier gets, and how it scores an image against those of a class.
+"""Methods: which texts a classifier gets, and how it scores an image against those of a class.
 
 Most are a `HeadConfig` on some choice of texts. What is not: SCLIP's softmax over all texts.
 """
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from s3clip.config import HeadConfig
+from s3clip.evaluation.report.comparison import DEFAULT as DEFAULT_NAME
 from s3clip.space.metrics import METRICS
 from s3clip.texts.synonyms import SynonymClass, SynonymSet
 
@@ -29,7 +30,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 class Texts(NamedTuple):
-    """The texts a contender has encoded for itself.
+    """The texts a method has encoded for itself.
 
     Attributes:
         classes: the synonym file -> what is encoded instead, one class for each of its classes.
@@ -41,7 +42,7 @@ class Texts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Contender:
+class Method:
     """One way to classify.
 
     Attributes:
@@ -51,7 +52,7 @@ class Contender:
         texts: what it has encoded for itself, with a backbone alone; None: the texts at hand.
         descriptors: whether it is left out where no class has descriptors.
         random: whether its texts are drawn, so that it runs once for every seed.
-        adapt: how the head adapts to each image, of `s3clip.prediction.adaptation.METHODS`; None: not at all.
+        adapt: how the head adapts to each image, of `s3clip.space.shift.ADAPTATIONS`; None: not at all.
     """
 
     name: str
@@ -121,26 +122,26 @@ def _head(
     )
 
 
-CONTROL = Contender("center", _head("center"))
-"""What every contender is compared with: the cosine to the normalised mean of all texts."""
+CONTROL = Method("center", _head("center"))
+"""What every method is compared with: the cosine to the normalised mean of all texts."""
 
-DEFAULT = Contender("default", HeadConfig())
+DEFAULT = Method(DEFAULT_NAME, HeadConfig())
 """What a user gets who changes nothing."""
 
 BASELINES = (
-    Contender("name", _head("center"), name_only=True),
-    Contender("name_7_templates", _head("center"), texts=Texts(names_alone, "openai_imagenet_7")),
-    Contender("name_80_templates", _head("center"), texts=Texts(names_alone, "openai_imagenet_80")),
+    Method("name", _head("center"), name_only=True),
+    Method("name_7_templates", _head("center"), texts=Texts(names_alone, "openai_imagenet_7")),
+    Method("name_80_templates", _head("center"), texts=Texts(names_alone, "openai_imagenet_80")),
     CONTROL,
-    Contender("softmax_max", None),
-    Contender("descriptors", _head("mean_similarity"), texts=Texts(names_and_descriptors), descriptors=True),
-    Contender("random_descriptors", _head("mean_similarity"), texts=Texts(random_descriptors), random=True),
+    Method("softmax_max", None),
+    Method("descriptors", _head("mean_similarity"), texts=Texts(names_and_descriptors), descriptors=True),
+    Method("random_descriptors", _head("mean_similarity"), texts=Texts(random_descriptors), random=True),
     DEFAULT,
 )
-"""The contenders that are not a setting of ours, the control, and the default."""
+"""The methods that are not a setting of ours, the control, and the default."""
 
 
-def head_contenders() -> list[Contender]:
+def head_methods() -> list[Method]:
     """Return every metric with and without the default's filter, centering and renormalising, each once.
 
     `+rips` marks the default's scale rule, `+centered` centering, `+renorm` renormalising the local mean.
@@ -154,15 +155,15 @@ def head_contenders() -> list[Contender]:
                     marks = ("+renorm", renormalize), ("+rips", filtered), ("+centered", centering)
                     name = metric + "".join(mark for mark, present in marks if present)
                     if config not in (CONTROL.config, DEFAULT.config):
-                        found.append(Contender(name, config))
+                        found.append(Method(name, config))
     return found
 
 
 ADAPTED = ("name", "default")
-"""The contenders that are compared with adaptation too, where it is asked for; so are one's own configs."""
+"""The methods that are compared with adaptation too, where it is asked for; so are one's own configs."""
 
-CONTENDERS: dict[str, Contender] = {each.name: each for each in (*BASELINES, *head_contenders())}
-"""Every contender by its name."""
+METHODS: dict[str, Method] = {each.name: each for each in (*BASELINES, *head_methods())}
+"""Every method by its name."""
 
 
 def _each(synonyms: SynonymSet, change: Callable[[SynonymClass], SynonymClass]) -> SynonymSet:

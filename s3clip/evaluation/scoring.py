@@ -1,42 +1,54 @@
-"""Contenders scored on the embeddings of labelled images, with intervals over the images."""
+"""Methods scored on the embeddings of labelled images, with intervals over the images."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from sklearn.metrics import accuracy_score, recall_score
 from torch import Tensor
 
-from s3clip.evaluation.methods import Contender, softmax_max
-from s3clip.evaluation.report.comparison import Comparison, ContenderScores, Difference, versions
-from s3clip.evaluation.runs.embeddings import StoredRows
+from s3clip.evaluation.methods import Method, softmax_max
+from s3clip.evaluation.report.comparison import Comparison, Difference, MethodScores, versions
 from s3clip.evaluation.scores import (
     expected_calibration_error,
     interval,
     resampled_class_means,
     resampled_means,
 )
-from s3clip.evaluation.settings import Asked
+from s3clip.evaluation.settings import ComparisonSettings
 from s3clip.head import SynonymousSpaceHead
 from s3clip.prediction.adaptation import TestTimeAdapter
-from s3clip.prediction.answers import check_image_embeds
+from s3clip.prediction.batches import check_embeds
 
 CHUNK_NUMBERS = 2**18
 """About how many float64 numbers (2 MiB) of resamples are held at once."""
 
 
+class ImageEmbeds(Protocol):
+    """Embeddings (images, dim): a tensor, or what reads them from disk as it is split."""
+
+    def __len__(self) -> int:
+        """Return how many images there are."""
+
+    def __getitem__(self, rows: Any, /) -> "ImageEmbeds":
+        """Return those of some images."""
+
+    def split(self, size: int, /) -> Iterable[Tensor]:
+        """Return `size` of them at a time, in order."""
+
+
 @dataclass(frozen=True)
 class Problem:
-    """What every contender gets, on the CPU.
+    """What every method gets, on the CPU.
 
     Attributes:
         image_embeds: (images, dim), in memory or on disk.
         view_embeds: (images, views, dim); None where none adapts.
         labels: (images,) positions of classes.
-        texts_of: a contender and the seed of what it draws -> (texts, dim) for each class.
+        texts_of: a method and the seed of what it draws -> (texts, dim) for each class.
         texts: how many there are at hand.
         class_names: one for each class.
         logit_scale: of the model; so are the next two.
@@ -44,10 +56,10 @@ class Problem:
         activation: from logits to probabilities.
     """
 
-    image_embeds: Tensor | StoredRows
+    image_embeds: ImageEmbeds
     view_embeds: Tensor | None
     labels: Tensor
-    texts_of: Callable[[Contender, int], list[Tensor]]
+    texts_of: Callable[[Method, int], list[Tensor]]
     texts: int
     class_names: list[str]
     logit_scale: float
@@ -56,7 +68,7 @@ class Problem:
 
 
 class _Run(NamedTuple):
-    """One contender on one draw of its texts; of each image the class predicted, and whether it is right."""
+    """One method on one draw of its texts; of each image the class predicted, and whether it is right."""
 
     predicted: Tensor
     correct: Tensor
@@ -71,47 +83,47 @@ class _Run(NamedTuple):
 
 def score_all(
     problem: Problem,
-    contenders: list[Contender],
-    asked: Asked,
+    methods: list[Method],
+    settings: ComparisonSettings,
     *,
     left_out: int,
     about: dict[str, Any],
 ) -> Comparison:
-    """Score contenders on a problem.
+    """Score methods on a problem.
 
     Args:
         problem: images, labels and texts.
-        contenders: that `Asked.chosen` gave.
-        asked: the settings.
+        methods: that `ComparisonSettings.chosen` returned.
+        settings: of the comparison.
         left_out: how many images had a label that is no class.
-        about: what else the comparison is to say of its settings.
+        about: what else its JSON has of its settings.
 
     Raises:
         ValueError: embeddings that are none, or no class with images enough.
     """
     first = 0
-    for batch in problem.image_embeds.split(asked.batch_size):
-        check_image_embeds(batch, first)
+    for batch in problem.image_embeds.split(settings.batch_size):
+        check_embeds(batch, first)
         first += len(batch)
     counts = torch.bincount(problem.labels, minlength=len(problem.class_names))
-    scored = counts >= asked.min_images
+    scored = counts >= settings.min_images
     if not bool(scored.any()):
         raise ValueError(
-            f"min_images: no class has {asked.min_images} images; the most is {int(counts.max())}"
+            f"min_images: no class has {settings.min_images} images; the most is {int(counts.max())}"
         )
     runs: dict[str, list[_Run]] = {}
-    for contender in contenders:
-        runs[contender.name] = []
-        for draw in range(asked.draws if contender.random else 1):
-            embeddings = problem.texts_of(contender, asked.seed + draw)
-            runs[contender.name].append(_run(contender, problem, embeddings, scored, asked.batch_size))
+    for method in methods:
+        runs[method.name] = []
+        for draw in range(settings.draws if method.random else 1):
+            embeddings = problem.texts_of(method, settings.seed + draw)
+            runs[method.name].append(_run(method, problem, embeddings, scored, settings.batch_size))
 
-    # A row for each contender: the most that grows with the number of images.
+    # A row for each method: the most that grows with the number of images.
     differences = torch.stack(
         [torch.stack([run.correct for run in own]).double().mean(0) for own in runs.values()]
     )
-    differences -= differences[list(runs).index(asked.control)].clone()
-    top1, recall = _bootstrap(differences, problem.labels, scored, asked)
+    differences -= differences[list(runs).index(settings.control)].clone()
+    top1, recall = _bootstrap(differences, problem.labels, scored, settings)
     exact_top1 = differences.mean(1).tolist()
     every = torch.ones(1, len(problem.labels))
     exact_recall = resampled_class_means(differences, every, problem.labels, scored)[0].tolist()
@@ -119,62 +131,60 @@ def score_all(
         _summary(
             name,
             own,
-            Difference(exact_top1[row], *interval(top1[:, row])),
-            Difference(exact_recall[row], *interval(recall[:, row])),
+            _difference(exact_top1[row], top1[:, row]),
+            _difference(exact_recall[row], recall[:, row]),
         )
         for row, (name, own) in enumerate(runs.items())
     ]
-    settings = {
+    recorded = {
         **about,
         "logit_scale": problem.logit_scale,
-        "min_images": asked.min_images,
-        "bootstrap": asked.bootstrap,
-        "draws": asked.draws,
-        "seed": asked.seed,
-        "batch_size": asked.batch_size,
-        "configs": {each.name: each.config.model_dump() for each in contenders if each.config is not None},
+        "min_images": settings.min_images,
+        "bootstrap": settings.bootstrap,
+        "draws": settings.draws,
+        "seed": settings.seed,
+        "batch_size": settings.batch_size,
+        "configs": {each.name: each.config.model_dump() for each in methods if each.config is not None},
     }
     return Comparison(
         scores=tuple(sorted(found, key=lambda scores: (-scores.top1, -scores.recall, scores.name))),
-        control=asked.control,
+        control=settings.control,
         images=len(problem.labels),
         left_out=left_out,
         classes=len(problem.class_names),
         scored_classes=int(scored.sum()),
         texts=problem.texts,
-        settings=settings,
+        settings=recorded,
         versions=versions(),
         predicted={name: own[0].predicted for name, own in runs.items()},
     )
 
 
 def _classifier(
-    contender: Contender, problem: Problem, embeddings: list[Tensor]
+    method: Method, problem: Problem, embeddings: list[Tensor]
 ) -> tuple[SynonymousSpaceHead | None, Callable[[Tensor], Tensor]]:
-    """Fit a contender: its head, if it has one, and the logits of a batch of images, or of their views."""
-    if contender.config is None:
+    """Fit a method: its head, if it has one, and the logits of a batch of images, or of their views."""
+    if method.config is None:
         return None, lambda batch: softmax_max(batch, embeddings, logit_scale=problem.logit_scale)
-    head = SynonymousSpaceHead(config=contender.config)
-    own_scale = contender.config.logit_scale
+    head = SynonymousSpaceHead(config=method.config)
+    own_scale = method.config.logit_scale
     scale = problem.logit_scale if own_scale is None else own_scale
     head.fit_embeddings(embeddings, problem.class_names, logit_scale=scale).eval()
-    if contender.adapt is not None:
-        adapter = TestTimeAdapter(head, contender.adapt)
+    if method.adapt is not None:
+        adapter = TestTimeAdapter(head, method.adapt)
         return head, lambda views: adapter(views) + problem.logit_bias
     return head, lambda batch: head(image_embeds=batch) + problem.logit_bias
 
 
-def _run(
-    contender: Contender, problem: Problem, embeddings: list[Tensor], scored: Tensor, batch_size: int
-) -> _Run:
-    """Fit a contender and score all images."""
+def _run(method: Method, problem: Problem, embeddings: list[Tensor], scored: Tensor, batch_size: int) -> _Run:
+    """Fit a method and score all images."""
     started = time.perf_counter()
-    head, classify = _classifier(contender, problem, embeddings)
+    head, classify = _classifier(method, problem, embeddings)
     fit_ms = 1000 * (time.perf_counter() - started)
 
-    inputs = problem.image_embeds if contender.adapt is None else problem.view_embeds
-    assert inputs is not None  # views are there where a contender adapts
-    activation = "exp" if contender.config is None else problem.activation
+    inputs = problem.image_embeds if method.adapt is None else problem.view_embeds
+    assert inputs is not None  # views are there where a method adapts
+    activation = "exp" if method.config is None else problem.activation
     seconds, each = 0.0, []
     with torch.inference_mode():
         classify(next(iter(inputs.split(batch_size))))  # the first call pays for what later ones find ready
@@ -229,43 +239,50 @@ def _answers(logits: Tensor, labels: Tensor, activation: str) -> tuple[Tensor, T
     return predicted, confidences, better.sum(1) < 5
 
 
-def resamples(images: int, asked: Asked, numbers: int) -> Iterator[tuple[slice, Tensor]]:
+def resamples(images: int, settings: ComparisonSettings, numbers: int) -> Iterator[tuple[slice, Tensor]]:
     """Give how often each image is drawn in each resample, a part of them at a time.
 
     Args:
         images: how many there are.
-        asked: how many resamples, and their seed.
+        settings: how many resamples, and their seed.
         numbers: how many are held for a resample beside these; the larger of the two limits the parts.
 
     Yields:
         Which of the resamples these are, and (resamples, images).
     """
-    generator = torch.Generator().manual_seed(asked.seed)
+    generator = torch.Generator().manual_seed(settings.seed)
     step = max(1, CHUNK_NUMBERS // max(images, numbers))
-    for start in range(0, asked.bootstrap, step):
-        part = slice(start, min(start + step, asked.bootstrap))
+    for start in range(0, settings.bootstrap, step):
+        part = slice(start, min(start + step, settings.bootstrap))
         drawn = torch.randint(images, (part.stop - start, images), generator=generator)
         yield part, torch.zeros(drawn.shape).scatter_add_(1, drawn, torch.ones(drawn.shape))
 
 
-def _bootstrap(differences: Tensor, labels: Tensor, scored: Tensor, asked: Asked) -> tuple[Tensor, Tensor]:
+def _bootstrap(
+    differences: Tensor, labels: Tensor, scored: Tensor, settings: ComparisonSettings
+) -> tuple[Tensor, Tensor]:
     """Resample the images, the same for all rows -> (resamples, rows) means, and means over classes."""
     # Made before the loop: small tensors that stay, between large ones that go, would keep memory from reuse.
-    top1, recall = torch.empty(2, asked.bootstrap, len(differences), dtype=torch.float64)
-    for part, counts in resamples(len(labels), asked, len(scored)):
+    top1, recall = torch.empty(2, settings.bootstrap, len(differences), dtype=torch.float64)
+    for part, counts in resamples(len(labels), settings, len(scored)):
         top1[part] = resampled_means(differences, counts)
         recall[part] = resampled_class_means(differences, counts, labels, scored)
     return top1, recall
 
 
-def _summary(name: str, runs: list[_Run], top1: Difference, recall: Difference) -> ContenderScores:
-    """Put the runs of a contender together: means, and the standard deviation over draws."""
+def _difference(value: float, resampled: Tensor) -> Difference:
+    low, high = interval(resampled)
+    return Difference(value=value, low=low, high=high)
+
+
+def _summary(name: str, runs: list[_Run], top1: Difference, recall: Difference) -> MethodScores:
+    """Put the runs of a method together: means, and the standard deviation over draws."""
 
     def mean(values: Iterable[float]) -> float:
         return float(np.mean(list(values)))
 
     each_top1 = [run.top1 for run in runs]
-    return ContenderScores(
+    return MethodScores(
         name=name,
         top1=mean(each_top1),
         top5=mean(run.top5 for run in runs),

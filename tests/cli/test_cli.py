@@ -201,8 +201,8 @@ def test_demo(tmp_path: Path):
     result = run("demo", "--out", tmp_path / "demo")
     assert result.exit_code == 0, result.output
     assert "500 held-out handwritten digits" in result.output
-    for contender in ("plain name", "mean of all texts", "synonymous space"):
-        assert contender in result.output
+    for method in ("plain name", "mean of all texts", "synonymous space"):
+        assert method in result.output
     picture = Image.open(tmp_path / "demo" / "digits.png")
     assert picture.size[0] > 600
     assert len(picture.convert("L").getcolors()) > 50

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from s3clip import Backbone, HeadConfig, SynonymousSpaceHead, SynonymSet, cli
 from s3clip.demo import held_out_digits, model_folder, synonym_file
-from s3clip.evaluation import CONTENDERS, compare, compare_embeddings
+from s3clip.evaluation import METHODS, compare, compare_embeddings
 from s3clip.evaluation.inputs import labelled_images, read_embeddings
 from s3clip.evaluation.methods import (
     names_alone,
@@ -29,7 +29,7 @@ from s3clip.evaluation.scores import (
     resampled_class_means,
     resampled_means,
 )
-from s3clip.prediction.labels import class_positions
+from s3clip.prediction.class_labels import class_positions
 from tests.tiny_models import build
 
 DIM, SCALE = 24, 20.0
@@ -54,11 +54,11 @@ def result(problem):
     return compare_embeddings(texts, names, images, labels, logit_scale=SCALE, bootstrap=200)
 
 
-def logits_of(contender, problem):
+def logits_of(method, problem):
     texts, names, images, _ = problem
-    if contender == "name":
+    if method == "name":
         texts = [own[:1] for own in texts]
-    head = SynonymousSpaceHead(config=CONTENDERS[contender].config)
+    head = SynonymousSpaceHead(config=METHODS[method].config)
     return head.fit_embeddings(texts, names, logit_scale=SCALE)(image_embeds=images)
 
 
@@ -132,7 +132,7 @@ def test_interval_is_numpys_percentile():
     assert interval(torch.from_numpy(numbers)) == pytest.approx((low, high))
 
 
-# ---- contenders -----------------------------------------------------------------------------------------
+# ---- methods -----------------------------------------------------------------------------------------
 
 
 def test_softmax_max_is_a_plain_loop(problem):
@@ -165,7 +165,7 @@ def test_descriptors_are_a_plain_loop():
     embeds = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
     labels = [i % 3 for i in range(40)]
     found = compare(
-        classes, labels, backbone=backbone, image_embeds=embeds, contenders=["descriptors"], bootstrap=5
+        classes, labels, backbone=backbone, image_embeds=embeds, methods=["descriptors"], bootstrap=5
     )
     prompts = [
         [
@@ -183,7 +183,7 @@ def test_descriptors_are_a_plain_loop():
     assert found["descriptors"].top1 == pytest.approx(correct / 40)
 
 
-def test_texts_of_contenders():
+def test_texts_of_methods():
     cat = {"name": "cat", "synonyms": ["kitty"], "descriptors": ["fur"], "prompts": ["a cat."]}
     synonyms = SynonymSet.read({"format": "s3clip-synonyms/1", "classes": [cat, {"name": "dog"}]})
     assert [c.model_dump() for c in names_alone(synonyms, 0).classes] == [
@@ -202,23 +202,23 @@ def test_texts_of_contenders():
 
 
 def test_every_metric_of_ours_is_compared_once_in_every_setting():
-    configs = [each.config for each in CONTENDERS.values() if each.texts is None and not each.name_only]
+    configs = [each.config for each in METHODS.values() if each.texts is None and not each.name_only]
     ours = [config for config in configs if config is not None]
     assert len({config.model_dump_json() for config in ours}) == len(ours)
     assert len(ours) == (8 + 1) * 2 * 2  # local_center with and without renormalising
-    assert CONTENDERS["default"].config == HeadConfig()
-    assert CONTENDERS["center"].config == HeadConfig(metric="center", scale_rule=None, centering=None)
+    assert METHODS["default"].config == HeadConfig()
+    assert METHODS["center"].config == HeadConfig(metric="center", scale_rule=None, centering=None)
 
 
 # ---- the whole ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "contender", ["name", "center", "default", "nearest+rips+centered", "hull", "local_center+renorm"]
+    "method", ["name", "center", "default", "nearest+rips+centered", "hull", "local_center+renorm"]
 )
-def test_scores_are_those_of_scikit_learn_and_plain_loops(contender, problem, result):
-    logits, labels = logits_of(contender, problem), problem[3]
-    scores, predicted = result[contender], logits.argmax(1)
+def test_scores_are_those_of_scikit_learn_and_plain_loops(method, problem, result):
+    logits, labels = logits_of(method, problem), problem[3]
+    scores, predicted = result[method], logits.argmax(1)
     assert scores.top1 == pytest.approx(accuracy_score(labels, predicted))
     assert scores.recall == pytest.approx(balanced_accuracy_score(labels, predicted))
     best = logits.argsort(1, descending=True)[:, :5]
@@ -239,7 +239,7 @@ def test_differences_and_intervals_are_those_of_a_plain_loop(problem):
         bootstrap=60,
         seed=7,
         min_images=2,
-        contenders=["default"],
+        methods=["default"],
     )["default"]
     a, b = ((logits_of(c, problem).argmax(1) == labels).double().numpy() for c in ("default", "center"))
     generator = torch.Generator().manual_seed(7)
@@ -267,7 +267,7 @@ def test_differences_and_intervals_are_those_of_a_plain_loop(problem):
 
 def test_chunks_do_not_change_the_intervals(problem, monkeypatch):
     texts, names, images, labels = problem
-    asked = {"logit_scale": SCALE, "bootstrap": 50, "contenders": ["default", "name"]}
+    asked = {"logit_scale": SCALE, "bootstrap": 50, "methods": ["default", "name"]}
     whole = compare_embeddings(texts, names, images, labels, **asked)
     monkeypatch.setattr("s3clip.evaluation.scoring.CHUNK_NUMBERS", 7 * len(labels))
     parts = compare_embeddings(texts, names, images, labels, **asked)
@@ -285,14 +285,14 @@ def test_the_control_and_the_order(problem, result):
     assert [s.top1 for s in result.scores] == sorted((s.top1 for s in result.scores), reverse=True)
     texts, names, images, labels = problem
     other = compare_embeddings(
-        texts, names, images, labels, logit_scale=SCALE, bootstrap=20, control="name", contenders=["default"]
+        texts, names, images, labels, logit_scale=SCALE, bootstrap=20, control="name", methods=["default"]
     )
     assert other["default"].top1_difference.value == pytest.approx(other["default"].top1 - other["name"].top1)
 
 
 def test_nothing_depends_on_the_length_of_embeddings_or_the_batch(problem, result):
     texts, names, images, labels = problem
-    some = [name for name in CONTENDERS if CONTENDERS[name].texts is None and "hull" not in name]
+    some = [name for name in METHODS if METHODS[name].texts is None and "hull" not in name]
     other = compare_embeddings(
         [3 * own for own in texts],
         names,
@@ -301,7 +301,7 @@ def test_nothing_depends_on_the_length_of_embeddings_or_the_batch(problem, resul
         logit_scale=SCALE,
         bootstrap=20,
         batch_size=11,
-        contenders=some,
+        methods=some,
     )
     for scores in (result[name] for name in some):
         assert other[scores.name].top1 == pytest.approx(scores.top1)
@@ -317,7 +317,7 @@ def test_dropped_counts_distinct_texts():
         [0, 0, 1, 1, 1, 1],
         logit_scale=1.0,
         bootstrap=5,
-        contenders=["center"],
+        methods=["center"],
         configs={"one": HeadConfig(scale_rule="fixed", scale_options={"epsilon": 0.0})},
     )
     assert found["center"].dropped == 0
@@ -341,20 +341,18 @@ def test_labels_by_position_id_and_name():
 def test_images_of_other_classes_are_left_out_and_counted(problem):
     texts, names, images, labels = problem
     words = ["else" if i % 3 == 0 else names[label] for i, label in enumerate(labels.tolist())]
-    found = compare_embeddings(
-        texts, names, images, words, logit_scale=SCALE, bootstrap=5, contenders=["name"]
-    )
+    found = compare_embeddings(texts, names, images, words, logit_scale=SCALE, bootstrap=5, methods=["name"])
     kept = torch.tensor([i % 3 != 0 for i in range(len(labels))])
     same = compare_embeddings(
-        texts, names, images[kept], labels[kept], logit_scale=SCALE, bootstrap=5, contenders=["name"]
+        texts, names, images[kept], labels[kept], logit_scale=SCALE, bootstrap=5, methods=["name"]
     )
     assert (found.left_out, found.images) == (int((~kept).sum()), int(kept.sum()))
     assert found["name"].top1 == same["name"].top1
 
 
 BAD = {
-    "unknown contender": ({"contenders": ["best"]}, "'best' is not known"),
-    "contender that needs texts": ({"contenders": ["name_80_templates"]}, "needs a backbone"),
+    "unknown method": ({"methods": ["best"]}, "'best' is not known"),
+    "method that needs texts": ({"methods": ["name_80_templates"]}, "needs a backbone"),
     "taken name": ({"configs": {"default": HeadConfig()}}, "'default'"),
     "control left out": ({"control": "random_descriptors"}, "random_descriptors"),
     "no resample": ({"bootstrap": 0}, "bootstrap: expected a whole number >= 1, got 0"),
@@ -386,30 +384,28 @@ def test_a_model_and_its_images(family):
     classes = {"zero": ["0", "nil"], "one": ["1"], "two": []}
     kept = [i for i in range(60) if labels[i] < 3]
     truth = [int(labels[i]) for i in kept]
-    few = {} if family == "clip" else {"contenders": FEW_TEXTS}
+    few = {} if family == "clip" else {"methods": FEW_TEXTS}
     shown = [pictures[i] for i in kept]
     found = compare(classes, truth, backbone=backbone, images=shown, bootstrap=5, batch_size=4, **few)
     names = {scores.name for scores in found.scores}
-    assert names == (set(CONTENDERS) - {"descriptors"} if family == "clip" else {"center", *FEW_TEXTS})
+    assert names == (set(METHODS) - {"descriptors"} if family == "clip" else {"center", *FEW_TEXTS})
     assert found["random_descriptors"].seeds == 3
     with torch.no_grad():
         embeds = backbone.encode_images(**backbone.preprocess([pictures[i] for i in kept]))
-    for contender, templates in (("center", None), ("name_80_templates", "openai_imagenet_80")):
-        own = classes if contender == "center" else list(classes)
-        head = SynonymousSpaceHead(backbone, config=CONTENDERS["center"].config).fit_classes(
+    for method, templates in (("center", None), ("name_80_templates", "openai_imagenet_80")):
+        own = classes if method == "center" else list(classes)
+        head = SynonymousSpaceHead(backbone, config=METHODS["center"].config).fit_classes(
             own, templates=templates
         )
         logits = head(image_embeds=embeds)
         expected = (logits.argmax(1).numpy() == labels[kept]).mean()
-        assert found[contender].top1 == pytest.approx(expected)
+        assert found[method].top1 == pytest.approx(expected)
         if family == "siglip":
             confidences = logits.sigmoid().max(1).values.detach()
             right = torch.from_numpy(logits.argmax(1).numpy() == labels[kept])
             error = expected_calibration_error(confidences, right)
-            assert found[contender].calibration_error == pytest.approx(error, abs=1e-5)
-    again = compare(
-        classes, truth, backbone=backbone, image_embeds=embeds, bootstrap=5, contenders=["default"]
-    )
+            assert found[method].calibration_error == pytest.approx(error, abs=1e-5)
+    again = compare(classes, truth, backbone=backbone, image_embeds=embeds, bootstrap=5, methods=["default"])
     assert again["default"].top1 == found["default"].top1
 
 
@@ -431,7 +427,7 @@ def test_report(result, tmp_path):
     lines = (tmp_path / "new" / "comparison.md").read_text().splitlines()
     assert len(lines) == 2 + len(result.scores) + 2
     assert {line.count("|") for line in lines[: 2 + len(result.scores)]} == {11}
-    assert len(result.table().splitlines()) == 1 + len(result.scores)
+    assert len(str(result.table()).splitlines()) == 1 + len(result.scores)
     with pytest.raises(KeyError, match="'best' was not compared"):
         result["best"]
 
@@ -492,7 +488,7 @@ def run(*arguments):
     return CliRunner().invoke(cli.app, [str(argument) for argument in ("compare", *arguments)])
 
 
-FEW = ("--contender", "default", "--contender", "name", "--bootstrap", "20")
+FEW = ("--method", "default", "--method", "name", "--bootstrap", "20")
 
 
 def test_the_command_reads_images_in_every_form(photos, tmp_path):
@@ -561,7 +557,7 @@ BAD_COMMANDS = {
         "labels.csv",
     ),
     "texts twice": (["{digits}", "--embeddings", "{photos}/whole.npz"], "has texts of its own"),
-    "contender": (["--embeddings", "{photos}/whole.npz", "--contender", "best"], "'best' is not known"),
+    "method": (["--embeddings", "{photos}/whole.npz", "--method", "best"], "'best' is not known"),
     "limit": (["--embeddings", "{photos}/whole.npz", "--limit", "0"], "--limit"),
 }
 

@@ -60,9 +60,9 @@ def test_what_the_filter_finds_is_counted(small):
 
 
 def test_holds():
-    assert study.holds(Difference(-0.004, -0.02, -0.001))
-    assert study.holds(Difference(-0.03, -0.06, 0.0))
-    assert not study.holds(Difference(-0.03, -0.06, -0.001))
+    assert study.holds(Difference(value=-0.004, low=-0.02, high=-0.001))
+    assert study.holds(Difference(value=-0.03, low=-0.06, high=0.0))
+    assert not study.holds(Difference(value=-0.03, low=-0.06, high=-0.001))
 
 
 def test_every_part_runs_on_small_sets(small, tmp_path, capsys):

@@ -9,8 +9,9 @@ from s3clip.evaluation.benchmarks.classes import class_lookup, match_classes, wo
 from s3clip.evaluation.benchmarks.layouts import Found, open_layout
 from s3clip.evaluation.benchmarks.table import Benchmark, Headline
 from s3clip.images.sources import FileShard, Record, Sample, Shard
-from s3clip.texts.prompts import DEFAULT_TEMPLATES, resolve_templates
+from s3clip.texts.prompts import resolve_templates
 from s3clip.texts.synonyms import SynonymSet
+from s3clip.texts.templates import DEFAULT_TEMPLATES
 
 
 @dataclass(frozen=True)

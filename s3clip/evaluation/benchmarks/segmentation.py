@@ -18,8 +18,9 @@ from torch import Tensor
 
 from s3clip.evaluation.benchmarks.table import Benchmark, Masks
 from s3clip.images.opening import BrokenImageError, why_unreadable
-from s3clip.texts.prompts import DEFAULT_TEMPLATES, resolve_templates
+from s3clip.texts.prompts import resolve_templates
 from s3clip.texts.synonyms import SynonymSet
+from s3clip.texts.templates import DEFAULT_TEMPLATES
 
 IGNORED = 255
 """The label of pixels that do not count."""

@@ -16,7 +16,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from s3clip.texts.synonyms import BUILTIN
+from s3clip.texts.sources import BUILTIN
 
 Headline = Literal["top1", "recall", "miou"]
 

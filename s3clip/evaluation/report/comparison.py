@@ -1,35 +1,48 @@
-"""What a comparison found, as a table, as JSON and as a picture."""
+"""What a comparison found: as values and JSON, as a table and as a picture."""
 
 import json
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from pydantic import BaseModel, ConfigDict, Field
 
 from s3clip._version import __version__
-from s3clip.printing import new_figure
+from s3clip.printing import Cell, Column, Table, new_figure
+
+DEFAULT = "default"
+"""The method with the head's default settings, which pictures and pages mark."""
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A contender's score minus the control's, with the ends of its 95 % paired-bootstrap interval."""
+class Value(BaseModel):
+    """A part of what is written as JSON: these fields and no others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Difference(Value):
+    """A method's score minus the control's, with the ends of its 95 % paired-bootstrap interval."""
 
     value: float
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """In points: `+1.8 [-0.4, +4.0]`."""
+        return f"{100 * self.value:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
 
-@dataclass(frozen=True)
-class ContenderScores:
-    """How one contender did. Scores are in [0, 1]; of a contender whose texts are drawn, means over seeds.
+    def cell(self, *, of_control: bool) -> Cell:
+        """Return it as a cell of a table; in the control's own row it says so."""
+        return Cell("control" if of_control else str(self), self.value)
+
+
+class MethodScores(Value):
+    """How one method did. Scores are in [0, 1]; of a method whose texts are drawn, means over seeds.
 
     Attributes:
-        name: a key of `s3clip.evaluation.CONTENDERS`, or the name of a config that was given.
+        name: a key of `s3clip.evaluation.METHODS`, or the name of a config that was given.
         top1: share of images whose best class is right.
         top5: share of images with the right class among the best five.
         recall: mean over classes of the share of their images that are right.
@@ -58,32 +71,46 @@ class ContenderScores:
     top1_spread: float = 0.0
     recall_spread: float = 0.0
 
+    def cells(self, control: str) -> list[Any]:
+        """Return its row of the table of a comparison."""
 
-HEADER = (
-    "contender", "top-1", "top-5", "recall", "top-1 - control", "recall - control", "ECE", "dropped",
-    "ms/image", "fit ms",
-)  # fmt: skip
+        def score(value: float, spread: float) -> Any:
+            return Cell(f"{100 * value:.1f}±{100 * spread:.1f}", value) if self.seeds > 1 else value
+
+        return [
+            self.name,
+            score(self.top1, self.top1_spread),
+            self.top5,
+            score(self.recall, self.recall_spread),
+            *(
+                each.cell(of_control=self.name == control)
+                for each in (self.top1_difference, self.recall_difference)
+            ),
+            self.calibration_error,
+            self.dropped,
+            self.image_ms,
+            self.fit_ms,
+        ]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The scores of all contenders on the same images, the best top-1 first.
+class Comparison(Value):
+    """The scores of all methods on the same images, the best top-1 first.
 
     Attributes:
-        scores: one per contender.
-        control: the name of the contender that differences are taken from.
+        scores: one per method.
+        control: the name of the method that differences are taken from.
         images: how many images were scored.
         left_out: how many images had a label that is none of the classes.
         classes: how many classes there are.
         scored_classes: how many of them have images enough to count in recall.
         texts: how many texts the classes have.
-        settings: what the comparison was asked for.
+        settings: of the comparison.
         versions: of the libraries.
-        predicted: by contender, (images,) the class of each image that was scored, from the first draw of its
-            texts. Not in the JSON.
+        predicted: by method, (images,) the class of each image that was scored, from the first draw of its
+            texts: tensors. Not in the JSON.
     """
 
-    scores: tuple[ContenderScores, ...]
+    scores: tuple[MethodScores, ...]
     control: str
     images: int
     left_out: int
@@ -92,22 +119,25 @@ class Comparison:
     texts: int
     settings: dict[str, Any]
     versions: dict[str, str]
-    predicted: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    predicted: dict[str, Any] = Field(default_factory=dict, repr=False, exclude=True)
 
-    def __getitem__(self, name: str) -> ContenderScores:
-        """Return the scores of a contender by its name."""
+    def __getitem__(self, name: str) -> MethodScores:
+        """Return the scores of a method by its name."""
         for scores in self.scores:
             if scores.name == name:
                 return scores
         raise KeyError(f"{name!r} was not compared; compared: {', '.join(s.name for s in self.scores)}")
 
-    def rows(self) -> list[list[str]]:
-        """Return the cells of the table, percentages but for the times; `HEADER` names the columns."""
-        return [_cells(scores, self.control) for scores in self.scores]
-
-    def table(self) -> str:
-        """Return the table for a terminal."""
-        return format_rows(HEADER, self.rows())
+    def table(self) -> Table:
+        """Return the table, percentages but for the times; printed, it is aligned."""
+        percent = [Column(name, ".1f", 100) for name in ("top-1", "top-5", "recall")]
+        differences = [Column(f"{name} - control", "+.1f", 100) for name in ("top-1", "recall")]
+        others = [Column("ECE", ".1f", 100), Column("dropped", ".1f", 100)]
+        times = [Column("ms/image", ".4f"), Column("fit ms", ".1f")]
+        return Table(
+            ["method", *percent, *differences, *others, *times],
+            [scores.cells(self.control) for scores in self.scores],
+        )
 
     def summary(self) -> str:
         """Return one sentence on what was compared."""
@@ -119,14 +149,12 @@ class Comparison:
         )
 
     def markdown(self) -> str:
-        """Return the table and the summary as markdown."""
-        return f"{markdown_rows(HEADER, self.rows())}\n\n{self.summary()}\n"
+        """Return the table and the summary as Markdown."""
+        return f"{self.table().markdown()}\n\n{self.summary()}\n"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
-        whole = asdict(replace(self, predicted={}))
-        del whole["predicted"]
-        return whole
+        return self.model_dump()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `comparison.json` and `comparison.md` into a folder, made if need be, and return it."""
@@ -148,10 +176,7 @@ class Comparison:
         axes = figure.subplots(1, 2, sharey=True)
         for axis, what in zip(axes, ("top1", "recall"), strict=True):
             for row, scores in enumerate(shown):
-                difference: Difference = getattr(scores, f"{what}_difference")
-                colour = "#0969da" if scores.name == "default" else "#57606a"
-                axis.plot([100 * difference.low, 100 * difference.high], [row, row], color=colour, lw=2)
-                axis.plot(100 * difference.value, row, "o", color=colour, ms=5)
+                draw_interval(axis, row, getattr(scores, f"{what}_difference"), marked=scores.name == DEFAULT)
             axis.axvline(0, color="#cf222e", lw=1)
             axis.grid(axis="x", alpha=0.3)
             score = "top-1" if what == "top1" else "mean per-class recall"
@@ -164,48 +189,15 @@ class Comparison:
         return Path(path)
 
 
+def draw_interval(axis: Any, row: int, difference: Difference, *, marked: bool, width: float = 2) -> None:
+    """Draw a difference in points and its interval into a row of a matplotlib axis."""
+    colour = "#0969da" if marked else "#57606a"
+    axis.plot([100 * difference.low, 100 * difference.high], [row, row], color=colour, lw=width)
+    axis.plot(100 * difference.value, row, "o", color=colour, ms=2 + 1.5 * width)
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python, of this package and of the libraries that scores hang on."""
     libraries = ("numpy", "scikit-learn", "torch", "transformers")
     found = {library: version(library) for library in libraries}
     return {"python": platform.python_version(), "s3clip": __version__, **found}
-
-
-def format_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as aligned columns: the first to the left, numbers to the right."""
-    cells = [list(header), *map(list, rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in cells
-    ]
-    return "\n".join(lines)
-
-
-def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as a markdown table."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *rows])
-
-
-def format_difference(difference: Difference) -> str:
-    """Return a difference in points with its interval: `+1.8 [-0.4, +4.0]`."""
-    return f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
-
-
-def _cells(scores: ContenderScores, control: str) -> list[str]:
-    def score(value: float, spread: float) -> str:
-        return f"{100 * value:.1f}" + (f"±{100 * spread:.1f}" if scores.seeds > 1 else "")
-
-    is_control = scores.name == control
-    return [
-        scores.name,
-        score(scores.top1, scores.top1_spread),
-        f"{100 * scores.top5:.1f}",
-        score(scores.recall, scores.recall_spread),
-        "control" if is_control else format_difference(scores.top1_difference),
-        "control" if is_control else format_difference(scores.recall_difference),
-        f"{100 * scores.calibration_error:.1f}",
-        f"{100 * scores.dropped:.1f}",
-        f"{scores.image_ms:.4f}",
-        f"{scores.fit_ms:.1f}",
-    ]

@@ -1,16 +1,18 @@
 """Several runs side by side in one HTML page that asks for nothing else."""
 
 import base64
-import json
-import math
+import hashlib
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
-from s3clip.evaluation.methods import DEFAULT
-from s3clip.evaluation.report.comparison import Difference, format_difference
-from s3clip.evaluation.report.results import FORMAT, HEADLINES, TABLES, describe_patches
+from s3clip.evaluation.report.run import Run
+from s3clip.evaluation.report.schema import Example, Recognition, Segmentation, WorstIou, WorstRecall
+from s3clip.evaluation.report.tables import benchmark_table, benchmark_text, overview_table, percent
+from s3clip.printing import Cell, Column, Table, printable
+
+LARGEST_THUMBNAIL = 1 << 20
+"""Bytes; those of `s3clip eval` have a few thousand."""
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px }
@@ -61,188 +63,110 @@ for (const table of document.querySelectorAll("table")) {
 """
 
 
-def read_runs(folders: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
-    """Read the `run.json` of each folder.
-
-    Raises:
-        FileNotFoundError: a folder without one.
-        ValueError: it is something else.
-    """
-    found = []
-    for folder in folders:
-        path = folder / "run.json"
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{path}: no such file; expected a folder of `s3clip eval`") from error
-        except ValueError as error:
-            raise ValueError(f"{path}: not JSON ({error})") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ValueError(f"{path}: expected the format {FORMAT!r}, as `s3clip eval` writes it")
-        found.append((folder, content))
-    return found
-
-
-def run_page(runs: Sequence[tuple[Path, dict[str, Any]]]) -> str:
+def run_page(runs: Sequence[tuple[Path, Run]]) -> str:
     """Return a whole HTML page: a table of all runs, then the tables and worst classes of each benchmark.
 
     Args:
-        runs: what `read_runs` returns; thumbnails are taken from the folders, and put into the page.
+        runs: folders, and what `Run.read` found there; thumbnails are put into the page.
     """
-    labels = _labels(runs)
-    names = list(dict.fromkeys(each["name"] for _, run in runs for each in run["benchmarks"]))
-    parts = ["<h1>Zero-shot runs</h1>", _models(runs, labels), "<h2>All benchmarks</h2>"]
-    parts.append(_overview(runs, labels, names))
-    for name in names:
-        parts.append(f"<h2>{escape(name)}</h2>")
+    labels = _labels([folder for folder, _ in runs])
+    benchmarks = [(label, run.benchmarks) for label, (_, run) in zip(labels, runs, strict=True)]
+    parts = [
+        "<h1>Zero-shot runs</h1>",
+        _wide(_models([run for _, run in runs], labels)),
+        "<h2>All benchmarks</h2>",
+        "<p>The headline score of each benchmark in percent; the mean where all of a task were run. A click "
+        "on the head of a column sorts a table.</p>",
+        _wide(overview_table(benchmarks)),
+    ]
+    for name in dict.fromkeys(each.name for _, own in benchmarks for each in own):
+        parts.append(f"<h2>{_text(name)}</h2>")
         for (folder, run), label in zip(runs, labels, strict=True):
-            for each in run["benchmarks"]:
-                if each["name"] == name:
-                    parts += [f"<h3>{escape(label)}</h3>"] if len(runs) > 1 else []
-                    parts.append(_benchmark(folder, run, each))
+            for each in run.benchmarks:
+                if each.name == name:
+                    parts += [f"<h3>{_text(label)}</h3>"] if len(runs) > 1 else []
+                    parts += _benchmark(folder, run.settings.control, each)
     body = "\n".join(parts)
+    script = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{script}'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<title>s3clip: zero-shot runs</title>\n"
         f"<style>{_STYLE}</style></head>\n<body>\n{body}\n<script>{_SCRIPT}</script>\n</body></html>\n"
     )
 
 
-def _labels(runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[str]:
+def _labels(folders: Sequence[Path]) -> list[str]:
     """Return a label a run: its folder's name; numbered where two have the same."""
-    names = [folder.resolve().name for folder, _ in runs]
+    names = [folder.resolve().name for folder in folders]
     return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
 
 
-def _models(runs: Sequence[tuple[Path, dict[str, Any]]], labels: list[str]) -> str:
-    header = ["run", "model", "revision", "fingerprint", "dtype", "seconds", "images per second"]
+def _models(runs: Sequence[Run], labels: Sequence[str]) -> Table:
     rows = []
-    for (_, run), label in zip(runs, labels, strict=True):
-        model, measured = run["model"], run["measured"]
-        images = sum(each["images_encoded"] for each in measured["benchmarks"])
-        seconds = sum(each["encoding_seconds"] for each in measured["benchmarks"])
-        speed = images / seconds if images and seconds else None
-        rows.append(
-            [
-                _text(label),
-                _text(model["name"]),
-                _text(model["revision"]),
-                _text(model["fingerprint"][:16]),
-                _text(model["dtype"]),
-                _number(measured["seconds"], 1),
-                _number(speed, 0),
-            ]
-        )
-    return _table(header, rows)
+    for run, label in zip(runs, labels, strict=True):
+        images = sum(each.images_encoded for each in run.measured.benchmarks)
+        seconds = sum(each.encoding_seconds for each in run.measured.benchmarks)
+        model, speed = run.model, images / seconds if images and seconds else None
+        about = [label, model.name, model.revision, model.fingerprint[:16], model.dtype]
+        rows.append([*about, run.measured.seconds, speed])
+    columns = ["run", "model", "revision", "fingerprint", "dtype"]
+    return Table([*columns, Column("seconds", ",.1f"), Column("images per second", ",.0f")], rows)
 
 
-def _overview(runs: Sequence[tuple[Path, dict[str, Any]]], labels: list[str], names: list[str]) -> str:
-    """Every run and contender a row, the best mean first; every benchmark a column."""
-    task_of = {each["name"]: each["task"] for _, run in runs for each in run["benchmarks"]}
-    tasks = list(dict.fromkeys(task_of[name] for name in names))
-    means = ["mean"] if len(tasks) == 1 else [f"mean, {task}" for task in tasks]
-    several = len(runs) > 1
-    header = ["contender", *(["run"] if several else []), *names, *means]
-    rows: list[tuple[float, list[str]]] = []
-    for (_, run), label in zip(runs, labels, strict=True):
-        by_name = {each["name"]: each for each in run["benchmarks"]}
-        contenders = list(dict.fromkeys(s["name"] for each in run["benchmarks"] for s in each["scores"]))
-        for contender in contenders:
-            values: dict[str, float | None] = {}
-            for name in names:
-                scores = by_name[name]["scores"] if name in by_name else []
-                own = [s[HEADLINES[by_name[name]["headline"]]] for s in scores if s["name"] == contender]
-                values[name] = 100 * own[0] if own else None
-            averages = [_mean([values[name] for name in names if task_of[name] == task]) for task in tasks]
-            cells = [_number(value, 1) for value in [*values.values(), *averages]]
-            about = [_contender(contender), *([_text(label)] if several else [])]
-            best = averages[0]
-            rows.append((-math.inf if best is None else best, [*about, *cells]))
-    rows.sort(key=lambda row: -row[0])
-    return (
-        "<p>The headline score of each benchmark in percent; the mean where all of a task were run. A click "
-        "on the head of a column sorts a table.</p>" + _table(header, [cells for _, cells in rows])
-    )
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if len(known) == len(values) else None
-
-
-def _benchmark(folder: Path, run: dict[str, Any], benchmark: dict[str, Any]) -> str:
-    control, counts = run["settings"]["control"], benchmark["counts"]
-    details = describe_patches(benchmark) or f"{counts['left_out']:,} images of no class left out"
-    lines = [f'<p class="warning">Warning: {escape(text)}</p>' for text in benchmark["warnings"]]
+def _benchmark(folder: Path, control: str, benchmark: Recognition | Segmentation) -> list[str]:
+    lines = [f'<p class="warning">Warning: {_text(warning)}</p>' for warning in benchmark.warnings]
     lines.append(
-        f"<p>{counts['scored']:,} of {counts['of']:,} images ({escape(benchmark['convention'])}, "
-        f"{escape(benchmark['split'])}), {benchmark['classes']} classes, {benchmark['texts']} texts, "
-        f"{escape(details)}. Headline: {HEADLINES[benchmark['headline']]}. Differences from "
-        f"{escape(control)} in points, with 95 % paired-bootstrap intervals.</p>"
+        f"<p>{_text(benchmark_text(benchmark))} Differences from {_text(control)} in points, with 95 % "
+        "paired-bootstrap intervals.</p>"
     )
-    table = TABLES[benchmark["task"]]
-    differences = [f"{what} - control" for what in table.differences]
-    header = ["contender", *table.scores, *differences, *table.others]
-    rows = []
-    for score in benchmark["scores"]:
-        plain = [_number(100 * score[key], 1) for key in table.scores.values()]
-        is_control = score["name"] == control
-        deltas = [_delta(score["differences"][what], is_control) for what in table.differences.values()]
-        others = [_number(100 * score[key], 1) for key in table.others.values()]
-        rows.append([_contender(score["name"]), *plain, *deltas, *others])
-    lines.append(_table(header, rows))
-    heading, least = table.worst
-    worst = benchmark["worst_classes"]
-    if worst["classes"]:
-        lines.append(f"<h4>Worst classes of {escape(worst['contender'])}</h4>")
+    lines.append(_wide(benchmark_table(benchmark, control)))
+    worst: Sequence[WorstRecall | WorstIou] = benchmark.worst_classes.classes
+    if worst:
         rows = [
             [
-                _text(each["class"]),
-                _number(each["images"], 0),
-                _number(100 * each[least], 1),
-                _text(", ".join(f"{name} ({count:,})" for name, count in each["taken_for"])),
-                f"<td>{''.join(_example(folder, example) for example in each['examples'])}</td>",
+                each.name,
+                each.images,
+                each.recall if isinstance(each, WorstRecall) else each.iou,
+                ", ".join(f"{name} ({count:,})" for name, count in each.taken_for),
+                Cell("", html="".join(_example(folder, example) for example in each.examples)),
             ]
-            for each in worst["classes"]
+            for each in worst
         ]
-        lines.append(_table(["class", "images", heading, "taken for", "such as"], rows))
-    return "\n".join(lines)
+        score = percent("recall" if isinstance(benchmark, Recognition) else "IoU")
+        lines.append(f"<h4>Worst classes of {_text(benchmark.worst_classes.method)}</h4>")
+        lines.append(_wide(Table(["class", Column("images", ","), score, "taken for", "such as"], rows)))
+    return lines
 
 
-def _example(folder: Path, example: dict[str, Any]) -> str:
-    caption = f"<figcaption>{escape(example['key'])}<br>{escape(example['taken_for'])}</figcaption>"
-    try:
-        content = (folder / example["thumbnail"]).read_bytes() if example["thumbnail"] else b""
-    except OSError:  # the page is worth having without
-        content = b""
+def _example(folder: Path, example: Example) -> str:
+    content = b"" if example.thumbnail is None else _thumbnail(folder, example.thumbnail)
     picture = ""
     if content:
         encoded = base64.b64encode(content).decode()
-        picture = f'<img alt="{escape(example["key"])}" src="data:image/jpeg;base64,{encoded}"><br>'
+        picture = f'<img alt="{_text(example.key)}" src="data:image/jpeg;base64,{encoded}"><br>'
+    caption = f"<figcaption>{_text(example.key)}<br>{_text(example.taken_for)}</figcaption>"
     return f"<figure>{picture}{caption}</figure>"
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
-    body = "\n".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
-    return (
-        f'<div class="wide"><table><thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
-    )
+def _thumbnail(folder: Path, name: str) -> bytes:
+    """Return a small JPEG below the folder of a run; nothing where it lies elsewhere, or is no JPEG."""
+    try:
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()) or not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            content = file.read(LARGEST_THUMBNAIL + 1)
+    except (OSError, ValueError, RuntimeError):  # such as links in a loop; the page is worth having without
+        return b""
+    return content if content.startswith(b"\xff\xd8\xff") and len(content) <= LARGEST_THUMBNAIL else b""
 
 
-def _text(value: Any) -> str:
-    return f"<td>{escape(str('' if value is None else value))}</td>"
+def _text(value: str) -> str:
+    return escape(printable(value))
 
 
-def _contender(name: str) -> str:
-    return f"<td><b>{escape(name)}</b></td>" if name == DEFAULT.name else _text(name)
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "<td></td>" if value is None else f'<td data-value="{value:.6f}">{value:,.{digits}f}</td>'
-
-
-def _delta(difference: dict[str, float], is_control: bool) -> str:
-    said = "control" if is_control else format_difference(Difference(**difference))
-    return f'<td data-value="{difference["value"]:.6f}">{said}</td>'
+def _wide(table: Table) -> str:
+    return f'<div class="wide">{table.html()}</div>'

@@ -1,35 +1,41 @@
-"""The picture of a run: how far every contender is from the control, on every benchmark."""
+"""The picture of a run: how far every method is from the control, on every benchmark."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from s3clip.evaluation.methods import DEFAULT
+from s3clip.evaluation.report.comparison import DEFAULT, Difference, draw_interval
+from s3clip.evaluation.report.schema import Recognition, Segmentation
 from s3clip.printing import new_figure
 
 PANELS = 6  # in a row
 
 
-def draw_run(benchmarks: Sequence[dict[str, Any]], control: str, path: str | os.PathLike[str]) -> Path:
-    """Draw a panel for each benchmark, with a row for each contender, and return the path.
+def draw_run(
+    benchmarks: Sequence[Recognition | Segmentation], control: str, path: str | os.PathLike[str]
+) -> Path:
+    """Draw a panel for each benchmark, with a row for each method, and return the path.
 
     A row is the difference of the headline score from the control's, with its interval. The rows stand in the
     same order everywhere: by their mean over the benchmarks, the best on top. Each panel has its own scale.
 
     Args:
-        benchmarks: of the results of a run.
-        control: the contender that differences are taken from; it has no row.
+        benchmarks: of a run.
+        control: the method that differences are taken from; it has no row.
         path: of the file; its ending says in which format.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
-    found = [_differences(each) for each in benchmarks]
+    found: list[dict[str, Difference]] = [
+        {scores.name: getattr(scores.differences, each.headline) for scores in each.scores}
+        for each in benchmarks
+    ]
     means = {
         name: sum(values) / len(values)
         for name in dict.fromkeys(name for each in found for name in each)
-        if name != control and (values := [each[name]["value"] for each in found if name in each])
+        if name != control and (values := [each[name].value for each in found if name in each])
     }
     names = sorted(means, key=lambda name: (means[name], name))  # from the bottom up
     columns = min(PANELS, len(benchmarks))
@@ -37,12 +43,10 @@ def draw_run(benchmarks: Sequence[dict[str, Any]], control: str, path: str | os.
     figure = new_figure(2 + max(5, 2.1 * columns), 0.5 + lines * (0.7 + 0.17 * len(names)))
     panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
     for panel, each, differences in zip(panels, benchmarks, found, strict=False):
-        _draw_panel(
-            panel,
-            each,
-            [differences.get(name) for name in names],
-            names.index(DEFAULT.name) if DEFAULT.name in names else None,
-        )
+        for row, name in enumerate(names):
+            if name in differences:  # else it was not scored here
+                draw_interval(panel, row, differences[name], marked=name == DEFAULT, width=1.5)
+        _label_panel(panel, each)
     for panel in panels[len(benchmarks) :]:
         panel.set_visible(False)
     panels[0].set_yticks(range(len(names)), names, fontsize=7)
@@ -52,23 +56,10 @@ def draw_run(benchmarks: Sequence[dict[str, Any]], control: str, path: str | os.
     return Path(path)
 
 
-def _differences(benchmark: dict[str, Any]) -> dict[str, dict[str, float]]:
-    return {score["name"]: score["differences"][benchmark["headline"]] for score in benchmark["scores"]}
-
-
-def _draw_panel(
-    panel: Any, benchmark: dict[str, Any], rows: Sequence[dict[str, float] | None], marked: int | None
-) -> None:
-    for place, row in enumerate(rows):
-        if row is None:  # it was not scored here
-            continue
-        value, *ends = (100 * row[what] for what in ("value", "low", "high"))
-        colour = "#0969da" if place == marked else "#57606a"
-        panel.plot(ends, [place, place], color=colour, lw=1.5)
-        panel.plot(value, place, "o", color=colour, ms=3.5)
+def _label_panel(panel: Any, benchmark: Recognition | Segmentation) -> None:
     panel.axvline(0, color="#cf222e", lw=1)
     panel.grid(alpha=0.3, lw=0.5)
     panel.tick_params(labelsize=7)
-    counts = benchmark["counts"]
-    title = f"{benchmark['name']}\n{benchmark['headline']}, {counts['scored']:,} of {counts['of']:,} images"
+    counts = benchmark.counts
+    title = f"{benchmark.name}\n{benchmark.headline}, {counts.scored:,} of {counts.of:,} images"
     panel.set_title(title, fontsize=8)

@@ -9,9 +9,9 @@ from s3clip.backbone.backbone import Backbone
 from s3clip.evaluation.benchmarks.classification import EvaluationSet
 from s3clip.evaluation.comparison import compare
 from s3clip.evaluation.methods import DEFAULT
-from s3clip.evaluation.report.comparison import Comparison, ContenderScores, Difference
-from s3clip.evaluation.report.results import EXAMPLES, WORST_CLASSES, few, thumbnail
+from s3clip.evaluation.report.comparison import Comparison, Difference, MethodScores
 from s3clip.evaluation.runs.embeddings import StoredRows
+from s3clip.evaluation.runs.examples import EXAMPLES, WORST_CLASSES, first_of, thumbnail
 from s3clip.images.sources import Record, Shard
 
 
@@ -22,7 +22,7 @@ def score_set(
     backbone: Backbone,
     asked: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, bytes], Comparison]:
-    """Score all contenders on a set.
+    """Score all methods on a set.
 
     Args:
         which: the set.
@@ -52,7 +52,8 @@ def score_set(
     if not kept:
         raise ValueError(
             f"{which.name}: no image to score: {len(records):,} found, {len(broken):,} cannot be read, and "
-            f"none of the others has the label of a class; their labels: {few(sorted(strange), 5) or 'none'}"
+            f"none of the others has the label of a class; their labels: "
+            f"{first_of(sorted(strange), 5) or 'none'}"
         )
     comparison = compare(
         which.synonyms,
@@ -64,7 +65,9 @@ def score_set(
     )
     warnings = list(which.problems)
     if broken:
-        warnings.append(f"cannot be read: {len(broken)} of the images: {few([str(r.error) for r in broken])}")
+        warnings.append(
+            f"cannot be read: {len(broken)} of the images: {first_of([str(r.error) for r in broken])}"
+        )
     if which.expected_images is not None and len(records) != which.expected_images:
         warnings.append(
             f"{len(records)} images found where the table says {which.expected_images}: these are not the "
@@ -72,7 +75,7 @@ def score_set(
         )
     left_out = sorted(strange.items(), key=lambda item: (-item[1], item[0]))
     if left_out:
-        named = few([f"{label} ({images:,})" for label, images in left_out], 5)
+        named = first_of([f"{label} ({images:,})" for label, images in left_out], 5)
         warnings.append(
             f"{strange.total():,} images are left out: their labels, {len(left_out):,} in all, are none of "
             f"the classes: {named}"
@@ -106,7 +109,7 @@ def score_set(
     return benchmark, thumbnails, comparison
 
 
-def _plain(score: ContenderScores) -> dict[str, Any]:
+def _plain(score: MethodScores) -> dict[str, Any]:
     def interval(difference: Difference) -> dict[str, float]:
         return {"value": difference.value, "low": difference.low, "high": difference.high}
 
@@ -135,8 +138,8 @@ def _worst_classes(
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return the classes that are recognised least, what they are taken for, and a few such images."""
     names = which.class_names
-    contender = DEFAULT.name if DEFAULT.name in comparison.predicted else comparison.control
-    predicted = comparison.predicted[contender].tolist()
+    method = DEFAULT.name if DEFAULT.name in comparison.predicted else comparison.control
+    predicted = comparison.predicted[method].tolist()
     wrong: dict[int, list[int]] = {}
     totals = Counter(labels)
     for row, (label, answer) in enumerate(zip(labels, predicted, strict=True)):
@@ -171,7 +174,7 @@ def _worst_classes(
                 "examples": examples,
             }
         )
-    return {"contender": contender, "classes": rows}, thumbnails
+    return {"method": method, "classes": rows}, thumbnails
 
 
 def _thumbnail(shard: Shard, record: Record) -> bytes | None:

@@ -1,7 +1,7 @@
-"""The pixels of pictures, counted by what they are and what contenders took them for, on disk.
+"""The pixels of pictures, counted by what they are and what methods took them for, on disk.
 
 A folder has a file for each process that wrote there, which is only appended to: one line of JSON for each
-picture, with the part of every contender's confusion matrix that is not 0. A line that is cut off by a kill
+picture, with the part of every method's confusion matrix that is not 0. A line that is cut off by a kill
 is not there, and neither is what follows it, so that the most that a kill costs is the picture at hand.
 """
 
@@ -28,7 +28,7 @@ class CountedPicture:
         key: of the picture.
         sizes: of its two files, in bytes.
         opened_at: when they were, in seconds since 1970.
-        cells: by contender, (cells, 2) int32: the position of a cell in the confusion matrix, row by row, and
+        cells: by method, (cells, 2) int32: the position of a cell in the confusion matrix, row by row, and
             its count, where that is not 0.
     """
 

@@ -1,4 +1,4 @@
-"""Every picture of a set of segmentation through the image tower, once, and all contenders on its patches."""
+"""Every picture of a set of segmentation through the image tower, once, and all methods on its patches."""
 
 import hashlib
 import json
@@ -16,34 +16,35 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from s3clip._version import __version__
-from s3clip.backbone.backbone import Backbone, ImageTransform
+from s3clip.backbone.backbone import Backbone
+from s3clip.backbone.image_transform import ImageTransform
 from s3clip.evaluation.benchmarks.segmentation import IGNORED, Pair, SegmentationSet, read_mask
-from s3clip.evaluation.method_texts import ContenderTexts
-from s3clip.evaluation.methods import CONTROL, DEFAULT, Contender
+from s3clip.evaluation.method_texts import MethodTexts
+from s3clip.evaluation.methods import CONTROL, DEFAULT, Method
 from s3clip.evaluation.runs.pixel_counts import CountedPicture, PixelCounts, file_sizes
 from s3clip.evaluation.scores import confusion_matrix
-from s3clip.evaluation.settings import Asked, has_descriptors
+from s3clip.evaluation.settings import ComparisonSettings, has_descriptors
 from s3clip.head import SynonymousSpaceHead
 from s3clip.images.sources import Sample
-from s3clip.segmentation.dense import DenseTower, check_method
+from s3clip.segmentation.dense import PATCH_FEATURES, DenseTower
 from s3clip.segmentation.segmenter import (
     DenseFeatures,
-    Sizes,
+    WindowSizes,
     cut_windows,
     encode_windows,
     segment_patches,
     window_sizes,
 )
 
-CONTENDERS_PER_PIXEL = ("name", CONTROL.name, "softmax_max", DEFAULT.name)
+METHODS_PER_PIXEL = ("name", CONTROL.name, "softmax_max", DEFAULT.name)
 """Those that are compared where nobody asks for others."""
 
-DENSE_METHOD = "sclip"
+DEFAULT_FEATURES = "sclip"
 """Embeddings of patches where nobody asks for others, as of `head.segment`."""
 
 
-class PixelContender(NamedTuple):
-    """A contender, fitted: its head, and how `segment_patches` brings its texts together."""
+class PixelMethod(NamedTuple):
+    """A method, fitted: its head, and how `segment_patches` brings its texts together."""
 
     name: str
     head: SynonymousSpaceHead
@@ -56,52 +57,55 @@ class Counted:
 
     Attributes:
         images: how many pictures were encoded now.
-        seconds: how long that took, with reading them and with all contenders.
-        contender_seconds: of it, each contender on the patches of all pictures.
+        seconds: how long that took, with reading them and with all methods.
+        method_seconds: of it, each method on the patches of all pictures.
         broken: the key of every picture that cannot be scored, and why.
     """
 
     images: int
     seconds: float
-    contender_seconds: dict[str, float]
+    method_seconds: dict[str, float]
     broken: dict[str, str]
 
 
 class PixelRun:
-    """A set of segmentation and the contenders that are compared on it.
+    """A set of segmentation and the methods that are compared on it.
 
     Args:
         which: the set.
         backbone: with its text tower, on its device.
         asked: the settings of the comparison.
-        method: embeddings of patches, a key of `s3clip.segmentation.dense.METHODS`.
+        patch_features: embeddings of patches, a key of `s3clip.segmentation.dense.PATCH_FEATURES`.
 
     Attributes:
         sizes: of the windows.
-        contenders: fitted.
+        methods: fitted.
         texts: how many there are at hand.
 
     Raises:
-        ValueError: an unknown method or contender, one whose texts are drawn, or sizes that do not fit.
+        ValueError: unknown patch features or methods, one whose texts are drawn, or sizes that do not fit.
         TypeError: a backbone whose patches have no embeddings.
     """
 
-    def __init__(self, which: SegmentationSet, backbone: Backbone, asked: Asked, method: str) -> None:
-        check_method(method)
+    def __init__(
+        self, which: SegmentationSet, backbone: Backbone, asked: ComparisonSettings, patch_features: str
+    ) -> None:
+        if patch_features not in PATCH_FEATURES:
+            raise ValueError(
+                f"patch_features: expected one of {', '.join(PATCH_FEATURES)}, got {patch_features!r}"
+            )
         tower, layout = DenseTower(backbone.model), which.layout
-        self.which, self.backbone, self.asked, self.method = which, backbone, asked, method
+        self.which, self.backbone, self.asked, self.patch_features = which, backbone, asked, patch_features
         self.sizes = window_sizes(tower, layout.window, layout.stride, layout.short_side)
-        self.chosen = choose_contenders(asked, which)
-        texts = ContenderTexts(backbone, which.synonyms, which.templates)
+        self.chosen = choose_methods(asked, which)
+        texts = MethodTexts(backbone, which.synonyms, which.templates)
         self.texts = sum(map(len, texts.embeddings))
-        self.contenders = [self._fit(each, texts) for each in self.chosen]
+        self.methods = [self._fit(each, texts) for each in self.chosen]
 
-    def _fit(self, contender: Contender, texts: ContenderTexts) -> PixelContender:
-        head = SynonymousSpaceHead(self.backbone, config=contender.config or CONTROL.config)
-        head.fit_embeddings(texts.of(contender, self.asked.seed), texts.class_names).eval()
-        return PixelContender(
-            contender.name, head, "softmax_then_max" if contender.config is None else "space"
-        )
+    def _fit(self, method: Method, texts: MethodTexts) -> PixelMethod:
+        head = SynonymousSpaceHead(self.backbone, config=method.config or CONTROL.config)
+        head.fit_embeddings(texts.of(method, self.asked.seed), texts.class_names).eval()
+        return PixelMethod(method.name, head, "softmax_then_max" if method.config is None else "space")
 
     @property
     def background(self) -> int | None:
@@ -119,13 +123,13 @@ class PixelRun:
             "s3clip": __version__,
             "model": image_key,
             "texts": self.backbone.text_key().hex(),
-            "method": self.method,
+            "patch_features": self.patch_features,
             "sizes": self.sizes,
             "threshold": layout.threshold,
             "reduce_zero_label": layout.reduce_zero_label,
             "synonyms": self.which.synonyms.model_dump(mode="json"),
             "templates": self.which.templates,
-            "contenders": {
+            "methods": {
                 each.name: None if each.config is None else each.config.model_dump(mode="json")
                 for each in self.chosen
             },
@@ -137,7 +141,7 @@ class PixelRun:
     ) -> Counted:
         """Segment the pictures of this process that the folder does not have yet, and count their pixels.
 
-        A picture is written as soon as all contenders are done with it.
+        A picture is written as soon as all methods are done with it.
 
         Args:
             folder: where counts go.
@@ -150,7 +154,7 @@ class PixelRun:
         own = self.which.pairs[process::processes]
         stored = PixelCounts(folder).read()
         left = [pair for pair in own if pair.key not in stored or not stored[pair.key].is_of(pair)]
-        seconds = dict.fromkeys((each.name for each in self.contenders), 0.0)
+        seconds = dict.fromkeys((each.name for each in self.methods), 0.0)
         broken: dict[str, str] = {}
         # On a terminal alone, and of one process: the others do as much.
         bar = tqdm(  # type: ignore[no-untyped-call]
@@ -167,10 +171,10 @@ class PixelRun:
                     broken[opened.key] = opened.error
                     continue
                 features = encode_windows(
-                    self.backbone, opened.windows, method=self.method, batch_size=batch_size
+                    self.backbone, opened.windows, method=self.patch_features, batch_size=batch_size
                 )
                 cells = {}
-                for each in self.contenders:
+                for each in self.methods:
                     begun = time.perf_counter()
                     cells[each.name] = self._cells(each, features, opened.labels)
                     seconds[each.name] += time.perf_counter() - begun
@@ -193,12 +197,12 @@ class PixelRun:
             dataset, batch_size=None, num_workers=min(workers, len(pairs)), collate_fn=unchanged
         )
 
-    def _cells(self, contender: PixelContender, features: DenseFeatures, labels: Tensor) -> Tensor:
+    def _cells(self, method: PixelMethod, features: DenseFeatures, labels: Tensor) -> Tensor:
         """Return the cells of a picture's confusion matrix that are not 0, as `CountedPicture` has them."""
         predicted = segment_patches(
-            contender.head,
+            method.head,
             features,
-            aggregation=contender.aggregation,
+            aggregation=method.aggregation,
             threshold=self.which.layout.threshold,
             background=self.background,
         ).labels
@@ -214,19 +218,19 @@ def counts_place(image_key: str, run: PixelRun) -> Path:
     return Path(image_key[:16]) / which.name / f"{used}-{run.key(image_key)}"
 
 
-def choose_contenders(asked: Asked, which: SegmentationSet) -> list[Contender]:
-    """Return the contenders that are asked for, else `CONTENDERS_PER_PIXEL`.
+def choose_methods(asked: ComparisonSettings, which: SegmentationSet) -> list[Method]:
+    """Return the methods that are asked for, else `METHODS_PER_PIXEL`.
 
     Raises:
         ValueError: one that is not known, or has its texts drawn.
     """
-    names = CONTENDERS_PER_PIXEL if asked.contenders is None else asked.contenders
-    found = asked._replace(contenders=names).chosen(
+    names = METHODS_PER_PIXEL if asked.methods is None else asked.methods
+    found = asked._replace(methods=names).chosen(
         can_encode=True, has_descriptors=has_descriptors(which.synonyms)
     )
     if drawn := next((each.name for each in found if each.random), None):
         raise ValueError(
-            f"contenders: {drawn!r} draws its texts several times, and pixels are counted once; leave it out "
+            f"methods: {drawn!r} draws its texts several times, and pixels are counted once; leave it out "
             f"with {which.name}, a benchmark of segmentation"
         )
     return found
@@ -252,7 +256,7 @@ class _Pictures(Dataset[_Opened]):
         *,
         transform: ImageTransform,
         patch: int,
-        sizes: Sizes,
+        sizes: WindowSizes,
         reduce_zero_label: bool,
         classes: int,
     ) -> None:

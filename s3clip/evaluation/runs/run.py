@@ -1,6 +1,5 @@
 """Several benchmarks × several heads: every image is encoded once, then every head is scored from disk."""
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -13,13 +12,13 @@ from s3clip.evaluation.benchmarks.classification import EvaluationSet
 from s3clip.evaluation.benchmarks.segmentation import SegmentationSet
 from s3clip.evaluation.methods import CONTROL
 from s3clip.evaluation.report.comparison import versions
-from s3clip.evaluation.report.results import HEADLINES, Run, score_of
+from s3clip.evaluation.report.run import Run
 from s3clip.evaluation.runs.classification import score_set
 from s3clip.evaluation.runs.encoding import Encoded, check_model, encode_set, read_set, set_folder
-from s3clip.evaluation.runs.pixels import DENSE_METHOD, Counted, PixelRun, counts_place
+from s3clip.evaluation.runs.pixels import DEFAULT_FEATURES, Counted, PixelRun, counts_place
 from s3clip.evaluation.runs.processes import Processes
 from s3clip.evaluation.runs.segmentation import score_pixels
-from s3clip.evaluation.settings import Asked, has_descriptors
+from s3clip.evaluation.settings import ComparisonSettings, has_descriptors
 from s3clip.images.sources import BATCH_SIZE
 
 
@@ -71,12 +70,14 @@ def _job(
     backbone: Backbone,
     asked: dict[str, Any],
     batch_size: int,
-    method: str,
+    patch_features: str,
 ) -> _ImageJob | _PixelJob:
     """Return the job of a set. What is asked and cannot be is refused here, before anything is encoded."""
-    settings = Asked(configs=None, control=CONTROL.name, batch_size=batch_size, adapt=(), **asked)
+    settings = ComparisonSettings(
+        configs=None, control=CONTROL.name, batch_size=batch_size, adapt=(), **asked
+    )
     if isinstance(which, SegmentationSet):
-        return _PixelJob(PixelRun(which, backbone, settings, method))
+        return _PixelJob(PixelRun(which, backbone, settings, patch_features))
     settings.chosen(can_encode=True, has_descriptors=has_descriptors(which.synonyms))
     return _ImageJob(which, backbone, asked)
 
@@ -87,8 +88,8 @@ def evaluate(
     backbone: Backbone,
     cache: Path,
     processes: Processes | None = None,
-    contenders: Sequence[str] | None = None,
-    method: str | None = None,
+    methods: Sequence[str] | None = None,
+    patch_features: str | None = None,
     min_images: int = 1,
     bootstrap: int = 2000,
     draws: int = 3,
@@ -96,7 +97,7 @@ def evaluate(
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
 ) -> Run | None:
-    """Encode the images of all sets, each once, and score every contender on every set.
+    """Encode the images of all sets, each once, and score every method on every set.
 
     Args:
         sets: what to score on, of classification and of segmentation.
@@ -104,9 +105,9 @@ def evaluate(
         cache: folder of image embeddings and of counted pixels. What a run before this one left there, even
             one that was killed, is not encoded again. With several machines, one that all of them see.
         processes: which process this is; None: the only one.
-        contenders: as for `compare`, and so are the arguments that follow; None: all of them on sets of
-            classification, `CONTENDERS_PER_PIXEL` on those of segmentation.
-        method: embeddings of patches for segmentation, as for `head.segment`; None: `DENSE_METHOD`.
+        methods: as for `compare`, and so are the arguments that follow; None: all of them on sets of
+            classification, `METHODS_PER_PIXEL` on those of segmentation.
+        patch_features: embeddings of patches for segmentation, as for `head.segment`; None: "sclip".
         min_images: see `compare`.
         bootstrap: see `compare`.
         draws: see `compare`.
@@ -118,7 +119,7 @@ def evaluate(
         What was found; None in all processes but the first, which scores.
 
     Raises:
-        ValueError: no set, two with one name, a method without a set of segmentation, or what `compare`
+        ValueError: no set, two with one name, patch features without a set of segmentation, or what `compare`
             refuses.
         TypeError: a set of segmentation, and a backbone whose patches have no embeddings.
     """
@@ -126,11 +127,11 @@ def evaluate(
     names = [each.name for each in sets]
     if not sets or len(set(names)) < len(names):
         raise ValueError(f"sets: expected one or more, each once, got {', '.join(names) or 'none'}")
-    if method is not None and not any(isinstance(each, SegmentationSet) for each in sets):
-        raise ValueError(f"method: {method!r} is of segmentation, and none of the sets is")
+    if patch_features is not None and not any(isinstance(each, SegmentationSet) for each in sets):
+        raise ValueError(f"patch_features: {patch_features!r} is of segmentation, and none of the sets is")
     started = time.perf_counter()
     asked: dict[str, Any] = {
-        "contenders": contenders,
+        "methods": methods,
         "min_images": min_images,
         "bootstrap": bootstrap,
         "draws": draws,
@@ -139,7 +140,7 @@ def evaluate(
     key = backbone.image_key()
     if own.index == 0:
         check_model(cache, key, backbone)
-    jobs = [_job(each, backbone, asked, batch_size, method or DENSE_METHOD) for each in sets]
+    jobs = [_job(each, backbone, asked, batch_size, patch_features or DEFAULT_FEATURES) for each in sets]
     # Devices that differ may round differently: the first process says where in the cache things go.
     folders = [cache / place for place in own.gather([job.place(key) for job in jobs])[0]]
     work = {"process": own.index, "processes": own.count, "batch_size": batch_size, "workers": workers}
@@ -165,49 +166,30 @@ def evaluate(
                 "encoding_seconds": round(seconds, 3),
                 "images_per_second": round(images / seconds, 1) if images else None,
                 "scoring_seconds": round(time.perf_counter() - scoring, 3),
-                "contenders": times,
+                "methods": times,
             }
         )
-    results = {
-        "settings": {**asked, "control": CONTROL.name, "batch_size": batch_size},
-        "versions": versions(),
-        "model": {
+    return Run.of(
+        thumbnails,
+        settings={**asked, "control": CONTROL.name, "batch_size": batch_size},
+        versions=versions(),
+        model={
             "name": backbone.name,
             "revision": backbone.revision,
             "fingerprint": key,
             "dtype": str(backbone.dtype).removeprefix("torch."),
             "logit_scale": backbone.logit_scale().item(),
         },
-        "benchmarks": found,
-        "mean": _means(found),
-    }
-    measured = {
-        "seconds": round(time.perf_counter() - started, 3),
-        "processes": own.count,
-        "workers": workers,
-        "device": own.device,
-        "peak_memory_mib": [_peak_memory(), *(memory for _, memory in everyone[1:])],
-        "benchmarks": timing,
-    }
-    return Run(json.loads(json.dumps(results)), measured, thumbnails)
-
-
-def _means(benchmarks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the mean headline of every contender on all benchmarks of a task, the best of a task first."""
-    found = []
-    for task in dict.fromkeys(each["task"] for each in benchmarks):
-        own = [each for each in benchmarks if each["task"] == task]
-        rows = []
-        for name in [score["name"] for score in own[0]["scores"]]:
-            values = [
-                score[HEADLINES[each["headline"]]]
-                for each in own
-                if (score := score_of(each, name)) is not None
-            ]
-            if len(values) == len(own):
-                rows.append({"task": task, "name": name, "headline": sum(values) / len(values)})
-        found += sorted(rows, key=lambda row: (-row["headline"], row["name"]))
-    return found
+        benchmarks=found,
+        measured={
+            "seconds": round(time.perf_counter() - started, 3),
+            "processes": own.count,
+            "workers": workers,
+            "device": own.device,
+            "peak_memory_mib": [_peak_memory(), *(memory for _, memory in everyone[1:])],
+            "benchmarks": timing,
+        },
+    )
 
 
 def _peak_memory() -> float | None:

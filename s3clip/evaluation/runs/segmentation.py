@@ -10,7 +10,7 @@ from torch import Tensor
 
 from s3clip.evaluation.benchmarks.segmentation import Pair, SegmentationSet
 from s3clip.evaluation.methods import CONTROL, DEFAULT
-from s3clip.evaluation.report.results import EXAMPLES, WORST_CLASSES, few, thumbnail
+from s3clip.evaluation.runs.examples import EXAMPLES, WORST_CLASSES, first_of, thumbnail
 from s3clip.evaluation.runs.pixel_counts import CountedPicture, PixelCounts
 from s3clip.evaluation.runs.pixels import Counted, PixelRun
 from s3clip.evaluation.scores import intersection_over_union, interval, mean_iou, resampled_mean_iou
@@ -20,7 +20,7 @@ from s3clip.images.opening import open_image
 
 @dataclass(frozen=True)
 class PixelScores:
-    """The pixels of a set as one contender took them.
+    """The pixels of a set as one method took them.
 
     Attributes:
         confusion: (classes, classes + 1), as `confusion_matrix` counts it, over all pictures.
@@ -68,15 +68,15 @@ class PixelScores:
 def score_pixels(
     run: PixelRun, folder: Path, counted: Sequence[Counted]
 ) -> tuple[dict[str, Any], dict[str, bytes], dict[str, Any]]:
-    """Score all contenders on a set whose pictures all processes have counted.
+    """Score all methods on a set whose pictures all processes have counted.
 
     Args:
-        run: the set and its contenders.
+        run: the set and its methods.
         folder: where the counts are.
         counted: what each process did.
 
     Returns:
-        What `run.json` says of the set, the thumbnails that it names, and how long each contender took.
+        What `run.json` says of the set, the thumbnails that it names, and how long each method took.
 
     Raises:
         FileNotFoundError: the counts of a picture are missing.
@@ -98,7 +98,7 @@ def score_pixels(
     if not labelled:
         raise ValueError(
             f"{which.name}: no pixel to score: {len(which.pairs)} pictures found, {len(broken)} of them "
-            f"cannot be scored" + (f": {few(list(broken.values()))}" if broken else "")
+            f"cannot be scored" + (f": {first_of(list(broken.values()))}" if broken else "")
         )
     differences = _differences(run, scores)
     occurs = scores[CONTROL.name].confusion.sum(1) > 0
@@ -115,7 +115,7 @@ def score_pixels(
             ],
             "dropped": dropped_share(each.head),
         }
-        for each in run.contenders
+        for each in run.methods
     ]
     benchmark = {
         "name": which.name,
@@ -138,7 +138,7 @@ def score_pixels(
         "texts": run.texts,
         "templates": list(which.templates),
         "configs": {each.name: each.config.model_dump() for each in run.chosen if each.config is not None},
-        "method": run.method,
+        "patch_features": run.patch_features,
         **run.sizes._asdict(),
         "threshold": which.layout.threshold,
         "reduce_zero_label": which.layout.reduce_zero_label,
@@ -152,9 +152,7 @@ def score_pixels(
 
 def _times(counted: Sequence[Counted]) -> dict[str, Any]:
     images = sum(each.images for each in counted)
-    seconds = {
-        name: sum(each.contender_seconds[name] for each in counted) for name in counted[0].contender_seconds
-    }
+    seconds = {name: sum(each.method_seconds[name] for each in counted) for name in counted[0].method_seconds}
     return {name: {"image_ms": 1000 * each / images if images else None} for name, each in seconds.items()}
 
 
@@ -164,12 +162,12 @@ def _scores(run: PixelRun, pictures: Sequence[CountedPicture]) -> dict[str, Pixe
     classes = len(run.which.class_names)
     return {
         each.name: PixelScores.of([picture.cells[each.name] for picture in pictures], classes)
-        for each in run.contenders
+        for each in run.methods
     }
 
 
 def _differences(run: PixelRun, scores: Mapping[str, PixelScores]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return every contender's scores minus the control's, with intervals over the pictures."""
+    """Return every method's scores minus the control's, with intervals over the pictures."""
     pictures, classes = scores[CONTROL.name].hits.shape
     resampled = {name: torch.empty(2, run.asked.bootstrap, dtype=torch.float64) for name in scores}
     for part, counts in resamples(pictures, run.asked, classes):
@@ -190,7 +188,7 @@ def _differences(run: PixelRun, scores: Mapping[str, PixelScores]) -> dict[str, 
 def _warnings(which: SegmentationSet, broken: Mapping[str, str], occurs: Tensor) -> list[str]:
     warnings = list(which.problems)
     if broken:
-        warnings.append(f"cannot be scored: {len(broken)} of the pictures: {few(list(broken.values()))}")
+        warnings.append(f"cannot be scored: {len(broken)} of the pictures: {first_of(list(broken.values()))}")
     if absent := [name for name, there in zip(which.class_names, occurs.tolist(), strict=True) if not there]:
         listed = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
         warnings.append(f"no pixel is of {len(absent)} of the classes: {listed}")
@@ -204,8 +202,8 @@ def _worst_classes(
     pictures: Sequence[CountedPicture],
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return the classes with the least IoU, what their pixels are taken for, and a few such pictures."""
-    contender = DEFAULT.name if DEFAULT.name in scores else CONTROL.name
-    own = scores[contender]
+    method = DEFAULT.name if DEFAULT.name in scores else CONTROL.name
+    own = scores[method]
     width = own.confusion.shape[1]
     pixels, iou = own.confusion.sum(1), intersection_over_union(own.confusion)
     wrong = own.labelled - own.hits
@@ -228,7 +226,7 @@ def _worst_classes(
             picture = _thumbnail(pairs[row])
             if picture is not None:
                 thumbnails[name] = picture
-            where, count = pictures[row].cells[contender].T
+            where, count = pictures[row].cells[method].T
             mistakes = (where // width == label) & (where % width != label)
             largest = int(count[mistakes].argmax())
             guess = names[int(where[mistakes][largest]) % width]
@@ -248,7 +246,7 @@ def _worst_classes(
                 "examples": examples,
             }
         )
-    return {"contender": contender, "classes": rows}, thumbnails
+    return {"method": method, "classes": rows}, thumbnails
 
 
 def _thumbnail(pair: Pair) -> bytes | None:

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from s3clip import Backbone, cli
 from s3clip.demo import model_folder
-from s3clip.evaluation.report.page import read_runs, run_page
+from s3clip.evaluation.report.page import run_page
+from s3clip.evaluation.report.run import Run
 from s3clip.evaluation.runs.run import evaluate
 from tests.local_sets import open_digits, write_digits
 
@@ -23,9 +24,9 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     data = write_digits(folder / "data")
     backbone = Backbone.from_pretrained(str(model_folder()))
-    for name, contenders in (("few", ["name", "nearest"]), ("more", ["default", "local_star"])):
+    for name, methods in (("few", ["name", "nearest"]), ("more", ["default", "local_star"])):
         run = evaluate(
-            [open_digits(data)], backbone=backbone, cache=folder / "c", contenders=contenders, bootstrap=20
+            [open_digits(data)], backbone=backbone, cache=folder / "c", methods=methods, bootstrap=20
         )
         run.save(folder / name)
     path = folder / "few" / "run.json"
@@ -39,7 +40,11 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(runs):
-    return run_page(read_runs([runs / "few", runs / "more"]))
+    return page_of(runs)
+
+
+def page_of(runs):
+    return run_page([(folder, Run.read(folder)) for folder in (runs / "few", runs / "more")])
 
 
 def test_names_are_escaped_and_nothing_is_asked_for(page):
@@ -57,15 +62,15 @@ def test_the_command_writes_it(runs, tmp_path):
     out = tmp_path / "new" / "report.html"
     done = CliRunner().invoke(cli.app, ["report", str(runs / "few"), str(runs / "more"), "--out", str(out)])
     assert done.exit_code == 0, done.output
-    assert out.read_text() == run_page(read_runs([runs / "few", runs / "more"]))
+    assert out.read_text() == page_of(runs)
 
 
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected a folder of `s3clip eval`"):
-        read_runs([tmp_path])
+        Run.read(tmp_path)
     (tmp_path / "run.json").write_text("[1]")
-    with pytest.raises(ValueError, match="expected the format 's3clip-run/1'"):
-        read_runs([tmp_path])
+    with pytest.raises(ValueError, match="expected the format 's3clip-run/2'"):
+        Run.read(tmp_path)
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="no browser at /usr/bin/chromium")

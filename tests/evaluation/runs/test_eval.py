@@ -28,7 +28,7 @@ from s3clip.images.sources import Record
 from tests import ROOT, local_sets
 from tests.local_sets import BROKEN, IMAGES, open_digits, results, write_digits
 
-FEW = {"contenders": ["name", "default"], "bootstrap": 20, "batch_size": 4}
+FEW = {"methods": ["name", "default"], "bootstrap": 20, "batch_size": 4}
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +235,7 @@ def test_scores_are_those_of_scikit_learn():
         embeds,
         labels,
         logit_scale=5.0,
-        contenders=["name"],
+        methods=["name"],
         bootstrap=5,
     )
     unit = torch.nn.functional.normalize
@@ -253,7 +253,7 @@ def test_scores_are_those_of_scikit_learn():
 def test_equal_logits_go_to_the_class_that_comes_first():
     texts = [torch.ones(1, 4)] * 7
     found = compare_embeddings(
-        texts, list("abcdefg"), torch.ones(7, 4), range(7), logit_scale=1.0, contenders=["name"], bootstrap=5
+        texts, list("abcdefg"), torch.ones(7, 4), range(7), logit_scale=1.0, methods=["name"], bootstrap=5
     )
     assert found["name"].top1 == pytest.approx(1 / 7)
     assert found["name"].top5 == pytest.approx(5 / 7)
@@ -262,7 +262,7 @@ def test_equal_logits_go_to_the_class_that_comes_first():
 def test_counts_and_warnings(backbone, digits, tmp_path):
     cache = tmp_path / "cache"
     run = evaluate([open_digits(digits, expected=200)], backbone=backbone, cache=cache, **FEW)
-    only = run.results["benchmarks"][0]
+    only = run.to_dict()["benchmarks"][0]
     assert only["counts"] == {
         "scored": 150, "of": 200, "found": 151, "expected": 200, "broken": 1, "left_out": 0
     }  # fmt: skip
@@ -281,7 +281,7 @@ def test_images_of_no_class_are_left_out_counted_and_named(backbone, digits, tmp
     known = {name: i for name, i in opened.lookup.items() if name not in ("zero", "seven")}
     run = evaluate([replace(opened, lookup=known)], backbone=backbone, cache=tmp_path, **FEW)
     gone = {name: sum(name in path.name for path in digits.rglob("*.png")) for name in ("zero", "seven")}
-    only = run.results["benchmarks"][0]
+    only = run.to_dict()["benchmarks"][0]
     left_out = sum(gone.values())
     assert only["counts"] == {
         "scored": 150 - left_out, "of": 151, "found": 151, "expected": None, "broken": 1, "left_out": left_out
@@ -303,7 +303,7 @@ def test_images_of_no_class_are_left_out_counted_and_named(backbone, digits, tmp
         backbone=backbone,
         image_embeds=torch.cat(list(rows.split(64)))[kept],
         templates="{}",
-        contenders=["name", "default"],
+        methods=["name", "default"],
         bootstrap=20,
     )
     for score in only["scores"]:
@@ -317,10 +317,10 @@ def test_images_of_no_class_are_left_out_counted_and_named(backbone, digits, tmp
 
 def test_worst_classes_are_counted(backbone, digits, tmp_path):
     run = evaluate(
-        [open_digits(digits)], backbone=backbone, cache=tmp_path / "c", contenders=["nearest"], bootstrap=5
+        [open_digits(digits)], backbone=backbone, cache=tmp_path / "c", methods=["nearest"], bootstrap=5
     )
-    worst = run.results["benchmarks"][0]["worst_classes"]
-    assert worst["contender"] == "center"
+    worst = run.to_dict()["benchmarks"][0]["worst_classes"]
+    assert worst["method"] == "center"
     wrong = [each for each in worst["classes"] if each["recall"] < 1]
     for each in wrong:
         mistakes = sum(count for _, count in each["taken_for"])

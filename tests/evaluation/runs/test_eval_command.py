@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 from s3clip import Backbone, SynonymousSpaceHead, SynonymSet, cli
 from s3clip.demo import held_out_digits, model_folder, synonym_file
-from s3clip.evaluation import CONTENDERS
+from s3clip.evaluation import METHODS
 from tests import ROOT
 from tests.images.test_sources import write_tar
 
 NAMES = SynonymSet.read(synonym_file()).class_names
-FEW = ("--contender", "name", "--contender", "default", "--bootstrap", "20", "--batch-size", "8")
+FEW = ("--method", "name", "--method", "default", "--bootstrap", "20", "--batch-size", "8")
 
 
 def write_row(folder: Path, name: str = "digits", **changes) -> Path:
@@ -88,7 +88,7 @@ def test_the_scores_are_those_of_plain_predictions(digits, alone):
     files = [path for path in files if path.name not in ("broken.png", "cut.png")]
     truth = [path.parent.name for path in files]
     for name in ("name", "default", "center"):
-        head = SynonymousSpaceHead.from_backbone(model_folder(), config=CONTENDERS[name].config)
+        head = SynonymousSpaceHead.from_backbone(model_folder(), config=METHODS[name].config)
         head.fit_classes(NAMES if name == "name" else synonym_file())
         answers = [each[0].label for each in head.predict(files)]
         (score,) = [score for score in found["scores"] if score["name"] == name]
@@ -243,7 +243,7 @@ BAD_COMMANDS = {
         ["food101", "--data", ".", "--convention", "cop"], "convention: ", "'cop'", "coop, "
     ),
     "twice": bad(["{row}", "{row}"], "expected one or more, each once, got digits, digits"),
-    "unknown contender": bad(["{row}", "--contender", "best"], "contenders: 'best' is not known; known: "),
+    "unknown method": bad(["{row}", "--method", "best"], "methods: 'best' is not known; known: "),
     "other classes": bad(
         ["{row}", "--synonyms", "words.json"], "digits: none of the labels ", "(left, right)"
     ),
@@ -313,7 +313,7 @@ def test_a_bad_command_is_one_line_that_names_the_argument(case, workplace, monk
 
 
 @pytest.mark.parametrize(
-    "content", ["not JSON", "{}", '{"format": "s3clip-run/1", "benchmarks": [{}]}', None]
+    "content", ["not JSON", "{}", '{"format": "s3clip-run/2", "benchmarks": [{}]}', None]
 )
 def test_a_report_of_no_run(content, tmp_path, monkeypatch, capsys):
     if content is not None:
@@ -330,7 +330,7 @@ def test_a_report_of_no_run(content, tmp_path, monkeypatch, capsys):
 
 
 def test_real_photos_with_labels_of_no_class(shared, tmp_path):
-    """Every contender on a few photos, a third of whose labels are none of the classes."""
+    """Every method on a few photos, a third of whose labels are none of the classes."""
     photos = shared / "data" / "fashion_photos"
     with (photos / "dev_labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -352,7 +352,7 @@ def test_real_photos_with_labels_of_no_class(shared, tmp_path):
     (found,) = without_measurements(tmp_path / "out")["benchmarks"]
     assert (found["counts"]["scored"], found["counts"]["of"], found["counts"]["left_out"]) == (40, 60, 20)
     assert dict(found["left_out_labels"]) == Counter(row["article_type"] for row in other[:20])
-    assert {score["name"] for score in found["scores"]} == set(CONTENDERS) - {"descriptors"}
+    assert {score["name"] for score in found["scores"]} == set(METHODS) - {"descriptors"}
     done = run("report", tmp_path / "out", "--out", tmp_path / "page.html")
     assert done.exit_code == 0
     assert "40 of 60 images" in (tmp_path / "page.html").read_text()

@@ -21,10 +21,9 @@ from s3clip import Backbone, SynonymousSpaceHead, SynonymSet, cli
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.evaluation.benchmarks.segmentation import Pair, open_segmentation, read_mask
 from s3clip.evaluation.benchmarks.table import benchmarks, find_benchmark
-from s3clip.evaluation.methods import CONTENDERS
+from s3clip.evaluation.methods import METHODS
 from s3clip.evaluation.runs.pixel_counts import PixelCounts
 from s3clip.evaluation.runs.run import evaluate
-from s3clip.texts.sets import load_set
 from tests import ROOT, local_masks
 from tests.local_masks import ABSENT, BROKEN, LISTED, PICTURES, open_masks, write_masks, write_row
 from tests.local_sets import results
@@ -117,7 +116,7 @@ def test_benchmarks_are_read_as_mmseg_lays_them_out(name, tmp_path):
         row.conventions["mmseg"].images,
     )
     # A threshold makes pixels of the first class, which is then the background.
-    assert (load_set(name).classes[0].name == "background") == (threshold is not None)
+    assert (SynonymSet.builtin(name).classes[0].name == "background") == (threshold is not None)
     if listed:
         (folder / listed).write_text("a\n\n  with a space  \na\n")
         with pytest.raises(ValueError, match=f"{listed}: 'a' is listed 2 times"):
@@ -198,9 +197,9 @@ def plain_scores(truths, guesses, classes):
 
 
 def heads(backbone, words, templates):
-    """The four contenders, each fitted the way that users fit, and how they bring texts together."""
-    names = SynonymousSpaceHead(backbone, config=CONTENDERS["name"].config)
-    center = SynonymousSpaceHead(backbone, config=CONTENDERS["center"].config)
+    """The four methods, each fitted the way that users fit, and how they bring texts together."""
+    names = SynonymousSpaceHead(backbone, config=METHODS["name"].config)
+    center = SynonymousSpaceHead(backbone, config=METHODS["center"].config)
     default = SynonymousSpaceHead(backbone)
     return {
         "name": (names.fit_classes([each.name for each in words.classes], templates=templates), "space"),
@@ -224,7 +223,7 @@ def test_scores_are_those_of_a_plain_loop(changed, backbone, data, whole, tmp_pa
             cache=tmp_path,
             bootstrap=20,
         )
-        (benchmark,) = run.results["benchmarks"]
+        (benchmark,) = run.to_dict()["benchmarks"]
     threshold = changed.get("threshold")
     assert benchmark["threshold"] == threshold
     if "reduce_zero_label" in changed:
@@ -256,7 +255,7 @@ def test_scores_are_those_of_a_plain_loop(changed, backbone, data, whole, tmp_pa
 def test_intervals_are_those_of_resampled_pictures(backbone, data, tmp_path):
     opened = open_masks(data)
     run = evaluate([opened], backbone=backbone, cache=tmp_path, bootstrap=200, seed=3)
-    scores = {score["name"]: score for score in run.results["benchmarks"][0]["scores"]}
+    scores = {score["name"]: score for score in run.to_dict()["benchmarks"][0]["scores"]}
     good = [pair for pair in opened.pairs if pair.key not in BROKEN]
     truths = [np.array(Image.open(pair.mask)).astype(int) for pair in good]
     confusion = {}
@@ -315,26 +314,26 @@ def test_a_set_of_which_nothing_can_be_scored_is_refused(backbone, data, tmp_pat
     assert (
         evaluate(  # another number than expected is said, and goes on
             [replace(opened, expected_images=99)], backbone=backbone, cache=tmp_path, bootstrap=5
-        ).results["benchmarks"][0]["counts"]["of"]
+        ).to_dict()["benchmarks"][0]["counts"]["of"]
         == 99
     )
 
 
-def test_contenders_and_methods(backbone, data, tmp_path):
+def test_methods_and_patch_features(backbone, data, tmp_path):
     opened = replace(open_masks(data), pairs=open_masks(data).pairs[:2])
     some = ["nearest", "name_7_templates", "local_star+rips"]
-    for method in ("maskclip", "naclip"):
+    for name in ("maskclip", "naclip"):
         run = evaluate(
-            [opened], backbone=backbone, cache=tmp_path, bootstrap=5, contenders=some, method=method
+            [opened], backbone=backbone, cache=tmp_path, bootstrap=5, methods=some, patch_features=name
         )
-        (benchmark,) = run.results["benchmarks"]
+        (benchmark,) = run.to_dict()["benchmarks"]
         assert {score["name"] for score in benchmark["scores"]} == {"center", *some}
-        assert benchmark["method"] == method
-        assert run.measured["benchmarks"][0]["images_encoded"] == 2  # nothing of the other method is taken
+        assert benchmark["patch_features"] == name
+        assert run.measured.benchmarks[0].images_encoded == 2  # nothing of the others is taken
     for asked, message in (
-        ({"contenders": ["random_descriptors"]}, "'random_descriptors' draws its texts"),
-        ({"contenders": ["nearer"]}, "'nearer' is not known"),
-        ({"method": "gem"}, "method: expected one of patch"),
+        ({"methods": ["random_descriptors"]}, "'random_descriptors' draws its texts"),
+        ({"methods": ["nearer"]}, "'nearer' is not known"),
+        ({"patch_features": "gem"}, "patch_features: expected one of patch"),
         ({"bootstrap": 0}, "bootstrap: expected a whole number"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -416,7 +415,7 @@ def test_what_changed_is_encoded_again(backbone, data, tmp_path):
 
     def encoded():
         run = evaluate([open_masks(folder)], **asked)
-        return run.measured["benchmarks"][0]["images_encoded"], run.results["benchmarks"][0]
+        return run.measured.benchmarks[0].images_encoded, run.to_dict()["benchmarks"][0]
 
     assert encoded()[0] == 3
     count, before = encoded()
@@ -432,7 +431,7 @@ def test_what_changed_is_encoded_again(backbone, data, tmp_path):
     # Other words are other counts.
     write_row(folder, name="other", threshold=0.3)
     run = evaluate([open_masks(folder, "other")], **asked)
-    assert run.measured["benchmarks"][0]["images_encoded"] == 2
+    assert run.measured.benchmarks[0].images_encoded == 2
 
 
 def test_two_runs_do_not_write_one_file(backbone, data, tmp_path):
@@ -464,7 +463,7 @@ def eval_command(*words):
 def test_the_command_scores_a_benchmark_of_the_table(model, tmp_path):
     write_set(tmp_path, "voc21", ["a", "b", "c"], labels=[0, 15, 255])
     names = tmp_path / "names.json"
-    names.write_text(json.dumps({each.name: [] for each in load_set("voc21").classes}))
+    names.write_text(json.dumps({each.name: [] for each in SynonymSet.builtin("voc21").classes}))
     out = tmp_path / "out"
     words = ["--data", tmp_path, "--out", out, "--backbone", model, "--synonyms", names, "--workers", 0]
     done = eval_command("voc21", *words, "--convention", "coop")  # which is of classification
@@ -536,8 +535,8 @@ def test_the_command_says_what_is_wrong(model, data, tmp_path):
     for words, message in (
         (["voc21", *base], "voc21: not found; looked for"),
         (["voc21", *base[2:], "--data", "hf://datasets"], "not on the Hub"),
-        ([digits, *base, "--method", "gem"], "method: expected one of patch"),
-        ([digits, *base, "--contender", "random_descriptors"], "draws its texts"),
+        ([digits, *base, "--patch-features", "gem"], "patch_features: expected one of patch"),
+        ([digits, *base, "--method", "random_descriptors"], "draws its texts"),
         ([digits, digits, *base], "each once"),
     ):
         done = eval_command(*words)

@@ -1,0 +1,147 @@
+"""`s3clip eval`: every way to classify, or to segment, on benchmarks."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from s3clip.cli.common import BatchSize, Device, make_folder
+from s3clip.printing import say
+
+if TYPE_CHECKING:
+    from s3clip.evaluation.benchmarks.classification import EvaluationSet
+    from s3clip.evaluation.benchmarks.segmentation import SegmentationSet
+
+
+def evaluate(
+    sets: Annotated[
+        list[str],
+        typer.Argument(
+            help="Benchmarks of the table (food101 dtd voc21), or a JSON file for a set of your own."
+        ),
+    ],
+    backbone: Annotated[
+        str,
+        typer.Option(help="CLIP-like model: a Hub repository (openai/clip-vit-base-patch32) or a folder."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for run.json, run.md, run.png and thumbnails.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of all data sets, or hf://datasets to stream them from the Hub; a set of your own "
+            "lies beside its file."
+        ),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
+    convention: Annotated[
+        str | None,
+        typer.Option(
+            help="coop or clip_benchmark; their splits and their headline scores differ. Segmentation, and "
+            "a set of your own that has none of this name, are used by their first."
+        ),
+    ] = None,
+    synonyms: Annotated[
+        str, typer.Option(help="Synonym file for a single set, or builtin: the words that come with s3clip.")
+    ] = "builtin",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Score this one and the control alone; several times for more."),
+    ] = None,
+    patch_features: Annotated[
+        str | None,
+        typer.Option(
+            help="Embeddings of patches, for segmentation: patch, maskclip, sclip (the default), naclip or "
+            "clearclip."
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of image embeddings, and of pixels counted, by default in --out. Runs that share it "
+            "encode no image twice; one that was killed goes on where it stopped."
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that open and prepare images.")] = 4,
+    batch_size: BatchSize = 64,
+    bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the resamples and the random descriptors.")] = 0,
+    device: Device = None,
+) -> None:
+    """Score every way to classify, or to segment, on standard benchmarks: each image is encoded once.
+
+    For several GPUs or machines start it with a launcher: accelerate launch -m s3clip.cli eval ...
+    """
+    from s3clip import Backbone
+    from s3clip.evaluation.runs.processes import join_processes
+    from s3clip.evaluation.runs.run import evaluate as evaluate_sets
+
+    for option, value, least in (
+        ("workers", workers, 0),
+        ("batch-size", batch_size, 1),
+        ("bootstrap", bootstrap, 1),
+    ):
+        if value < least:
+            raise ValueError(f"--{option}: expected a whole number >= {least}, got {value}")
+    opened = _open_sets(sets, data, convention, synonyms)
+    processes = join_processes(device)
+    if processes.index == 0:
+        _warn((each.name, problem) for each in opened for problem in each.problems)
+    model = Backbone.from_pretrained(backbone, revision=revision, device=processes.device)
+    make_folder("out", out)
+    make_folder("cache", cache or out)
+    run = evaluate_sets(
+        opened,
+        backbone=model,
+        cache=cache or out / "embeddings",
+        processes=processes,
+        methods=method or None,
+        patch_features=patch_features,
+        bootstrap=bootstrap,
+        seed=seed,
+        batch_size=batch_size,
+        workers=workers,
+    )
+    if run is None:  # not the first of several processes
+        return
+    run.save(out)
+    say(run.markdown())
+    _warn(
+        (each.name, warning)
+        for each, found in zip(opened, run.benchmarks, strict=True)
+        for warning in found.warnings
+        if warning not in each.problems  # which were said before
+    )
+    try:
+        run.draw(out / "run.png")
+    except ImportError as error:
+        say(f"warning: no picture: {error}", error=True)
+    say(f"Saved to {out}.")
+
+
+def _open_sets(
+    names: list[str], data: str | None, convention: str | None, synonyms: str
+) -> "list[EvaluationSet | SegmentationSet]":
+    from s3clip import SynonymSet
+    from s3clip.evaluation.benchmarks.classification import open_benchmark
+    from s3clip.evaluation.benchmarks.segmentation import open_segmentation
+    from s3clip.evaluation.benchmarks.table import find_benchmark
+
+    rows = [find_benchmark(name) for name in names]
+    words = None if synonyms == "builtin" else SynonymSet.read(synonyms)
+    if words is not None and len(rows) > 1:
+        raise ValueError(f"--synonyms: a file has the classes of one set, and there are {len(rows)}")
+    opened: list[EvaluationSet | SegmentationSet] = []
+    for row in rows:
+        if data is None and row.folder is None:
+            raise ValueError(f"--data: {row.name} needs the folder of all data sets, or hf://datasets")
+        has_own = row.is_segmentation or row.folder is not None
+        chosen = None if has_own and convention not in row.conventions else convention
+        open_row = open_segmentation if row.is_segmentation else open_benchmark
+        opened.append(open_row(row, data or "", convention=chosen, synonyms=words))
+    return opened
+
+
+def _warn(warnings: Iterable[tuple[str, str]]) -> None:
+    for name, warning in warnings:
+        say(f"warning: {name}: {warning}", error=True)

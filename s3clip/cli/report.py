@@ -1,0 +1,24 @@
+"""`s3clip report`: runs of `s3clip eval` as a page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from s3clip.cli.common import make_folder
+from s3clip.printing import say
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that `s3clip eval` wrote.")],
+    out: Annotated[Path, typer.Option(help="The page, one HTML file that asks for nothing else.")],
+) -> None:
+    """Put several runs side by side in one HTML page."""
+    from s3clip.evaluation.report.page import run_page
+    from s3clip.evaluation.report.run import Run
+    from s3clip.files.writing import write_atomically
+
+    page = run_page([(folder, Run.read(folder)) for folder in runs])
+    make_folder("out", out.absolute().parent)
+    write_atomically(out, page.encode("utf-8", "backslashreplace"))
+    say(f"Saved to {out}.")
