@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -28,11 +29,12 @@ def open_binary(path: str | os.PathLike[str]) -> BinaryIO:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: a pipe or a device.
         ConnectionError: the store cannot be reached; so says the file too, when it is read.
         ImportError: the package that reads such addresses is not installed.
     """
     if not is_address(path):
-        return Path(path).open("rb")
+        return regular_file(path).open("rb")
     import fsspec
 
     address = str(path)
@@ -45,6 +47,15 @@ def open_binary(path: str | os.PathLike[str]) -> BinaryIO:
     filesystem, name = fsspec.core.url_to_fs(address)
     with reaching(address):
         return cast(BinaryIO, _StoreFile(filesystem.open(name, "rb", **options), address))
+
+
+def regular_file(path: str | os.PathLike[str]) -> Path:
+    """Return the path; ValueError where it is a pipe, which would be waited for, or a device without end."""
+    path = Path(path)
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder, the system says so when it is opened
+        raise ValueError("a pipe or a device, not a file")
+    return path
 
 
 def read_address(address: str) -> bytes:

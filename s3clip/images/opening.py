@@ -3,7 +3,6 @@
 import binascii
 import io
 import os
-import stat
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from s3clip.files.addresses import is_address, read_address
+from s3clip.files.addresses import is_address, read_address, regular_file
 
 BACKGROUND = "white"
 """What lies under transparent pictures: most of them, drawings and cut-out products, are made for paper."""
@@ -92,7 +91,7 @@ def open_image(source: Any, *, name: str | None = None, background: Any = BACKGR
     if isinstance(source, bytes | bytearray | memoryview):
         return _opened(lambda: Image.open(io.BytesIO(source)), name or "the bytes given", background)
     if isinstance(source, str | os.PathLike):
-        return _opened(lambda: Image.open(_regular(source)), name or str(source), background)
+        return _opened(lambda: Image.open(regular_file(source)), name or str(source), background)
     return _as_rgb(_of_array(source), name or "the array given", background)
 
 
@@ -116,14 +115,6 @@ def _opened(open_file: Callable[[], Image.Image], name: str, background: Any) ->
         if image.format in _NO_PIXELS:
             raise BrokenImageError(f"{name}: not a readable image ({image.format} holds no pixels)")
         return _as_rgb(image, name, background)
-
-
-def _regular(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """Return the path of a file; a pipe would be waited for, and a device may never end."""
-    mode = os.stat(path).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder, the system says so when it is opened
-        raise ValueError("a pipe or a device, not a file")
-    return path
 
 
 def _data(source: str, name: str) -> bytes:

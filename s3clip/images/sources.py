@@ -5,9 +5,6 @@ opens the pictures in worker processes, and gives the same batches for any numbe
 """
 
 import re
-import tarfile
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 
-from s3clip.files.addresses import is_address
+from s3clip.files.addresses import is_address, open_binary
 from s3clip.images.opening import BrokenImageError, open_image
 
 BATCH_SIZE = 64
@@ -55,15 +52,30 @@ class Sample:
     data: Path | str | Span | bytes
 
     def open(self) -> Image.Image:
-        """Return the picture in RGB, upright.
+        """Return the picture in RGB, upright; for the errors see `read`."""
+        with self._named():
+            return open_image(self.data.read() if isinstance(self.data, Span) else self.data, name=self.key)
+
+    def read(self) -> bytes:
+        """Return the encoded picture.
 
         Raises:
             FileNotFoundError: there is no such file; the key is named.
             BrokenImageError: it is not a readable picture; the key is named.
             ConnectionError: the store that it is in cannot be reached.
         """
+        if isinstance(self.data, bytes):
+            return self.data
+        with self._named():
+            if isinstance(self.data, Span):
+                return self.data.read()
+            with open_binary(self.data) as file:
+                return file.read()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
         try:
-            return open_image(self.data.read() if isinstance(self.data, Span) else self.data, name=self.key)
+            yield
         except (ConnectionError, BrokenImageError):
             raise
         except FileNotFoundError as error:
@@ -105,15 +117,16 @@ def breaking_off(name: str, what: str, start: int = 0) -> Iterator[Reading]:
         start: the number of its first sample to be given; whoever reads counts on from there.
 
     Raises:
-        BrokenShardError: for any error of a file but these two.
+        BrokenShardError: for any error but these.
         ConnectionError: the store cannot be reached.
+        ImportError: the package that reads such files is not installed.
     """
     reading = Reading(start)
     try:
         yield reading
-    except (ConnectionError, BrokenShardError):
+    except (ConnectionError, ImportError, BrokenShardError):
         raise
-    except (OSError, EOFError, ValueError, tarfile.TarError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # KeyError, RecursionError, MemoryError of a damaged length, ...
         if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
             said = "no such file"
         elif isinstance(error, PermissionError):
@@ -231,7 +244,8 @@ class Batch:
 def read(
     shards: Sequence[Shard],
     *,
-    transform: Callable[[list[Image.Image]], Any] | None = None,
+    opening: Callable[[Sample], Any] = Sample.open,
+    transform: Callable[[list[Any]], Any] | None = None,
     start: int = 0,
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
@@ -246,8 +260,9 @@ def read(
 
     Args:
         shards: in the order to read them.
+        opening: how the workers open a sample; `transform` gets what it returns.
         transform: what the workers do with the pictures of a batch, such as an image processor; None keeps
-            them as they are. It must be picklable where processes are spawned.
+            them as they are. Both must be picklable where processes are spawned.
         start: how many samples of the first shard to skip.
         batch_size: samples in a batch; the last of a shard may have fewer.
         workers: processes that open and transform; 0: this one does.
@@ -263,7 +278,7 @@ def read(
 
     # The samples are listed here, which costs little, and go to the workers as what the loader calls indices:
     # it gives back the results in the order of those, whatever worker made them.
-    dataset: Any = _Opened(transform)
+    dataset: Any = _Opened(opening, transform)
     sampler: Any = _tasks(shards, start, batch_size)
     yield from DataLoader(
         dataset,
@@ -304,7 +319,9 @@ def cut(shard: Shard, size: int, start: int = 0) -> Iterator[Run]:
         yield Run(first, found, broken)
 
 
-def open_samples(samples: Sequence[Sample]) -> tuple[list[Image.Image], dict[int, str]]:
+def open_samples(
+    samples: Sequence[Sample], opening: Callable[[Sample], Any] = Sample.open
+) -> tuple[list[Any], dict[int, str]]:
     """Return the pictures that can be read, in order, and why the others, by their places, cannot.
 
     Raises:
@@ -313,7 +330,7 @@ def open_samples(samples: Sequence[Sample]) -> tuple[list[Image.Image], dict[int
     images, errors = [], {}
     for place, sample in enumerate(samples):
         try:
-            images.append(sample.open())
+            images.append(opening(sample))
         except ConnectionError:
             raise
         except (OSError, ValueError) as error:
@@ -339,12 +356,14 @@ def _tasks(shards: Sequence[Shard], start: int, size: int) -> Iterator[tuple[str
 class _Opened:
     """Opens the pictures of a task: what the loader calls a dataset."""
 
-    def __init__(self, transform: Callable[[list[Image.Image]], Any] | None) -> None:
-        self.transform = transform
+    def __init__(
+        self, opening: Callable[[Sample], Any], transform: Callable[[list[Any]], Any] | None
+    ) -> None:
+        self.opening, self.transform = opening, transform
 
     def __getitem__(self, task: tuple[str, Run]) -> Batch:
         name, (first, samples, broken) = task
-        images, errors = open_samples(samples)
+        images, errors = open_samples(samples, self.opening)
         records = [
             Record(name, first + place, sample.key, sample.label, errors.get(place))
             for place, sample in enumerate(samples)

@@ -238,7 +238,7 @@ def test_an_unknown_name_is_refused_with_those_that_are_near(tmp_path):
     with pytest.raises(FileNotFoundError):
         find_benchmark(tmp_path / "gone.json")
     (tmp_path / "text.json").write_text("{")
-    with pytest.raises(ValueError, match=r"text.json: the file: "):
+    with pytest.raises(ValueError, match=r"text.json: not JSON "):
         find_benchmark(tmp_path / "text.json")
 
 

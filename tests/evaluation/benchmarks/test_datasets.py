@@ -12,7 +12,8 @@ import pytest
 from scipy.io import savemat
 
 from s3clip import SynonymSet
-from s3clip.evaluation.benchmarks.classification import EvaluationSet, open_benchmark
+from s3clip.evaluation.benchmarks.opening import open_benchmark
+from s3clip.evaluation.benchmarks.sets import ClassificationSet
 from s3clip.evaluation.benchmarks.table import benchmarks, find_benchmark
 from s3clip.images.sources import read
 from s3clip.texts.sets import SUBSETS
@@ -22,7 +23,7 @@ from tests.images.test_sources import png, samples_of, shade, write_parquet, wri
 WORDNET_IDS = [each.id for each in SynonymSet.builtin("imagenet1k").classes]
 
 
-def opened(name: str, root: Path | str, convention: str | None = None, **options) -> EvaluationSet:
+def opened(name: str, root: Path | str, convention: str | None = None, **options) -> ClassificationSet:
     row = find_benchmark(name)
     found = open_benchmark(row, root, convention=convention, **options)
     assert (found.name, found.convention) == (row.name, row.convention(convention)[0])
@@ -30,7 +31,7 @@ def opened(name: str, root: Path | str, convention: str | None = None, **options
     return found
 
 
-def pictures(found: EvaluationSet) -> list[tuple[str, int, int]]:
+def pictures(found: ClassificationSet) -> list[tuple[str, int, int]]:
     """(key, class, shade) of all pictures, each opened."""
     samples = [sample for shard in found.shards for sample in shard.samples()]
     assert len({sample.key for sample in samples}) == len(samples)
@@ -404,7 +405,7 @@ def test_what_is_not_on_the_hub(hub):
 # Sets of one's own
 
 
-def own(tmp_path: Path, layout: dict, classes: dict | list, **convention) -> EvaluationSet:
+def own(tmp_path: Path, layout: dict, classes: dict | list, **convention) -> ClassificationSet:
     write(tmp_path / "words.json", json.dumps(classes))
     row = {
         "name": "my_set",
@@ -519,8 +520,3 @@ def test_a_set_that_is_not_there_says_what_was_looked_for(tmp_path, name, conven
         opened(name, tmp_path, convention)
     folders = Counter(layout.folder for layout in benchmarks()[name].conventions[convention].layouts)
     assert all(folder in str(caught.value) for folder in folders)
-
-
-def test_segmentation_is_opened_elsewhere(tmp_path):
-    with pytest.raises(ValueError, match="voc20: expected a benchmark of classification"):
-        opened("voc20", tmp_path)
