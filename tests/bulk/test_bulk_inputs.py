@@ -119,6 +119,51 @@ def test_arrays_that_hold_no_embeddings(space, tmp_path: Path, name: str, array:
     assert list(summary.broken) == [f"{tmp_path.name}-{name[0]}"]
 
 
+def npy_of(header: bytes, version: tuple[int, int] = (1, 0)) -> bytes:
+    return b"\x93NUMPY" + bytes(version) + len(header).to_bytes(2, "little") + header + bytes(96)
+
+
+def safetensors_of(header: str) -> bytes:
+    return len(header).to_bytes(8, "little") + header.encode() + bytes(96)
+
+
+def entry(**changed: object) -> str:
+    return json.dumps({"a": {"dtype": "F32", "shape": [1, 24], "data_offsets": [0, 96], **changed}})
+
+
+HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': %s}"
+HOSTILE = [
+    ("a.npy", npy_of(b"-" * 9000)),
+    ("a.npy", npy_of(b"(" * 9000)),
+    ("a.npy", npy_of((HEADER % "(1, 24)").encode(), (9, 0))),
+    ("a.npy", npy_of((HEADER % "(-1, 24)").encode())),
+    ("a.npy", npy_of((HEADER % f"(1, {2**62})").encode())),
+    ("a.npy", npy_of((HEADER % f"({2**200}, 24)").encode())),
+    ("a.npy", npy_of((HEADER % "(1e3, 24)").encode())),
+    ("a.safetensors", safetensors_of("[" * 100_000)),
+    ("a.safetensors", safetensors_of("[]")),
+    ("a.safetensors", safetensors_of(entry(data_offsets=[-64, 32]))),
+    ("a.safetensors", safetensors_of(entry(data_offsets=[0.0, 96.0]))),
+    ("a.safetensors", safetensors_of(entry(data_offsets=[0, 96, 3]))),
+    ("a.safetensors", safetensors_of(entry(shape=[-1, -24]))),
+    ("a.safetensors", safetensors_of(entry(shape="many"))),
+    ("a.safetensors", safetensors_of(entry(shape=[float("inf"), 24]))),
+    ("a.safetensors", safetensors_of(entry(shape=[2**62, 2**62]))),
+    ("a.safetensors", safetensors_of(entry(shape=[1, 2**70], data_offsets=[0, 2**72]))),
+    ("a.safetensors", safetensors_of('{"a": {}, "a": {}}')),
+    ("a.npz", b"PK\x05\x06" + bytes(18)),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), HOSTILE)
+def test_hostile_headers_break_their_own_shard_alone(space, tmp_path: Path, name: str, content: bytes):
+    (tmp_path / name).write_bytes(content)
+    np.save(tmp_path / "good.npy", np.ones((3, space.space.raw.shape[1]), np.float32))
+    summary = label(tmp_path, space, tmp_path.with_name(f"{tmp_path.name}-out"), max_error_share=1.0)
+    assert (summary.rows, summary.errors) == (4, 1)
+    assert list(summary.broken) == [f"{tmp_path.name}-a"]
+
+
 def test_a_pickle_is_never_loaded(space, tmp_path: Path):
     class Evil:
         def __reduce__(self):
