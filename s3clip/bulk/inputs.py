@@ -4,6 +4,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import PurePosixPath
@@ -29,6 +30,7 @@ from s3clip.images.tars import TarShard
 from s3clip.images.walking import glob_paths, is_image, walk, warn_of_passed_over
 
 TARS = (".tar", ".tar.gz", ".tgz")
+_READERS = 16
 DATA_COLUMNS = ("image", "embedding", "image_embeds")
 
 
@@ -78,7 +80,10 @@ def list_files(inputs: Iterable[str | os.PathLike[str]], out: Output | None = No
         folder, infos, left_out = _named_by(place)
         named = _without_results(folder, infos)
         own = {path: info for path, info in named.items() if out is None or not out.holds(path)}
-        read = [file for path in own if _is_read(path) and (file := _as_it_is(path, own[path])) is not None]
+        wanted = [path for path in own if _is_read(path)]
+        with ThreadPoolExecutor(_READERS) as pool:  # each file is read at both ends
+            states = pool.map(_as_it_is, wanted, [own[path] for path in wanted])
+            read = [file for file in states if file is not None]
         if not read and len(own) < len(named):
             raise ValueError(
                 f"inputs: {place} lies in out ({out and out.address}); give another folder for results"
