@@ -7,6 +7,7 @@ from s3clip._version import __version__
 
 if TYPE_CHECKING:
     from s3clip.backbone.backbone import Backbone
+    from s3clip.class_space import Calibration
     from s3clip.config import HeadConfig
     from s3clip.head import SynonymousSpaceHead
     from s3clip.integrations.estimator import SynonymousSpaceClassifier
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from s3clip.integrations.pipeline import S3ZeroShotImageClassificationPipeline
     from s3clip.prediction.adaptation import TestTimeAdapter
     from s3clip.prediction.answers import Prediction
-    from s3clip.prediction.calibrating import Calibration
     from s3clip.texts.synonyms import SynonymClass, SynonymSet
 
 __all__ = [
@@ -37,7 +37,7 @@ __all__ = [
 # Names are imported when they are used: torch and transformers take seconds, `s3clip --help` should not.
 _HOMES = {
     "Backbone": "backbone.backbone",
-    "Calibration": "prediction.calibrating",
+    "Calibration": "class_space",
     "HeadConfig": "config",
     "Prediction": "prediction.answers",
     "S3ZeroShotImageClassificationPipeline": "integrations.pipeline",

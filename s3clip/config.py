@@ -6,7 +6,19 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from s3clip.arguments import is_number, resolve_options
 from s3clip.space.metrics import METRICS
-from s3clip.space.rips import SCALE_RULES
+from s3clip.space.scale_rules import SCALE_RULES
+
+
+class _FrozenDict(dict[str, Any]):
+    """A dict that stays as it is: settings change by `replaced` alone, which checks them."""
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("the options of a HeadConfig are frozen; use head.reconfigure(...)")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> Any:
+        return type(self), (dict(self),)
 
 
 class HeadConfig(BaseModel):
@@ -63,8 +75,8 @@ class HeadConfig(BaseModel):
         metric_options = resolve_options(self.metric, METRICS[self.metric].options, self.metric_options)
         rule = {} if self.scale_rule is None else SCALE_RULES[self.scale_rule].options
         scale_options = resolve_options(self.scale_rule or "scale_rule=None", rule, self.scale_options)
-        object.__setattr__(self, "metric_options", metric_options)
-        object.__setattr__(self, "scale_options", scale_options)
+        object.__setattr__(self, "metric_options", _FrozenDict(metric_options))
+        object.__setattr__(self, "scale_options", _FrozenDict(scale_options))
         return self
 
     def replaced(self, **changes: Any) -> "HeadConfig":

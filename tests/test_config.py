@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from s3clip import HeadConfig
 from s3clip.arguments import resolve_options
 from s3clip.space.metrics import METRICS
-from s3clip.space.rips import SCALE_RULES
+from s3clip.space.scale_rules import SCALE_RULES
 
 FULL = {
     "metric": "soft_nearest",

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from s3clip import HeadConfig, Prediction, SynonymousSpaceHead, SynonymSet
+from s3clip.class_space import Calibration
 from s3clip.images.opening import open_image
-from s3clip.prediction.calibrating import Calibration
 from s3clip.space.metrics import METRICS
 from tests.backbone.test_backbone import built, every_family, images, own_logits
 from tests.tiny_models import DIM, IMAGE_SIZE, build

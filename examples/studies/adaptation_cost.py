@@ -20,8 +20,8 @@ from torch.nn.functional import normalize
 
 from s3clip import Backbone, HeadConfig, SynonymousSpaceHead, TestTimeAdapter
 from s3clip.images.views import ViewSettings, cut, picture_generator, random_crops
-from s3clip.prediction.adaptation import METHODS
 from s3clip.space.metrics import METRICS
+from s3clip.space.shift import ADAPTATIONS
 
 DIM, SIZE = 512, 224
 
@@ -117,7 +117,7 @@ def timed_calls(asked: argparse.Namespace) -> tuple[Callable[[], None], dict[str
     calls: dict[str, Callable[[], None]] = {"making the views": make_views}
     for metric in asked.metrics:
         head = random_head(asked.classes, asked.texts, HeadConfig(metric=metric, scale_rule=None))
-        for method in METHODS:
+        for method in ADAPTATIONS:
             calls[f"{metric}, {method}"] = adapt_with(TestTimeAdapter(head, method))
     return encode, calls
 

@@ -28,7 +28,8 @@ from s3clip.evaluation import Difference
 from s3clip.evaluation.scores import interval, resampled_class_means, resampled_means
 from s3clip.files.writing import write_atomically
 from s3clip.images.opening import open_image
-from s3clip.images.views import ViewSettings, encode_views
+from s3clip.images.views import ViewSettings
+from s3clip.prediction.view_embeddings import encode_views
 from s3clip.printing import Column, Table
 
 VIEWS = 64

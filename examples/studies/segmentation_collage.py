@@ -21,7 +21,7 @@ from PIL import Image
 
 from s3clip import Backbone, HeadConfig, SynonymousSpaceHead, SynonymSet
 from s3clip.evaluation.scores import confusion_matrix, mean_iou
-from s3clip.segmentation.dense import METHODS, DenseTower
+from s3clip.segmentation.dense import PATCH_FEATURES, DenseTower
 from s3clip.segmentation.pictures import overlay
 from s3clip.segmentation.segmenter import DenseFeatures, encode_patches, segment_patches
 from s3clip.segmentation.windows import cut, tile
@@ -138,10 +138,10 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     print(f"{len(made)} canvases, {len(words.classes)} classes, {len(ours.space.raw)} texts; mIoU in %")
     print("| method | " + " | ".join(ways) + " |\n|---|" + "---|" * len(ways))
-    for method in (*METHODS, "whole windows"):
+    for method in (*PATCH_FEATURES, "whole windows"):
         features = [
             encode_patches(backbone, canvas, method=method, short_side=CANVAS)
-            if method in METHODS
+            if method in PATCH_FEATURES
             else whole_windows(backbone, canvas)
             for canvas, _ in made
         ]

@@ -16,7 +16,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from s3clip import SynonymousSpaceHead
 from s3clip.bench.timing import interleaved, peak_growth
-from s3clip.segmentation.dense import METHODS
+from s3clip.segmentation.dense import PATCH_FEATURES
 from s3clip.segmentation.segmenter import encode_patches, segment_patches
 
 
@@ -52,7 +52,7 @@ def main(words: list[str] | None = None) -> None:
         ),
         **{
             f"patches, {method}": lambda method=method: encode_patches(head.backbone, picture, method=method)
-            for method in METHODS
+            for method in PATCH_FEATURES
         },
     }
     with torch.inference_mode():

@@ -10,54 +10,25 @@ import json
 import math
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from s3clip.class_space import BackboneFacts, BackboneReference, Calibration, ClassSpace, FittedClass
 from s3clip.config import HeadConfig
+from s3clip.files.json import checked, read_json
 from s3clip.files.writing import write_atomically
-from s3clip.prediction.calibrating import Calibration
 
 FORMAT: Literal["s3clip-space/1"] = "s3clip-space/1"
 SPACE_FILE = re.compile(r"space-([0-9a-f]{16})\.safetensors")
+_MEND = "; save the head again, or fetch the artifact anew"
 NUMBERS = ("logit_scale", "logit_bias", "fitted_logit_scale")
-LARGEST_CONFIG = 256 << 20
-"""Bytes of a config.json that is read: 20,000 classes of 200 texts. Parsed, it takes about ten times that."""
-
-
-class FittedClass(BaseModel):
-    """One class of a fitted head.
-
-    Attributes:
-        name: its name; names may repeat, classes are positions.
-        texts: what each of its rows stands for; None where only embeddings were given.
-        rows: how many rows it has.
-        id: the synonym file's id.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    name: str
-    id: int | str | None = None
-    rows: int = Field(ge=1)
-    texts: list[str] | None = None
-
-
-class BackboneReference(BaseModel):
-    """Which backbone encoded the texts, as `from_pretrained` takes it; name None if it had none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    name: str | None
-    revision: str | None = None
 
 
 class _ConfigFile(BaseModel):
@@ -74,60 +45,8 @@ class _ConfigFile(BaseModel):
     classes: list[FittedClass]
 
 
-@dataclass(frozen=True)
-class BackboneFacts:
-    """What a head needs to know of its backbone to work without it, and to tell it from another.
-
-    Attributes:
-        reference: what to load it by.
-        activation: how its logits become probabilities.
-        logit_scale: multiplies the scores.
-        logit_bias: is added to them; None where it has none.
-        fingerprint: its embeddings of fixed inputs: "image" (dim,) and, where it encoded texts, "texts"
-            (3, dim).
-    """
-
-    reference: BackboneReference
-    activation: Literal["softmax", "sigmoid"]
-    logit_scale: float
-    logit_bias: float | None
-    fingerprint: dict[str, Tensor]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values and tensors, for a state dict."""
-        return {**vars(self), "reference": self.reference.model_dump()}
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "BackboneFacts":
-        """Return what `to_dict` was called on."""
-        return cls(**{**content, "reference": BackboneReference.model_validate(content["reference"])})
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """What is saved of a head.
-
-    Attributes:
-        raw: (texts, dim) raw text embeddings, class by class in the order of `classes`.
-        classes: the classes, in the order of the logits.
-        config: the settings.
-        templates: the prompt templates; None where only embeddings were given.
-        backbone: the backbone's; None for a head that never had one.
-        fitted_logit_scale: the argument of `fit_embeddings`, which goes before any other.
-        calibration: how its logits become probabilities; None: as the backbone's do.
-    """
-
-    raw: Tensor
-    classes: Sequence[FittedClass]
-    config: HeadConfig
-    templates: Sequence[str] | None
-    backbone: BackboneFacts | None
-    fitted_logit_scale: float | None
-    calibration: Calibration | None = None
-
-
-def save_artifact(folder: str | os.PathLike[str], artifact: Artifact) -> Path:
-    """Write the artifact into a folder, which is made if need be; an artifact that was there is replaced.
+def save_artifact(folder: str | os.PathLike[str], space: ClassSpace) -> Path:
+    """Write a class space into a folder, which is made if need be; one that was there is replaced.
 
     Raises:
         ValueError: `folder` is a file, or holds the config.json of something else.
@@ -141,13 +60,13 @@ def save_artifact(folder: str | os.PathLike[str], artifact: Artifact) -> Path:
             f"into another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    counts = torch.tensor([fitted.rows for fitted in artifact.classes])
+    wide = torch.promote_types(space.raw.dtype, torch.float32)
     tensors = {
-        "raw": artifact.raw.detach().cpu().contiguous(),
-        "owners": torch.repeat_interleave(torch.arange(len(counts)), counts),
+        "raw": space.raw.detach().cpu().to(wide).contiguous(),
+        "owners": space.owners.cpu().contiguous(),
     }
-    backbone = artifact.backbone
-    numbers = {"fitted_logit_scale": artifact.fitted_logit_scale}
+    backbone = space.backbone
+    numbers = {"fitted_logit_scale": space.fitted_logit_scale}
     if backbone is not None:
         numbers |= {"logit_scale": backbone.logit_scale, "logit_bias": backbone.logit_bias}
         for part, vectors in backbone.fingerprint.items():
@@ -158,14 +77,14 @@ def save_artifact(folder: str | os.PathLike[str], artifact: Artifact) -> Path:
     content = save_tensors(tensors)
     digest = hashlib.sha256(content).hexdigest()
     config = _ConfigFile(
-        head=artifact.config,
+        head=space.config,
         backbone=None if backbone is None else backbone.reference,
         activation="softmax" if backbone is None else backbone.activation,
-        templates=None if artifact.templates is None else list(artifact.templates),
-        calibration=artifact.calibration,
+        templates=None if space.templates is None else list(space.templates),
+        calibration=space.calibration,
         space_file=f"space-{digest[:16]}.safetensors",
         space_sha256=digest,
-        classes=list(artifact.classes),
+        classes=list(space.classes),
     )
     write_atomically(folder / config.space_file, content)
     text = json.dumps(config.model_dump(), indent=1, ensure_ascii=False) + "\n"
@@ -179,13 +98,13 @@ def save_artifact(folder: str | os.PathLike[str], artifact: Artifact) -> Path:
 def is_artifact(path: Path) -> bool:
     """Whether a config.json is that of a class space, of whatever version."""
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
+        content = read_json(path)
+    except ValueError:
         return False
     return isinstance(content, dict) and str(content.get("format")).startswith("s3clip-space/")
 
 
-def load_artifact(folder: str | os.PathLike[str]) -> Artifact:
+def load_artifact(folder: str | os.PathLike[str]) -> ClassSpace:
     """Read and check an artifact.
 
     Raises:
@@ -222,30 +141,23 @@ def load_artifact(folder: str | os.PathLike[str]) -> Artifact:
 
 
 def _read_config(path: Path) -> _ConfigFile:
-    if (size := path.stat().st_size) > LARGEST_CONFIG:
-        raise ValueError(f"{path}: {size:,} bytes, more than any class space needs ({LARGEST_CONFIG:,})")
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise _broken(path, f"not JSON ({error})") from error
+    content = _read_or_broken(path)
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         if isinstance(found, str) and found.startswith("s3clip-space/"):
             raise ValueError(f"{path}: format {found!r} is newer than {FORMAT!r}; update s3clip")
         raise _broken(path, f"format: expected {FORMAT!r}, got {found!r}")
     try:
-        config = _ConfigFile.model_validate(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise _broken(path, f"{where}: {first['msg']}") from error
+        config = checked(content, _ConfigFile, str(path))
+    except ValueError as error:
+        raise ValueError(f"{error}{_MEND}") from error
     thresholds = None if config.calibration is None else config.calibration.thresholds
     if thresholds is not None and len(thresholds) not in (1, len(config.classes)):
         raise _broken(path, f"calibration: {len(thresholds)} thresholds for {len(config.classes)} classes")
     return config
 
 
-def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_path: Path) -> Artifact:
+def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_path: Path) -> ClassSpace:
     raw, owners = tensors.pop("raw", None), tensors.pop("owners", None)
     if raw is None or owners is None:
         raise _broken(space_path, "the tensors 'raw' and 'owners' are missing")
@@ -267,11 +179,11 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
     fingerprint = _take_fingerprint(tensors, raw.shape[1], space_path)
     if tensors:
         raise _broken(space_path, f"unknown tensors {sorted(tensors)}")
-    return Artifact(
+    return ClassSpace(
         raw=raw,
-        classes=config.classes,
+        classes=tuple(config.classes),
         config=config.head,
-        templates=config.templates,
+        templates=None if config.templates is None else tuple(config.templates),
         backbone=_backbone_facts(config, numbers, fingerprint, space_path),
         fitted_logit_scale=numbers["fitted_logit_scale"],
         calibration=config.calibration,
@@ -310,22 +222,29 @@ def _take_fingerprint(tensors: dict[str, Tensor], dim: int, path: Path) -> dict[
 
 
 def _broken(path: Path, why: str) -> ValueError:
-    return ValueError(f"{path}: {why}; save the head again, or fetch the artifact anew")
+    return ValueError(f"{path}: {why}{_MEND}")
 
 
-def named_backbone(artifact: Artifact, folder: str) -> tuple[str | None, str | None]:
+def _read_or_broken(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}{_MEND}") from error
+
+
+def named_backbone(space: ClassSpace, folder: str) -> tuple[str | None, str | None]:
     """Return name and revision of the backbone that an artifact was made with; (None, None) if it had none.
 
     Args:
-        artifact: as loaded.
+        space: as loaded.
         folder: where from, for messages.
 
     Raises:
         ValueError: a backbone without a name, or a folder that is not there any more.
     """
-    if artifact.backbone is None:
+    if space.backbone is None:
         return None, None
-    name, revision = artifact.backbone.reference.name, artifact.backbone.reference.revision
+    name, revision = space.backbone.reference.name, space.backbone.reference.revision
     if name is None:
         raise ValueError(
             f"{folder}: the backbone it was made with has no name; give it as backbone=, "

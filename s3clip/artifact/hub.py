@@ -4,39 +4,28 @@ Not by the mixin of huggingface_hub, which would save the backbone too, sort the
 fetch its files one by one.
 """
 
-import json
 import os
-import re
 import tempfile
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
-    ModelCard,
-    ModelCardData,
     snapshot_download,
 )
 from huggingface_hub.errors import HfHubHTTPError
 
 from s3clip._version import __version__
-from s3clip.artifact.folder import SPACE_FILE, Artifact, BackboneReference, is_artifact, save_artifact
-from s3clip.files.hub import hub_connection
+from s3clip.artifact.card import model_card
+from s3clip.artifact.folder import SPACE_FILE, is_artifact, save_artifact
+from s3clip.class_space import BackboneReference, ClassSpace
+from s3clip.files.hub import hub_connection, is_repository
 
-_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_CARD_TEMPLATE = Path(__file__).parent / "model_card.md"
-_CARD_EXAMPLES = 20
 _TRIES = 5
 """Pushes that begin at the same commit: all but one of them start again from the commit of that one."""
-
-
-def is_repository(name: str) -> bool:
-    """Whether a name has the form user/name of a repository on the Hub, and no such folder is here."""
-    return _REPOSITORY.fullmatch(name) is not None and not os.path.isdir(name)
 
 
 def download_artifact(
@@ -73,7 +62,7 @@ def download_artifact(
 
 @hub_connection()
 def push_artifact(
-    artifact: Artifact,
+    space: ClassSpace,
     repo_id: str,
     *,
     private: bool | None = None,
@@ -98,16 +87,16 @@ def push_artifact(
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     if revision is not None and not create_pr:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
-    artifact = _without_local_names(artifact)
+    space = _without_local_names(space)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = save_artifact(temporary, artifact)
+        folder = save_artifact(temporary, space)
         for left in reversed(range(_TRIES)):
             parent = api.model_info(repo_id, revision=revision)
             there = {sibling.rfilename for sibling in parent.siblings or ()}
             if "config.json" in there:
                 _check_is_artifact(api, repo_id, str(parent.sha))
             if replace_card or "README.md" not in there:
-                model_card(artifact, repo_id).save(folder / "README.md")
+                model_card(space, repo_id).save(folder / "README.md")
             written = sorted(path.name for path in folder.iterdir())
             gone = [name for name in there - set(written) if SPACE_FILE.fullmatch(name)]
             try:
@@ -117,7 +106,7 @@ def push_artifact(
                         *(CommitOperationAdd(name, folder / name) for name in written),
                         *(CommitOperationDelete(name) for name in sorted(gone)),
                     ],
-                    commit_message=commit_message or f"Class space of {len(artifact.classes)} classes",
+                    commit_message=commit_message or f"Class space of {len(space.classes)} classes",
                     revision=revision,
                     create_pr=create_pr,
                     parent_commit=parent.sha,
@@ -133,12 +122,12 @@ def push_artifact(
     raise AssertionError("the last try returns or raises")
 
 
-def _without_local_names(artifact: Artifact) -> Artifact:
-    """Return the artifact without the name of a backbone that is a folder of this machine."""
-    backbone = artifact.backbone
+def _without_local_names(space: ClassSpace) -> ClassSpace:
+    """Return the class space without the name of a backbone that is a folder of this machine."""
+    backbone = space.backbone
     if backbone is None or backbone.reference.name is None or is_repository(backbone.reference.name):
-        return artifact
-    return replace(artifact, backbone=replace(backbone, reference=BackboneReference(name=None)))
+        return space
+    return replace(space, backbone=replace(backbone, reference=BackboneReference(name=None)))
 
 
 def _check_is_artifact(api: HfApi, repo_id: str, revision: str) -> None:
@@ -150,41 +139,3 @@ def _check_is_artifact(api: HfApi, repo_id: str, revision: str) -> None:
                 f"repo_id: {repo_id} holds a config.json of something else (a model?), which would be lost; "
                 f"push to another repository"
             )
-
-
-def model_card(artifact: Artifact, repo_id: str) -> ModelCard:
-    """Return a card that says what the space classifies and how it was made, with a snippet that runs."""
-    reference = None if artifact.backbone is None else artifact.backbone.reference
-    name = None if reference is None else reference.name
-    if name is not None and not is_repository(name):
-        name = None
-    data = ModelCardData(
-        library_name="s3clip",
-        pipeline_tag="zero-shot-image-classification",
-        base_model=name,
-        tags=["s3clip", "zero-shot-image-classification", "synonyms"],
-    )
-    settings = artifact.config.model_dump(exclude_none=True)
-    kwargs: dict[str, Any] = {
-        "repo_id": repo_id,
-        "title": repo_id.split("/")[-1],
-        "classes": len(artifact.classes),
-        "texts": len(artifact.raw),
-        "examples": [_literal(each.name) for each in artifact.classes[:_CARD_EXAMPLES]],
-        "more": max(0, len(artifact.classes) - _CARD_EXAMPLES),
-        "backbone": None if name is None else _literal(name),
-        "revision": reference.revision if reference is not None else None,
-        "templates": [_literal(each) for each in artifact.templates or ()],
-        "settings": json.dumps(settings, indent=2),
-        "version": __version__,
-    }
-    card: ModelCard = ModelCard.from_template(data, template_path=str(_CARD_TEMPLATE), **kwargs)
-    return card
-
-
-def _literal(text: str) -> str:
-    """Return a text as Markdown code, which no character of it can leave."""
-    plain = " ".join(text.split())
-    longest = max((len(run) for run in re.findall("`+", plain)), default=0)
-    fence = "`" * (longest + 1)
-    return f"{fence} {plain} {fence}" if longest else f"`{plain}`"

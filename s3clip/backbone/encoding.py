@@ -1,11 +1,10 @@
-"""Classes in, text embeddings out: each distinct prompt is encoded once, or found in the cache."""
+"""Classes in, rows out: the embeddings of their texts; each distinct prompt is encoded once, or cached."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from s3clip.artifact.folder import FittedClass
 from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.text_cache import TextCache, never_fatal, text_cache
 from s3clip.space.synonymous_space import unit_vectors
@@ -24,7 +23,7 @@ def encode_classes(
     batch_size: int = 256,
     progress: bool | None = None,
     cache: bool = True,
-) -> tuple[list[FittedClass], Tensor]:
+) -> tuple[list[list[str]], Tensor]:
     """Encode the texts of every class.
 
     Args:
@@ -36,21 +35,18 @@ def encode_classes(
         cache: look for texts on disk first, and keep new ones there; see `s3clip.backbone.text_cache`.
 
     Returns:
-        The classes, and (texts, dim) unit embeddings class by class.
+        What each row stands for, class by class, and (texts, dim) unit embeddings in that order.
     """
     texts = [
         class_texts(c.name, c.synonyms, c.descriptors, c.prompts, templates=templates)
         for c in synonyms.classes
     ]
-    fitted = [
-        FittedClass(name=c.name, id=c.id, rows=len(own), texts=[text.label for text in own])
-        for c, own in zip(synonyms.classes, texts, strict=True)
-    ]
+    labels = [[text.label for text in own] for own in texts]
     flat = [text.prompts for own in texts for text in own]
     row_of = {prompts: row for row, prompts in enumerate(dict.fromkeys(flat))}
     known = text_cache(backbone) if cache else None
     distinct = _encode_texts(backbone, list(row_of), known, batch_size, progress)
-    return fitted, distinct[torch.tensor([row_of[prompts] for prompts in flat], device=distinct.device)]
+    return labels, distinct[torch.tensor([row_of[prompts] for prompts in flat], device=distinct.device)]
 
 
 def _encode_texts(
@@ -92,36 +88,3 @@ def _encode_prompts(
     found = [torch.from_numpy(vector).to(encoded)[None] for vector in known.values()]
     position = {prompt: i for i, prompt in enumerate([*known, *unknown])}
     return torch.cat([*found, encoded])[[position[prompt] for prompt in prompts]]
-
-
-def checked_class_embeddings(embeddings: Sequence[Tensor], class_names: Sequence[str]) -> list[Tensor]:
-    """Return text embeddings computed elsewhere as one (n_c, dim) tensor a class.
-
-    Args:
-        embeddings: what `fit_embeddings` is given, one array or tensor a class.
-        class_names: one per class.
-
-    Raises:
-        ValueError: counts or shapes that do not agree, or an empty class.
-        TypeError: names that are not strings.
-    """
-    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
-        raise TypeError(f"class_names: expected a list of strings, got {class_names!r}")
-    if not class_names or len(embeddings) != len(class_names):
-        raise ValueError(
-            f"embeddings, class_names: expected one tensor for each of one or more classes, "
-            f"got {len(embeddings)} tensors and {len(class_names)} names"
-        )
-    rows = [torch.as_tensor(own) for own in embeddings]
-    for name, own in zip(class_names, rows, strict=True):
-        if own.ndim != 2 or not len(own) or not own.is_floating_point():
-            raise ValueError(
-                f"embeddings: class {name!r}: expected a floating (n, dim) tensor with n >= 1, "
-                f"got {tuple(own.shape)} {own.dtype}"
-            )
-        if own.shape[1] != rows[0].shape[1]:
-            raise ValueError(
-                f"embeddings: class {name!r} has dimension {own.shape[1]}, "
-                f"{class_names[0]!r} has {rows[0].shape[1]}"
-            )
-    return rows

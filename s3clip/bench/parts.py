@@ -24,10 +24,10 @@ from s3clip.space.rips import (
     CACHED_NUMBERS,
     chordal_distances,
     chosen_component,
-    kept_share,
     minimum_spanning_tree,
     spanning_tree_of_points,
 )
+from s3clip.space.scale_rules import kept_share
 from s3clip.space.synonymous_space import build_space, edge_lengths
 
 

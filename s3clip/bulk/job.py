@@ -28,7 +28,7 @@ from s3clip.bulk.inputs import (
     result_folders,
     write_listing,
 )
-from s3clip.bulk.labelling import Labeller, head_digest, schema
+from s3clip.bulk.labelling import Labeller, schema
 from s3clip.bulk.local import label_locally
 from s3clip.bulk.on_ray import label_on_ray
 from s3clip.bulk.output import FORMAT, MANIFEST, Output, Part
@@ -248,7 +248,7 @@ def _settings(head: SynonymousSpaceHead, *rest: Any) -> dict[str, Any]:
     backbone = head.backbone
     return {
         "format": FORMAT,
-        "head": head_digest(head),
+        "head": head.class_space.digest()[:16],
         "dtype": None if backbone is None else str(backbone.dtype),
         "embedding_batch": EMBEDDING_BATCH,
         "embedding_part": EMBEDDING_PART,

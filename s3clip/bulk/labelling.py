@@ -1,7 +1,5 @@
 """Batches in, rows out: the one function by which every engine labels, and the schema of the rows."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,22 +10,11 @@ from torch import Tensor
 
 from s3clip.bulk.decoding import DecodedBatch
 from s3clip.head import SynonymousSpaceHead
-from s3clip.prediction.answers import nearest_rows
+from s3clip.prediction.matched_texts import nearest_rows
 from s3clip.space.synonymous_space import unit_vectors
 
 SCORE_BINS = 20
 """Bins of the histogram of scores in [0, 1]."""
-
-
-def head_digest(head: SynonymousSpaceHead) -> str:
-    """Return 16 hex digits that differ where labels may: texts, settings, scale, calibration, names."""
-    digest = hashlib.sha256()
-    space = head.space
-    for tensor in (space.raw, space.owners, head.logit_scale.detach()):
-        digest.update(tensor.cpu().double().numpy().tobytes())
-    state = {**head.get_extra_state(), "backbone": None, "activation": head.activation}
-    digest.update(json.dumps(state, sort_keys=True, default=str).encode())
-    return digest.hexdigest()[:16]
 
 
 def schema(head: SynonymousSpaceHead, *, keep_embeddings: bool) -> pa.Schema:

@@ -15,9 +15,10 @@ from s3clip.evaluation.report.comparison import Comparison
 from s3clip.evaluation.scoring import ImageEmbeds, Problem, score_all
 from s3clip.evaluation.settings import ComparisonSettings, has_descriptors
 from s3clip.images.opening import open_image
-from s3clip.images.views import ViewSettings, encode_views
-from s3clip.prediction.answers import as_embeds, check_view_embeds
-from s3clip.prediction.labels import class_positions
+from s3clip.images.views import ViewSettings
+from s3clip.prediction.batches import as_embeds, check_embeds
+from s3clip.prediction.class_labels import class_positions
+from s3clip.prediction.view_embeddings import encode_views
 from s3clip.texts.synonyms import SynonymSet
 
 
@@ -59,7 +60,7 @@ def compare(
         draws: how many times methods with random texts draw them.
         seed: of the resamples and the draws.
         batch_size: images that are encoded and scored at once.
-        adapt: methods of test-time adaptation, of `s3clip.prediction.adaptation.METHODS`: the name alone, the
+        adapt: methods of test-time adaptation, of `s3clip.space.shift.ADAPTATIONS`: the name alone, the
             default head and `configs` are compared with each of them too, as "default+shift". `image_embeds`
             are then (images, views, dim), view 0 the plain image. The embeddings of all views are held.
         views: how many are made of each image to adapt to.
@@ -205,5 +206,5 @@ def _plain_and_views(embeds: ImageEmbeds, settings: ComparisonSettings) -> tuple
     embeds = embeds.float().cpu()
     if not settings.adapt:
         return embeds, None
-    check_view_embeds(embeds)
+    check_embeds(embeds, views=True)
     return embeds[:, 0], embeds

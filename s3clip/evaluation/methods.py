@@ -52,7 +52,7 @@ class Method:
         texts: what it has encoded for itself, with a backbone alone; None: the texts at hand.
         descriptors: whether it is left out where no class has descriptors.
         random: whether its texts are drawn, so that it runs once for every seed.
-        adapt: how the head adapts to each image, of `s3clip.prediction.adaptation.METHODS`; None: not at all.
+        adapt: how the head adapts to each image, of `s3clip.space.shift.ADAPTATIONS`; None: not at all.
     """
 
     name: str

@@ -21,7 +21,7 @@ from s3clip.evaluation.scores import (
 from s3clip.evaluation.settings import ComparisonSettings
 from s3clip.head import SynonymousSpaceHead
 from s3clip.prediction.adaptation import TestTimeAdapter
-from s3clip.prediction.answers import check_image_embeds
+from s3clip.prediction.batches import check_embeds
 
 CHUNK_NUMBERS = 2**18
 """About how many float64 numbers (2 MiB) of resamples are held at once."""
@@ -103,7 +103,7 @@ def score_all(
     """
     first = 0
     for batch in problem.image_embeds.split(settings.batch_size):
-        check_image_embeds(batch, first)
+        check_embeds(batch, first)
         first += len(batch)
     counts = torch.bincount(problem.labels, minlength=len(problem.class_names))
     scored = counts >= settings.min_images

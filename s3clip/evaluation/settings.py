@@ -7,7 +7,7 @@ from typing import NamedTuple
 from s3clip.arguments import is_count
 from s3clip.config import HeadConfig
 from s3clip.evaluation.methods import ADAPTED, METHODS, Method
-from s3clip.prediction.adaptation import METHODS as ADAPTATIONS
+from s3clip.space.shift import ADAPTATIONS
 from s3clip.texts.synonyms import SynonymSet
 
 

@@ -2,65 +2,97 @@
 
 Logits of a CLIP are ranks more than odds: at its trained scale it is too sure on most data. What is fitted
 here on images whose classes are known is one temperature (Guo et al., "On Calibration of Modern Neural
-Networks", ICML 2017, by scikit-learn), or, where classes do not exclude each other, a slope and an intercept
+Networks", ICML 2017), or, where classes do not exclude each other, a slope and an intercept
 (Platt scaling); and thresholds, below which a class is not accepted.
 """
 
 import warnings
-from typing import Literal
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from s3clip.arguments import is_number
+from s3clip.class_space import Activation, Calibration
+from s3clip.prediction.batches import AnsweringHead, all_logits
+from s3clip.prediction.class_labels import checked_labels
+
+Head = TypeVar("Head", bound=AnsweringHead)
 
 
-class Calibration(BaseModel):
-    """How logits become probabilities, and which of them are accepted.
+def calibrate(
+    head: Head,
+    images: Any = None,
+    labels: Any = None,
+    *,
+    image_embeds: Tensor | None = None,
+    batch_size: int = 32,
+) -> Head:
+    """Fit probabilities to held-out images whose classes are known; logits stay as they are.
 
-    Attributes:
-        activation: "softmax" over the classes, or "sigmoid" of each.
-        temperature: divides the logits.
-        bias: is added to them afterwards.
-        thresholds: least logit at which a class is accepted: one for all classes, or one for each; None
-            accepts all. Of logits, not of a softmax, which adds up to 1 whatever the image shows.
+    Classes or settings that change later drop the calibration, with a warning. `head.calibration = None`
+    drops it too.
+
+    Args:
+        head: a fitted head, which takes the calibration.
+        images: as for `predict`.
+        labels: the class of each image, as positions or names; or a table of zeros and ones (images, classes)
+            where an image may show several classes or none. With a table, probabilities are sigmoids, and a
+            class is accepted from the threshold of its largest F1 score on.
+        image_embeds: (images, dim) embeddings instead.
+        batch_size: images per call of the image tower.
+
+    Returns:
+        The head itself.
+
+    Raises:
+        ValueError: not fitted, labels that do not fit, or logits that tell nothing of them.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    activation: Literal["softmax", "sigmoid"]
-    temperature: float = Field(1.0, gt=0)
-    bias: float = 0.0
-    thresholds: tuple[float, ...] | None = None
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Return the probabilities of (..., classes) logits."""
-        scaled = self.scaled(logits)
-        return scaled.softmax(-1) if self.activation == "softmax" else scaled.sigmoid()
-
-    def scaled(self, logits: Tensor) -> Tensor:
-        """Return what the activation is taken of."""
-        return logits / self.temperature + self.bias
-
-    def accepts(self, logits: Tensor, classes: Tensor | None = None) -> Tensor:
-        """Return a mask of the logits that reach their threshold.
-
-        Args:
-            logits: (..., classes), or those of some classes.
-            classes: (...) the class of each logit; None: all classes, in their order.
-        """
-        if self.thresholds is None:
-            return torch.ones_like(logits, dtype=torch.bool)
-        # In float64: a threshold may lie right above the largest float32 that was seen.
-        least = torch.tensor(self.thresholds, dtype=torch.float64)
-        if classes is not None and len(least) > 1:
-            least = least[classes.cpu()]
-        return (logits.cpu().double() >= least).to(logits.device)
+    if labels is None:
+        raise ValueError("labels: expected the class of each image, got None")
+    logits, _ = all_logits(head, images, image_embeds, batch_size)
+    truth = checked_labels(labels, [each.name for each in head.classes], len(logits))
+    fitted = fit_calibration(logits, truth.to(logits.device), head.activation)
+    # A rejection fitted before still holds.
+    if fitted.thresholds is None and head.calibration is not None:
+        fitted = fitted.model_copy(update={"thresholds": head.calibration.thresholds})
+    head.calibration = fitted
+    return head
 
 
-def fit_calibration(logits: Tensor, labels: Tensor, activation: Literal["softmax", "sigmoid"]) -> Calibration:
+def fit_rejection(
+    head: Head,
+    images: Any = None,
+    *,
+    image_embeds: Tensor | None = None,
+    false_accept_rate: float = 0.05,
+    batch_size: int = 32,
+) -> Head:
+    """Choose the logit below which an image shows none of the classes (`Prediction.accepted`).
+
+    Of logits: a softmax over the classes is as sure of an image that shows something else. The rate holds for
+    images like those given: of things that look more like the classes, more are accepted.
+
+    Args:
+        head: a fitted head, which takes the threshold.
+        images: images that show none of the classes.
+        image_embeds: (images, dim) embeddings instead.
+        false_accept_rate: the share of images of no class that are accepted all the same, in [0, 1).
+        batch_size: images per call of the image tower.
+
+    Returns:
+        The head itself.
+
+    Raises:
+        ValueError: not fitted, no such images, or a rate outside [0, 1).
+    """
+    logits, _ = all_logits(head, images, image_embeds, batch_size)
+    threshold = rejection_threshold(logits.amax(-1), false_accept_rate)
+    head.calibration = head.current_calibration.model_copy(update={"thresholds": (threshold,)})
+    return head
+
+
+def fit_calibration(logits: Tensor, labels: Tensor, activation: Activation) -> Calibration:
     """Fit probabilities to images whose classes are known, which fitting the classes has not seen.
 
     Args:
@@ -117,52 +149,25 @@ def rejection_threshold(scores: Tensor, false_accept_rate: float) -> float:
 
 
 def _temperature(logits: np.ndarray, positions: np.ndarray) -> float:
-    from sklearn.base import BaseEstimator, ClassifierMixin
-    from sklearn.calibration import CalibratedClassifierCV
-    from sklearn.frozen import FrozenEstimator
+    """Return the temperature of the largest likelihood, within exp(-10) and exp(10)."""
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
 
-    count = logits.shape[1]
+    below = logits - logits.max(1, keepdims=True)  # a softmax does not mind a shift
+    own = below[np.arange(len(below)), positions]
 
-    class Logits(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # no types there
-        """A fitted classifier whose inputs are its logits."""
+    def loss(log_beta: float) -> float:
+        beta = np.exp(log_beta)
+        return float((logsumexp(beta * below, axis=1) - beta * own).mean())
 
-        classes_ = np.arange(count)
-
-        def decision_function(self, inputs: np.ndarray) -> np.ndarray:
-            return inputs[:, 1] - inputs[:, 0] if count == 2 else inputs
-
-        def fit(self, inputs: np.ndarray, labels: np.ndarray) -> "Logits":
-            return self
-
-        def predict(self, inputs: np.ndarray) -> np.ndarray:
-            return np.asarray(inputs.argmax(1))
-
-        def __sklearn_is_fitted__(self) -> bool:
-            return True
-
-    # Scikit-learn takes the classes from the labels: one image of weight 0 makes every class known.
-    inputs = np.concatenate([logits, np.zeros((count, count))])
-    # And numbers in [0, 1] that add up to 1 for probabilities: a softmax does not mind a shift below 0.
-    inputs = inputs - inputs.max(1, keepdims=True) - 1
-    labels = np.concatenate([positions, np.arange(count)])
-    weights = np.repeat([1.0, 0.0], [len(logits), count])
-    everything = np.arange(len(inputs))
-    model = CalibratedClassifierCV(
-        FrozenEstimator(Logits()), method="temperature", cv=[(everything, everything)], ensemble=False
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Since FrozenEstimator does not appear to accept sample_weight")
-        model.fit(inputs, labels, sample_weight=weights)
-    beta = float(model.calibrated_classifiers_[0].calibrators[0].beta_)
-    # Two classes go in as logits (-x, x).
-    beta *= 2 if count == 2 else 1
-    if (logits.argmax(1) == positions).all():  # the search for a largest beta ended somewhere
+    found = minimize_scalar(loss, bounds=(-10, 10), method="bounded", options={"xatol": 1e-9})
+    if not own.any():  # the search for a largest beta ended somewhere
         warnings.warn(
             "labels: every image is classified right, so that probabilities of 0 and 1 fit best; calibrate "
             "on more images",
             stacklevel=4,
         )
-    return 1 / beta
+    return float(np.exp(-found.x))
 
 
 def _platt(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:

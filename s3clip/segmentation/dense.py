@@ -83,7 +83,7 @@ class DenseMethod:
     whole_block: bool
 
 
-METHODS = {
+PATCH_FEATURES = {
     "patch": DenseMethod(None, True),
     "maskclip": DenseMethod(value_weights, False),
     "sclip": DenseMethod(correlative_weights, True),
@@ -141,7 +141,7 @@ class DenseTower:
         Args:
             pixel_values: (batch, channels, height, width), preprocessed, of any size in whole patches:
                 positions are interpolated.
-            method: a key of `METHODS`.
+            method: a key of `PATCH_FEATURES`.
 
         Returns:
             (batch, rows, columns, dim), in the dtype of the model.
@@ -157,7 +157,7 @@ class DenseTower:
                 f"{height} x {width}"
             )
         grid = height // self.patch_size, width // self.patch_size
-        tokens = self.tokens(pixel_values, METHODS[method], grid)
+        tokens = self.tokens(pixel_values, PATCH_FEATURES[method], grid)
         precise = torch.promote_types(tokens.dtype, torch.float32)
         patches: Tensor = normalize(tokens[:, int(self.has_class_token) :].to(precise), dim=-1)
         return patches.to(tokens.dtype).reshape(len(patches), *grid, -1)
@@ -165,8 +165,8 @@ class DenseTower:
     def tokens(self, pixel_values: Tensor, method: DenseMethod, grid: Grid) -> Tensor:
         """Return every token in the joint space, not normalised: (batch, tokens, dim).
 
-        The class token, where there is one, goes first. With `METHODS["patch"]` it is the model's own image
-        embedding.
+        The class token, where there is one, goes first. With `PATCH_FEATURES["patch"]` it is the model's own
+        image embedding.
         """
         # The public way to the input of the last block. It costs that block where another takes its place.
         output = self._tower(
@@ -214,9 +214,9 @@ class DenseTower:
 
 
 def check_method(method: object) -> None:
-    """Raise ValueError for what is not a key of `METHODS`."""
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    """Raise ValueError for what is not a key of `PATCH_FEATURES`."""
+    if method not in PATCH_FEATURES:
+        raise ValueError(f"method: expected one of {', '.join(PATCH_FEATURES)}, got {method!r}")
 
 
 def _split(states: Tensor, heads: int) -> Tensor:

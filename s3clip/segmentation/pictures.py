@@ -1,57 +1,19 @@
-"""Pictures of a segmentation: the palette PNG of Pascal VOC, an overlay with a legend, heat maps."""
+"""Pictures of a segmentation: an overlay with a legend, heat maps."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from s3clip.images.opening import open_image
+from s3clip.segmentation.palette import class_colours
+from s3clip.segmentation.result import Segmentation
 
-if TYPE_CHECKING:
-    from s3clip.segmentation.segmenter import Segmentation
-
-VOID = 255
 _MARGIN = 12
 _INK, _PAPER = (31, 35, 40), (255, 255, 255)
 
 
-def voc_palette() -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return the 256 colours of Pascal VOC, (256, 3): bits of the index, spread over three channels."""
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    index = np.arange(256)
-    for level in range(8):
-        for channel in range(3):
-            palette[:, channel] |= ((index >> (3 * level + channel) & 1) << (7 - level)).astype(np.uint8)
-    return palette
-
-
-def class_colours(class_names: list[str]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return 256 colours by label: those of VOC, black only for a first class that is called background."""
-    palette = voc_palette()
-    if class_names and class_names[0].strip("_ ").casefold() != "background":
-        palette = np.concatenate([palette[1:255], palette[:1], palette[255:]])
-    return palette
-
-
-def palette_image(labels: Tensor, class_names: list[str]) -> Image.Image:
-    """Return labels as a picture of mode "P": its values are the labels, 255 for no class.
-
-    Raises:
-        ValueError: more than 255 classes.
-    """
-    if len(class_names) > VOID:
-        raise ValueError(
-            f"labels: a palette picture holds {VOID} classes, got {len(class_names)}; "
-            f"use labels or to_coco_rle()"
-        )
-    values = labels.numpy().astype(np.int64)
-    picture = Image.fromarray(np.where(values < 0, VOID, values).astype(np.uint8))
-    picture.putpalette(class_colours(class_names).flatten().tolist())
-    return picture
-
-
-def overlay(image: Any, segmentation: "Segmentation", *, opacity: float = 0.6) -> Image.Image:
+def overlay(image: Any, segmentation: Segmentation, *, opacity: float = 0.6) -> Image.Image:
     """Return the picture with its classes laid over it in colour, and a legend on the right.
 
     Args:
@@ -83,7 +45,7 @@ def overlay(image: Any, segmentation: "Segmentation", *, opacity: float = 0.6) -
     return _with_legend(mixed, entries)
 
 
-def heat_map(image: Any, segmentation: "Segmentation", which: int | str) -> Image.Image:
+def heat_map(image: Any, segmentation: Segmentation, which: int | str) -> Image.Image:
     """Return the picture in grey, with the probability of one class over it: from clear to red."""
     grey = np.asarray(open_image(image).convert("L").convert("RGB"), dtype=np.float32)
     heat = segmentation.probabilities(which).numpy()[..., None]

@@ -28,11 +28,6 @@ def softmax_then_max(logits: Tensor, owners: Tensor, classes: int) -> Tensor:
     return best.sub_(logits.logsumexp(0)).exp_()
 
 
-def class_probabilities(logits: Tensor, activation: str) -> Tensor:
-    """Return the probabilities of (classes, ...) logits: a softmax over classes, or each its own sigmoid."""
-    return logits.sigmoid() if activation == "sigmoid" else logits.softmax(0)
-
-
 def best_class(probabilities: Tensor, threshold: float | None, background: int | None) -> Tensor:
     """Return the best class of every pixel.
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from s3clip.space.rips import (
-    SCALE_RULES,
     SpanningTree,
     chordal_distances,
     chosen_component,
@@ -24,6 +23,7 @@ from s3clip.space.rips import (
     spanning_tree_of_points,
     within,
 )
+from s3clip.space.scale_rules import SCALE_RULES
 
 SAME_TEXT = math.sqrt(2e-6)
 """Chordal distance up to which two texts are one point: cos >= 1 - 1e-6."""
@@ -156,7 +156,7 @@ def build_space(
         raw: (texts, dim) any floating dtype, any length but zero; row 0 of each class its own name.
         owners: (texts,) int64, ascending from 0 to classes - 1 without a gap.
         class_names: one per class, for error messages.
-        scale_rule: a key of `s3clip.space.rips.SCALE_RULES`, or None to keep every distinct text.
+        scale_rule: a key of `s3clip.space.scale_rules.SCALE_RULES`, or None to keep every distinct text.
         scale_options: the options of the rule.
         keep_name: "tie" (the component of the own name wins among the largest) or "always".
         centering: None or "class_mean".

@@ -17,9 +17,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from s3clip import SynonymousSpaceHead, SynonymSet, cli
+from s3clip.artifact.card import model_card
 from s3clip.artifact.folder import load_artifact
-from s3clip.artifact.hub import is_repository, model_card
 from s3clip.demo import model_folder
+from s3clip.files.hub import is_repository
 from tests import ROOT
 from tests.docs.test_docs import blocks
 from tests.hub_server import TOKEN, Hub, Pointer, Repository

@@ -29,7 +29,7 @@ from s3clip.evaluation.scores import (
     resampled_class_means,
     resampled_means,
 )
-from s3clip.prediction.labels import class_positions
+from s3clip.prediction.class_labels import class_positions
 from tests.tiny_models import build
 
 DIM, SCALE = 24, 20.0

@@ -11,16 +11,8 @@ from transformers import CLIPImageProcessor
 from s3clip import Backbone
 from s3clip.images import augmix as augmix_module
 from s3clip.images.augmix import DISTORTIONS, augmix
-from s3clip.images.views import (
-    RATIOS,
-    Crop,
-    Processor,
-    ViewSettings,
-    cut,
-    encode_views,
-    picture_generator,
-    random_crops,
-)
+from s3clip.images.views import RATIOS, Crop, ViewSettings, cut, picture_generator, random_crops
+from s3clip.prediction.view_embeddings import Processor, encode_views
 from tests.tiny_models import IMAGE_SIZE, build
 
 GRID_FAMILIES = ["clip", "siglip", "align", "blip"]
@@ -151,7 +143,7 @@ def test_a_memory_bound_on_the_pixels_changes_nothing(backbone, monkeypatch):
     numbers = seen[0]
     assert max(seen) == 8 * numbers
     seen.clear()
-    monkeypatch.setattr("s3clip.images.views.PIXEL_NUMBERS", 3 * numbers)
+    monkeypatch.setattr("s3clip.prediction.view_embeddings.PIXEL_NUMBERS", 3 * numbers)
     torch.testing.assert_close(
         encode_views(backbone, [photo()], ViewSettings(views=9)), whole, rtol=0, atol=1e-5
     )

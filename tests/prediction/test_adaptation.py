@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 from s3clip import Backbone, HeadConfig, SynonymousSpaceHead, TestTimeAdapter, cli
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.evaluation import compare, compare_embeddings
-from s3clip.prediction.adaptation import (
-    METHODS,
+from s3clip.space.local_points import LOCAL_POINTS
+from s3clip.space.metrics import METRICS
+from s3clip.space.shift import (
+    ADAPTATIONS,
     SHARED_RANK,
     AdamW,
     adaptable_space,
@@ -25,8 +27,6 @@ from s3clip.prediction.adaptation import (
     shift_gradient,
     shifted_scores,
 )
-from s3clip.space.local_points import LOCAL_POINTS
-from s3clip.space.metrics import METRICS
 from tests.tiny_models import build
 
 DIM, SIZES, SCALE = 12, (1, 3, 3, 6, 2), 20.0
@@ -268,7 +268,7 @@ def test_a_text_a_class_is_normalize_of_text_plus_shift():
     torch.testing.assert_close(adapted, expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ADAPTATIONS)
 @pytest.mark.parametrize("metric", METRICS)
 def test_neither_batch_nor_order_changes_an_image(method, metric):
     head = fitted(metric, sizes=SIZES[:3] if metric == "hull" else SIZES, centering="class_mean")
@@ -301,7 +301,7 @@ def test_float32_gives_the_labels_of_float64_and_logits_to_a_hundredth():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ADAPTATIONS)
 def test_half_precision_is_computed_in_float32(method, dtype):
     """Of embeddings and heads in half precision, only what they store is rounded."""
     head, views = fitted(dtype=torch.float32), views_of(100, 16, dtype=torch.float32).to(dtype)

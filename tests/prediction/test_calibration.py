@@ -128,23 +128,6 @@ def test_a_rejection_stays_when_probabilities_are_calibrated():
     assert after.temperature != before.temperature
 
 
-def test_distractors_choose_the_negatives(head: SynonymousSpaceHead):
-    head.fit_classes({"cat": ["kitty"], "dog": []})
-    generator = torch.Generator().manual_seed(3)
-    embeds = torch.randn(200, 16, generator=generator)
-    both = SynonymousSpaceHead(head.backbone, config=head.config)
-    both.fit_classes({"cat": ["kitty"], "dog": [], "sea": [], "moon": ["lune"]})
-    negative = both(image_embeds=embeds).argmax(-1) >= 2
-    assert 0 < int(negative.sum()) < 200
-    expected = head.fit_rejection(image_embeds=embeds[negative], false_accept_rate=0.2).calibration
-    found = head.fit_rejection(
-        image_embeds=embeds, false_accept_rate=0.2, distractors={"sea": [], "moon": ["lune"]}
-    ).calibration
-    assert found == expected
-    with pytest.raises(ValueError, match="distractors: none of 1 images"):
-        head.fit_rejection(image_embeds=embeds[~negative][:1], distractors={"sea": [], "moon": ["lune"]})
-
-
 def test_a_calibration_is_saved_and_stands_in_the_state_dict(tmp_path: Path):
     head, embeds, labels = problem(4)
     head.calibrate(image_embeds=embeds, labels=labels).fit_rejection(image_embeds=embeds.flip(1))

@@ -11,8 +11,9 @@ from PIL import Image
 from torch.nn.functional import interpolate, normalize
 
 from s3clip import Backbone, HeadConfig, SynonymousSpaceHead
-from s3clip.segmentation.dense import METHODS, DenseTower, neighbourhood
-from s3clip.segmentation.pictures import heat_map, overlay, palette_image, voc_palette
+from s3clip.segmentation.dense import PATCH_FEATURES, DenseTower, neighbourhood
+from s3clip.segmentation.palette import palette_image, voc_palette
+from s3clip.segmentation.pictures import heat_map, overlay
 from s3clip.segmentation.rle import encode_rle
 from s3clip.segmentation.scores import best_class, softmax_then_max
 from s3clip.segmentation.segmenter import encode_patches, segment_patches
@@ -102,7 +103,7 @@ def plain_features(model, pixels, method):
     return found / found.norm(dim=-1, keepdim=True)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PATCH_FEATURES)
 @pytest.mark.parametrize("family", SERVED)
 def test_patches_are_those_of_the_published_formulas(family, method):
     model, _ = build(family)
@@ -121,7 +122,7 @@ def test_the_class_token_of_plain_patches_is_the_image_embedding(family):
     model, processor = build(family)
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        tokens = DenseTower(model).tokens(pixels, METHODS["patch"], (4, 4))
+        tokens = DenseTower(model).tokens(pixels, PATCH_FEATURES["patch"], (4, 4))
         expected = Backbone(model, processor).encode_images(pixels)
     torch.testing.assert_close(normalize(tokens[:, 0], dim=-1), expected)
 
@@ -385,8 +386,8 @@ def test_pictures_show_what_they_say(fitted, picture):
         ({"aggregation": "max"}, "aggregation: expected one of space"),
         ({"threshold": 1.5}, "threshold: expected a probability"),
         ({"background": "background"}, "give threshold= too"),
-        ({"threshold": 0.1, "background": "sky"}, "class: expected .* got 'sky'"),
-        ({"threshold": 0.1, "background": 3}, "class: expected a position below 3"),
+        ({"threshold": 0.1, "background": "sky"}, "background: 'sky' names no class"),
+        ({"threshold": 0.1, "background": 3}, "background: position 3 is out of range for 3 classes"),
     ],
 )
 def test_wrong_settings_are_named(fitted, picture, settings, message):

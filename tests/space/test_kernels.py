@@ -69,12 +69,9 @@ def by_head(texts, images, wanted):
     """Logits of a fitted head; its gradient through the same call shows that torch takes what needs one."""
     from s3clip import SynonymousSpaceHead
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("S3CLIP_TRITON", wanted)
-        head = SynonymousSpaceHead().fit_embeddings(
-            texts, [str(i) for i in range(len(texts))], logit_scale=1.0
-        )
-    assert head.folded.fused == (wanted == "1")
+    head = SynonymousSpaceHead(fused=wanted)
+    head.fit_embeddings(texts, [str(i) for i in range(len(texts))], logit_scale=1.0)
+    assert head.folded.fused == wanted
     logits = head(image_embeds=images)
     needing = images.clone().requires_grad_()
     head(image_embeds=needing).sum().backward()
@@ -85,7 +82,7 @@ def test_a_head_of_classes_of_many_sizes_uses_it_when_asked(interpreter):
     torch.manual_seed(0)
     texts = [normalize(torch.randn(n, 24), dim=-1) for n in (5, 1, 3, 70, 5, 2)]
     images = normalize(torch.randn(4, 24), dim=-1)
-    logits, gradient = interpreter.submit(by_head, texts, images, "1").result()
-    expected, expected_gradient = by_head(texts, images, "0")
+    logits, gradient = interpreter.submit(by_head, texts, images, True).result()
+    expected, expected_gradient = by_head(texts, images, False)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(gradient, expected_gradient)

@@ -16,7 +16,6 @@ from scipy.spatial.distance import squareform
 from sklearn.cluster import AgglomerativeClustering
 
 from s3clip.space.rips import (
-    SCALE_RULES,
     chordal_distances,
     chosen_component,
     components,
@@ -24,6 +23,7 @@ from s3clip.space.rips import (
     minimum_spanning_tree,
     spanning_tree_of_points,
 )
+from s3clip.space.scale_rules import SCALE_RULES
 
 
 def seeded(seed):

@@ -25,10 +25,10 @@ from s3clip.evaluation.scores import confusion_matrix
 from s3clip.evaluation.settings import ComparisonSettings, has_descriptors
 from s3clip.head import SynonymousSpaceHead
 from s3clip.images.sources import Sample
-from s3clip.segmentation.dense import METHODS, DenseTower
+from s3clip.segmentation.dense import PATCH_FEATURES, DenseTower
 from s3clip.segmentation.segmenter import (
     DenseFeatures,
-    Sizes,
+    WindowSizes,
     cut_windows,
     encode_windows,
     segment_patches,
@@ -38,7 +38,7 @@ from s3clip.segmentation.segmenter import (
 METHODS_PER_PIXEL = ("name", CONTROL.name, "softmax_max", DEFAULT.name)
 """Those that are compared where nobody asks for others."""
 
-PATCH_FEATURES = "sclip"
+DEFAULT_FEATURES = "sclip"
 """Embeddings of patches where nobody asks for others, as of `head.segment`."""
 
 
@@ -74,7 +74,7 @@ class PixelRun:
         which: the set.
         backbone: with its text tower, on its device.
         asked: the settings of the comparison.
-        patch_features: embeddings of patches, a key of `s3clip.segmentation.dense.METHODS`.
+        patch_features: embeddings of patches, a key of `s3clip.segmentation.dense.PATCH_FEATURES`.
 
     Attributes:
         sizes: of the windows.
@@ -89,8 +89,9 @@ class PixelRun:
     def __init__(
         self, which: SegmentationSet, backbone: Backbone, asked: ComparisonSettings, patch_features: str
     ) -> None:
-        if patch_features not in METHODS:
-            raise ValueError(f"patch_features: expected one of {', '.join(METHODS)}, got {patch_features!r}")
+        if patch_features not in PATCH_FEATURES:
+            known = ", ".join(PATCH_FEATURES)
+            raise ValueError(f"patch_features: expected one of {known}, got {patch_features!r}")
         tower, layout = DenseTower(backbone.model), which.layout
         self.which, self.backbone, self.asked, self.patch_features = which, backbone, asked, patch_features
         self.sizes = window_sizes(tower, layout.window, layout.stride, layout.short_side)
@@ -253,7 +254,7 @@ class _Pictures(Dataset[_Opened]):
         *,
         transform: ImageTransform,
         patch: int,
-        sizes: Sizes,
+        sizes: WindowSizes,
         reduce_zero_label: bool,
         classes: int,
     ) -> None:

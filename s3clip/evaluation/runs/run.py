@@ -15,7 +15,7 @@ from s3clip.evaluation.report.comparison import versions
 from s3clip.evaluation.report.run import Run
 from s3clip.evaluation.runs.classification import score_set
 from s3clip.evaluation.runs.encoding import Encoded, check_model, encode_set, read_set, set_folder
-from s3clip.evaluation.runs.pixels import PATCH_FEATURES, Counted, PixelRun, counts_place
+from s3clip.evaluation.runs.pixels import DEFAULT_FEATURES, Counted, PixelRun, counts_place
 from s3clip.evaluation.runs.processes import Processes
 from s3clip.evaluation.runs.segmentation import score_pixels
 from s3clip.evaluation.settings import ComparisonSettings, has_descriptors
@@ -107,7 +107,7 @@ def evaluate(
         processes: which process this is; None: the only one.
         methods: as for `compare`, and so are the arguments that follow; None: all of them on sets of
             classification, `METHODS_PER_PIXEL` on those of segmentation.
-        patch_features: embeddings of patches for segmentation, as for `head.segment`; None: `PATCH_FEATURES`.
+        patch_features: embeddings of patches for segmentation, see `head.segment`; None: `DEFAULT_FEATURES`.
         min_images: see `compare`.
         bootstrap: see `compare`.
         draws: see `compare`.
@@ -140,7 +140,7 @@ def evaluate(
     key = backbone.image_key()
     if own.index == 0:
         check_model(cache, key, backbone)
-    jobs = [_job(each, backbone, asked, batch_size, patch_features or PATCH_FEATURES) for each in sets]
+    jobs = [_job(each, backbone, asked, batch_size, patch_features or DEFAULT_FEATURES) for each in sets]
     # Devices that differ may round differently: the first process says where in the cache things go.
     folders = [cache / place for place in own.gather([job.place(key) for job in jobs])[0]]
     work = {"process": own.index, "processes": own.count, "batch_size": batch_size, "workers": workers}

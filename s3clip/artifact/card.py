@@ -1,0 +1,53 @@
+"""The model card of a class space: what it classifies, how it was made, and a snippet that runs."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from s3clip._version import __version__
+from s3clip.class_space import ClassSpace
+from s3clip.files.hub import is_repository
+
+_TEMPLATE = Path(__file__).parent / "model_card.md"
+_EXAMPLES = 20
+
+
+def model_card(space: ClassSpace, repo_id: str) -> ModelCard:
+    """Return a card that says what the space classifies and how it was made, with a snippet that runs."""
+    reference = None if space.backbone is None else space.backbone.reference
+    name = None if reference is None else reference.name
+    if name is not None and not is_repository(name):
+        name = None
+    data = ModelCardData(
+        library_name="s3clip",
+        pipeline_tag="zero-shot-image-classification",
+        base_model=name,
+        tags=["s3clip", "zero-shot-image-classification", "synonyms"],
+    )
+    settings = space.config.model_dump(exclude_none=True)
+    kwargs: dict[str, Any] = {
+        "repo_id": repo_id,
+        "title": repo_id.split("/")[-1],
+        "classes": len(space.classes),
+        "texts": len(space.raw),
+        "examples": [_literal(each.name) for each in space.classes[:_EXAMPLES]],
+        "more": max(0, len(space.classes) - _EXAMPLES),
+        "backbone": None if name is None else _literal(name),
+        "revision": reference.revision if reference is not None else None,
+        "templates": [_literal(each) for each in space.templates or ()],
+        "settings": json.dumps(settings, indent=2),
+        "version": __version__,
+    }
+    card: ModelCard = ModelCard.from_template(data, template_path=str(_TEMPLATE), **kwargs)
+    return card
+
+
+def _literal(text: str) -> str:
+    """Return a text as Markdown code, which no character of it can leave."""
+    plain = " ".join(text.split())
+    longest = max((len(run) for run in re.findall("`+", plain)), default=0)
+    fence = "`" * (longest + 1)
+    return f"{fence} {plain} {fence}" if longest else f"`{plain}`"

@@ -1,0 +1,449 @@
+"""The fitted class space: the value that is saved, pushed, merged, counted and handed to every other room.
+
+A `ClassSpace` is frozen. Its edits are functions that return a new one, whole, or raise and leave the old one
+as it was. What follows from it (which texts are kept, the rows that `forward` multiplies) is built by
+`s3clip.space`.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from s3clip.arguments import is_number
+from s3clip.backbone.backbone import Backbone
+from s3clip.backbone.identity import check_fingerprint
+from s3clip.config import HeadConfig
+from s3clip.space.synonymous_space import SynonymousSpace, build_space
+from s3clip.texts.synonyms import SynonymSet
+
+Activation = Literal["softmax", "sigmoid"]
+
+
+class FittedClass(BaseModel):
+    """One class of a class space.
+
+    Attributes:
+        name: its name; names may repeat, classes are positions.
+        texts: what each of its rows stands for; None where only embeddings were given.
+        rows: how many rows it has.
+        id: the synonym file's id.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str
+    id: int | str | None = None
+    rows: int = Field(ge=1)
+    texts: list[str] | None = None
+
+
+class Calibration(BaseModel):
+    """How logits become probabilities, and which of them are accepted.
+
+    Attributes:
+        activation: "softmax" over the classes, or "sigmoid" of each.
+        temperature: divides the logits.
+        bias: is added to them afterwards.
+        thresholds: least logit at which a class is accepted: one for all classes, or one for each; None
+            accepts all. Of logits, not of a softmax, which adds up to 1 whatever the image shows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    activation: Activation
+    temperature: float = Field(1.0, gt=0)
+    bias: float = 0.0
+    thresholds: tuple[float, ...] | None = None
+
+    def probabilities(self, logits: Tensor, dim: int = -1) -> Tensor:
+        """Return the probabilities of logits, whose classes lie along `dim`."""
+        scaled = self.scaled(logits)
+        return scaled.softmax(dim) if self.activation == "softmax" else scaled.sigmoid()
+
+    def scaled(self, logits: Tensor) -> Tensor:
+        """Return what the activation is taken of."""
+        return logits / self.temperature + self.bias
+
+    def accepts(self, logits: Tensor, classes: Tensor | None = None) -> Tensor:
+        """Return a mask of the logits that reach their threshold.
+
+        Args:
+            logits: (..., classes), or those of some classes.
+            classes: (...) the class of each logit; None: all classes, in their order.
+        """
+        if self.thresholds is None:
+            return torch.ones_like(logits, dtype=torch.bool)
+        # In float64: a threshold may lie right above the largest float32 that was seen.
+        least = torch.tensor(self.thresholds, dtype=torch.float64)
+        if classes is not None and len(least) > 1:
+            least = least[classes.cpu()]
+        return (logits.cpu().double() >= least).to(logits.device)
+
+
+class BackboneReference(BaseModel):
+    """Which backbone encoded the texts, as `from_pretrained` takes it; name None if it had none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str | None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """What a head needs to know of its backbone to work without it, and to tell it from another.
+
+    Attributes:
+        reference: what to load it by.
+        activation: how its logits become probabilities.
+        logit_scale: multiplies the scores.
+        logit_bias: is added to them; None where it has none.
+        fingerprint: see `s3clip.backbone.identity`; the entries of texts only where it encoded some.
+    """
+
+    reference: BackboneReference
+    activation: Activation
+    logit_scale: float
+    logit_bias: float | None
+    fingerprint: dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassSpace:
+    """Raw text embeddings, the classes they belong to, and everything else that decides the logits.
+
+    Attributes:
+        raw: (texts, dim) text embeddings, class by class, the own name first; float32 or float64.
+        classes: the classes, in the order of the logits.
+        config: the settings.
+        templates: the prompt templates; None where only embeddings were given.
+        backbone: what is known of the backbone; None for a space that never had one.
+        fitted_logit_scale: the argument of `fit_embeddings`, which goes before any other scale.
+        calibration: how logits become probabilities; None: as the backbone's do.
+    """
+
+    raw: Tensor
+    classes: tuple[FittedClass, ...]
+    config: HeadConfig
+    templates: tuple[str, ...] | None = None
+    backbone: BackboneFacts | None = None
+    fitted_logit_scale: float | None = None
+    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the parts belong together."""
+        if self.raw.ndim != 2 or not self.raw.shape[1] or not self.raw.is_floating_point():
+            raise ValueError(
+                f"raw: expected floating (texts, dim) embeddings, got {tuple(self.raw.shape)} {self.raw.dtype}"
+            )
+        rows = sum(each.rows for each in self.classes)
+        if rows != len(self.raw):
+            raise ValueError(f"classes: they name {rows} texts, there are embeddings of {len(self.raw)}")
+        thresholds = None if self.calibration is None else self.calibration.thresholds
+        if thresholds is not None and len(thresholds) not in (1, len(self.classes)):
+            raise ValueError(f"calibration: {len(thresholds)} thresholds for {len(self.classes)} classes")
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, in the order of the logits."""
+        return [each.name for each in self.classes]
+
+    @cached_property
+    def owners(self) -> Tensor:
+        """(texts,) int64 ascending, the class of each row, on the device of `raw`."""
+        counts = torch.tensor([each.rows for each in self.classes], device=self.raw.device)
+        return torch.repeat_interleave(torch.arange(len(counts), device=self.raw.device), counts)
+
+    @property
+    def fixed_logit_scale(self) -> float | None:
+        """What multiplies the scores whatever the backbone says; None: the backbone's own scale does."""
+        fitted = self.fitted_logit_scale
+        return self.config.logit_scale if fitted is None else fitted
+
+    def build(self) -> SynonymousSpace:
+        """Return the space of every class, on the CPU where the device of `raw` has no float64.
+
+        Raises:
+            ValueError: embeddings of no length or direction, or classes that centering cannot tell apart.
+        """
+        # float64 is missing on MPS; building is small enough for the CPU.
+        at = torch.device("cpu") if self.raw.device.type == "mps" else self.raw.device
+        # Under autocast the products that decide what is kept would be taken in half precision.
+        with torch.autocast(at.type, enabled=False):
+            return build_space(
+                self.raw.to(at),
+                self.owners.to(at),
+                self.class_names,
+                scale_rule=self.config.scale_rule,
+                scale_options=self.config.scale_options,
+                keep_name=self.config.keep_name,
+                centering=self.config.centering,
+            )
+
+    def digest(self) -> str:
+        """Return 64 hex digits of all that decides logits and answers, but what the backbone is called."""
+        kept = self.backbone
+        settings = {
+            "classes": [each.model_dump() for each in self.classes],
+            "config": self.config.model_dump(),
+            "templates": self.templates,
+            "calibration": None if self.calibration is None else self.calibration.model_dump(),
+            "scale": self.fitted_logit_scale,
+            "backbone": None if kept is None else (kept.activation, kept.logit_scale, kept.logit_bias),
+        }
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        digest.update(self.raw.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+# ---- making one --------------------------------------------------------------------------------------------
+
+
+def named_classes(synonyms: SynonymSet, texts: Sequence[Sequence[str]]) -> tuple[FittedClass, ...]:
+    """Return the classes of a synonym set with the texts that stand for their rows."""
+    return tuple(
+        FittedClass(name=each.name, id=each.id, rows=len(own), texts=list(own))
+        for each, own in zip(synonyms.classes, texts, strict=True)
+    )
+
+
+def from_embeddings(
+    embeddings: Sequence[Tensor],
+    class_names: Sequence[str],
+    config: HeadConfig,
+    *,
+    texts: Sequence[Sequence[str]] | None = None,
+    logit_scale: float | Tensor | None = None,
+) -> ClassSpace:
+    """Return the class space of text embeddings computed elsewhere.
+
+    Args:
+        embeddings: one floating (n_c, dim) tensor or array per class, normalised or not; the first row is the
+            class's own name.
+        class_names: one per class.
+        config: the settings.
+        texts: what each row stands for, for `Prediction.text`.
+        logit_scale: multiplies the scores; else `config.logit_scale`, else the backbone's.
+
+    Raises:
+        ValueError: counts or shapes that do not agree, an empty class, or a scale that is not > 0.
+        TypeError: names or texts that are not strings.
+    """
+    if isinstance(logit_scale, Tensor):
+        logit_scale = logit_scale.item()
+    if logit_scale is not None and not (is_number(logit_scale) and 0 < logit_scale < math.inf):
+        raise ValueError(f"logit_scale: expected a finite number > 0, got {logit_scale}")
+    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
+        raise TypeError(f"class_names: expected a list of strings, got {class_names!r}")
+    if not class_names or len(embeddings) != len(class_names):
+        raise ValueError(
+            f"embeddings, class_names: expected one tensor for each of one or more classes, "
+            f"got {len(embeddings)} tensors and {len(class_names)} names"
+        )
+    rows = [torch.as_tensor(own) for own in embeddings]
+    for name, own in zip(class_names, rows, strict=True):
+        if own.ndim != 2 or not len(own) or not own.is_floating_point():
+            raise ValueError(
+                f"embeddings: class {name!r}: expected a floating (n, dim) tensor with n >= 1, "
+                f"got {tuple(own.shape)} {own.dtype}"
+            )
+        if own.shape[1] != rows[0].shape[1]:
+            raise ValueError(
+                f"embeddings: class {name!r} has dimension {own.shape[1]}, "
+                f"{class_names[0]!r} has {rows[0].shape[1]}"
+            )
+    if texts is not None and [len(own) for own in texts] != [len(own) for own in rows]:
+        raise ValueError("texts: expected one text for every row of embeddings, class by class")
+    if texts is not None and not all(isinstance(text, str) for own in texts for text in own):
+        raise TypeError("texts: expected a list of strings for each class")
+    classes = tuple(
+        FittedClass(name=name, rows=len(own), texts=None if texts is None else list(texts[i]))
+        for i, (name, own) in enumerate(zip(class_names, rows, strict=True))
+    )
+    return ClassSpace(torch.cat(rows), classes, config, fitted_logit_scale=logit_scale)
+
+
+def facts_of(backbone: Backbone, known: BackboneFacts | None) -> BackboneFacts:
+    """Return what there is to say of a backbone.
+
+    Args:
+        backbone: as it is now.
+        known: what is known of it from before: the fingerprint of a text tower that it has no more.
+    """
+    name = backbone.name
+    # A relative folder would be lost when the artifact is loaded from another working directory.
+    name = os.path.abspath(name) if name is not None and os.path.isdir(name) else name
+    bias = backbone.logit_bias()
+    return BackboneFacts(
+        reference=BackboneReference(name=name, revision=backbone.revision),
+        activation=backbone.activation,
+        logit_scale=backbone.logit_scale().item(),
+        logit_bias=None if bias is None else bias.item(),
+        fingerprint={**({} if known is None else known.fingerprint), **backbone.fingerprint()},
+    )
+
+
+def to_state(space: ClassSpace) -> dict[str, Any]:
+    """Return all but the embeddings as JSON can hold it, for a state dict."""
+    facts = space.backbone
+    backbone = facts and {
+        **vars(facts),
+        "reference": facts.reference.model_dump(),
+        "fingerprint": {part: vectors.tolist() for part, vectors in facts.fingerprint.items()},
+    }
+    return {
+        "classes": [each.model_dump() for each in space.classes],
+        "config": space.config.model_dump(),
+        "templates": space.templates,
+        "fitted_logit_scale": space.fitted_logit_scale,
+        "calibration": space.calibration and space.calibration.model_dump(),
+        "backbone": backbone,
+    }
+
+
+def from_state(state: dict[str, Any], raw: Tensor, owners: Tensor) -> ClassSpace:
+    """Return the class space of which `to_state` was called, with its (texts, dim) embeddings.
+
+    Raises:
+        ValueError: owners that are not those of the classes, or anything else that does not fit.
+    """
+    facts, calibration, templates = state["backbone"], state["calibration"], state["templates"]
+    if facts is not None:
+        vectors = {part: torch.tensor(rows) for part, rows in facts["fingerprint"].items()}
+        reference = BackboneReference.model_validate(facts["reference"])
+        facts = BackboneFacts(**{**facts, "reference": reference, "fingerprint": vectors})
+    space = ClassSpace(
+        raw=raw,
+        classes=tuple(FittedClass.model_validate(each) for each in state["classes"]),
+        config=HeadConfig.model_validate(state["config"]),
+        templates=None if templates is None else tuple(templates),
+        backbone=facts,
+        fitted_logit_scale=state["fitted_logit_scale"],
+        calibration=None if calibration is None else Calibration.model_validate(calibration),
+    )
+    if owners.dtype != torch.int64 or not torch.equal(owners.to(raw.device), space.owners):
+        raise ValueError("owners: they are not those of the classes, one number a row, ascending")
+    return space
+
+
+# ---- changing one ------------------------------------------------------------------------------------------
+
+
+def class_position(class_names: Sequence[str], which: int | str, argument: str = "classes") -> int:
+    """Return the position of a class: the one place that reads a class's name or position.
+
+    Args:
+        class_names: of all classes.
+        which: a position, counted from 0, or a name that no other class has.
+        argument: what an error calls it.
+
+    Raises:
+        TypeError: neither a number nor a name.
+        ValueError: a position out of range (negative ones are), or a name of no class or of several.
+    """
+    if isinstance(which, bool) or not isinstance(which, int | str):
+        raise TypeError(f"{argument}: expected positions or names, got {type(which).__name__}: {which!r}")
+    if isinstance(which, int):
+        if not 0 <= which < len(class_names):
+            raise ValueError(f"{argument}: position {which} is out of range for {len(class_names)} classes")
+        return which
+    positions = [i for i, name in enumerate(class_names) if name == which]
+    if len(positions) != 1:
+        what = f"at positions {positions}; give the position" if positions else "no class"
+        raise ValueError(f"{argument}: {which!r} names {what}")
+    return positions[0]
+
+
+def add(space: ClassSpace, classes: Iterable[FittedClass], raw: Tensor) -> ClassSpace:
+    """Append classes with their (texts, dim) raw embeddings; the calibration, of other classes, goes."""
+    return replace(
+        space,
+        raw=torch.cat([space.raw, raw.to(space.raw)]),
+        classes=(*space.classes, *classes),
+        calibration=None,
+    )
+
+
+def drop(space: ClassSpace, classes: int | str | Iterable[int | str]) -> ClassSpace:
+    """Take classes out, by position or by name.
+
+    Raises:
+        ValueError: a name that no class or several classes have, a position out of range, or no class left.
+    """
+    listed = [classes] if isinstance(classes, int | str) else classes
+    gone = {class_position(space.class_names, which) for which in listed}
+    left = [i for i in range(len(space.classes)) if i not in gone]
+    if not left:
+        raise ValueError("remove_classes: at least one class must be left")
+    rows = torch.isin(space.owners, torch.tensor(left, device=space.owners.device))
+    return replace(
+        space, raw=space.raw[rows], classes=tuple(space.classes[i] for i in left), calibration=None
+    )
+
+
+def rename(space: ClassSpace, which: int | str, name: str) -> ClassSpace:
+    """Give a class another label; its texts, and so the logits and the calibration, stay as they are.
+
+    Args:
+        space: the class space.
+        which: its position, or its name if no other class has it.
+        name: the new label.
+
+    Raises:
+        ValueError: no such class, or several; a name of no printable characters.
+        TypeError: a name that is not a string.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name: expected a string, got {type(name).__name__}")
+    if not name.strip() or not name.isprintable():
+        raise ValueError(f"name: expected a label of printable characters, got {name!r}")
+    position = class_position(space.class_names, which)
+    classes = list(space.classes)
+    classes[position] = classes[position].model_copy(update={"name": name})
+    return replace(space, classes=tuple(classes))
+
+
+def merge(space: ClassSpace, other: ClassSpace) -> ClassSpace:
+    """Append the classes of another class space of the same backbone; the settings stay those of the first.
+
+    Raises:
+        ValueError: they were fitted by other backbones, templates or scales.
+    """
+    own, others = ({} if each.backbone is None else each.backbone.fingerprint for each in (space, other))
+    if space.raw.shape[1] != other.raw.shape[1] or bool(own) != bool(others):
+        raise ValueError(
+            f"other: its texts lie in another space, of dimension {other.raw.shape[1]} "
+            f"({'with' if others else 'without'} a known backbone), those of this head in one of "
+            f"{space.raw.shape[1]} ({'with' if own else 'without'}); fit both on one backbone"
+        )
+    check_fingerprint(own, others, "other")
+    for argument, mine, its in (
+        ("templates", space.templates, other.templates),
+        ("logit_scale", space.fitted_logit_scale, other.fitted_logit_scale),
+    ):
+        if mine != its:
+            raise ValueError(f"other: fitted with {argument} {its}, this head with {mine}; fit one again")
+    return add(space, other.classes, other.raw)
+
+
+def reconfigure(space: ClassSpace, **changes: Any) -> ClassSpace:
+    """Change settings, the fields of `HeadConfig`; what changes drops the calibration.
+
+    A `logit_scale` takes the place of the one of `fit_embeddings`: the later word counts.
+
+    Raises:
+        ValueError: an unknown setting, or a value that is not allowed.
+    """
+    config = space.config.replaced(**changes)
+    scale = None if changes.get("logit_scale") is not None else space.fitted_logit_scale
+    kept = space.calibration if config == space.config else None
+    return replace(space, config=config, fitted_logit_scale=scale, calibration=kept)

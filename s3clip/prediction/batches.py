@@ -1,0 +1,180 @@
+"""Images in, their logits and embeddings out, batch by batch."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from s3clip.arguments import is_count
+from s3clip.class_space import Calibration, FittedClass
+from s3clip.images.opening import BrokenImageError, open_image
+from s3clip.prediction.adaptation import AdaptableHead, TestTimeAdapter
+from s3clip.space.synonymous_space import unit_vectors
+
+
+class AnsweringHead(AdaptableHead, Protocol):
+    """What answering reads of a head."""
+
+    calibration: Calibration | None
+
+    @property
+    def classes(self) -> Sequence[FittedClass]:
+        """The classes, in the order of the logits."""
+
+    @property
+    def current_calibration(self) -> Calibration:
+        """How its logits become probabilities."""
+
+    def __call__(self, *, image_embeds: Tensor) -> Tensor:
+        """Return (batch, classes) logits of (batch, dim) embeddings."""
+
+
+class Batch(NamedTuple):
+    """Some images.
+
+    Attributes:
+        readable: of each image whether it could be read; the rest has a row for those that could.
+        logits: (images, classes), in float32 at least.
+        embeds: (images, dim) unit embeddings.
+    """
+
+    readable: list[bool]
+    logits: Tensor
+    embeds: Tensor
+
+
+def embedded_batches(
+    head: AnsweringHead,
+    images: Any,
+    image_embeds: Tensor | None,
+    batch_size: int,
+    *,
+    skip_broken: bool = False,
+    adapter: TestTimeAdapter | None = None,
+) -> Iterator[Batch]:
+    """Yield the logits of images, or of embeddings computed before.
+
+    Args:
+        head: a fitted head.
+        images: one or several, as for `predict`.
+        image_embeds: (images, dim) instead, with an adapter (images, views, dim).
+        batch_size: images at once.
+        skip_broken: leave out an image that cannot be read, with a warning, instead of raising.
+        adapter: what makes logits of the views of an image.
+
+    Raises:
+        ValueError: both inputs or neither, no backbone, or an embedding that is zero or not finite.
+    """
+    raw = head.space.raw
+    if (images is None) == (image_embeds is None):
+        got = "neither" if images is None else "both"
+        raise ValueError(f"images, image_embeds: expected exactly one of the two, got {got}")
+    if not is_count(batch_size):
+        raise ValueError(f"batch_size: expected a whole number >= 1, got {batch_size!r}")
+    if image_embeds is not None:
+        for number, chunk in enumerate(as_embeds(image_embeds).to(raw.device).split(batch_size)):
+            yield _scored(head, [True] * len(chunk), chunk, number * batch_size, adapter)
+        return
+    if head.backbone is None:
+        raise ValueError("images: this head has no backbone; give image_embeds=")
+    for start, readable, opened in opened_batches(images, batch_size, skip_broken):
+        if not opened:
+            yield Batch(readable, raw.new_zeros(0, len(head.classes)), raw.new_zeros(0, raw.shape[1]))
+            continue
+        if adapter is None:
+            embeds = head.backbone.encode_images(**head.backbone.preprocess(opened))
+        else:
+            embeds = adapter.encode(opened)
+        yield _scored(head, readable, embeds, start, adapter)
+
+
+@torch.no_grad()
+def all_logits(
+    head: AnsweringHead, images: Any, image_embeds: Tensor | None, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Return (images, classes) logits and (images, dim) unit embeddings of all images."""
+    raw = head.space.raw
+    batches = [Batch([], raw.new_zeros(0, len(head.classes)), raw.new_zeros(0, raw.shape[1]))]
+    batches += embedded_batches(head, images, image_embeds, batch_size)
+    return (
+        torch.cat([batch.logits.float() for batch in batches]),
+        torch.cat([batch.embeds.to(raw) for batch in batches]),
+    )
+
+
+def _scored(
+    head: AnsweringHead, readable: list[bool], embeds: Tensor, first: int, adapter: TestTimeAdapter | None
+) -> Batch:
+    """Return a batch whose first row is image `first` of all."""
+    check_embeds(embeds, first, views=adapter is not None)
+    if adapter is not None:
+        return Batch(readable, adapter(embeds).float(), unit_vectors(embeds[:, 0]))
+    return Batch(readable, head(image_embeds=embeds).float(), unit_vectors(embeds))
+
+
+def as_embeds(image_embeds: Any) -> Tensor:
+    """Return embeddings in any form that torch takes (a tensor, an array, nested lists) as a tensor.
+
+    Raises:
+        TypeError: something else.
+    """
+    try:
+        return torch.as_tensor(image_embeds)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"image_embeds: expected a tensor or an array of numbers, got {type(image_embeds).__name__} "
+            f"({error})"
+        ) from error
+
+
+def check_embeds(embeds: Tensor, first: int = 0, *, views: bool = False) -> None:
+    """Raise ValueError for a wrong shape, or a zero, NaN or Inf embedding.
+
+    Args:
+        embeds: (images, dim), or (images, views, dim).
+        first: the position of row 0 among all images, for the message.
+        views: whether the embeddings are those of views.
+    """
+    if embeds.ndim != 2 + views or (views and embeds.shape[1] < 1):
+        wanted = "(images, views, dim) with one view or more" if views else "(images, dim)"
+        raise ValueError(f"image_embeds: expected shape {wanted}, got {tuple(embeds.shape)}")
+    useless = ~torch.isfinite(embeds).all(-1) | (embeds == 0).all(-1)
+    if bool(useless.any()):
+        image, *view = useless.nonzero()[0].tolist()
+        where = f", view {view[0]}" if view else ""
+        raise ValueError(f"image {first + image}{where}: its embedding is zero, NaN or Inf")
+
+
+def opened_batches(
+    images: Any, batch_size: int, skip_broken: bool
+) -> Iterator[tuple[int, list[bool], list[Image.Image]]]:
+    """Open one or several images, batch by batch.
+
+    Args:
+        images: one image in any form that `open_image` takes, or several: a list, a tuple, or an array of
+            four dimensions.
+        batch_size: images at once.
+        skip_broken: leave out an image that cannot be read, with a warning, instead of raising.
+
+    Yields:
+        The position of the batch's first image, which images of the batch could be read, and those.
+    """
+    batched = isinstance(images, list | tuple) or getattr(images, "ndim", 3) == 4
+    listed = list(images) if batched else [images]
+    for start in range(0, len(listed), batch_size):
+        opened = [_open_or_skip(source, skip_broken) for source in listed[start : start + batch_size]]
+        readable = [picture is not None for picture in opened]
+        yield start, readable, [picture for picture in opened if picture is not None]
+
+
+def _open_or_skip(source: Any, skip_broken: bool) -> Image.Image | None:
+    try:
+        return open_image(source)
+    except BrokenImageError as error:
+        if not skip_broken:
+            raise
+        warnings.warn(f"{error}; no prediction for it", stacklevel=2)
+        return None
