@@ -143,7 +143,7 @@ class ClassSpace:
         """Check that the parts belong together."""
         if self.raw.ndim != 2 or not self.raw.shape[1] or not self.raw.is_floating_point():
             raise ValueError(
-                f"raw: expected floating (texts, dim) embeddings, got {tuple(self.raw.shape)} {self.raw.dtype}"
+                f"raw: expected floating (texts, dim), got {tuple(self.raw.shape)} {self.raw.dtype}"
             )
         rows = sum(each.rows for each in self.classes)
         if rows != len(self.raw):

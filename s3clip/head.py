@@ -31,8 +31,9 @@ from s3clip.prediction.calibrating import calibrate, fit_rejection
 from s3clip.prediction.fitted import ClassSpaceModule
 from s3clip.prediction.top_classes import TopClasses, top_classes
 from s3clip.segmentation.segmenter import segment
-from s3clip.texts.prompts import DEFAULT_TEMPLATES, resolve_templates
+from s3clip.texts.prompts import resolve_templates
 from s3clip.texts.synonyms import SynonymSet
+from s3clip.texts.templates import DEFAULT_TEMPLATES
 
 
 class SynonymousSpaceHead(ClassSpaceModule):

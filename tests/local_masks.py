@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from s3clip.demo import held_out_digits, synonym_file
-from s3clip.evaluation.benchmarks.segmentation import open_segmentation
+from s3clip.evaluation.benchmarks.opening import open_benchmark
 from s3clip.evaluation.benchmarks.table import find_benchmark
 from s3clip.evaluation.runs.pixel_counts import CountsWriter
 from tests.local_sets import evaluate_one
@@ -75,7 +75,7 @@ def write_row(folder, name="digit_masks", images=LISTED, **layout):
 
 
 def open_masks(folder, name="digit_masks"):
-    return open_segmentation(find_benchmark(folder / f"{name}.json"), "nowhere")
+    return open_benchmark(find_benchmark(folder / f"{name}.json"), "nowhere")
 
 
 APPEND = CountsWriter.append

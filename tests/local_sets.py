@@ -13,7 +13,7 @@ import torch
 
 from s3clip import Backbone, SynonymSet
 from s3clip.demo import held_out_digits, model_folder, synonym_file
-from s3clip.evaluation.benchmarks.classification import EvaluationSet
+from s3clip.evaluation.benchmarks.sets import ClassificationSet
 from s3clip.evaluation.runs.embeddings import ShardWriter
 from s3clip.images.sources import Sample
 
@@ -50,11 +50,10 @@ def write_digits(folder):
 
 def open_digits(folder, expected=IMAGES + 1, name="digits"):
     synonyms = SynonymSet.read(synonym_file())
-    return EvaluationSet(
+    return ClassificationSet(
         name=name,
         split="test",
         convention="own",
-        class_names=tuple(synonyms.class_names),
         synonyms=synonyms,
         templates=("{}",),
         headline="top1",

@@ -29,7 +29,8 @@ from PIL import Image
 
 from s3clip import Backbone
 from s3clip.demo import model_folder, synonym_file
-from s3clip.evaluation.benchmarks.classification import EvaluationSet, open_benchmark
+from s3clip.evaluation.benchmarks.opening import open_benchmark
+from s3clip.evaluation.benchmarks.sets import EvaluationSet
 from s3clip.evaluation.benchmarks.table import find_benchmark
 from s3clip.evaluation.runs.encoding import encode_set
 from s3clip.evaluation.runs.run import evaluate

@@ -10,7 +10,7 @@ import argparse
 import random
 
 from s3clip import SynonymSet
-from s3clip.texts.sets import BENCHMARKS
+from s3clip.texts.sets import SETS
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    sets = {name: SynonymSet.builtin(name) for name in BENCHMARKS}
+    sets = {name: SynonymSet.builtin(name) for name in SETS}
     everything = [(name, position) for name, own in sets.items() for position in range(len(own.classes))]
     if not 1 <= arguments.classes <= len(everything):
         parser.error(f"--classes: expected 1 to {len(everything)}, got {arguments.classes}")

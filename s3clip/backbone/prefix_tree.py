@@ -8,6 +8,7 @@ ancestors, lies in its block or above the first node of the block, so a block ne
 The last layer goes on for the last nodes of texts alone.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -121,6 +122,28 @@ def _shared_lengths(rows: Tensor, lengths: Tensor) -> Tensor:
     equal = (rows[1:] == rows[:-1]).cumprod(1).sum(1)
     # Two equal rows are equal in their padding too.
     return torch.cat([lengths.new_zeros(1), equal.minimum(lengths[1:])])
+
+
+def shareable(sequences: Sequence[list[int]], probes: Sequence[list[int]]) -> tuple[list[int], int]:
+    """Return which sequences a tree can hold, sorted by their tokens, and how many tokens it saves.
+
+    A text is read off its first end token or, in OWL-ViT and by old configurations, its largest. That is its
+    last, but where a text names special tokens. Where all tokens are larger, as in XLM-R's vocabulary, a
+    tower that takes the largest does not pass `disagreement`.
+
+    Args:
+        sequences: Token ids of texts.
+        probes: Those of plain texts, which show the end token.
+    """
+    end = probes[0][-1]
+    largest = end if end == max(map(max, probes)) else math.inf
+    shared = [
+        i
+        for i, ids in enumerate(sequences)
+        if ids[-1:] == [end] and end not in ids[:-1] and max(ids) <= largest
+    ]
+    shared.sort(key=sequences.__getitem__)
+    return shared, int(shared_lengths([sequences[i] for i in shared]).sum()) if shared else 0
 
 
 def prefix_tree(sequences: Sequence[list[int]]) -> PrefixTree:

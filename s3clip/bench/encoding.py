@@ -84,7 +84,7 @@ def time_texts(
         "batch size": BATCH_SIZE,
         "padded texts encoded": len(sample),
         "largest difference": (calls["ours"]()[: len(sample)] - calls["padded"]()).abs().max().item(),
-        "shared beginnings": backbone._unshared_because is None,
+        "shared beginnings": backbone.unshared_because is None,
     }
     rows = [faster("texts", what, f"padded to {length}", seconds["ours"], padded, **settings)]
     if "products" in seconds:

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from s3clip.texts.prompts import TEMPLATES, join_descriptor, render
-from s3clip.texts.sets import load_set
+from s3clip.texts.prompts import join_descriptor, render
+from s3clip.texts.synonyms import SynonymSet
+from s3clip.texts.templates import TEMPLATES
 
 _DESCRIPTORS = 20
 _SYNONYMS = 5
@@ -19,7 +20,7 @@ def imagenet_prompts(lists: Path | None, classes: int) -> list[str]:
         classes: How many names.
     """
     if lists is None:
-        names = load_set("imagenet1k").class_names
+        names = SynonymSet.builtin("imagenet1k").class_names
     else:
         names = _read(lists, "clip_benchmark/en_classnames.json")["imagenet1k"]
     return [render(template, name) for name in names[:classes] for template in TEMPLATES["openai_imagenet_7"]]
@@ -37,7 +38,8 @@ def food_prompts(lists: Path | None, classes: int) -> list[str]:
     """
     if lists is None:
         own = [
-            (each.name, list(each.synonyms), list(each.descriptors)) for each in load_set("food101").classes
+            (each.name, list(each.synonyms), list(each.descriptors))
+            for each in SynonymSet.builtin("food101").classes
         ]
     else:
         listed = _read(lists, "neglected_tails/food101-LAION400M.json")

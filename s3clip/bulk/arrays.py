@@ -4,17 +4,18 @@ They are read, not mapped: mapped pages count as memory of the process, and an o
 first rows come before the last have been fetched, and a file that is cut off gives what it has.
 """
 
-import json
 import tokenize
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
+from pydantic import BaseModel, Field, NonNegativeInt
 
 from s3clip.files.addresses import open_binary
+from s3clip.files.json import checked, parse_json
 
 SUFFIXES = frozenset({".npy", ".npz", ".safetensors"})
 
@@ -134,14 +135,12 @@ def _safetensors(file: BinaryIO, name: str | None) -> FloatArray:
     content = file.read(length)
     if len(content) < length:
         raise EOFError("ends inside its header")
-    try:
-        header = json.loads(content)
+    header = parse_json(content, "its header")
+    if isinstance(header, dict):
         header.pop("__metadata__", None)
-        found = {key: (each["shape"], each["dtype"], *each["data_offsets"]) for key, each in header.items()}
-        shapes = {key: tuple(map(int, shape)) for key, (shape, *_) in found.items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"its header is damaged ({error})") from error
-    shape, dtype, begin, end = found[_chosen(shapes, name)]
+    found = checked({"tensors": header}, _Header, "its header").tensors
+    name = _chosen({key: each.shape for key, each in found.items()}, name)
+    shape, dtype, (begin, end) = found[name].shape, found[name].dtype, found[name].data_offsets
     if len(shape) != 2 or dtype not in _SAFETENSORS:
         raise ValueError(f"expected floats of shape (rows, dim), got {dtype} of shape {tuple(shape)}")
     number = np.dtype(_SAFETENSORS[dtype])
@@ -149,6 +148,16 @@ def _safetensors(file: BinaryIO, name: str | None) -> FloatArray:
         raise ValueError(f"its header gives {end - begin:,} bytes to {dtype} of shape {tuple(shape)}")
     file.seek(8 + length + begin)
     return FloatArray(file, shape[0], shape[1], number, dtype == "BF16")
+
+
+class _Tensor(BaseModel, strict=True):
+    dtype: str
+    shape: list[NonNegativeInt]
+    data_offsets: Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)]
+
+
+class _Header(BaseModel):
+    tensors: dict[str, _Tensor]
 
 
 def _chosen(shapes: Mapping[str, Sequence[int]], name: str | None) -> str:

@@ -2,24 +2,22 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from s3clip.backbone.backbone import ImageTransform
+from s3clip.backbone.image_transform import ImageTransform
 from s3clip.bulk.embedding_shards import EmbeddingFile
 from s3clip.files.writing import in_utf8
-from s3clip.images.sources import BrokenShardError, Sample, Shard
+from s3clip.images.sources import BrokenShardError, Sample, Shard, cut, open_samples
 
 EMBEDDING_BATCH = 2048
 EMBEDDING_PART = 65_536
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """How rows are cut. A part is one output file, a batch goes through the model at once.
+class RowsPer:
+    """How many rows go through the model at once, as a batch, and into one output file, a part.
 
     Both are counted from the beginning of the shard, whatever is broken or done already: rows do not depend
     on who computes them.
@@ -54,104 +52,80 @@ class DecodedBatch:
 
 
 def decoded_batches(
-    shard: Shard | EmbeddingFile, sizes: Sizes, preprocess: ImageTransform | None, done: Collection[int] = ()
+    shard: Shard | EmbeddingFile,
+    rows_per: RowsPer,
+    preprocess: ImageTransform | None,
+    done: Collection[int] = (),
 ) -> Iterator[DecodedBatch]:
     """Give the batches of a shard in order, but for those of the parts that begin at a row in `done`.
 
     Args:
         shard: pictures or embeddings.
-        sizes: of batches and parts; a part is a whole number of batches.
+        rows_per: batch and part; a part is a whole number of batches.
         preprocess: what makes pixels of pictures.
         done: the first rows of parts that are there already.
     """
     skipped = set(done)
     start = 0
     while start in skipped:
-        start += sizes.part
+        start += rows_per.part
     batches = (
-        _embeddings(shard, sizes, start)
+        _embeddings(shard, rows_per, start)
         if isinstance(shard, EmbeddingFile)
-        else _pictures(shard, sizes, start, preprocess, skipped)
+        else _pictures(shard, rows_per, start, preprocess, skipped)
     )
     held: DecodedBatch | None = None
     broken: str | None = None
     try:
         for batch in batches:
-            if held is not None and part_start(held, sizes) not in skipped:
-                yield _closed(held, sizes, ends_shard=False)
+            if held is not None and part_start(held, rows_per) not in skipped:
+                yield _closed(held, rows_per, ends_shard=False)
             held = batch
     except (BrokenShardError, ConnectionError) as error:
         broken = in_utf8(" ".join(str(error).split()))
     if held is not None:
         start = held.first + len(held.keys)
-        if part_start(held, sizes) not in skipped:
-            yield _closed(held, sizes, ends_shard=broken is None)
+        if part_start(held, rows_per) not in skipped:
+            yield _closed(held, rows_per, ends_shard=broken is None)
     elif broken is None:
         yield DecodedBatch(start, [], {}, None, ends_part=True, ends_shard=True)
     if broken is not None:
         yield DecodedBatch(start, [in_utf8(shard.name)], {0: broken}, None, ends_part=True, broken=broken)
 
 
-def part_start(batch: DecodedBatch, sizes: Sizes) -> int:
+def part_start(batch: DecodedBatch, rows_per: RowsPer) -> int:
     """Return the number of the first row of the part that a batch lies in."""
-    return batch.first // sizes.part * sizes.part
+    return batch.first // rows_per.part * rows_per.part
 
 
-def _closed(batch: DecodedBatch, sizes: Sizes, *, ends_shard: bool) -> DecodedBatch:
-    ends_part = ends_shard or (batch.first + len(batch.keys)) % sizes.part == 0
+def _closed(batch: DecodedBatch, rows_per: RowsPer, *, ends_shard: bool) -> DecodedBatch:
+    ends_part = ends_shard or (batch.first + len(batch.keys)) % rows_per.part == 0
     return DecodedBatch(batch.first, batch.keys, batch.errors, batch.inputs, ends_part, ends_shard)
 
 
 def _pictures(
-    shard: Shard, sizes: Sizes, start: int, preprocess: ImageTransform | None, skipped: Collection[int]
+    shard: Shard, rows_per: RowsPer, start: int, preprocess: ImageTransform | None, skipped: Collection[int]
 ) -> Iterator[DecodedBatch]:
-    samples = _until_broken(shard.samples(start))
-    first = start
-    while True:
-        chosen: list[Sample] = []
-        broken: OSError | None = None
-        for sample in islice(samples, sizes.batch):
-            if isinstance(sample, OSError):
-                broken = sample
-            else:
-                chosen.append(sample)
-        if chosen and first // sizes.part * sizes.part in skipped:  # not opened
-            yield DecodedBatch(first, [sample.key for sample in chosen], {}, None)
-        elif chosen:
-            yield _opened(first, chosen, preprocess)
-        first += len(chosen)
+    for first, samples, broken in cut(shard, rows_per.batch, start):
+        if samples and first // rows_per.part * rows_per.part in skipped:  # not opened
+            yield DecodedBatch(first, [sample.key for sample in samples], {}, None)
+        elif samples:
+            yield _opened(first, samples, preprocess)
         if broken is not None:
             raise broken
-        if len(chosen) < sizes.batch:
-            return
-
-
-def _until_broken(samples: Iterator[Sample]) -> Iterator[Sample | OSError]:
-    """Give the samples and, where they break off, the error, so that those before it are not lost."""
-    try:
-        yield from samples
-    except (BrokenShardError, ConnectionError) as error:
-        yield error
 
 
 def _opened(first: int, samples: Sequence[Sample], preprocess: ImageTransform | None) -> DecodedBatch:
-    pictures: list[Any] = []
-    errors = {}
-    for i, sample in enumerate(samples):
-        try:
-            pictures.append(sample.open())
-        except ConnectionError:  # says nothing of the picture
-            raise
-        except (OSError, ValueError) as error:
-            errors[i] = in_utf8(" ".join(str(error).split()))
+    pictures, errors = open_samples(samples)
     assert preprocess is not None  # the job has one wherever there are pictures
     inputs = preprocess(pictures) if pictures else None
-    return DecodedBatch(first, [in_utf8(sample.key) for sample in samples], errors, inputs)
+    said = {place: in_utf8(" ".join(error.split())) for place, error in errors.items()}
+    return DecodedBatch(first, [in_utf8(sample.key) for sample in samples], said, inputs)
 
 
-def _embeddings(shard: EmbeddingFile, sizes: Sizes, start: int) -> Iterator[DecodedBatch]:
+def _embeddings(shard: EmbeddingFile, rows_per: RowsPer, start: int) -> Iterator[DecodedBatch]:
     first = start
-    for keys, rows, errors in shard.blocks(sizes.batch, start):
+    for keys, rows, errors in shard.blocks(rows_per.batch, start):
         # A copy in float32: the file's own may be read-only, or of a type that few things compute in. Half
         # precision is left to torch, which widens it several times faster than numpy.
         embeds = torch.from_numpy(rows.astype("f2" if rows.dtype == "f2" else "f4")).float()

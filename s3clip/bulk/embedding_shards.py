@@ -1,4 +1,4 @@
-"""Embeddings in files, which are read in blocks. Shards of pictures are in `s3clip.images.shards`.
+"""Embeddings in files, which are read in blocks. Shards of pictures are in `s3clip.images`.
 
 A shard can be pickled, gives the same rows in the same order every time, and is read once, from one end
 to the other: memory does not grow with it.
@@ -13,8 +13,7 @@ import pyarrow as pa
 
 from s3clip.bulk.arrays import open_array
 from s3clip.files.writing import in_utf8
-from s3clip.images.shards import breaking_off
-from s3clip.images.sources import BrokenShardError
+from s3clip.images.sources import BrokenShardError, breaking_off
 from s3clip.images.tables import missing_column, open_table
 
 Block = tuple[list[str], np.ndarray, dict[int, str]]

@@ -4,7 +4,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,17 +12,20 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel
 
 from s3clip.bulk import arrays
 from s3clip.bulk.embedding_shards import ArrayShard, EmbeddingFile, EmbeddingTable
-from s3clip.bulk.output import LISTING as LISTING
-from s3clip.bulk.output import MANIFEST, Output, address_of
+from s3clip.bulk.output import LISTING, MANIFEST, Output, address_of
 from s3clip.files.addresses import is_address
+from s3clip.files.json import checked
+from s3clip.files.state import FileState, file_state, store_state
 from s3clip.files.writing import in_utf8
 from s3clip.images import tables
-from s3clip.images.shards import TableShard, TarShard
 from s3clip.images.sources import FileShard, Listed, Shard
+from s3clip.images.table_shards import TableShard
 from s3clip.images.tables import LANCE, lance_state, open_table
+from s3clip.images.tars import TarShard
 from s3clip.images.walking import SUFFIXES
 
 TARS = (".tar", ".tar.gz", ".tgz")
@@ -35,14 +38,12 @@ class InputFile:
 
     Attributes:
         path: absolute, or the address.
-        size: in bytes.
-        version: changes with the content: the time of the last change, or what the store says.
+        state: when it was listed.
         shard: the name of the shard that it is, or is a part of.
     """
 
     path: str
-    size: int
-    version: str
+    state: FileState
     shard: str = ""
 
 
@@ -94,18 +95,9 @@ def list_files(inputs: Iterable[str | os.PathLike[str]], out: Output | None = No
     return list(found.values())
 
 
-def version_now(file: InputFile) -> tuple[int, str]:
-    """Return size and version of a file as it is now.
-
-    Raises:
-        FileNotFoundError: it is gone.
-    """
-    if file.path.endswith(LANCE) or not is_address(file.path):
-        return _state(file.path)
-    fs, path = fsspec.core.url_to_fs(file.path)
-    fs.invalidate_cache(path)
-    info = fs.info(path)
-    return int(info["size"] or 0), _version(info)
+def state_now(file: InputFile) -> FileState:
+    """Return the state of a file as it is now; for the errors see `file_state`."""
+    return lance_state(file.path) if file.path.endswith(LANCE) else file_state(file.path)
 
 
 def result_folders(files: Iterable[InputFile]) -> list[Output]:
@@ -130,17 +122,17 @@ def into_shards(files: Sequence[InputFile], listed: Sequence[InputFile], run: in
     new = [file for file in files if file.path not in known]
     now = {file.path: file for file in files}
     kept = [now.get(file.path, file) for file in listed]
-    out = [InputFile(file.path, file.size, file.version, known[file.path].shard) for file in kept]
+    out = [replace(file, shard=known[file.path].shard) for file in kept]
     loose = [file for file in new if _suffix(file.path) in SUFFIXES]
     for start in range(0, len(loose), run):
         chosen = loose[start : start + run]
         name = _unused(f"{PurePosixPath(chosen[0].path).parent.name or 'files'}-files", names)
-        out += [InputFile(file.path, file.size, file.version, name) for file in chosen]
+        out += [replace(file, shard=name) for file in chosen]
     for file in new:
         if _suffix(file.path) not in SUFFIXES:
             path = PurePosixPath(file.path)
             name = _unused(f"{path.parent.name}-{path.name.split('.')[0]}", names)
-            out.append(InputFile(file.path, file.size, file.version, name))
+            out.append(replace(file, shard=name))
     return out
 
 
@@ -162,6 +154,21 @@ def make_shards(files: Sequence[InputFile], columns: Columns) -> dict[str, Shard
     return shards
 
 
+class _Row(BaseModel):
+    """A row of the listing; `raw` is a path that is no UTF-8, as it is; older runs kept no `ends`."""
+
+    path: str
+    size: int
+    version: str
+    shard: str
+    raw: bytes | None = None
+    ends: str | None = None
+
+
+class _Listing(BaseModel):
+    rows: list[_Row]
+
+
 def read_listing(output: Output) -> list[InputFile]:
     """Return what an earlier run listed.
 
@@ -175,12 +182,13 @@ def read_listing(output: Output) -> list[InputFile]:
         rows = pq.read_table(io.BytesIO(content)).to_pylist()
         return [
             InputFile(
-                row["path"] if row["raw"] is None else os.fsdecode(row["raw"]),
-                *(row[name] for name in ("size", "version", "shard")),
+                row.path if row.raw is None else os.fsdecode(row.raw),
+                FileState(row.size, row.version, row.ends),
+                row.shard,
             )
-            for row in rows
+            for row in checked({"rows": rows}, _Listing, LISTING).rows
         ]
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(
             f"out: {output.address}/{LISTING} is damaged ({error}); remove it, and a run with the same "
             f"inputs writes it anew"
@@ -191,16 +199,16 @@ def write_listing(output: Output, files: Sequence[InputFile]) -> None:
     """Write the listing anew. A path that is no UTF-8 is there twice: to be read, and as it is."""
     sink = io.BytesIO()
     shown = [in_utf8(file.path) for file in files]
+    raw = [
+        None if path == file.path else os.fsencode(file.path) for path, file in zip(shown, files, strict=True)
+    ]
     columns = {
         "path": shown,
-        **{name: [getattr(file, name) for file in files] for name in ("size", "version", "shard")},
-        "raw": pa.array(
-            [
-                None if path == file.path else os.fsencode(file.path)
-                for path, file in zip(shown, files, strict=True)
-            ],
-            pa.binary(),
-        ),
+        "size": [file.state.size for file in files],
+        "version": [file.state.version for file in files],
+        "shard": [file.shard for file in files],
+        "raw": pa.array(raw, pa.binary()),
+        "ends": pa.array([file.state.ends for file in files], pa.string()),
     }
     pq.write_table(pa.table(columns), sink, compression="zstd")
     output.write(LISTING, sink.getvalue())
@@ -268,21 +276,14 @@ def _without_results(
 def _as_it_is(path: str, info: dict[str, Any] | None) -> InputFile | None:
     """Return a file as it is now, of a store as it says; None if it is a folder, a pipe or the like."""
     if info is not None and info["type"] != "directory":
-        return None if path.endswith(LANCE) else InputFile(path, int(info["size"] or 0), _version(info))
+        return None if path.endswith(LANCE) else InputFile(path, store_state(info))
+    file = InputFile(path, FileState(0))
     try:
         if not is_address(path) and not (os.path.isdir if path.endswith(LANCE) else os.path.isfile)(path):
-            return None if os.path.exists(path) else InputFile(path, 0, "")  # a link to nothing
-        return InputFile(path, *_state(path))
+            return None if os.path.exists(path) else file  # a link to nothing
+        return replace(file, state=state_now(file))
     except (OSError, ValueError):  # a dataset of Lance that is damaged; it is named when it is read
-        return InputFile(path, 0, "")
-
-
-def _state(path: str) -> tuple[int, str]:
-    if path.endswith(LANCE):
-        rows, version = lance_state(path)
-        return rows, str(version)
-    status = os.stat(path)
-    return status.st_size, str(status.st_mtime_ns)
+        return file
 
 
 def _table_kind(columns: Columns) -> Callable[[str], Shard | EmbeddingFile]:
@@ -326,22 +327,6 @@ def _is_read(path: str) -> bool:
         return False
     known = SUFFIXES | tables.SUFFIXES | arrays.SUFFIXES | {LANCE}
     return _suffix(name) in known or name.endswith(TARS)
-
-
-def _version(info: dict[str, object]) -> str:
-    for key in (
-        "etag",
-        "ETag",
-        "oid",
-        "blob_id",
-        "md5Hash",
-        "mtime",
-        "last_modified",
-        "LastModified",
-    ):
-        if info.get(key) is not None:
-            return str(info[key])
-    return ""
 
 
 def _unused(wanted: str, names: set[str]) -> str:

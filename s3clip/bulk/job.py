@@ -16,7 +16,7 @@ from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 from s3clip._version import __version__
 from s3clip.arguments import is_count, is_number
 from s3clip.backbone.identity import check_fingerprint
-from s3clip.bulk.decoding import EMBEDDING_BATCH, EMBEDDING_PART, Sizes
+from s3clip.bulk.decoding import EMBEDDING_BATCH, EMBEDDING_PART, RowsPer
 from s3clip.bulk.embedding_shards import EmbeddingFile
 from s3clip.bulk.inputs import (
     Columns,
@@ -31,7 +31,7 @@ from s3clip.bulk.inputs import (
 from s3clip.bulk.labelling import Labeller, schema
 from s3clip.bulk.local import label_locally
 from s3clip.bulk.on_ray import label_on_ray
-from s3clip.bulk.output import FORMAT, MANIFEST, Output, Part
+from s3clip.bulk.output import FORMAT, MANIFEST, Manifest, Output, Part
 from s3clip.bulk.summary import Summary
 from s3clip.bulk.work import Task, version_of
 from s3clip.files.writing import in_utf8
@@ -124,7 +124,7 @@ def label(
         for part in itertools.chain.from_iterable(parts.values()):
             summary.add(part, now=False)
         dim = head.space.raw.shape[1]
-        tasks = _tasks(files, shards, parts, Sizes(batch_size, part_size), dim, digest)
+        tasks = _tasks(files, shards, parts, RowsPer(batch_size, part_size), dim, digest)
         started = time.perf_counter()
         if tasks:
             written = _label(tasks, head, output, engine, workers, top_k, keep_embeddings)
@@ -153,7 +153,7 @@ def _tasks(
     files: Sequence[InputFile],
     shards: Mapping[str, Shard | EmbeddingFile],
     parts: Mapping[str, Sequence[Part]],
-    sizes: Sizes,
+    rows_per: RowsPer,
     dim: int,
     digest: str,
 ) -> list[Task]:
@@ -161,9 +161,9 @@ def _tasks(
     by_shard = _by_shard(files)
     tasks = []
     for name, shard in shards.items():
-        own, cut = parts.get(name, []), sizes
+        own, cut = parts.get(name, []), rows_per
         if isinstance(shard, EmbeddingFile):
-            shard, cut = replace(shard, dim=dim), Sizes(EMBEDDING_BATCH, EMBEDDING_PART)
+            shard, cut = replace(shard, dim=dim), RowsPer(EMBEDDING_BATCH, EMBEDDING_PART)
         if not _is_complete(own, cut.part):
             done = frozenset(part.start for part in own)
             tasks.append(Task(name, shard, tuple(by_shard[name]), cut, done, digest))
@@ -264,7 +264,7 @@ def _take_folder(
     if before is None and output.read(MANIFEST) is not None:
         raise ValueError(f"out: the {MANIFEST} in {output.address} is not one of s3clip; give another folder")
     if before is not None:
-        names = [name for name in settings if before["settings"].get(name) != settings[name]]
+        names = [name for name in settings if before.settings.get(name) != settings[name]]
         if names:
             raise ValueError(
                 f"out: {output.address} holds results of other settings ({', '.join(names)} differ); give "
@@ -272,26 +272,26 @@ def _take_folder(
             )
         return
     fingerprint = head.fingerprint().get("image")
-    manifest = {
-        "settings": settings,
-        "s3clip": __version__,
-        "fingerprint": None if fingerprint is None else fingerprint.tolist(),
-        "classes": [{"name": each.name, "id": each.id} for each in head.classes],
-        "columns": {f.name: str(f.type) for f in schema(head, keep_embeddings=keep_embeddings)},
-    }
-    output.write(MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+    manifest = Manifest(
+        settings=settings,
+        s3clip=__version__,
+        fingerprint=None if fingerprint is None else fingerprint.tolist(),
+        classes=[{"name": each.name, "id": each.id} for each in head.classes],
+        columns={f.name: str(f.type) for f in schema(head, keep_embeddings=keep_embeddings)},
+    )
+    output.write(MANIFEST, json.dumps(manifest.model_dump(), indent=1, ensure_ascii=False).encode())
 
 
 def _check_results(given: Output, head: SynonymousSpaceHead) -> None:
     """Check that the same backbone made the embeddings in a folder of our results."""
-    manifest = given.manifest() or {}
-    if "embedding" not in manifest.get("columns", {}):
+    manifest = given.manifest()
+    if manifest is None or "embedding" not in manifest.columns:
         raise ValueError(
             f"inputs: {given.address} holds results without embeddings; keep_embeddings was not set"
         )
-    saved, own = manifest.get("fingerprint"), head.fingerprint()
-    if saved is not None and "image" in own:
-        check_fingerprint({"image": torch.tensor(saved)}, own, given.address)
+    own = head.fingerprint()
+    if manifest.fingerprint is not None and "image" in own:
+        check_fingerprint({"image": torch.tensor(manifest.fingerprint)}, own, given.address)
 
 
 def _parts_by_shard(output: Output, digest: str) -> dict[str, list[Part]]:
@@ -316,13 +316,13 @@ def _check_unchanged(
     files: Sequence[InputFile], known: Sequence[InputFile], parts: Mapping[str, Sequence[Part]]
 ) -> None:
     by_shard = _by_shard(files)
-    before = {file.path: file for file in known}
+    before = {file.path: file.state for file in known}
     for name, own in parts.items():
         now = by_shard.get(name, [])
-        if all(part.version == version_of(now) for part in own):
+        changed = [file.path for file in now if not before.get(file.path, file.state).agrees(file.state)]
+        if not changed and all(part.version == version_of(now) for part in own):
             continue
-        changed = [in_utf8(file.path) for file in now if before.get(file.path, file) != file]
         raise ValueError(
-            f"inputs: {', '.join(changed[:3]) or name} changed since it was labelled; to label it anew, "
-            f"remove {name}-*.parquet from the results"
+            f"inputs: {in_utf8(', '.join(changed[:3])) or name} changed since it was labelled; to label it "
+            f"anew, remove {name}-*.parquet from the results"
         )

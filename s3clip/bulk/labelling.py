@@ -1,7 +1,6 @@
 """Batches in, rows out: the one function by which every engine labels, and the schema of the rows."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,12 +8,10 @@ import torch
 from torch import Tensor
 
 from s3clip.bulk.decoding import DecodedBatch
+from s3clip.bulk.output import SCORE_BINS, Counts
 from s3clip.head import SynonymousSpaceHead
 from s3clip.prediction.matched_texts import nearest_rows
 from s3clip.space.synonymous_space import unit_vectors
-
-SCORE_BINS = 20
-"""Bins of the histogram of scores in [0, 1]."""
 
 
 def schema(head: SynonymousSpaceHead, *, keep_embeddings: bool) -> pa.Schema:
@@ -164,21 +161,21 @@ class Labeller:
         return pa.DictionaryArray.from_arrays(codes, known.fill_null(""))
 
 
-def part_counts(table: pa.Table, classes: int) -> dict[str, Any]:
-    """Return what a summary needs of a part: rows, errors, rejects, rows by class, histogram of scores."""
+def part_counts(table: pa.Table, classes: int) -> Counts:
+    """Return what a summary needs of the rows of a part."""
     index = table.column("class_index").drop_null().to_numpy()
     scores = table.column("score").drop_null().to_numpy()
     accepted = table.column("accepted").drop_null().to_numpy()
     by_class = np.bincount(index, minlength=classes)
     said = table.column("error").drop_null()
-    return {
-        "rows": len(table),
-        "errors": len(said),
-        "rejected": int((~accepted).sum()),
-        "classes": {str(i): int(by_class[i]) for i in np.flatnonzero(by_class)},
-        "scores": np.histogram(scores, SCORE_BINS, (0.0, 1.0))[0].tolist(),
-        "examples": [str(text) for text in said[:3].to_pylist()],
-    }
+    return Counts(
+        rows=len(table),
+        errors=len(said),
+        rejected=int((~accepted).sum()),
+        classes={int(i): int(by_class[i]) for i in np.flatnonzero(by_class)},
+        scores=np.histogram(scores, SCORE_BINS, (0.0, 1.0))[0].tolist(),
+        examples=[str(text) for text in said[:3].to_pylist()],
+    )
 
 
 def _lists(rows: np.ndarray) -> pa.Array:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from s3clip.backbone.backbone import ImageTransform
+from s3clip.backbone.image_transform import ImageTransform
 from s3clip.bulk.decoding import DecodedBatch
 from s3clip.bulk.labelling import Labeller
 from s3clip.bulk.output import Output, Part

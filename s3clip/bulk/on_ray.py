@@ -21,11 +21,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from s3clip.backbone.backbone import ImageTransform
+from s3clip.backbone.image_transform import ImageTransform
 from s3clip.bulk.decoding import DecodedBatch
-from s3clip.bulk.inputs import LISTING, InputFile, version_now
+from s3clip.bulk.inputs import InputFile, state_now
 from s3clip.bulk.labelling import Labeller
-from s3clip.bulk.output import Output, Part
+from s3clip.bulk.output import LISTING, Output, Part
 from s3clip.bulk.work import Task, write_part
 from s3clip.head import SynonymousSpaceHead
 
@@ -185,10 +185,10 @@ def _check_reach(tasks: Sequence[Task], output: Output) -> None:
 def _out_of_reach(file: InputFile, out: str, listing: bytes | None) -> str | None:
     """Return what this machine sees otherwise than the driver does, None if nothing."""
     try:
-        size, _ = version_now(file)
+        now = state_now(file)
     except FileNotFoundError:
         return f"inputs: {file.path} is not to be seen"
-    if size != file.size:
+    if now.size != file.state.size:
         return f"inputs: {file.path} is another file as seen"
     return None if Output(out).read(LISTING) == listing else f"out: {out} is not to be seen"
 

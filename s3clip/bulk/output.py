@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,43 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, Field, NonNegativeInt
 
 from s3clip.files.addresses import is_address
+from s3clip.files.json import checked, parse_json
 from s3clip.files.writing import lock, write_atomically
 
 FORMAT = "s3clip-labels/1"
 MANIFEST = "manifest.json"
 LISTING = "listing.parquet"
+SCORE_BINS = 20
+"""Bins of the histogram of scores."""
 _LOCK = ".lock"
 _FOOTER = b"s3clip"
 _READERS = 16
 
 
-@dataclass(frozen=True)
-class Part:
+class Counts(BaseModel, frozen=True):
+    """What a summary needs of the rows of a part.
+
+    Attributes:
+        rows: how many there are.
+        errors: of them with an error.
+        rejected: of them whose best class is not accepted.
+        classes: position of a class -> rows that it is the best of.
+        scores: histogram of their scores from 0 to 1, in bins of equal width.
+        examples: a few errors.
+    """
+
+    rows: NonNegativeInt = 0
+    errors: NonNegativeInt = 0
+    rejected: NonNegativeInt = 0
+    classes: dict[NonNegativeInt, NonNegativeInt] = {}
+    scores: list[NonNegativeInt] = Field([0] * SCORE_BINS, min_length=SCORE_BINS, max_length=SCORE_BINS)
+    examples: list[str] = []
+
+
+class Part(BaseModel, frozen=True):
     """What a part's file says of itself, in its footer.
 
     Attributes:
@@ -38,21 +60,39 @@ class Part:
         version: of the shard's files when they were listed.
         ends_shard: whether it is the shard's last.
         broken: why the shard breaks off in this part; such a part is made again by the next run.
-        counts: for the summary: see `s3clip.bulk.labelling.part_counts`.
+        counts: of its rows.
     """
 
     shard: str
-    start: int
+    start: NonNegativeInt
     settings: str
     version: str
     ends_shard: bool
     broken: str | None
-    counts: dict[str, Any]
+    counts: Counts = Counts()
 
     @property
     def file(self) -> str:
         """The name of its file."""
         return f"{self.shard}-{self.start:012d}.parquet"
+
+
+class Manifest(BaseModel, frozen=True):
+    """What a folder says of its results.
+
+    Attributes:
+        settings: by which they were made; a run with others is refused.
+        s3clip: the version that wrote it.
+        fingerprint: of the backbone's image tower, None where there is none.
+        classes: names and ids.
+        columns: of the rows, with their types.
+    """
+
+    settings: dict[str, Any]
+    s3clip: str = ""
+    fingerprint: list[float] | None = None
+    classes: list[dict[str, str | int | None]] = []
+    columns: dict[str, str] = {}
 
 
 def address_of(path: str | os.PathLike[str]) -> str:
@@ -132,7 +172,7 @@ class Output:
         fs, name = fsspec.core.url_to_fs(path)
         return isinstance(fs, type(self._fs)) and str(name).startswith(f"{self._root.rstrip('/')}/")
 
-    def manifest(self) -> dict[str, Any] | None:
+    def manifest(self) -> Manifest | None:
         """Return what the folder says of its results; None if there are none of ours.
 
         Raises:
@@ -141,17 +181,17 @@ class Output:
         content = self.read(MANIFEST)
         if content is None:
             return None
-        where = f"{self.address}/{MANIFEST}"
         try:
-            manifest = json.loads(content)
+            found = parse_json(content, MANIFEST)
+            is_ours = isinstance(found, dict) and isinstance(found.get("settings"), dict)
+            return checked(found, Manifest, MANIFEST) if is_ours and "format" in found["settings"] else None
         except ValueError as error:
             if not self._fs.exists(f"{self._root}/{LISTING}"):
                 return None
             raise ValueError(
-                f"{where} is damaged ({error}); remove it, and a run with the same settings writes it anew"
+                f"{self.address}/{MANIFEST} is damaged ({error}); remove it, and a run with the same "
+                f"settings writes it anew"
             ) from error
-        is_ours = isinstance(manifest, dict) and isinstance(manifest.get("settings"), dict)
-        return manifest if is_ours and "format" in manifest["settings"] else None
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a file, None where there is none."""
@@ -177,7 +217,7 @@ class Output:
 
     def write_part(self, part: Part, table: pa.Table) -> None:
         """Write a part, over one of the same name."""
-        footer = {_FOOTER: json.dumps(asdict(part)).encode()}
+        footer = {_FOOTER: json.dumps(part.model_dump(mode="json")).encode()}
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), **footer})
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd", use_dictionary=["shard", "label", "text"])
@@ -200,10 +240,6 @@ class Output:
         with ThreadPoolExecutor(_READERS) as pool:
             yield from pool.map(self._footer, names)
 
-    def part_files(self) -> list[str]:
-        """Return the addresses of the parts, sorted by name."""
-        return [self._fs.unstrip_protocol(f"{self._root}/{part.file}") for part in self.parts()]
-
     def _unwritable(self, error: OSError, doing: str) -> OSError:
         number, said = error.errno or errno.EIO, error.strerror or str(error)
         if self.is_local and doing.startswith("writing") and not Path(self.address).is_dir():
@@ -214,8 +250,8 @@ class Output:
         try:
             with self._fs.open(path, "rb") as file:
                 metadata = pq.read_metadata(file).metadata or {}
-            return Part(**json.loads(metadata[_FOOTER]))
-        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            return checked(parse_json(metadata[_FOOTER], "its footer"), Part, "its footer")
+        except (pa.ArrowException, KeyError, ValueError) as error:
             raise ValueError(
                 f"out: {path} is no part that s3clip wrote ({error}); take it away, or give another folder"
             ) from error

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s3clip.bulk.output import Part
+from s3clip.bulk.output import SCORE_BINS, Part
 from s3clip.printing import new_figure
 
 EXAMPLES = 5
@@ -43,16 +43,18 @@ class Summary:
     def add(self, part: Part, *, now: bool) -> None:
         """Count a part."""
         counts = part.counts
-        self.rows += counts["rows"]
-        self.errors += counts["errors"]
-        self.rejected += counts["rejected"]
-        self.labelled_now += counts["rows"] if now else 0
+        if max(counts.classes, default=0) >= len(self.class_names):
+            raise ValueError(f"out: {part.file} counts rows of a class that there is not; take it away")
+        self.rows += counts.rows
+        self.errors += counts.errors
+        self.rejected += counts.rejected
+        self.labelled_now += counts.rows if now else 0
         self.class_rows = self.class_rows or [0] * len(self.class_names)
-        for index, number in counts["classes"].items():
-            self.class_rows[int(index)] += number
-        before = self.score_histogram or [0] * len(counts["scores"])
-        self.score_histogram = [a + b for a, b in zip(before, counts["scores"], strict=True)]
-        self.examples = [*self.examples, *counts["examples"]][:EXAMPLES]
+        for index, number in counts.classes.items():
+            self.class_rows[index] += number
+        before = self.score_histogram or [0] * SCORE_BINS
+        self.score_histogram = [a + b for a, b in zip(before, counts.scores, strict=True)]
+        self.examples = [*self.examples, *counts.examples][:EXAMPLES]
         if part.broken is not None:
             self.broken[part.shard] = part.broken
 

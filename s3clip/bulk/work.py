@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pyarrow as pa
 
-from s3clip.backbone.backbone import ImageTransform
-from s3clip.bulk.decoding import DecodedBatch, Sizes, decoded_batches, part_start
+from s3clip.backbone.image_transform import ImageTransform
+from s3clip.bulk.decoding import DecodedBatch, RowsPer, decoded_batches, part_start
 from s3clip.bulk.embedding_shards import EmbeddingFile
-from s3clip.bulk.inputs import InputFile, version_now
+from s3clip.bulk.inputs import InputFile, state_now
 from s3clip.bulk.labelling import part_counts
 from s3clip.bulk.output import Output, Part
 from s3clip.files.addresses import is_address
@@ -25,7 +25,7 @@ class Task:
         name: of the shard in the results, and so of its parts.
         shard: what to read.
         files: that it is made of.
-        sizes: how its rows are cut.
+        rows_per: batch and part.
         done: the first rows of parts that are there.
         settings: their digest, for the parts.
     """
@@ -33,13 +33,13 @@ class Task:
     name: str
     shard: Shard | EmbeddingFile
     files: tuple[InputFile, ...]
-    sizes: Sizes
+    rows_per: RowsPer
     done: frozenset[int]
     settings: str
 
     def batches(self, preprocess: ImageTransform | None) -> Iterator[DecodedBatch]:
         """Give its batches; a part whose files changed since they were listed is replaced by what says so."""
-        for batch in decoded_batches(self.shard, self.sizes, preprocess, self.done):
+        for batch in decoded_batches(self.shard, self.rows_per, preprocess, self.done):
             if batch.ends_part and (said := self.changed()) is not None:
                 first, name = batch.first, in_utf8(self.shard.name)
                 yield DecodedBatch(first, [name], {0: said}, None, ends_part=True, broken=said)
@@ -52,33 +52,32 @@ class Task:
             if isinstance(self.shard, FileShard) and is_address(file.path):
                 continue  # each is fetched at once, so none is half old; the next listing tells a change
             try:
-                size, version = version_now(file)
+                now = state_now(file)
             except FileNotFoundError:
                 if isinstance(self.shard, FileShard):
                     continue  # a picture that is gone is a row with an error
                 return f"{in_utf8(file.path)}: gone while it was read"
             except (OSError, ValueError) as error:  # as of a Lance dataset that is gone
                 return f"{in_utf8(file.path)}: {' '.join(str(error).split())}"
-            if (size, version) != (file.size, file.version):
+            if not file.state.agrees(now):
                 return f"{in_utf8(file.path)}: changed while it was read"
         return None
 
     def part(self, batch: DecodedBatch) -> Part:
         """Return what the part of a batch says of itself, as far as the batch tells."""
         return Part(
-            self.name,
-            part_start(batch, self.sizes),
-            self.settings,
-            version_of(self.files),
+            shard=self.name,
+            start=part_start(batch, self.rows_per),
+            settings=self.settings,
+            version=version_of(self.files),
             ends_shard=batch.ends_shard,
             broken=batch.broken,
-            counts={},
         )
 
 
 def version_of(files: Iterable[InputFile]) -> str:
-    """Return 16 hex digits that change when a file of a shard does."""
-    known = [(file.path, file.size, file.version) for file in files]
+    """Return 16 hex digits that change when the size or version of a file of a shard does."""
+    known = [(file.path, file.state.size, file.state.version) for file in files]
     return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
 
@@ -98,6 +97,6 @@ def write_part(part: Part, rows: Sequence[pa.Table], classes: int, output: Outpu
         OSError: it cannot be written.
     """
     table = pa.concat_tables(rows).unify_dictionaries()
-    part = replace(part, counts=part_counts(table, classes))
+    part = part.model_copy(update={"counts": part_counts(table, classes)})
     output.write_part(part, table)
     return part

@@ -10,8 +10,7 @@ from s3clip.cli.common import BatchSize, Device, make_folder
 from s3clip.printing import say
 
 if TYPE_CHECKING:
-    from s3clip.evaluation.benchmarks.classification import EvaluationSet
-    from s3clip.evaluation.benchmarks.segmentation import SegmentationSet
+    from s3clip.evaluation.benchmarks.sets import ClassificationSet, SegmentationSet
 
 
 def evaluate(
@@ -121,24 +120,22 @@ def evaluate(
 
 def _open_sets(
     names: list[str], data: str | None, convention: str | None, synonyms: str
-) -> "list[EvaluationSet | SegmentationSet]":
+) -> "list[ClassificationSet | SegmentationSet]":
     from s3clip import SynonymSet
-    from s3clip.evaluation.benchmarks.classification import open_benchmark
-    from s3clip.evaluation.benchmarks.segmentation import open_segmentation
+    from s3clip.evaluation.benchmarks.opening import open_benchmark
     from s3clip.evaluation.benchmarks.table import find_benchmark
 
     rows = [find_benchmark(name) for name in names]
     words = None if synonyms == "builtin" else SynonymSet.read(synonyms)
     if words is not None and len(rows) > 1:
         raise ValueError(f"--synonyms: a file has the classes of one set, and there are {len(rows)}")
-    opened: list[EvaluationSet | SegmentationSet] = []
+    opened: list[ClassificationSet | SegmentationSet] = []
     for row in rows:
         if data is None and row.folder is None:
             raise ValueError(f"--data: {row.name} needs the folder of all data sets, or hf://datasets")
         has_own = row.is_segmentation or row.folder is not None
         chosen = None if has_own and convention not in row.conventions else convention
-        open_row = open_segmentation if row.is_segmentation else open_benchmark
-        opened.append(open_row(row, data or "", convention=chosen, synonyms=words))
+        opened.append(open_benchmark(row, data or "", convention=chosen, synonyms=words))
     return opened
 
 

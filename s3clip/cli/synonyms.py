@@ -12,34 +12,33 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from s3clip.cli.common import Format, Output, print_rows
-from s3clip.texts.synonyms import BUILTIN
+from s3clip.texts.formats import KINDS, TextKind
+from s3clip.texts.sources import BUILTIN, HUB
 
 if TYPE_CHECKING:
     from s3clip.texts.check import Finding, Reference
-    from s3clip.texts.synonyms import SynonymSet, Values
+    from s3clip.texts.synonyms import SynonymSet
 
 app = typer.Typer(help="Make, show, check and clean sets of synonyms.", no_args_is_help=True)
-
-_KINDS = ("synonyms", "descriptors", "prompts")
 
 Source = Annotated[
     str, typer.Argument(help="Name of a builtin set (food101), or a synonym file as for `s3clip fit`.")
 ]
+Names = Annotated[Path, typer.Argument(help="Class names, one a line, or any synonym file.")]
+Out = Annotated[Path, typer.Option(help="The file to write, .json.")]
 
 
 @app.command(name="list")
 def list_sets(output: Output = Format.TABLE) -> None:
     """List the sets that come with s3clip; `texts` counts names and synonyms."""
-    from s3clip.texts.sets import load_set, set_names
+    from s3clip.texts.sets import set_names
 
-    header = ["name", "classes", "texts", "descriptors", "description"]
     rows = []
     for name in set_names():
-        own = load_set(name)
-        texts = sum(1 + len(each.synonyms) for each in own.classes)
-        descriptors = sum(len(each.descriptors) for each in own.classes)
-        rows.append([name, len(own.classes), texts, descriptors, own.description])
-    print_rows(header, rows, output)
+        own = _read(BUILTIN + name)
+        classes, counts = len(own.classes), own.counts()
+        rows.append([name, classes, classes + counts["synonyms"], counts["descriptors"], own.description])
+    print_rows(["name", "classes", "texts", "descriptors", "description"], rows, output)
 
 
 @app.command()
@@ -51,11 +50,8 @@ def show(
     """Show the classes of a set with their synonyms and descriptors."""
     own = _read(source)
     wanted = None if name is None else name.casefold()
-    classes = {
-        index: each
-        for index, each in enumerate(own.classes)
-        if wanted is None or each.name.casefold() == wanted
-    }
+    indexed = enumerate(own.classes)
+    classes = {index: each for index, each in indexed if wanted in (None, each.name.casefold())}
     if not classes:
         near = difflib.get_close_matches(str(name), own.class_names) or own.class_names[:10]
         raise ValueError(f"--class: {source} has no class {name!r}; it has: {', '.join(near)}")
@@ -67,14 +63,14 @@ def show(
         rows = [
             [index, each.name, kind, text]
             for index, each in classes.items()
-            for kind, texts in (("name", [each.name]), *((kind, getattr(each, kind)) for kind in _KINDS))
+            for kind, texts in (("name", [each.name]), *((kind, getattr(each, kind)) for kind in KINDS))
             for text in texts
         ]
         print_rows(["class_index", "class", "kind", "text"], rows, output)
         return
     for index, each in classes.items():
         typer.echo(f"{index} {each.name}" + ("" if each.id is None else f" ({each.id})"))
-        for kind in _KINDS:
+        for kind in KINDS:
             if texts := getattr(each, kind):
                 typer.echo(f"  {kind}: {'; '.join(texts)}")
 
@@ -99,21 +95,19 @@ def check(
     builtin set and stays all the same is listed with its reason.
     """
     from s3clip.texts.check import Finding, check_synonyms, split_excepted
-    from s3clip.texts.sets import load_exceptions, set_names
+    from s3clip.texts.sets import read_exceptions, set_names
 
     plain = source.removeprefix(BUILTIN)
     builtin = plain if plain in set_names() else None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the rules find the same, and say where
-            own = _read(source)
+        own = _read(source, quiet=True)  # the rules find what it would warn of, and say where
     except ValueError as error:
         if not Path(source).is_file():
             raise
         findings = [Finding("error", "schema", None, None, "", str(error))]
     else:
         findings = check_synonyms(own, _reference(builtin, names_of, words, backbone))
-    left, excepted = split_excepted(findings, [] if builtin is None else load_exceptions(builtin))
+    left, excepted = split_excepted(findings, [] if builtin is None else read_exceptions(builtin))
     _print_findings(left, excepted, output)
     if any(finding.severity == "error" for finding in left):
         raise typer.Exit(1)
@@ -121,8 +115,8 @@ def check(
 
 @app.command()
 def generate(
-    names: Annotated[Path, typer.Argument(help="Class names, one a line, or any synonym file.")],
-    out: Annotated[Path, typer.Option(help="The file to write, .json.")],
+    names: Names,
+    out: Out,
     model: Annotated[str, typer.Option(help="Chat model, as the server or the Hub calls it.")],
     base_url: Annotated[
         str | None,
@@ -185,12 +179,12 @@ def generate(
 
 @app.command()
 def wordnet(
-    names: Annotated[Path, typer.Argument(help="Class names, one a line, or any synonym file.")],
-    out: Annotated[Path, typer.Option(help="The file to write, .json.")],
+    names: Names,
+    out: Out,
     domain: Annotated[str | None, typer.Option(help="Noun that every class is a kind of: bird.")] = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Make a first set from WordNet, without a network; tells which sense each name was taken in."""
+    """Make a first set from WordNet, without a network; says which sense each name was taken in."""
     from s3clip.texts.synonyms import SynonymSet
     from s3clip.texts.wordnet import wordnet_synonyms
 
@@ -205,9 +199,8 @@ def wordnet(
     if output is Format.TABLE:
         found = sum(bool(each.sense) for each in choices)
         guessed = sum(each.how not in ("id", "domain", "not found") for each in choices)
-        typer.echo(
-            f"{found} of {len(choices)} classes found in WordNet; {guessed} by the order of their senses"
-        )
+        counted = f"{found} of {len(choices)} classes found in WordNet"
+        typer.echo(f"{counted}; {guessed} by the order of their senses")
 
 
 @app.command()
@@ -224,11 +217,7 @@ def clean(
     """Take out what language models leave: repetitions, shared and long names, hypernyms, chatter, markup."""
     from s3clip.texts.cleaning import REMOVING, clean_synonyms, write_removals
 
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # what it would say of shared and repeated texts is listed
-        own = _read(source)
+    own = _read(source, quiet=True)  # what it would warn of is listed
     cleaned, removals = clean_synonyms(own, rules=rule or REMOVING, scripts=script or ())
     if out.suffix.lower() != ".json":
         raise ValueError(f"--out: expected a name that ends in .json, got {str(out)!r}")
@@ -245,15 +234,15 @@ def clean(
         print_rows(header, rows, output)
     if output is Format.TABLE:
         counts = Counter(each.rule for each in removals)
-        told = ", ".join(f"{rule} {counts[rule]}" for rule in REMOVING if counts[rule])
-        typer.echo(f"{len(removals)} texts removed or mended" + (f": {told}" if told else ""))
+        by_rule = ", ".join(f"{rule} {counts[rule]}" for rule in REMOVING if counts[rule])
+        typer.echo(f"{len(removals)} texts removed or mended" + (f": {by_rule}" if by_rule else ""))
 
 
 @app.command()
 def restore(
     source: Source,
     removed: Annotated[Path, typer.Option(help="List of removals that `clean` wrote.")],
-    out: Annotated[Path, typer.Option(help="The file to write, .json.")],
+    out: Out,
     rule: Annotated[list[str] | None, typer.Option(help="Only what this rule removed.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="Only this text.")] = None,
 ) -> None:
@@ -267,19 +256,15 @@ def restore(
     ):
         if unknown := sorted(set(wanted) - known):
             raise ValueError(f"{option}: {removed} has no removal of {unknown[0]!r}")
-    chosen = [
-        each for each in removals if (not rule or each.rule in rule) and (not text or each.text in text)
-    ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        restore_synonyms(_read(source), chosen).write(out)
+    chosen = [e for e in removals if (not rule or e.rule in rule) and (not text or e.text in text)]
+    restore_synonyms(_read(source, quiet=True), chosen).write(out)
     typer.echo(f"{len(chosen)} of {len(removals)} removals undone")
 
 
 @app.command()
 def convert(
     source: Source,
-    out: Annotated[Path, typer.Option(help="The file to write, .json.")],
+    out: Out,
     values: Annotated[
         str, typer.Option(help="What a {class: [text]} file lists: synonyms, prompts or descriptors.")
     ] = "synonyms",
@@ -287,18 +272,19 @@ def convert(
     """Write a CuPL, DCLIP, AWT, NeglectedTails, fc-clip, NACLIP or LVIS file in our own format."""
     own = _read(source, values)
     own.write(out)
-    texts = {kind: sum(len(getattr(each, kind)) for each in own.classes) for kind in _KINDS}
-    typer.echo(
-        f"{len(own.classes)} classes, " + ", ".join(f"{count} {kind}" for kind, count in texts.items())
-    )
+    counts = ", ".join(f"{count} {kind}" for kind, count in own.counts().items())
+    typer.echo(f"{len(own.classes)} classes, {counts}")
 
 
-def _read(source: str, values: str = "synonyms") -> "SynonymSet":
+def _read(source: str, values: str = "synonyms", *, quiet: bool = False) -> "SynonymSet":
     from s3clip import SynonymSet
 
-    if not source.startswith((BUILTIN, "hf://")) and not Path(source).suffix:  # no builtin name has one
+    if not source.startswith((BUILTIN, HUB)) and not Path(source).suffix:  # no builtin name has one
         source = BUILTIN + source
-    return SynonymSet.read(source, values=cast("Values", values))
+    with warnings.catch_warnings():
+        if quiet:
+            warnings.simplefilter("ignore", UserWarning)
+        return SynonymSet.read(source, values=cast(TextKind, values))
 
 
 def _reference(
@@ -306,11 +292,10 @@ def _reference(
 ) -> "Reference":
     """Gather what the options of `check` say to compare with."""
     from s3clip.texts.check import builtin_reference
-    from s3clip.texts.sets import load_set
 
     reference = builtin_reference(builtin)
     if names_of is not None:
-        reference = replace(reference, names=load_set(names_of.removeprefix(BUILTIN)).class_names)
+        reference = replace(reference, names=_read(BUILTIN + names_of.removeprefix(BUILTIN)).class_names)
     if words is not None:
         listed = words.read_text(encoding="utf-8").split()
         reference = replace(reference, dictionary=frozenset(word.casefold() for word in listed))
@@ -324,8 +309,8 @@ def _reference(
 
 def _print_findings(findings: "list[Finding]", excepted: "list[tuple[Finding, str]]", output: Format) -> None:
     header = ["severity", "rule", "class_index", "class", "text", "message"]
-    told = [(f, f.severity, f.message) for f in findings] + [(f, "stays", reason) for f, reason in excepted]
-    rows = [[severity, f.rule, f.position, f.name, f.text, message] for f, severity, message in told]
+    listed = [(f, f.severity, f.message) for f in findings] + [(f, "stays", reason) for f, reason in excepted]
+    rows = [[severity, f.rule, f.position, f.name, f.text, message] for f, severity, message in listed]
     if rows or output is not Format.TABLE:
         print_rows(header, rows, output)
     if output is Format.TABLE:

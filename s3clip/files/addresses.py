@@ -37,7 +37,7 @@ def open_binary(path: str | os.PathLike[str]) -> BinaryIO:
         cache = {"cache_type": "background", "cache_options": {"maxblocks": 4}}
         options = {"block_size": _HUB_BLOCK, **cache}
     filesystem, name = fsspec.core.url_to_fs(address)
-    with _reaching(address):
+    with reaching(address):
         return cast(BinaryIO, _StoreFile(filesystem.open(name, "rb", **options), address))
 
 
@@ -55,7 +55,7 @@ class _StoreFile(io.RawIOBase):
         return bool(self._file.seekable())
 
     def read(self, size: int | None = -1) -> bytes:
-        with _reaching(self._address):
+        with reaching(self._address):
             return bytes(self._file.read(-1 if size is None else size))
 
     def readinto(self, buffer: Any) -> int:
@@ -64,7 +64,7 @@ class _StoreFile(io.RawIOBase):
         return len(content)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        with _reaching(self._address):
+        with reaching(self._address):
             return int(self._file.seek(offset, whence))
 
     def tell(self) -> int:
@@ -77,7 +77,8 @@ class _StoreFile(io.RawIOBase):
 
 
 @contextmanager
-def _reaching(address: str) -> Iterator[None]:
+def reaching(address: str) -> Iterator[None]:
+    """Raise ConnectionError for whatever the client of a store raises, but for a file that is not there."""
     try:
         yield
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):

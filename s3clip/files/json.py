@@ -31,7 +31,9 @@ def parse_json(content: bytes | str, name: str, *, largest: int = LARGEST) -> An
         return json.loads(content, object_pairs_hook=_unique)
     except _RepeatedKeyError as error:
         raise ValueError(f"{name}: {error}") from None
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+    except RecursionError:
+        raise ValueError(f"{name}: not JSON that is read (nested too deeply)") from None
+    except ValueError as error:  # UnicodeDecodeError is one
         raise ValueError(f"{name}: not JSON ({error})") from error
 
 

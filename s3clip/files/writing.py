@@ -1,7 +1,10 @@
 """Writing a file so that nobody sees a part, and one process alone does."""
 
 import os
-import tempfile
+import secrets
+import time
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -9,6 +12,10 @@ try:
     import fcntl
 except ImportError:  # Windows: nothing keeps two processes apart there
     fcntl = None  # type: ignore[assignment]
+
+
+_UNFINISHED = ".unfinished"
+_OLD = 3600  # seconds; nothing takes so long to write
 
 
 def in_utf8(text: str) -> str:
@@ -34,24 +41,32 @@ def lock(file: BinaryIO) -> bool:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that the path holds the old content or the new, never a part.
 
+    What killed processes have left in the folder is removed once it is an hour old.
+
     Raises:
         OSError: it cannot be written, as where it is a folder or lies in none.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; give the name of a file")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {path.absolute().parent}; make it first")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {folder}; make it first")
+    _remove_unfinished(folder)
+    unfinished = folder / f".{secrets.token_hex(8)}{_UNFINISHED}"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with unfinished.open("xb") as file:  # of the mode that any new file gets
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files for the owner alone; give what an ordinary open() would have given.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
+        os.replace(unfinished, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
+
+
+@cache  # once in each process: nothing is left but by processes that were killed
+def _remove_unfinished(folder: Path) -> None:
+    for left in folder.glob(f".*{_UNFINISHED}"):
+        with suppress(OSError):  # another process has removed it, or it is not ours to remove
+            if time.time() - left.stat().st_mtime > _OLD:
+                left.unlink()

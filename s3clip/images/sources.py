@@ -5,8 +5,12 @@ opens the pictures in worker processes, and gives the same batches for any numbe
 """
 
 import re
+import tarfile
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -51,7 +55,11 @@ class Sample:
     data: Path | str | Span | bytes
 
     def open(self) -> Image.Image:
-        """Return the picture in RGB, upright.
+        """Return the picture in RGB, upright; for the errors see `read`."""
+        return open_image(self.read(), name=self.key)
+
+    def read(self) -> bytes:
+        """Return the encoded picture.
 
         Raises:
             FileNotFoundError: there is no such file; the key is named.
@@ -59,7 +67,12 @@ class Sample:
             ConnectionError: the store that it is in cannot be reached.
         """
         try:
-            return open_image(self.data if isinstance(self.data, Path) else self._content(), name=self.key)
+            if isinstance(self.data, bytes):
+                return self.data
+            if isinstance(self.data, Span):
+                return self.data.read()
+            with open_binary(self.data) as file:
+                return file.read()
         except ConnectionError:
             raise
         except FileNotFoundError as error:
@@ -67,14 +80,6 @@ class Sample:
         except OSError as error:  # of a tar or a store; its message holds the path
             reason = error.strerror or type(error).__name__
             raise BrokenImageError(f"{self.key}: not a readable image ({reason})") from error
-
-    def _content(self) -> bytes:
-        if isinstance(self.data, Span):
-            return self.data.read()
-        if isinstance(self.data, bytes):
-            return self.data
-        with open_binary(str(self.data)) as file:
-            return file.read()
 
 
 class BrokenShardError(OSError):
@@ -90,6 +95,42 @@ class BrokenShardError(OSError):
 
     def __str__(self) -> str:
         return self.message
+
+
+@dataclass
+class Reading:
+    """How many samples of a shard have been given."""
+
+    position: int
+
+
+@contextmanager
+def breaking_off(name: str, what: str, start: int = 0) -> Iterator[Reading]:
+    """Say of a shard that it breaks off, whatever the errors are that its reader raises.
+
+    Args:
+        name: of the shard.
+        what: it should be.
+        start: the number of its first sample to be given; whoever reads counts on from there.
+
+    Raises:
+        BrokenShardError: for any error of a file but these two.
+        ConnectionError: the store cannot be reached.
+    """
+    reading = Reading(start)
+    try:
+        yield reading
+    except (ConnectionError, BrokenShardError):
+        raise
+    except (OSError, EOFError, ValueError, tarfile.TarError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+            said = "no such file"
+        elif isinstance(error, PermissionError):
+            said = "it may not be read"
+        else:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            said = f"not a readable {what}: {reason} after {reading.position:,} samples"
+        raise BrokenShardError(f"{name}: {said}", reading.position) from error
 
 
 class Shard(Protocol):
@@ -199,7 +240,8 @@ class Batch:
 def read(
     shards: Sequence[Shard],
     *,
-    transform: Callable[[list[Image.Image]], Any] | None = None,
+    opening: Callable[[Sample], Any] = Sample.open,
+    transform: Callable[[list[Any]], Any] | None = None,
     start: int = 0,
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
@@ -214,8 +256,9 @@ def read(
 
     Args:
         shards: in the order to read them.
+        opening: how the workers open a sample; `transform` gets what it returns.
         transform: what the workers do with the pictures of a batch, such as an image processor; None keeps
-            them as they are. It must be picklable where processes are spawned.
+            them as they are. Both must be picklable where processes are spawned.
         start: how many samples of the first shard to skip.
         batch_size: samples in a batch; the last of a shard may have fewer.
         workers: processes that open and transform; 0: this one does.
@@ -231,7 +274,7 @@ def read(
 
     # The samples are listed here, which costs little, and go to the workers as what the loader calls indices:
     # it gives back the results in the order of those, whatever worker made them.
-    dataset: Any = _Opened(transform)
+    dataset: Any = _Opened(opening, transform)
     sampler: Any = _tasks(shards, start, batch_size)
     yield from DataLoader(
         dataset,
@@ -243,53 +286,86 @@ def read(
     )
 
 
-class _Task(NamedTuple):
-    """A batch to be: samples from number `first` on, and why their shard breaks off behind them."""
+class Run(NamedTuple):
+    """Successive samples of a shard, not opened yet.
 
-    shard: str
+    Attributes:
+        first: the number of the first in the shard.
+        samples: in order; those that end the shard may be fewer than the others, or none.
+        broken: why the shard breaks off behind them.
+    """
+
     first: int
     samples: list[Sample]
-    broken: str | None
+    broken: BrokenShardError | ConnectionError | None = None
 
 
-def _tasks(shards: Sequence[Shard], start: int, size: int) -> Iterator[_Task]:
-    for shard in shards:
-        first, found, broken = start, [], None
+def cut(shard: Shard, size: int, start: int = 0) -> Iterator[Run]:
+    """Cut the samples of a shard, from number `start` on, into runs of `size`."""
+    first, found, broken = start, [], None
+    try:
+        for sample in shard.samples(start):
+            found.append(sample)
+            if len(found) == size:
+                yield Run(first, found)
+                first, found = first + size, []
+    except (BrokenShardError, ConnectionError) as error:  # the samples before it are not lost
+        broken = error
+    if found or broken is not None:
+        yield Run(first, found, broken)
+
+
+def open_samples(
+    samples: Sequence[Sample], opening: Callable[[Sample], Any] = Sample.open
+) -> tuple[list[Any], dict[int, str]]:
+    """Return the pictures that can be read, in order, and why the others, by their places, cannot.
+
+    Raises:
+        ConnectionError: a store cannot be reached, which says nothing of the picture.
+    """
+    images, errors = [], {}
+    for place, sample in enumerate(samples):
         try:
-            for sample in shard.samples(start):
-                found.append(sample)
-                if len(found) == size:
-                    yield _Task(shard.name, first, found, None)
-                    first, found = first + size, []
-        except BrokenShardError as error:
-            # Whoever starts right behind the break has had its record. Where it is earlier than that, the
-            # shard has lost something since.
-            broken = None if error.position == start - 1 else str(error)
-        if found or broken is not None:
-            yield _Task(shard.name, first, found, broken)
+            images.append(opening(sample))
+        except ConnectionError:
+            raise
+        except (OSError, ValueError) as error:
+            errors[place] = str(error)
+    return images, errors
+
+
+def _tasks(shards: Sequence[Shard], start: int, size: int) -> Iterator[tuple[str, Run]]:
+    """Give the runs of all shards, with the names of those."""
+    for shard in shards:
+        for run in cut(shard, size, start):
+            if isinstance(run.broken, ConnectionError):
+                raise run.broken
+            # Whoever starts right behind a break has had its record. Where it is earlier than that, the shard
+            # has lost something since.
+            if run.broken is not None and run.broken.position == start - 1:
+                run = run._replace(broken=None)
+            if run.samples or run.broken is not None:
+                yield shard.name, run
         start = 0
 
 
 class _Opened:
     """Opens the pictures of a task: what the loader calls a dataset."""
 
-    def __init__(self, transform: Callable[[list[Image.Image]], Any] | None) -> None:
-        self.transform = transform
+    def __init__(
+        self, opening: Callable[[Sample], Any], transform: Callable[[list[Any]], Any] | None
+    ) -> None:
+        self.opening, self.transform = opening, transform
 
-    def __getitem__(self, task: _Task) -> Batch:
-        records, images = [], []
-        for index, sample in enumerate(task.samples, task.first):
-            error = None
-            try:
-                images.append(sample.open())
-            except ConnectionError:  # says nothing of the picture
-                raise
-            except (OSError, BrokenImageError) as caught:
-                error = str(caught)
-            records.append(Record(task.shard, index, sample.key, sample.label, error))
-        if task.broken is not None:
-            index = task.first + len(task.samples)
-            records.append(Record(task.shard, index, task.shard, None, task.broken))
+    def __getitem__(self, task: tuple[str, Run]) -> Batch:
+        name, (first, samples, broken) = task
+        images, errors = open_samples(samples, self.opening)
+        records = [
+            Record(name, first + place, sample.key, sample.label, errors.get(place))
+            for place, sample in enumerate(samples)
+        ]
+        if broken is not None:
+            records.append(Record(name, first + len(samples), name, None, str(broken)))
         value: Any = images or None
         if images and self.transform is not None:
             value = self.transform(images)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from s3clip.files.addresses import open_binary
+from s3clip.files.state import FileState
 
 SUFFIXES = frozenset({".parquet", ".arrow"})
 LANCE = ".lance"
@@ -63,8 +64,8 @@ def open_table(path: str | os.PathLike[str]) -> Iterator[Table]:
         yield table
 
 
-def lance_state(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return how many rows a Lance dataset has, and its version, which every change makes larger.
+def lance_state(path: str | os.PathLike[str]) -> FileState:
+    """Return the state of a Lance dataset: its number of rows, and its version, which every change raises.
 
     Raises:
         ImportError: the extra `lance` is not installed.
@@ -72,7 +73,7 @@ def lance_state(path: str | os.PathLike[str]) -> tuple[int, int]:
     """
     with _plain_errors():
         dataset = _dataset(path)
-        return dataset.count_rows(), dataset.version
+        return FileState(dataset.count_rows(), str(dataset.version))
 
 
 def missing_column(schema: Any, columns: Sequence[str]) -> str | None:

@@ -140,6 +140,8 @@ class ClassSpaceModule(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take what `get_extra_state` gave, with the embeddings that are being loaded."""
+        if not isinstance(state, Tensor):
+            raise ValueError("state_dict: made by an older s3clip; save the head with save_pretrained there")
         content = json.loads(bytes(state.cpu().numpy().data))
         raw, owners = self.__dict__.pop("_loading", (None, None))
         if (raw is None) != (owners is None):

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from s3clip.texts.prompts import DEFAULT_TEMPLATES, class_texts, render
-from s3clip.texts.sets import BENCHMARKS, SUBSETS, Benchmark, load_set
+from s3clip.texts.formats import TextKind
+from s3clip.texts.prompts import class_texts, render
+from s3clip.texts.sets import SETS, SUBSETS, NamesDigest
 from s3clip.texts.synonyms import SynonymClass, SynonymSet, collisions
+from s3clip.texts.templates import DEFAULT_TEMPLATES
 from s3clip.texts.wording import (
     compact,
     estimated_tokens,
@@ -28,19 +30,6 @@ from s3clip.texts.wording import (
     without_markup,
     words,
 )
-
-__all__ = [
-    "RULES",
-    "Entry",
-    "Finding",
-    "Reference",
-    "builtin_reference",
-    "check_synonyms",
-    "estimated_tokens",
-    "findings_of",
-    "split_excepted",
-    "word_counts",
-]
 
 MOST_WORDS = 5  # of a name
 CLIP_TOKENS = 77
@@ -59,7 +48,8 @@ GENERAL_NOUNS = frozenset(
 )
 
 
-Field = Literal["name", "synonyms", "descriptors", "prompts"]
+Field = Literal["name"] | TextKind
+Severity = Literal["error", "warning"]
 
 
 class Entry(NamedTuple):
@@ -85,7 +75,7 @@ class Finding:
         entry: where the text stands; None where a finding is of the class or the set as a whole.
     """
 
-    severity: Literal["error", "warning"]
+    severity: Severity
     rule: str
     position: int | None
     name: str | None
@@ -100,7 +90,7 @@ class Reference:
 
     Attributes:
         names: the names the classes must have, in order; None if there is no such list.
-        benchmark: a digest of such a list, for the sets that come with s3clip.
+        digest: of such a list, for the sets that come with s3clip.
         known_words: how many classes of other sets use a word, as `word_counts` gives it.
         dictionary: casefolded words that are no typos; None without a word list.
         count_tokens: how many tokens each text is; None for `estimated_tokens`.
@@ -109,29 +99,24 @@ class Reference:
     """
 
     names: Sequence[str] | None = None
-    benchmark: Benchmark | None = None
+    digest: NamesDigest | None = None
     known_words: Counter[str] = field(default_factory=Counter)
     dictionary: frozenset[str] | None = None
     count_tokens: Callable[[list[str]], list[int]] | None = None
     most_tokens: int = CLIP_TOKENS
     scripts: frozenset[str] = frozenset()
 
-    @property
-    def fixes_names(self) -> bool:
-        """Whether the names are given, so that nobody can mend them."""
-        return self.names is not None or self.benchmark is not None
-
 
 def builtin_reference(name: str | None = None) -> Reference:
     """Return what the builtin set of this name is compared with; None: a set that is not builtin."""
     subset = SUBSETS.get(name or "")
-    benchmark = BENCHMARKS.get(name or "") if subset is None else subset.benchmark
+    digest = SETS.get(name or "") if subset is None else subset.digest
     own = name if subset is None else subset.of
-    others = (load_set(each) for each in BENCHMARKS if each != own)
-    known = word_counts(others)
+    known = word_counts(SynonymSet.builtin(each) for each in SETS if each != own)
     if subset is not None:  # what several classes of the whole set say is no slip in a part of it
-        known += Counter({word: n for word, n in word_counts([load_set(subset.of)]).items() if n > 1})
-    return Reference(benchmark=benchmark, known_words=known)
+        whole = word_counts([SynonymSet.builtin(subset.of)])
+        known += Counter({word: count for word, count in whole.items() if count > 1})
+    return Reference(digest=digest, known_words=known)
 
 
 def check_synonyms(synonyms: SynonymSet, reference: Reference | None = None) -> list[Finding]:
@@ -189,11 +174,6 @@ class _Case:
             positions.setdefault(each.name.casefold(), []).append(position)
         return positions
 
-    def finding(
-        self, severity: Literal["error", "warning"], rule: str, position: int, text: str, message: str
-    ) -> Finding:
-        return Finding(severity, rule, position, self.classes[position].name, text, message)
-
     def entries(self, *fields: Field) -> Iterator[Entry]:
         """Every text of these fields, class by class."""
         for position, each in enumerate(self.classes):
@@ -202,9 +182,19 @@ class _Case:
                 for place, text in enumerate(texts):
                     yield Entry(position, field_name, place, text)
 
-    def found(self, severity: Literal["error", "warning"], rule: str, entry: Entry, message: str) -> Finding:
-        name = self.classes[entry.position].name
-        return Finding(severity, rule, entry.position, name, entry.text, message, entry)
+    def found(
+        self,
+        rule: str,
+        where: Entry | int | None,
+        message: str,
+        text: str = "",
+        severity: Severity = "warning",
+    ) -> Finding:
+        """Make a finding of an entry, of a text of the class at a position, or of the set as a whole."""
+        entry = where if isinstance(where, Entry) else None
+        position = where.position if isinstance(where, Entry) else where
+        name = None if position is None else self.classes[position].name
+        return Finding(severity, rule, position, name, entry.text if entry else text, message, entry)
 
     def listed(self, positions: Iterable[int]) -> str:
         """Name up to three classes."""
@@ -218,19 +208,19 @@ class _Case:
 
 def _order(case: _Case) -> Iterator[Finding]:
     wanted, own = case.reference.names, case.synonyms.class_names
-    benchmark = case.reference.benchmark
-    if benchmark is not None and benchmark != Benchmark.of(own):
-        found = "other names, or another order" if len(own) == benchmark.classes else f"{len(own)} classes"
-        message = f"expected the {benchmark.classes} names of the benchmark in its order, got {found}"
-        yield Finding("error", "order", None, None, "", message)
+    digest = case.reference.digest
+    if digest is not None and digest != NamesDigest.of(own):
+        found = "other names, or another order" if len(own) == digest.classes else f"{len(own)} classes"
+        message = f"expected the {digest.classes} names of the benchmark in its order, got {found}"
+        yield case.found("order", None, message, severity="error")
     if wanted is None:
         return
     if len(own) != len(wanted):
         message = f"expected {len(wanted)} classes, got {len(own)}"
-        yield Finding("error", "order", None, None, "", message)
+        yield case.found("order", None, message, severity="error")
     for position, (got, expected) in enumerate(zip(own, wanted, strict=False)):
         if got != expected:
-            yield case.finding("error", "order", position, got, f"expected the name {expected!r} here")
+            yield case.found("order", position, f"expected the name {expected!r} here", got, "error")
 
 
 # ---------------------------------------------------------------------------------- one text for two classes
@@ -239,16 +229,16 @@ def _order(case: _Case) -> Iterator[Finding]:
 def _repeated_name(case: _Case) -> Iterator[Finding]:
     for positions in case.names.values():
         for position in positions[1:]:
-            text = case.classes[position].name
             message = f"is the name of class {case.listed(positions[:1])} too"
-            yield case.finding("warning", "repeated_name", position, text, message)
+            yield case.found("repeated_name", position, message, case.classes[position].name)
 
 
 def _other_name(case: _Case) -> Iterator[Finding]:
     for entry in case.entries("synonyms", "prompts"):
         named = case.names.get(entry.text.casefold(), [])
         if named and entry.position not in named:
-            yield case.found("error", "other_name", entry, f"is the name of class {case.listed(named)}")
+            message = f"is the name of class {case.listed(named)}"
+            yield case.found("other_name", entry, message, severity="error")
 
 
 def _shared_text(case: _Case) -> Iterator[Finding]:
@@ -257,7 +247,8 @@ def _shared_text(case: _Case) -> Iterator[Finding]:
         key = entry.text.casefold()
         if key in shared and key not in case.names:
             others = [position for position in shared[key] if position != entry.position]
-            yield case.found("error", "shared_text", entry, f"stands in class {case.listed(others)} too")
+            message = f"stands in class {case.listed(others)} too"
+            yield case.found("shared_text", entry, message, severity="error")
 
 
 def _nearly_shared(case: _Case) -> Iterator[Finding]:
@@ -269,12 +260,12 @@ def _nearly_shared(case: _Case) -> Iterator[Finding]:
     for entries in spellings.values():
         for entry in entries:
             others = [each for each in entries if each.position != entry.position]
-            # A synonym can be changed, a name cannot; of two names, the later one is told.
+            # A synonym can be changed, a name cannot; of two names, the later one is listed.
             named = [each for each in others if each.field == "name"]
             if others and (entry.field != "name" or (named and named[0].position < entry.position)):
                 other = (named or others)[0]
                 message = f"is {other.text!r} of class {case.listed([other.position])}, spelt otherwise"
-                yield case.found("warning", "nearly_shared", entry, message)
+                yield case.found("nearly_shared", entry, message)
 
 
 # ------------------------------------------------------------------------------------------- inside one class
@@ -285,7 +276,7 @@ def _repeated(case: _Case) -> Iterator[Finding]:
     for entry in case.entries("name", "synonyms", "descriptors"):
         key = (entry.position, entry.field == "descriptors", singular(entry.text.casefold()))
         if key in first:
-            yield case.found("warning", "repeated", entry, f"is {first[key]!r} again, but for case or plural")
+            yield case.found("repeated", entry, f"is {first[key]!r} again, but for case or plural")
         first.setdefault(key, entry.text)
 
 
@@ -293,7 +284,7 @@ def _too_long(case: _Case) -> Iterator[Finding]:
     for entry in case.entries("synonyms"):
         if (count := len(entry.text.split())) > MOST_WORDS:
             message = f"has {count} words; a name has {MOST_WORDS} or less"
-            yield case.found("warning", "too_long", entry, message)
+            yield case.found("too_long", entry, message)
 
 
 def _too_many_tokens(case: _Case) -> Iterator[Finding]:
@@ -309,7 +300,7 @@ def _too_many_tokens(case: _Case) -> Iterator[Finding]:
         if max(tokens) > most:
             text = prompts[tokens.index(max(tokens))]
             message = f"has {'' if counted else 'perhaps '}{max(tokens)} tokens; the model reads {most}"
-            yield case.finding("error" if counted else "warning", "too_many_tokens", position, text, message)
+            yield case.found("too_many_tokens", position, message, text, "error" if counted else "warning")
 
 
 # -------------------------------------------------------------------------------------------------- hypernyms
@@ -322,9 +313,9 @@ def _hypernym(case: _Case) -> Iterator[Finding]:
         if compact(text) == compact(case.classes[entry.position].name):
             continue  # says no more than the name
         if not GENERAL_NOUNS.isdisjoint((key, text.casefold())):
-            yield case.found("warning", "hypernym", entry, "names many other things as well")
+            yield case.found("hypernym", entry, "names many other things as well")
         elif others := sorted(endings.get(key, set()) - {entry.position}):
-            yield case.found("warning", "hypernym", entry, f"may be what {case.listed(others)} is a kind of")
+            yield case.found("hypernym", entry, f"may be what {case.listed(others)} is a kind of")
 
 
 def _endings(case: _Case) -> dict[str, set[int]]:
@@ -342,20 +333,21 @@ def _endings(case: _Case) -> dict[str, set[int]]:
 
 def _typo(case: _Case) -> Iterator[Finding]:
     reference, used = case.reference, word_counts([case.synonyms])
+    named = reference.names is not None or reference.digest is not None
     frequent = {word for word, count in (used + reference.known_words).items() if count >= FREQUENT}
     for position, each in enumerate(case.classes):
         # Names that a benchmark fixes are not ours to spell.
-        fixed = set(words(each.name)) if reference.fixes_names else set()
+        fixed = set(words(each.name)) if named else set()
         for word, text in _words_of(each).items():
             if used[word] > 1 or word in reference.known_words or word in fixed or len(word) < SHORTEST_WORD:
                 continue
             if reference.dictionary is not None:
                 if reference.dictionary.isdisjoint((word, singular(word))):
                     message = f"{word!r} is in no other class and not in the word list"
-                    yield case.finding("warning", "typo", position, text, message)
+                    yield case.found("typo", position, message, text)
             elif near := sorted(one_slip_away(word) & frequent):
                 message = f"{word!r} is in no other class; is {near[0]!r} meant?"
-                yield case.finding("warning", "typo", position, text, message)
+                yield case.found("typo", position, message, text)
 
 
 def _letters(case: _Case) -> Iterator[Finding]:
@@ -365,7 +357,7 @@ def _letters(case: _Case) -> Iterator[Finding]:
     for position, text in texts:
         if odd := odd_character(text, mostly_latin):
             message = f"holds {unicodedata.name(odd, f'U+{ord(odd):04X}')}, which passes for something else"
-            yield case.finding("error", "letters", position, text, message)
+            yield case.found("letters", position, message, text, "error")
 
 
 # ------------------------------------------------------------------------------ what language models leave
@@ -376,13 +368,13 @@ def _markup(case: _Case) -> Iterator[Finding]:
         plain = without_markup(entry.text, sentence=entry.field == "prompts")
         if plain != entry.text:
             message = f"holds list marks, quotes or typographic characters; plain: {plain!r}"
-            yield case.found("warning", "markup", entry, message)
+            yield case.found("markup", entry, message)
 
 
 def _chatter(case: _Case) -> Iterator[Finding]:
     for entry in case.entries("synonyms", "descriptors", "prompts"):
         if is_chatter(entry.text):
-            yield case.found("warning", "chatter", entry, "is what a chat model says around an answer")
+            yield case.found("chatter", entry, "is what a chat model says around an answer")
 
 
 def _language(case: _Case) -> Iterator[Finding]:
@@ -390,7 +382,7 @@ def _language(case: _Case) -> Iterator[Finding]:
     for entry in case.entries("synonyms", "descriptors", "prompts"):
         if not in_scripts(entry.text, scripts):
             message = f"is not written in {' or '.join(sorted(scripts)).lower() or 'letters'}"
-            yield case.found("warning", "language", entry, message)
+            yield case.found("language", entry, message)
 
 
 RULES: dict[str, Callable[[_Case], Iterator[Finding]]] = {

@@ -5,22 +5,21 @@ nothing stays, and a right name goes where two classes were given it. So every r
 undone.
 """
 
-import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from s3clip.files.json import checked, read_json
 from s3clip.files.writing import write_atomically
 from s3clip.texts.check import Entry, Reference, findings_of
+from s3clip.texts.formats import KINDS, TextKind
 from s3clip.texts.synonyms import SynonymClass, SynonymSet
 from s3clip.texts.wording import known_scripts, without_markup
 
-__all__ = ["REMOVING", "Removal", "clean_synonyms", "read_removals", "restore_synonyms", "write_removals"]
-
-# In this order: a text is listed under the first rule that it breaks. `markup` mends.
-REMOVING = (
+Rule = Literal[
     "markup",
     "chatter",
     "language",
@@ -30,13 +29,13 @@ REMOVING = (
     "hypernym",
     "shared_text",
     "nearly_shared",
-)
+]
 
-TextField = Literal["synonyms", "descriptors", "prompts"]
+REMOVING: tuple[Rule, ...] = get_args(Rule)
+"""In this order: a text is listed under the first rule that it breaks. `markup` mends."""
 
 
-@dataclass(frozen=True)
-class Removal:
+class Removal(BaseModel):
     """One text that was taken out or mended.
 
     Attributes:
@@ -50,14 +49,20 @@ class Removal:
         instead: what it was mended to; None where it was taken out.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
     class_index: int
     class_name: str
-    field: TextField
-    place: int
-    text: str
-    rule: str
+    field: TextKind
+    place: Annotated[int, Field(ge=0)]
+    text: Annotated[str, StringConstraints(pattern=r"\S")]
+    rule: Rule
     message: str
     instead: str | None = None
+
+
+class _Removals(BaseModel):
+    removals: list[Removal]
 
 
 def clean_synonyms(
@@ -100,20 +105,19 @@ def clean_synonyms(
         for entry in sorted(found, key=lambda entry: (entry.position, entry.field, -entry.place)):
             if entry.field == "name":
                 continue
-            mended = ""
+            mended = None
             if rule == "markup":
-                mended = without_markup(entry.text, sentence=entry.field == "prompts")
-            place = texts.replace(entry, mended or None)
+                mended = without_markup(entry.text, sentence=entry.field == "prompts") or None
             removals.append(
                 Removal(
                     class_index=entry.position,
                     class_name=synonyms.classes[entry.position].name,
                     field=entry.field,
-                    place=place,
+                    place=texts.replace(entry, mended),
                     text=entry.text,
                     rule=rule,
                     message=found[entry].message,
-                    instead=mended or None,
+                    instead=mended,
                 )
             )
     return texts.as_set(), sorted(removals, key=_order)
@@ -164,7 +168,7 @@ def restore_synonyms(synonyms: SynonymSet, removals: Iterable[Removal]) -> Synon
 
 def write_removals(path: str | os.PathLike[str], removals: Sequence[Removal]) -> None:
     """Write removals as a JSON list, one a line; lines that are deleted are not put back."""
-    lines = ",\n".join(json.dumps(asdict(each), ensure_ascii=False) for each in removals)
+    lines = ",\n".join(each.model_dump_json() for each in removals)
     write_atomically(Path(os.path.realpath(path)), f"[\n{lines}\n]\n".encode())
 
 
@@ -174,29 +178,11 @@ def read_removals(path: str | os.PathLike[str]) -> list[Removal]:
     Raises:
         ValueError: if the file is no such list.
     """
-    where = os.fspath(path)
-    try:
-        records: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-        removals = [Removal(**record) for record in records]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{where}: is no list of removals ({error})") from None
-    for each in removals:
-        right = isinstance(each.class_index, int) and isinstance(each.place, int) and each.place >= 0
-        texts = (each.text, "" if each.instead is None else each.instead)
-        if (
-            not right
-            or each.rule not in REMOVING
-            or each.field not in get_args(TextField)
-            or not all(isinstance(text, str) for text in texts)
-            or not each.text.strip()
-        ):
-            raise ValueError(f"{where}: {each} is no removal of s3clip")
-    return removals
+    return checked({"removals": read_json(path)}, _Removals, os.fspath(path)).removals
 
 
 def _order(removal: Removal) -> tuple[int, int, int, int]:
-    field = get_args(TextField).index(removal.field)
-    return removal.class_index, field, removal.place, REMOVING.index(removal.rule)
+    return removal.class_index, KINDS.index(removal.field), removal.place, REMOVING.index(removal.rule)
 
 
 class _Texts:
@@ -205,8 +191,7 @@ class _Texts:
     def __init__(self, synonyms: SynonymSet) -> None:
         self.synonyms = synonyms
         self.lists: list[dict[str, list[tuple[int, str]]]] = [
-            {name: list(enumerate(getattr(each, name))) for name in get_args(TextField)}
-            for each in synonyms.classes
+            {name: list(enumerate(getattr(each, name))) for name in KINDS} for each in synonyms.classes
         ]
 
     def replace(self, entry: Entry, text: str | None) -> int:

@@ -1,4 +1,4 @@
-"""The synonym file: classes with their names, synonyms, descriptors and sentences, read, checked and written.
+"""The synonym set: classes with their names, synonyms, descriptors and sentences, read, checked and written.
 
 Our own format is JSON:
 
@@ -8,28 +8,7 @@ Our own format is JSON:
      "generated": {"model": "org/chat-model", "prompt_version": 1, "date": "2026-11-25"},
      "classes": [{"name": "tabby cat", "synonyms": ["tabby"], "descriptors": ["striped coat"], "id": 281}]}
 
-All but "format" and "classes" may be left out. Others are read too, recognised by their shape. The order of
-the file is the order of the classes, but for NeglectedTails, whose keys come unordered and are sorted by
-number.
-
-==================  =============================================  ===========  ========================
-format              shape                                          underscores  remarks
-==================  =============================================  ===========  ========================
-ours                a record with "format"                         literal      names may repeat
-list                names, or records as in "classes"              literal      names may repeat
-synonyms by class   `{class: [text]}`                              literal      `[]`: the name alone
-sentences by class  the same with `values="prompts"` (CuPL, AWT)   to spaces    in class names; empty
-                    or `values="descriptors"` (DCLIP, WaffleCLIP)               texts are left out
-NeglectedTails      `{id: {name, alternates: {text: count}}}`      literal      `id` is a number
-LVIS `cat_info`     list of records with "synset"                  to spaces    in names and synonyms
-fc-clip .txt        `id:name,name` a line                          literal      skips `invalid_class_id`
-NACLIP .txt         `name, synonym, ...` a line                    literal      or just names
-==================  =============================================  ===========  ========================
-
-The published sentence files use underscores in class names (AWT "Black_footed_Albatross", DCLIP
-"zen_garden"), and LVIS in all of its names ("spray_can"); nowhere else does one mean a space. The same
-sentence files hold empty texts, which a language model left behind: they are left out with a warning, while
-everywhere else an empty text is an error. A text loses the whitespace around it and is otherwise literal.
+All but "format" and "classes" may be left out. `s3clip.texts.formats` lists the others that are read.
 """
 
 import json
@@ -38,23 +17,16 @@ import re
 import reprlib
 import tempfile
 import warnings
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from s3clip.files.writing import write_atomically
+from s3clip.texts.formats import FORMAT, KINDS, TextKind, interpret, shown
 from s3clip.texts.prompts import resolve_templates
-
-FORMAT = "s3clip-synonyms/1"
-BUILTIN = "builtin:"  # before the name of a set that comes with s3clip
-
-Values = Literal["synonyms", "prompts", "descriptors"]
-Source = str | os.PathLike[str] | dict[str, Any] | list[Any] | tuple[Any, ...]
+from s3clip.texts.sources import BUILTIN, Source, read_source
 
 # Control characters and lone surrogates: no tokenizer reads them, and the latter cannot be written as UTF-8.
 _UNREADABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -65,7 +37,7 @@ def _label(text: str) -> str:
     if not text:
         raise ValueError("is empty")
     if found := _UNREADABLE.search(text):
-        raise ValueError(f"holds the control character U+{ord(found.group()):04X}: {reprlib.repr(text)}")
+        raise ValueError(f"holds the control character U+{ord(found.group()):04X}")
     return text
 
 
@@ -113,7 +85,7 @@ class Generated(BaseModel):
         model: the chat model that was asked.
         prompt_version: of `s3clip.texts.generation`.
         date: of the day when the file was written, "2026-11-25".
-        domain: what the model was told that the classes are.
+        domain: what the question said that the classes are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -148,6 +120,10 @@ class SynonymSet(BaseModel):
         """The names, in order."""
         return [each.name for each in self.classes]
 
+    def counts(self) -> dict[TextKind, int]:
+        """Return how many texts of each kind there are."""
+        return {kind: sum(len(getattr(each, kind)) for each in self.classes) for kind in KINDS}
+
     @classmethod
     def builtin(cls, name: str) -> "SynonymSet":
         """Return a set that comes with s3clip, such as "food101"; `s3clip synonyms list` lists them.
@@ -155,12 +131,10 @@ class SynonymSet(BaseModel):
         Raises:
             ValueError: for a name that is not there, with the nearest that are.
         """
-        from s3clip.texts.sets import load_set
-
-        return load_set(name)
+        return cls.read(BUILTIN + name)
 
     @classmethod
-    def read(cls, source: "Source | SynonymSet", *, values: Values = "synonyms") -> "SynonymSet":
+    def read(cls, source: "Source | SynonymSet", *, values: TextKind = "synonyms") -> "SynonymSet":
         """Read classes from a file, from the Hub, from Python objects or from the sets that come with s3clip.
 
         Args:
@@ -172,7 +146,7 @@ class SynonymSet(BaseModel):
 
         Warns:
             UserWarning: once each, with a count, for texts found in two classes, for texts given twice in a
-                class, and for empty texts left out of a published sentence file.
+                class, and for empty texts left out of a published sentence file; not for a builtin set.
 
         Raises:
             ValueError: naming the source, the class and the reason.
@@ -181,30 +155,20 @@ class SynonymSet(BaseModel):
         """
         if isinstance(source, SynonymSet):
             return source
-        if values not in get_args(Values):
-            raise ValueError(f"values: expected one of {', '.join(get_args(Values))}, got {values!r}")
-        if isinstance(source, str) and source.startswith(BUILTIN):
-            if values != "synonyms":
-                raise ValueError(f"values={values!r} is for {{class: [text]}}, but this is {source}")
-            return cls.builtin(source.removeprefix(BUILTIN))
-        path = None
-        if isinstance(source, (str, os.PathLike)):
-            where = os.fspath(source)
-            # Outside the `try`: the Hub's errors are its own, and some of them are ValueErrors.
-            path = _download(where) if where.startswith("hf://") else Path(where)
-        elif isinstance(source, (dict, list, tuple)):
-            where = f"the {type(source).__name__} of classes"
-        else:
-            raise TypeError(f"source: expected a path, a dict, a list or a SynonymSet, got {_shown(source)}")
+        if values not in KINDS:
+            raise ValueError(f"values: expected one of {', '.join(KINDS)}, got {values!r}")
+        where, content = read_source(source)
         try:
-            found = _interpret(source if path is None else _load(path), values)
-            synonyms = _build(found)
-        except RecursionError:
-            raise ValueError(f"{where}: is nested too deeply for a list of classes") from None
+            found = interpret(content, values)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        for message in _slips(synonyms, found.skipped):
-            warnings.warn(f"{where}: {message}", UserWarning, stacklevel=2)
+        try:
+            synonyms = cls.model_validate({**found.fields, "classes": found.classes})
+        except ValidationError as error:
+            raise ValueError(f"{where}: {_reason(error.errors()[0], found.classes)}") from None
+        if not where.startswith(BUILTIN):  # the exceptions of those say why such texts stay
+            for message in _slips(synonyms, found.skipped):
+                warnings.warn(f"{where}: {message}", UserWarning, stacklevel=2)
         return synonyms
 
     def write(self, path: str | os.PathLike[str]) -> None:
@@ -292,232 +256,6 @@ def _item_a_line(record: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
-# ------------------------------------------------------------------------------- from a file to its content
-
-
-class _Lines(list[str]):
-    """The lines of a .txt file; a plain list would be taken for a JSON list of names."""
-
-
-def _download(uri: str) -> Path:
-    from huggingface_hub import HfFileSystem, hf_hub_download
-
-    from s3clip.files.hub import hub_connection
-
-    try:
-        try:
-            from huggingface_hub import parse_hf_uri
-        except ImportError:  # before huggingface_hub 2, which parses without asking the Hub
-            old: Any = HfFileSystem().resolve_path(uri)
-            kind, repo, revision, file = old.repo_type, old.repo_id, old.revision, old.path_in_repo
-        else:
-            new = parse_hf_uri(uri)
-            kind, repo, revision, file = new.type, new.id, new.revision, new.path_in_repo
-        with hub_connection():
-            return Path(hf_hub_download(repo, file, repo_type=kind, revision=revision))
-    except Exception as error:
-        error.add_note(f"while reading the synonym file {uri}")
-        raise
-
-
-def _load(path: Path) -> Any:
-    if path.is_dir():
-        raise ValueError("is a directory; expected a .json or .txt file")
-    if not path.exists():
-        raise FileNotFoundError(f"no synonym file {str(path)!r}: looked for {path.absolute()}")
-    if path.suffix.lower() not in (".json", ".txt"):
-        raise ValueError("expected a file name that ends in .json or .txt")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    if not text.strip():
-        raise ValueError("the file is empty")
-    if path.suffix.lower() == ".txt":
-        # Not splitlines(), which also splits at characters that may stand in a name.
-        return _Lines(text.rstrip().replace("\r\n", "\n").replace("\r", "\n").split("\n"))
-    try:
-        return json.loads(text, object_pairs_hook=_unique)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is not JSON: {error}") from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        within = f" in the record of class {record['name']!r}" if "name" in record else ""
-        raise ValueError(f"the key {twice!r} is given twice{within}")
-    return record
-
-
-# --------------------------------------------------------------------------- from a format to class records
-
-
-class _Found(NamedTuple):
-    """Class records not checked yet, the other fields of a set, and how many empty texts were left out."""
-
-    classes: list[Any]
-    fields: Mapping[str, Any] = MappingProxyType({})
-    skipped: int = 0
-
-
-def _ours(content: dict[str, Any], values: Values) -> _Found:
-    version = content.get("format")
-    if "format" not in content:
-        raise ValueError(f'"format" is missing: a record with "classes" also has "format": "{FORMAT}"')
-    if version != FORMAT:
-        newer = isinstance(version, str) and re.fullmatch(r"s3clip-synonyms/[1-9]\d*", version)
-        advice = "; the file is newer than this s3clip, upgrade it" if newer else ""
-        raise ValueError(f'"format" is {reprlib.repr(version)}, expected "{FORMAT}"{advice}')
-    known = ["format", *SynonymSet.model_fields]
-    if unknown := set(content) - set(known):
-        raise ValueError(f"unknown keys {sorted(map(str, unknown))}; known are {', '.join(known)}")
-    classes = content.get("classes")
-    if not isinstance(classes, (list, tuple)):
-        raise ValueError(f'"classes" must be a list of records, not {_shown(classes)}')
-    fields = {key: value for key, value in content.items() if key not in ("format", "classes")}
-    return _Found(_list(classes, values).classes, fields)
-
-
-def _list(content: Sequence[Any], values: Values) -> _Found:
-    return _Found([{"name": item} if isinstance(item, str) else item for item in content])
-
-
-def _by_class(content: dict[str, Any], values: Values) -> _Found:
-    classes, seen, skipped = [], set(), 0
-    for name, texts in content.items():
-        if values != "synonyms":
-            name = _spaced(name)
-            if isinstance(texts, (list, tuple)):
-                kept = [text for text in texts if not isinstance(text, str) or text.strip()]
-                skipped += len(texts) - len(kept)
-                texts = kept
-        classes.append({"name": name, values: texts})
-        key = name.strip() if isinstance(name, str) else name
-        if key in seen:
-            raise ValueError(f"the key {key!r} is given twice, but for whitespace or underscores")
-        seen.add(key)
-    return _Found(classes, skipped=skipped)
-
-
-def _neglected_tails(content: dict[str, Any], values: Values) -> _Found:
-    classes: dict[int, Any] = {}
-    for key, record in content.items():
-        if not isinstance(record.get("alternates"), dict):
-            raise ValueError(
-                f"class {key!r}: expected {{name, alternates: {{text: count}}}} as in NeglectedTails, got a "
-                f"record with the keys {reprlib.repr(list(record))}; other records go into a list"
-            )
-        if not (isinstance(key, str) and key.isascii() and key.isdigit()):
-            raise ValueError(f"class {key!r}: expected a number, as NeglectedTails numbers its classes")
-        if int(key) in classes:
-            raise ValueError(f"the key {key!r} is given twice")
-        name = record.get("name")
-        # A class's own name is often missing from its alternates, and stands anywhere among them.
-        synonyms = [text for text in record["alternates"] if text != name]
-        classes[int(key)] = {"name": name, "synonyms": synonyms, "id": int(key)}
-    return _Found([classes[number] for number in sorted(classes)])
-
-
-def _lvis(content: Sequence[Any], values: Values) -> _Found:
-    classes = []
-    for record in content:
-        if isinstance(record, dict):
-            name, synonyms = _spaced(record.get("name")), record.get("synonyms")
-            if isinstance(synonyms, list):
-                synonyms = [text for text in map(_spaced, synonyms) if text != name]
-            record = {"name": name, "synonyms": synonyms, "id": record.get("id")}
-        classes.append(record)
-    return _Found(classes)
-
-
-def _fcclip(lines: Sequence[str], values: Values) -> _Found:
-    classes: dict[int, Any] = {}
-    for number, line in enumerate(lines, start=1):
-        match = _FCCLIP_LINE.fullmatch(line)
-        if match is None:
-            raise ValueError(f"line {number}: expected id:name,name as in line 1, got {reprlib.repr(line)}")
-        key, names = int(match[1]), match[2]
-        if key in classes:
-            raise ValueError(f"line {number}: the id {key} is given twice")
-        classes[key] = None if names.strip() == "invalid_class_id" else {**_names(names, number), "id": key}
-    return _Found([record for record in classes.values() if record is not None])
-
-
-def _naclip(lines: Sequence[str], values: Values) -> _Found:
-    return _Found([_names(line, number) for number, line in enumerate(lines, start=1)])
-
-
-def _names(line: str, number: int) -> dict[str, Any]:
-    names = [name.strip() for name in line.split(",")]
-    if not all(names):
-        raise ValueError(f"line {number}: an empty name in {reprlib.repr(line)}")
-    return {"name": names[0], "synonyms": names[1:]}
-
-
-def _spaced(text: Any) -> Any:
-    return text.replace("_", " ") if isinstance(text, str) else text
-
-
-class _Format(NamedTuple):
-    name: str
-    recognises: Callable[[Any], bool]
-    read: Callable[[Any, Values], _Found]
-
-
-_FCCLIP_LINE = re.compile(r"\s*([0-9]+)\s*:(.*)")
-
-# Tried in this order; the first that recognises the content reads it.
-_FORMATS = (
-    _Format(
-        "an fc-clip file", lambda it: isinstance(it, _Lines) and bool(_FCCLIP_LINE.match(it[0])), _fcclip
-    ),
-    _Format("a file of a class a line", lambda it: isinstance(it, _Lines), _naclip),
-    _Format(
-        FORMAT,
-        # A class may be called "format", then with a list of synonyms.
-        lambda it: isinstance(it, dict) and ("classes" in it or isinstance(it.get("format"), str)),
-        _ours,
-    ),
-    _Format(
-        "a NeglectedTails file",
-        lambda it: (
-            isinstance(it, dict) and bool(it) and all(isinstance(value, dict) for value in it.values())
-        ),
-        _neglected_tails,
-    ),
-    _Format("{class: [text]}", lambda it: isinstance(it, dict), _by_class),
-    _Format(
-        "an LVIS file",
-        lambda it: (
-            isinstance(it, (list, tuple)) and bool(it) and isinstance(it[0], dict) and "synset" in it[0]
-        ),
-        _lvis,
-    ),
-    _Format("a list of classes", lambda it: isinstance(it, (list, tuple)), _list),
-)
-
-
-def _interpret(content: Any, values: Values) -> _Found:
-    for each in _FORMATS:
-        if each.recognises(content):
-            if values != "synonyms" and each.read is not _by_class:
-                raise ValueError(f"values={values!r} is for {{class: [text]}}, but this is {each.name}")
-            return each.read(content, values)
-    raise ValueError(f"expected a record or a list of classes, got {_shown(content)}")
-
-
-# ---------------------------------------------------------------------------- from records to a checked set
-
-
-def _build(found: _Found) -> SynonymSet:
-    try:
-        return SynonymSet.model_validate({**found.fields, "classes": found.classes})
-    except ValidationError as error:
-        raise ValueError(_reason(error.errors()[0], found.classes)) from None
-
-
 def _reason(error: ErrorDetails, records: list[Any]) -> str:
     """Return in one line what pydantic found wrong, and in which class."""
     location, kind, value = error["loc"], error["type"], error["input"]
@@ -531,24 +269,24 @@ def _reason(error: ErrorDetails, records: list[Any]) -> str:
         where = f"class {position}: " if name is None else f"class {position} ({reprlib.repr(name)}): "
         location = location[2:]
     if location[:1] == ("id",):  # what follows names a member of the union, not a place in the file
-        return f"{where}id must be a whole number, a text or null, not {_shown(value)}"
+        return f"{where}id must be a whole number, a text or null, not {shown(value)}"
+    known = f"; a class has {', '.join(SynonymClass.model_fields)}"
+    if not where:
+        known = f"; a file has format, {', '.join(SynonymSet.model_fields)}" if len(location) == 1 else ""
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
     if kind == "value_error":
         reason = str(error["ctx"]["error"])
-        return reason if field == "templates" else f"{where}{field} {reason}"
+        if field == "templates":
+            return reason
+        return f"{where}{field} {reason}" + (f": {reprlib.repr(value)}" if str(value).strip() else "")
     reason = {
-        "string_type": f"must be a text, not {_shown(value)}",
-        "tuple_type": f"must be a list of texts, not {_shown(value)}",
+        "string_type": f"must be a text, not {shown(value)}",
+        "tuple_type": f"must be a list of texts, not {shown(value)}",
         "missing": "is missing",
-        "extra_forbidden": "is not known"
-        + (f"; a class has {', '.join(SynonymClass.model_fields)}" if where else ""),
-        "model_type": f"must be a name or a record, not {_shown(value)}",
+        "extra_forbidden": f"is not known{known}",
+        "model_type": f"must be a name or a record, not {shown(value)}",
     }.get(kind, error["msg"])
     return f"{where}{field} {reason}" if field else f"{where}{reason}"
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else f"{reprlib.repr(value)} ({type(value).__name__})"
 
 
 def _slips(synonyms: SynonymSet, skipped: int) -> list[str]:

@@ -2,17 +2,16 @@
 
 A name has several senses ("crane": the bird, the machine). The sense is the one that the class's `id` names,
 where that is a WordNet id such as ImageNet's "n02012849"; else the first below the domain; else the first of
-all, which is the most frequent. How it was chosen is told of every class, for somebody to read.
+all, which is the most frequent. Each choice says how it was made, for somebody to read.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from s3clip.texts.synonyms import Source, SynonymClass, SynonymSet
+from s3clip.texts.sources import Source
+from s3clip.texts.synonyms import SynonymClass, SynonymSet
 from s3clip.texts.wording import singular
-
-__all__ = ["Choice", "Lexicon", "open_lexicon", "wordnet_synonyms"]
 
 _WNID = re.compile(r"n(\d{8})")
 _INSTALL = (
@@ -84,10 +83,9 @@ def wordnet_synonyms(
     choices: list[Choice] = []
     for position, each in enumerate(own.classes):
         sense, how = _choose(each, domain, lexicon)
-        told = ("", "") if sense is None else (sense.key, sense.definition)
-        choices.append(Choice(position, each.name, *told, how))
+        choices.append(Choice(position, each.name, sense.key, sense.definition, how))
         had = {text.casefold() for text in (each.name, *each.synonyms)}
-        lemmas = [] if sense is None else [text for text in sense.lemmas if text.casefold() not in had]
+        lemmas = [text for text in sense.lemmas if text.casefold() not in had]
         found.append(each.model_copy(update={"synonyms": (*each.synonyms, *lemmas)}))
     description = own.description or f"Synonyms from {lexicon.name}"
     return own.model_copy(update={"classes": tuple(found), "description": description}), choices
@@ -108,13 +106,13 @@ def open_lexicon() -> Lexicon:
     raise ImportError(f"a starter from WordNet needs wn or nltk: {_INSTALL}")
 
 
-def _choose(own: SynonymClass, domain: str | None, lexicon: Lexicon) -> tuple[Sense | None, str]:
+def _choose(own: SynonymClass, domain: str | None, lexicon: Lexicon) -> tuple[Sense, str]:
     wnid = _WNID.fullmatch(own.id) if isinstance(own.id, str) else None
     if wnid and lexicon.has_wnids and (sense := lexicon.of_wnid(int(wnid[1]))):
         return sense, "id"
     senses = lexicon.senses(own.name) or lexicon.senses(singular(own.name.casefold()))
     if not senses:
-        return None, "not found"
+        return Sense("", (), ""), "not found"
     if domain is not None:
         wanted = domain.strip().casefold()
         for sense in senses:

@@ -12,7 +12,8 @@ from s3clip.backbone import backbone as backbone_module
 from s3clip.backbone import prefix_tree as prefix_tree_module
 from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.prefix_tree import find_text_tower, prefix_tree, shared_lengths
-from s3clip.texts.prompts import TEMPLATES, render
+from s3clip.texts.prompts import render
+from s3clip.texts.templates import TEMPLATES
 from tests import SHARED, tiny_models
 
 torch.set_num_threads(1)
@@ -111,7 +112,7 @@ def test_embeddings_are_those_of_padded_texts(family, batch_size):
     backbone = Backbone(model, processor)
     texts = [*TEXTS, *TEXTS[::-1]]
     rows = backbone.encode_texts(texts, batch_size=batch_size)
-    assert backbone._unshared_because is None
+    assert backbone.unshared_because is None
     torch.testing.assert_close(rows, padded(model, processor, texts), atol=1e-5, rtol=0)
     assert not rows.requires_grad
 
@@ -124,7 +125,7 @@ def test_few_texts(texts):
     torch.testing.assert_close(
         backbone.encode_texts(texts), padded(model, processor, texts), atol=1e-5, rtol=0
     )
-    assert backbone._unshared_because is None
+    assert backbone.unshared_because is None
 
 
 @pytest.mark.parametrize("block", [1, 3, 32, 1000])
@@ -144,7 +145,7 @@ def test_blocks_of_any_size_in_a_deeper_model(block, monkeypatch):
     draw = random.Random(0)
     texts = ["".join(draw.choices("ab ", k=draw.randint(1, 70))) + "c" for _ in range(60)]
     rows = backbone.encode_texts(texts)
-    assert backbone._unshared_because is None
+    assert backbone.unshared_because is None
     torch.testing.assert_close(rows, padded(model, processor, texts), atol=1e-5, rtol=0)
 
 
@@ -156,7 +157,7 @@ def test_truncated_texts(family):
     texts = ["ab" * 50, "ab" * 50 + "c", "ab" * 20, "ab", "b"]
     with pytest.warns(UserWarning, match="are truncated"):
         rows = backbone.encode_texts(texts)
-    assert backbone._unshared_because is None
+    assert backbone.unshared_because is None
     with pytest.warns(UserWarning, match="are truncated"):
         torch.testing.assert_close(rows, padded(model, processor, texts), atol=1e-5, rtol=0)
 
@@ -173,7 +174,7 @@ def test_texts_that_name_special_tokens_are_read_where_the_model_reads_them(fami
     texts = [*TEXTS[:8], "a dog<|endoftext|> or not", "a <cat> there", "<|endoftext|>"]
     backbone = Backbone(model, processor)
     rows = backbone.encode_texts(texts)
-    assert backbone._unshared_because is None
+    assert backbone.unshared_because is None
     torch.testing.assert_close(rows, padded(model, processor, texts), atol=1e-5, rtol=0)
 
 
@@ -185,7 +186,7 @@ def test_half_precision(dtype):
     model = model.to(dtype)
     backbone = Backbone(model, processor)
     rows = backbone.encode_texts(TEXTS, batch_size=8)
-    assert backbone._unshared_because is None
+    assert backbone.unshared_because is None
     assert rows.dtype == torch.float32
     # As near to single precision as the padded texts come.
     gap = (padded(model, processor, TEXTS) - exact).norm(dim=1).max()
@@ -208,7 +209,7 @@ def test_a_text_tower_of_clip_beside_another_image_tower():
     processor = (tiny_models.clip_tokenizer(), tiny_models.clip_image_processor())
     backbone = Backbone(model, processor)
     rows = backbone.encode_texts(TEXTS)
-    assert backbone._unshared_because is None
+    assert backbone.unshared_because is None
     torch.testing.assert_close(rows, padded(model, processor, TEXTS), atol=1e-5, rtol=0)
 
 
@@ -243,7 +244,7 @@ def test_few_texts_are_not_worth_a_probe():
     backbone = Backbone(model, processor)
     backbone.fingerprint()
     assert rows == [3]
-    assert "tokens in common" in backbone._unshared_because
+    assert "tokens in common" in backbone.unshared_because
 
 
 # Towers that cannot share.
@@ -256,7 +257,7 @@ def test_other_families_are_padded(family):
     assert find_text_tower(model) is None
     backbone = Backbone(model, processor)
     assert torch.equal(backbone.encode_texts(TEXTS[:9]), padded(model, processor, TEXTS[:9]))
-    assert backbone._unshared_because.endswith("is not built like CLIP")
+    assert backbone.unshared_because.endswith("is not built like CLIP")
 
 
 def sees_ahead(model):
@@ -328,7 +329,7 @@ def test_a_tower_that_works_otherwise_is_found_out(change, reason):
     change(model)
     backbone = Backbone(model, processor)
     rows = backbone.encode_texts(TEXTS)
-    assert reason in backbone._unshared_because
+    assert reason in backbone.unshared_because
     assert torch.equal(rows, padded(model, processor, TEXTS))
 
 

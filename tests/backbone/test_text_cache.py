@@ -26,13 +26,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The texts that reached the text tower, without those of the fingerprint."""
-    from s3clip.backbone.backbone import _FINGERPRINT_TEXTS, Backbone
+    from s3clip.backbone.backbone import Backbone
+    from s3clip.backbone.identity import FINGERPRINT_TEXTS
 
     seen: list[str] = []
     whole = Backbone.encode_texts
 
     def spy(self, texts, **kwargs):
-        if texts is not _FINGERPRINT_TEXTS:
+        if texts is not FINGERPRINT_TEXTS:
             seen.extend(texts)
         return whole(self, texts, **kwargs)
 

@@ -25,7 +25,7 @@ from s3clip import SynonymousSpaceHead, cli
 from s3clip.bulk import TooManyErrorsError, label
 from s3clip.bulk import job as bulk_job
 from s3clip.bulk.embedding_shards import ArrayShard, EmbeddingTable
-from s3clip.bulk.inputs import version_now
+from s3clip.bulk.inputs import state_now
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 
 SIZES = {"batch_size": 8, "part_size": 16}
@@ -470,10 +470,21 @@ def test_the_command(pictures: Path, head: SynonymousSpaceHead, tmp_path: Path, 
     assert "not finished" in capsys.readouterr().out
 
 
-def test_versions_tell_a_change(tmp_path: Path):
-    file = tmp_path / "a.jpg"
-    file.write_bytes(b"x")
-    (listed,) = bulk_job.list_files([file])
-    assert version_now(listed) == (listed.size, listed.version)
+def test_a_change_that_keeps_size_and_time_is_seen(space, tmp_path: Path):
+    file, out = tmp_path / "v.npy", tmp_path / "out"
+    rows = np.random.default_rng(0).normal(size=(40, space.space.raw.shape[1])).astype(np.float32)
+    np.save(file, rows)
     os.utime(file, ns=(5, 5))
-    assert version_now(listed) != (listed.size, listed.version)
+    (listed,) = bulk_job.list_files([file])
+    assert state_now(listed) == listed.state
+    label(file, space, out)
+    np.save(file, -rows)
+    os.utime(file, ns=(5, 5))
+    assert not listed.state.agrees(state_now(listed))
+    with pytest.raises(ValueError, match=r"v\.npy changed since it was labelled"):
+        label(file, space, out)
+    # A listing of an older run has no digests: what it has is compared, and it goes on.
+    listing = pq.read_table(out / "listing.parquet")
+    pq.write_table(listing.drop_columns("ends"), out / "listing.parquet")
+    assert label(file, space, out).labelled_now == 0
+    assert pq.read_table(out / "listing.parquet").column("ends").to_pylist() == [state_now(listed).ends]

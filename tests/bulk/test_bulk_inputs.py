@@ -21,8 +21,9 @@ from s3clip import SynonymousSpaceHead
 from s3clip.bulk import label
 from s3clip.bulk.arrays import open_array
 from s3clip.bulk.decoding import EMBEDDING_BATCH
-from s3clip.bulk.inputs import list_files, version_now
+from s3clip.bulk.inputs import list_files, state_now
 from s3clip.demo import model_folder, synonym_file
+from s3clip.files.state import FileState
 
 SIZES = {"batch_size": 8, "part_size": 16, "workers": 0}
 VECTORS = np.random.default_rng(0).normal(size=(5000, 24)).astype(np.float32)
@@ -203,9 +204,9 @@ def test_lance_datasets(space, head, tmp_path: Path):
     assert (summary.rows, summary.errors) == (20, 0)
     # Its version tells a change.
     (listed,) = list_files([root / "vectors.lance"])
-    assert (listed.size, listed.version) == version_now(listed) == (5000, "1")
+    assert listed.state == state_now(listed) == FileState(5000, "1")
     lance.write_dataset(table, root / "vectors.lance", mode="append")
-    assert version_now(listed) == (10_000, "2")
+    assert state_now(listed) == FileState(10_000, "2")
     with pytest.raises(ValueError, match=r"vectors\.lance changed since it was labelled"):
         label(root / "vectors.lance", space, tmp_path / "out")
     # What is named so and is none; one that is damaged is named, and the rest is read.
@@ -242,7 +243,7 @@ def test_the_hub(head, tmp_path: Path, hub, monkeypatch: pytest.MonkeyPatch):
     hub.repositories["user/photos"] = repository = Repository()
     repository.add({"0.tar": tar, "photos/a.png": picture(7), "photos/b.png": b"no picture"})
     place = "hf://datasets/user/photos"
-    assert all(version_now(file) == (file.size, file.version) != (0, "") for file in list_files([place]))
+    assert all(state_now(file) == file.state != FileState(0) for file in list_files([place]))
     summary = label(place, head, tmp_path / "out", **SIZES)
     assert (summary.rows, summary.errors, summary.broken) == (11, 1, {})
     keys = [f"{place}/0.tar/{i}.png" for i in range(9)] + [f"{place}/photos/{name}.png" for name in "ab"]

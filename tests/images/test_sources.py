@@ -18,9 +18,10 @@ from PIL import Image
 
 from s3clip.files import addresses as files
 from s3clip.images.opening import BrokenImageError
-from s3clip.images.shards import TableShard, TarShard
 from s3clip.images.sources import BrokenShardError, Listed, Record, Sample, Span, file_shards, natural, read
+from s3clip.images.table_shards import TableShard
 from s3clip.images.tables import open_table
+from s3clip.images.tars import TarShard
 from tests import hub_server
 
 

@@ -15,7 +15,6 @@ from s3clip import SynonymSet, cli
 from s3clip.bench.timing import can_measure_memory
 from s3clip.demo import held_out_digits, model_folder
 from s3clip.evaluation.scores import confusion_matrix, intersection_over_union, mean_iou, resampled_mean_iou
-from s3clip.texts.sets import load_set
 
 
 def plain_iou(pairs, classes):
@@ -86,7 +85,7 @@ def run(monkeypatch, *words):
 def test_the_complete_command_on_the_photos_of_voc(shared, tmp_path, monkeypatch, capsys):
     # Plumbing: the model knows garments, not these classes.
     folder = shared / "data" / "voc_sample"
-    words = {each.name: list(each.synonyms) for each in load_set("voc21").classes}
+    words = {each.name: list(each.synonyms) for each in SynonymSet.builtin("voc21").classes}
     (tmp_path / "voc.json").write_text(json.dumps(words))
     code = run(
         monkeypatch,

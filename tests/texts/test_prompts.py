@@ -7,15 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3clip.texts.prompts import (
-    DEFAULT_TEMPLATES,
-    TEMPLATES,
-    Text,
-    class_texts,
-    join_descriptor,
-    render,
-    resolve_templates,
-)
+from s3clip.texts.prompts import Text, class_texts, join_descriptor, render, resolve_templates
+from s3clip.texts.templates import DEFAULT_TEMPLATES, TEMPLATES
 from tests import SHARED
 
 SAMPLES = SHARED / "data" / "synonyms"

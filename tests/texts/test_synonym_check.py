@@ -11,12 +11,12 @@ from s3clip.texts.check import (
     Reference,
     builtin_reference,
     check_synonyms,
-    estimated_tokens,
     split_excepted,
     word_counts,
 )
 from s3clip.texts.prompts import class_texts
-from s3clip.texts.sets import BENCHMARKS, Benchmark, load_set
+from s3clip.texts.sets import SETS, NamesDigest
+from s3clip.texts.wording import estimated_tokens
 
 
 def made(classes: dict[str, list[str]], **descriptors: list[str]) -> SynonymSet:
@@ -49,9 +49,9 @@ def test_the_order_of_a_benchmark():
     assert [(each.severity, each.position, each.message) for each in longer] == [
         ("error", None, "expected 5 classes, got 4")
     ]
-    assert found(CLEAN, "order", Reference(benchmark=Benchmark.of(names))) == []
+    assert found(CLEAN, "order", Reference(digest=NamesDigest.of(names))) == []
     for others in (swapped, [*names, "bird"], ["Cat", *names[1:]]):
-        assert found(CLEAN, "order", Reference(benchmark=Benchmark.of(others))) == [(None, "")]
+        assert found(CLEAN, "order", Reference(digest=NamesDigest.of(others))) == [(None, "")]
 
 
 def test_a_name_given_to_two_classes():
@@ -147,8 +147,8 @@ def test_the_longest_template_counts():
 def test_the_estimate_is_never_below_clips_tokenizer(shared):
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(shared / "models" / "clip_tokenizer")
-    for name in BENCHMARKS:
-        own = load_set(name)
+    for name in SETS:
+        own = SynonymSet.builtin(name)
         texts = [
             text.prompts[0]
             for each in own.classes[::7]
@@ -257,7 +257,7 @@ def test_exceptions_take_what_they_name_and_nothing_else():
 
 def test_a_random_mistake_in_a_shipped_set_is_found():
     """Each kind of mistake, put into a shipped set at random places, is found there."""
-    own, reference = load_set("oxford_pets"), builtin_reference("oxford_pets")
+    own, reference = SynonymSet.builtin("oxford_pets"), builtin_reference("oxford_pets")
     assert {each.rule for each in check_synonyms(own, reference)} == set()
     draw = random.Random(0)
     for rule in sorted(set(RULES) - {"order", "repeated_name", "too_many_tokens"}):
@@ -290,8 +290,8 @@ def test_a_random_mistake_in_a_shipped_set_is_found():
 def test_the_share_of_random_slips_that_is_found():
     """docs/synonyms.md says a third: of words with a letter dropped, doubled, added or swapped inside."""
     draw, found, slips = random.Random(0), 0, 0
-    for name in BENCHMARKS:
-        own, classes = load_set(name), []
+    for name in SETS:
+        own, classes = SynonymSet.builtin(name), []
         words = word_counts([own])
         for each in own.classes:
             texts = [*each.synonyms, *each.descriptors] or [each.name]

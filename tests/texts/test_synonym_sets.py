@@ -18,7 +18,7 @@ import s3clip.texts.sets
 from s3clip import Backbone, SynonymousSpaceHead, SynonymSet, cli
 from s3clip.demo import model_folder
 from s3clip.texts.check import builtin_reference, check_synonyms, split_excepted
-from s3clip.texts.sets import BENCHMARKS, SUBSETS, Benchmark, load_exceptions, load_set, set_names
+from s3clip.texts.sets import SETS, SUBSETS, NamesDigest, read_exceptions, set_names
 from tests import ROOT
 
 FOLDER = Path(s3clip.texts.sets.__file__).parent
@@ -51,8 +51,10 @@ def run(*arguments: object):
 
 @pytest.mark.parametrize("name", set_names())
 def test_the_check_finds_nothing_but_the_listed_exceptions(name: str):
-    exceptions = load_exceptions(name)
-    left, excepted = split_excepted(check_synonyms(load_set(name), builtin_reference(name)), exceptions)
+    exceptions = read_exceptions(name)
+    left, excepted = split_excepted(
+        check_synonyms(SynonymSet.builtin(name), builtin_reference(name)), exceptions
+    )
     assert left == []
     assert all(reason for _, reason in excepted)
     if name not in SUBSETS:  # a typo may become known by a word in another set, the others stay
@@ -63,33 +65,33 @@ def test_the_check_finds_nothing_but_the_listed_exceptions(name: str):
 
 def test_every_file_is_a_set_and_every_set_a_file():
     names = {path.stem for path in FOLDER.glob("*.json")} - {"exceptions"}
-    assert names == set(BENCHMARKS)
-    assert json.loads((FOLDER / "exceptions.json").read_text(encoding="utf-8")).keys() <= set(BENCHMARKS)
+    assert names == set(SETS)
+    assert json.loads((FOLDER / "exceptions.json").read_text(encoding="utf-8")).keys() <= set(SETS)
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", SETS)
 def test_files_are_written_as_write_writes_them(name: str, tmp_path: Path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # ImageNet's two "missile"
         read = SynonymSet.read(FOLDER / f"{name}.json")
-    assert read == load_set(name)
+    assert read == SynonymSet.builtin(name)
     assert read.license == "Apache-2.0"
     assert read.description
     read.write(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == (FOLDER / f"{name}.json").read_bytes()
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", SETS)
 def test_sets_of_200_classes_or_fewer_have_descriptors(name: str):
-    own = load_set(name)
+    own = SynonymSet.builtin(name)
     wanted = range(3, 7) if len(own.classes) <= 200 else range(1)
     assert [c.name for c in own.classes if len(c.descriptors) not in wanted] == []
     assert [c.name for c in own.classes if len(c.synonyms) > 8] == []
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", SETS)
 def test_the_names_are_the_benchmarks(name: str):
-    assert Benchmark.of(load_set(name).class_names) == BENCHMARKS[name]
+    assert NamesDigest.of(SynonymSet.builtin(name).class_names) == SETS[name]
 
 
 @pytest.mark.parametrize("name", OPENAI)
@@ -100,7 +102,7 @@ def test_names_and_templates_are_those_of_clips_list(name: str, shared: Path):
         key: re.findall(r"^\s+(['\"])(.*)\1,$", body, re.M)
         for key, body in re.findall(r"(\w+) = \[\n(.*?)\n\]", section, re.S)
     }
-    own = load_set(name)
+    own = SynonymSet.builtin(name)
     assert list(own.templates or ()) == [text for _, text in lists["templates"]]
     names = [text.replace("\\'", "'") for _, text in lists["classes"]]
     if name in BY_FOLDER:
@@ -115,7 +117,7 @@ def test_imagenets_names_and_ids(shared: Path):
     listed = json.loads(
         (shared / "data" / "synonyms" / "openai_clip" / "imagenet_classes_templates.json").read_text()
     )
-    own = load_set("imagenet1k")
+    own = SynonymSet.builtin("imagenet1k")
     assert own.class_names == listed["classes"]
     ids = [each.id for each in own.classes]
     assert ids == sorted(set(ids), key=str)
@@ -134,7 +136,7 @@ def test_imagenets_names_and_ids(shared: Path):
     ],
 )
 def test_subsets_of_imagenet(name: str, position: int, class_name: str, wordnet_id: str):
-    own, whole = load_set(name), load_set("imagenet1k")
+    own, whole = SynonymSet.builtin(name), SynonymSet.builtin("imagenet1k")
     assert len(own.classes) == len({each.id for each in own.classes}) == 200
     assert list(SUBSETS[name].positions) == sorted(SUBSETS[name].positions)
     assert (own.classes[position].name, own.classes[position].id) == (class_name, wordnet_id)
@@ -145,7 +147,7 @@ def test_subsets_of_imagenet(name: str, position: int, class_name: str, wordnet_
 
 def test_imagenet_r_has_the_names_of_another_list(shared: Path):
     names = list(json.loads((shared / "data" / "synonyms" / "awt" / "imagenet_r.json").read_text()))
-    assert [n.replace("_", " ") for n in names] == load_set("imagenet_r").class_names
+    assert [n.replace("_", " ") for n in names] == SynonymSet.builtin("imagenet_r").class_names
 
 
 # ------------------------------------------------------------------------------------------------ the page
@@ -158,7 +160,7 @@ def table_of_sets() -> str:
         "|---|---|---:|---:|---:|---:|",
     ]
     for name in set_names():
-        own = load_set(name)
+        own = SynonymSet.builtin(name)
         texts = [1 + len(each.synonyms) for each in own.classes]
         descriptors = [len(each.descriptors) for each in own.classes]
         points = sum(t * (1 + d) for t, d in zip(texts, descriptors, strict=True))
@@ -207,7 +209,7 @@ def test_a_sample_is_drawn_from_whole_sets_and_again_for_its_seed(monkeypatch: p
         synonym_sample.main()
         return capsys.readouterr().out
 
-    everything = sum(benchmark.classes for benchmark in BENCHMARKS.values())
+    everything = sum(digest.classes for digest in SETS.values())
     assert len(re.findall("^    synonyms: ", drawn("--classes", str(everything)), re.M)) == everything
     assert drawn("--seed", "7") == drawn("--seed", "7") != drawn("--seed", "8")
     with pytest.raises(SystemExit):
@@ -219,11 +221,9 @@ def test_a_sample_is_drawn_from_whole_sets_and_again_for_its_seed(monkeypatch: p
 
 def test_builtin_is_a_source():
     own = SynonymSet.builtin("oxford_pets")
-    assert own == load_set("oxford_pets") == SynonymSet.read("builtin:oxford_pets")
+    assert own == SynonymSet.builtin("oxford_pets") == SynonymSet.read("builtin:oxford_pets")
     assert own.classes[25].name == "Pug"
-    with pytest.raises(
-        ValueError, match=r"values='prompts' is for {class: \[text\]}, but this is builtin:dtd"
-    ):
+    with pytest.raises(ValueError, match=r"builtin:dtd: values='prompts' is for {class: \[text\]}, but"):
         SynonymSet.read("builtin:dtd", values="prompts")
 
 
@@ -252,9 +252,20 @@ def test_nothing_is_loaded_before_it_is_used():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
+def test_no_module_of_texts_imports_a_heavy_library():
+    code = (
+        "import importlib, pkgutil, sys, s3clip.texts\n"
+        "for each in pkgutil.walk_packages(s3clip.texts.__path__, 's3clip.texts.'):\n"
+        "    importlib.import_module(each.name)\n"
+        "heavy = ('torch', 'transformers', 'numpy', 'pyarrow', 'huggingface_hub', 'yaml')\n"
+        "print('s3clip.texts.generation.run' in sys.modules, [name for name in heavy if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True []\n"
+
+
 @pytest.mark.filterwarnings("ignore:.*are truncated")  # the tiny tokenizer makes tokens of few letters
 def test_a_head_is_fitted_to_a_builtin_set(head: SynonymousSpaceHead):
-    own = load_set("eurosat")
+    own = SynonymSet.builtin("eurosat")
     head.fit_classes("builtin:eurosat")
     assert head.class_names == own.class_names
     assert head.templates == own.templates
@@ -271,7 +282,7 @@ def test_list():
     assert result.exit_code == 0
     rows = {row["name"]: row for row in json.loads(result.stdout)}
     assert list(rows) == set_names()
-    own = load_set("oxford_pets")
+    own = SynonymSet.builtin("oxford_pets")
     assert rows["oxford_pets"] == {
         "name": "oxford_pets",
         "classes": 37,
@@ -286,7 +297,7 @@ def test_list():
 
 @pytest.mark.parametrize("source", ["oxford_pets", "builtin:oxford_pets", FOLDER / "oxford_pets.json"])
 def test_show(source):
-    pug = load_set("oxford_pets").classes[25]
+    pug = SynonymSet.builtin("oxford_pets").classes[25]
     assert run("show", source, "--class", "pug").stdout == (
         f"25 Pug\n  synonyms: {'; '.join(pug.synonyms)}\n  descriptors: {'; '.join(pug.descriptors)}\n"
     )
@@ -315,7 +326,7 @@ def test_check_of_a_builtin_set_lists_its_exceptions():
     result = run("check", "builtin:voc21")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    exceptions = load_exceptions("voc21")
+    exceptions = read_exceptions("voc21")
     assert lines[-1] == f"0 errors, 0 warnings, {len(exceptions)} exceptions"
     rows = json.loads(run("check", "voc21", "--format", "json").stdout)
     assert {(row["severity"], row["text"], row["message"]) for row in rows} == {
@@ -356,7 +367,7 @@ def test_check_of_an_unreadable_file(tmp_path: Path):
 
 
 def test_check_against_the_names_of_a_builtin_set(tmp_path: Path):
-    own = load_set("eurosat")
+    own = SynonymSet.builtin("eurosat")
     path = tmp_path / "own.json"
     own.write(path)
     assert run("check", path, "--names-of", "eurosat").exit_code == 0

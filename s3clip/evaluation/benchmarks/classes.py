@@ -72,7 +72,7 @@ def _renamed(each: SynonymClass, name: str) -> SynonymClass:
 def class_lookup(synonyms: SynonymSet, aliases: Mapping[str, str]) -> dict[str, int]:
     """Return the position of each class by its id, its name and its alias, where only one class has that.
 
-    An id goes before a name. Look up a label as it is, and then `" ".join(words_of(label))`.
+    An id goes before a name. `position_of` reads it.
     """
     lookup: dict[str, int] = {}
     names = defaultdict(set)
@@ -88,3 +88,11 @@ def class_lookup(synonyms: SynonymSet, aliases: Mapping[str, str]) -> dict[str, 
         if name in lookup:
             lookup.setdefault(" ".join(words_of(alias)), lookup[name])
     return lookup
+
+
+def position_of(label: int | str | None, lookup: Mapping[str, int]) -> int | None:
+    """Return the class that a label says: a number is its position, a text is looked up, then its words."""
+    if not isinstance(label, str):
+        return None if isinstance(label, bool) else label
+    position = lookup.get(label)
+    return lookup.get(" ".join(words_of(label))) if position is None else position

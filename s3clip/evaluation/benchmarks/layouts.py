@@ -1,8 +1,6 @@
 """The ways in which data sets lie on disk or on the Hub, each read into shards and class names."""
 
 import csv
-import json
-import operator
 import os
 import re
 from collections.abc import Callable
@@ -10,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import RootModel, StrictInt
+
+from s3clip.evaluation.benchmarks.masks import masked_images
 from s3clip.evaluation.benchmarks.table import (
     AircraftLists,
     Convention,
@@ -17,15 +18,19 @@ from s3clip.evaluation.benchmarks.table import (
     Csv,
     FlatImageNet,
     Folders,
+    Layout,
+    Masks,
     Parquet,
     WebDataset,
 )
 from s3clip.evaluation.inputs import labelled_images
 from s3clip.files.addresses import open_binary
 from s3clip.files.hub import hub_connection
-from s3clip.images.shards import TableShard, TarShard
+from s3clip.files.json import checked, parse_json
 from s3clip.images.sources import BrokenShardError, Listed, Shard, file_shards, natural
+from s3clip.images.table_shards import TableShard
 from s3clip.images.tables import require_pyarrow
+from s3clip.images.tars import TarShard
 from s3clip.images.walking import SUFFIXES
 
 IMAGENET_VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
@@ -36,11 +41,13 @@ class Found:
     """A data set that is there.
 
     Attributes:
+        layout: in which it lies.
         shards: its pictures.
         class_names: one for each number that labels them; None where they are labelled otherwise.
         problems: what is wrong with it, in sentences for people.
     """
 
+    layout: Layout
     shards: tuple[Shard, ...]
     class_names: list[str] | None = None
     problems: tuple[str, ...] = ()
@@ -77,7 +84,14 @@ def open_layout(name: str, convention: Convention, root: Path | str) -> Found:
         return found
     if not looked_for:
         raise ValueError(f"{name}: these pictures are not on the Hub; give the folder that they are in")
-    raise FileNotFoundError(f"{name}: not found; looked for {'; '.join(dict.fromkeys(looked_for))}")
+    raise FileNotFoundError(
+        f"{name}: not found; looked for {'; '.join(dict.fromkeys(looked_for))}; see docs/benchmarks.md for "
+        f"where it has to be"
+    )
+
+
+class _CoopParts(RootModel[dict[str, list[tuple[str, StrictInt, str]]]]):
+    """The pictures of each split: file, label, name of the class."""
 
 
 def _coop_split(layout: CoopSplit, split: str, root: Path) -> Found:
@@ -85,21 +99,20 @@ def _coop_split(layout: CoopSplit, split: str, root: Path) -> Found:
     file = folder / layout.file
     content = _read_text(file)
     try:
-        parts = json.loads(content)
-        rows = [(path, operator.index(label), name) for part in parts.values() for path, label, name in part]
+        parts = checked(parse_json(content, str(file)), _CoopParts, str(file)).root
         files = [Listed(path, label) for path, label, _ in parts[split]]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(
-            f"{file}: expected {{split: [[file, label, class name], ...]}} with {split!r} ({error!r})"
+            f"{file}: expected {{split: [[file, label, class name], ...]}} with {split!r} ({error})"
         ) from error
     names: dict[int, str] = {}
-    for path, label, name in rows:
+    for path, label, name in (row for part in parts.values() for row in part):
         if names.setdefault(label, name) != name:
             raise ValueError(f"{file}: label {label} is {names[label]!r}, and {name!r} at {path}")
     if sorted(names) != list(range(len(names))):
         raise ValueError(f"{file}: expected labels 0 to {len(names) - 1} without a gap, got {sorted(names)}")
     shards = file_shards(folder / layout.images, files)
-    return Found(tuple(shards), [names[label].replace("_", " ") for label in range(len(names))])
+    return Found(layout, tuple(shards), [names[label].replace("_", " ") for label in range(len(names))])
 
 
 def _aircraft_lists(layout: AircraftLists, split: str, root: Path) -> Found:
@@ -113,7 +126,7 @@ def _aircraft_lists(layout: AircraftLists, split: str, root: Path) -> Found:
         if name not in positions:
             raise ValueError(f"{file}: line {number}: {name!r} is not in variants.txt")
         files.append(Listed(f"{image}.jpg", positions[name]))
-    return Found(tuple(file_shards(folder / "images", files)), list(positions))
+    return Found(layout, tuple(file_shards(folder / "images", files)), list(positions))
 
 
 def _folders(layout: Folders, split: str, root: Path) -> Found:
@@ -127,7 +140,7 @@ def _folders(layout: Folders, split: str, root: Path) -> Found:
             raise ValueError(f"{folder}: expected folders with numbers for names, got {wrong.label!r}")
         files = [Listed(file.path, int(str(file.label))) for file in files]
     problems = (f"{len(outside)} pictures outside of class folders are left out",) if outside else ()
-    return Found(tuple(file_shards(folder, files)), problems=problems)
+    return Found(layout, tuple(file_shards(folder, files)), problems=problems)
 
 
 def _pictures(folder: Path) -> tuple[list[str], list[str]]:
@@ -159,7 +172,7 @@ def _flat_imagenet(layout: FlatImageNet, split: str, root: Path) -> Found:
         raise ValueError(f"{root / layout.truth}: no label for {outside[0]}")
     # Those that have a label and are not there are listed too, and are found to be missing when opened.
     files = [Listed(f"ILSVRC2012_val_{number:08d}.JPEG", labels[number]) for number in sorted(labels)]
-    return Found(tuple(file_shards(folder, files)))
+    return Found(layout, tuple(file_shards(folder, files)))
 
 
 def _imagenet_truth(file: Path) -> dict[int, str]:
@@ -214,7 +227,14 @@ def _csv(layout: Csv, split: str, root: Path) -> Found:
         Listed((path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix(), label)
         for path, label in zip(paths, labels, strict=True)
     ]
-    return Found(tuple(file_shards(folder, files)))
+    return Found(layout, tuple(file_shards(folder, files)))
+
+
+def _masks(layout: Masks, split: str, root: Path) -> Found:
+    try:
+        return Found(layout, tuple(masked_images(layout, root / layout.folder)))
+    except FileNotFoundError as error:
+        raise _NotThere(str(error)) from error
 
 
 def _webdataset(layout: WebDataset, split: str, root: Path | str) -> Found:
@@ -231,8 +251,10 @@ def _webdataset(layout: WebDataset, split: str, root: Path | str) -> Found:
     shards = tuple(TarShard(name, _join(folder, name)) for name in names)
     listed = _text_or_none(_join(folder, "classnames.txt"))
     if listed is None:
-        return Found(shards, problems=("there is no classnames.txt: the order of classes was not checked",))
-    return Found(shards, [line.strip() for line in listed.splitlines() if line.strip()])
+        return Found(
+            layout, shards, problems=("there is no classnames.txt: the order of classes was not checked",)
+        )
+    return Found(layout, shards, [line.strip() for line in listed.splitlines() if line.strip()])
 
 
 def _parquet(layout: Parquet, split: str, root: Path | str) -> Found:
@@ -251,7 +273,7 @@ def _parquet(layout: Parquet, split: str, root: Path | str) -> Found:
         except BrokenShardError:
             continue
         break
-    return Found(shards, class_names)
+    return Found(layout, shards, class_names)
 
 
 def _place(layout: WebDataset | Parquet, root: Path | str) -> Path | str:
@@ -312,6 +334,7 @@ _OPENERS: dict[str, Callable[[Any, str, Any], Found]] = {
     "folders": _folders,
     "flat_imagenet": _flat_imagenet,
     "csv": _csv,
+    "masks": _masks,
     "webdataset": _webdataset,
     "parquet": _parquet,
 }

@@ -5,18 +5,17 @@ that convention has, and in which layouts the pictures are found. A file of one'
 paths begin at the folder that it lies in.
 """
 
-import codecs
 import difflib
-import json
 import os
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-from s3clip.texts.synonyms import BUILTIN
+from s3clip.files.json import checked, parse_json
+from s3clip.texts.sources import BUILTIN
 
 Headline = Literal["top1", "recall", "miou"]
 
@@ -181,18 +180,17 @@ class Benchmark(_Row):
 
     @model_validator(mode="after")
     def _one_task(self) -> Self:
-        masks = {isinstance(layout, Masks) for each in self.conventions.values() for layout in each.layouts}
-        if len(masks) > 1:
+        if len({isinstance(each, Masks) for own in self.conventions.values() for each in own.layouts}) > 1:
             raise ValueError("layouts: masks are for segmentation; a row is of one task")
         for name, convention in self.conventions.items():
-            if (convention.headline == "miou") != (True in masks):
+            if (convention.headline == "miou") != self.is_segmentation:
                 raise ValueError(f"conventions: {name}: headline: miou is of segmentation, its only score")
         return self
 
     @property
     def is_segmentation(self) -> bool:
         """Whether its pictures have a class for each pixel."""
-        return any(isinstance(layout, Masks) for each in self.conventions.values() for layout in each.layouts)
+        return isinstance(next(iter(self.conventions.values())).layouts[0], Masks)
 
     @property
     def folder(self) -> Path | None:
@@ -216,8 +214,8 @@ class Benchmark(_Row):
 @cache
 def benchmarks() -> dict[str, Benchmark]:
     """Return the rows of the table by name."""
-    text = (resources.files("s3clip.evaluation.benchmarks") / "benchmarks.json").read_text(encoding="utf-8")
-    rows = [Benchmark.model_validate(row) for row in json.loads(text)]
+    file = resources.files("s3clip.evaluation.benchmarks") / "benchmarks.json"
+    rows = [checked(row, Benchmark, file.name) for row in parse_json(file.read_bytes(), file.name)]
     return {row.name: row for row in rows}
 
 
@@ -249,11 +247,9 @@ def _read_row(path: Path) -> Benchmark:
             f"your own"
         ) from error
     try:
-        row = Benchmark.model_validate_json(content.removeprefix(codecs.BOM_UTF8))
-    except ValidationError as error:
-        found = error.errors()[0]
-        where = ".".join(map(str, found["loc"])) or "the file"
-        raise ValueError(f"{path}: {where}: {found['msg']}; see docs/benchmarks.md for a row") from error
+        row = checked(parse_json(content, str(path)), Benchmark, str(path))
+    except ValueError as error:
+        raise ValueError(f"{error}; see docs/benchmarks.md for a row") from error
     if row.name in benchmarks():
         raise ValueError(f"{path}: name: {row.name!r} is a benchmark of the table; take another")
     folder = path.resolve().parent

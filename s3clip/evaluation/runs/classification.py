@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from s3clip.backbone.backbone import Backbone
-from s3clip.evaluation.benchmarks.classification import EvaluationSet
+from s3clip.evaluation.benchmarks.sets import ClassificationSet
 from s3clip.evaluation.comparison import compare
 from s3clip.evaluation.methods import DEFAULT
 from s3clip.evaluation.report.comparison import Comparison, Difference, MethodScores
@@ -16,7 +16,7 @@ from s3clip.images.sources import Record, Shard
 
 
 def score_set(
-    which: EvaluationSet,
+    which: ClassificationSet,
     records: list[Record],
     embeds: StoredRows,
     backbone: Backbone,
@@ -131,7 +131,7 @@ def _plain(score: MethodScores) -> dict[str, Any]:
 
 
 def _worst_classes(
-    which: EvaluationSet,
+    which: ClassificationSet,
     comparison: Comparison,
     labels: list[int],
     records: list[Record],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.identity import check_fingerprint
-from s3clip.evaluation.benchmarks.classification import EvaluationSet
+from s3clip.evaluation.benchmarks.sets import ClassificationSet
 from s3clip.evaluation.runs.embeddings import ShardEmbeddings, Stored, StoredRows, still_true
 from s3clip.files.writing import write_atomically
 from s3clip.images.sources import BATCH_SIZE, Batch, Record, Shard, read
@@ -33,7 +33,7 @@ class Encoded:
     seconds: float
 
 
-def set_folder(cache: Path, key: str, which: EvaluationSet) -> Path:
+def set_folder(cache: Path, key: str, which: ClassificationSet) -> Path:
     """Return the folder of a set's embeddings by the model whose `image_key` this is."""
     return cache / key[:16] / which.name / f"{which.convention}-{which.split}"
 
@@ -62,7 +62,7 @@ def check_model(cache: Path, key: str, backbone: Backbone) -> None:
 
 
 def encode_set(
-    which: EvaluationSet,
+    which: ClassificationSet,
     backbone: Backbone,
     folder: Path,
     *,
@@ -110,7 +110,7 @@ def encode_set(
     return Encoded(images, time.perf_counter() - started)
 
 
-def read_set(which: EvaluationSet, folder: Path, dim: int) -> tuple[list[Record], StoredRows]:
+def read_set(which: ClassificationSet, folder: Path, dim: int) -> tuple[list[Record], StoredRows]:
     """Return the records of all shards in order, and the embeddings of those without an error.
 
     Raises:

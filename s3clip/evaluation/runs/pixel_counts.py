@@ -16,7 +16,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from s3clip.evaluation.benchmarks.segmentation import Pair
+from s3clip.evaluation.benchmarks.masks import MaskedImage
 from s3clip.files.writing import lock
 
 
@@ -37,7 +37,7 @@ class CountedPicture:
     opened_at: float
     cells: Mapping[str, Tensor]
 
-    def is_of(self, pair: Pair) -> bool:
+    def is_of(self, pair: MaskedImage) -> bool:
         """Say whether the files have the sizes that they had, and were not written since.
 
         Machines that have copies of their own agree on that, too.
@@ -101,7 +101,7 @@ class CountsWriter:
         self._file.flush()
 
 
-def file_sizes(pair: Pair) -> tuple[int, int]:
+def file_sizes(pair: MaskedImage) -> tuple[int, int]:
     """Return the sizes of a picture and of its mask, in bytes.
 
     Raises:

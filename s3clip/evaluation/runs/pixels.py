@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from s3clip._version import __version__
-from s3clip.backbone.backbone import Backbone, ImageTransform
-from s3clip.evaluation.benchmarks.segmentation import IGNORED, Pair, SegmentationSet, read_mask
+from s3clip.backbone.backbone import Backbone
+from s3clip.backbone.image_transform import ImageTransform
+from s3clip.evaluation.benchmarks.masks import IGNORED, MaskedImage, read_mask
+from s3clip.evaluation.benchmarks.sets import SegmentationSet
 from s3clip.evaluation.method_texts import MethodTexts
 from s3clip.evaluation.methods import CONTROL, DEFAULT, Method
 from s3clip.evaluation.runs.pixel_counts import CountedPicture, PixelCounts, file_sizes
@@ -90,8 +92,9 @@ class PixelRun:
         self, which: SegmentationSet, backbone: Backbone, asked: ComparisonSettings, patch_features: str
     ) -> None:
         if patch_features not in PATCH_FEATURES:
-            known = ", ".join(PATCH_FEATURES)
-            raise ValueError(f"patch_features: expected one of {known}, got {patch_features!r}")
+            raise ValueError(
+                f"patch_features: expected one of {', '.join(PATCH_FEATURES)}, got {patch_features!r}"
+            )
         tower, layout = DenseTower(backbone.model), which.layout
         self.which, self.backbone, self.asked, self.patch_features = which, backbone, asked, patch_features
         self.sizes = window_sizes(tower, layout.window, layout.stride, layout.short_side)
@@ -149,7 +152,7 @@ class PixelRun:
             workers: processes that read pictures and cut them into windows; 0: this one does.
         """
         started, images = time.perf_counter(), 0
-        own = self.which.pairs[process::processes]
+        own = self.which.shards[process::processes]
         stored = PixelCounts(folder).read()
         left = [pair for pair in own if pair.key not in stored or not stored[pair.key].is_of(pair)]
         seconds = dict.fromkeys((each.name for each in self.methods), 0.0)
@@ -180,7 +183,7 @@ class PixelRun:
                 images += 1
         return Counted(images, time.perf_counter() - started, seconds, broken)
 
-    def _read(self, pairs: Sequence[Pair], workers: int) -> Iterable["_Opened"]:
+    def _read(self, pairs: Sequence[MaskedImage], workers: int) -> Iterable["_Opened"]:
         layout = self.which.layout
         dataset: Any = _Pictures(
             pairs,
@@ -250,7 +253,7 @@ class _Pictures(Dataset[_Opened]):
 
     def __init__(
         self,
-        pairs: Sequence[Pair],
+        pairs: Sequence[MaskedImage],
         *,
         transform: ImageTransform,
         patch: int,
@@ -274,7 +277,7 @@ class _Pictures(Dataset[_Opened]):
         except (OSError, ValueError) as error:
             return _Opened(pair.key, at, (0, 0), None, None, str(error))
 
-    def _labels(self, pair: Pair, picture: Image.Image) -> Tensor:
+    def _labels(self, pair: MaskedImage, picture: Image.Image) -> Tensor:
         labels = read_mask(pair, reduce_zero_label=self.reduce_zero_label)
         if tuple(labels.shape) != (picture.height, picture.width):
             raise ValueError(

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from s3clip.backbone.backbone import Backbone
-from s3clip.evaluation.benchmarks.classification import EvaluationSet
-from s3clip.evaluation.benchmarks.segmentation import SegmentationSet
+from s3clip.evaluation.benchmarks.sets import ClassificationSet, SegmentationSet
 from s3clip.evaluation.methods import CONTROL
 from s3clip.evaluation.report.comparison import versions
 from s3clip.evaluation.report.run import Run
@@ -26,7 +25,7 @@ from s3clip.images.sources import BATCH_SIZE
 class _ImageJob:
     """A set of classification in a run: its images become embeddings."""
 
-    which: EvaluationSet
+    which: ClassificationSet
     backbone: Backbone
     asked: dict[str, Any]
 
@@ -66,7 +65,7 @@ class _PixelJob:
 
 
 def _job(
-    which: EvaluationSet | SegmentationSet,
+    which: ClassificationSet | SegmentationSet,
     backbone: Backbone,
     asked: dict[str, Any],
     batch_size: int,
@@ -83,7 +82,7 @@ def _job(
 
 
 def evaluate(
-    sets: Sequence[EvaluationSet | SegmentationSet],
+    sets: Sequence[ClassificationSet | SegmentationSet],
     *,
     backbone: Backbone,
     cache: Path,
@@ -107,7 +106,7 @@ def evaluate(
         processes: which process this is; None: the only one.
         methods: as for `compare`, and so are the arguments that follow; None: all of them on sets of
             classification, `METHODS_PER_PIXEL` on those of segmentation.
-        patch_features: embeddings of patches for segmentation, see `head.segment`; None: `DEFAULT_FEATURES`.
+        patch_features: embeddings of patches for segmentation, as for `head.segment`; None: "sclip".
         min_images: see `compare`.
         bootstrap: see `compare`.
         draws: see `compare`.

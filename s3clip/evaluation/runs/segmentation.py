@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s3clip.evaluation.benchmarks.segmentation import Pair, SegmentationSet
+from s3clip.evaluation.benchmarks.masks import MaskedImage
+from s3clip.evaluation.benchmarks.sets import SegmentationSet
 from s3clip.evaluation.methods import CONTROL, DEFAULT
 from s3clip.evaluation.runs.examples import EXAMPLES, WORST_CLASSES, first_of, thumbnail
 from s3clip.evaluation.runs.pixel_counts import CountedPicture, PixelCounts
@@ -84,9 +85,9 @@ def score_pixels(
     """
     which = run.which
     errors = {key: error for each in counted for key, error in each.broken.items()}
-    broken = {pair.key: errors[pair.key] for pair in which.pairs if pair.key in errors}
+    broken = {pair.key: errors[pair.key] for pair in which.shards if pair.key in errors}
     stored = PixelCounts(folder).read()
-    pairs = [pair for pair in which.pairs if pair.key not in broken]
+    pairs = [pair for pair in which.shards if pair.key not in broken]
     if missing := next((pair.key for pair in pairs if pair.key not in stored), None):
         raise FileNotFoundError(
             f"{folder}: the counts of {missing} are not here; where several machines encode, --cache must be "
@@ -97,7 +98,7 @@ def score_pixels(
     labelled = 0 if not scores else int(scores[CONTROL.name].confusion.sum())
     if not labelled:
         raise ValueError(
-            f"{which.name}: no pixel to score: {len(which.pairs)} pictures found, {len(broken)} of them "
+            f"{which.name}: no pixel to score: {len(which.shards)} pictures found, {len(broken)} of them "
             f"cannot be scored" + (f": {first_of(list(broken.values()))}" if broken else "")
         )
     differences = _differences(run, scores)
@@ -125,8 +126,8 @@ def score_pixels(
         "headline": "miou",
         "counts": {
             "scored": len(pairs),
-            "of": len(which.pairs) if which.expected_images is None else which.expected_images,
-            "found": len(which.pairs),
+            "of": len(which.shards) if which.expected_images is None else which.expected_images,
+            "found": len(which.shards),
             "expected": which.expected_images,
             "broken": len(broken),
             "left_out": 0,
@@ -198,7 +199,7 @@ def _warnings(which: SegmentationSet, broken: Mapping[str, str], occurs: Tensor)
 def _worst_classes(
     which: SegmentationSet,
     scores: Mapping[str, PixelScores],
-    pairs: Sequence[Pair],
+    pairs: Sequence[MaskedImage],
     pictures: Sequence[CountedPicture],
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return the classes with the least IoU, what their pixels are taken for, and a few such pictures."""
@@ -249,7 +250,7 @@ def _worst_classes(
     return {"method": method, "classes": rows}, thumbnails
 
 
-def _thumbnail(pair: Pair) -> bytes | None:
+def _thumbnail(pair: MaskedImage) -> bytes | None:
     """Return a small JPEG of a picture; None where it cannot be read any more."""
     try:
         return thumbnail(open_image(pair.image))

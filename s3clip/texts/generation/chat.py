@@ -8,9 +8,6 @@ from threading import Event, Lock
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from huggingface_hub import InferenceClient, get_token
-
-from s3clip.files.hub import TRANSPORT_ERROR
 from s3clip.texts.generation.questions import answer_schema
 
 TRIES = 6  # of a request
@@ -46,7 +43,7 @@ class Chat:
 
     Attributes:
         requests: sent so far, every try counted.
-        prompt_tokens: read by the model, as far as the server tells.
+        prompt_tokens: read by the model, as far as the server counts.
         completion_tokens: written by it.
         stopped: set to end all waiting.
     """
@@ -62,6 +59,10 @@ class Chat:
         max_tokens: int = 4096,
         max_requests: int | None = None,
     ) -> None:
+        from huggingface_hub import InferenceClient, get_token
+
+        from s3clip.files.hub import TRANSPORT_ERROR
+
         if base_url is not None:
             parts = urlsplit(base_url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -75,6 +76,7 @@ class Chat:
         self._max_requests = max_requests
         where: dict[str, Any] = {"provider": provider} if base_url is None else {"base_url": base_url}
         key = self._key or (None if base_url is None else _NO_KEY)
+        self._transport_error = TRANSPORT_ERROR
         self._client = InferenceClient(**where, api_key=key, timeout=timeout)
         asking = {"temperature": 0.0, "max_tokens": max_tokens}
         schema = {"name": "synonyms", "schema": answer_schema(), "strict": True}
@@ -122,8 +124,8 @@ class Chat:
             self._take_turn()
             try:
                 output = self._client.chat_completion(messages, model=self._model, **form)
-            except (OSError, TRANSPORT_ERROR) as error:
-                status, said, after = self._told(error)
+            except (OSError, self._transport_error) as error:
+                status, said, after = self._failure(error)
             except (ValueError, TypeError, KeyError, AttributeError) as error:  # InferenceClient's own
                 status, after = None, 0.0
                 said = self.scrubbed(f"not sent, or the reply is no chat completion: {error}")
@@ -161,7 +163,7 @@ class Chat:
             wait = min(LONGEST_WAIT, FIRST_WAIT * 2**tried)
             self.stopped.wait(wait * random.uniform(0.5, 1.0))
 
-    def _told(self, error: Exception) -> tuple[int | None, str, float | None]:
+    def _failure(self, error: Exception) -> tuple[int | None, str, float | None]:
         """Return the status, a line for people, and the seconds of Retry-After; none holds the key."""
         response = getattr(error, "response", None)
         if response is None:

@@ -1,29 +1,43 @@
 """Answers on disk, each written at once, so that a run that is killed asks nothing again."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from s3clip.files.json import parse_json
 from s3clip.texts.synonyms import SynonymClass
 
 SUFFIX = ".partial.jsonl"
 
 
+class Question(BaseModel):
+    """What an answer depends on, besides the class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str
+    prompt_version: int
+    domain: str | None
+
+
+class _Line(Question):
+    position: int
+    own: SynonymClass = Field(alias="class")
+
+
 class Journal:
     """A file of an answer a line, beside the output.
 
-    An answer is found again by the model, the version of the prompt, the domain, the class's position and its
-    name; lines of other questions are left alone. A line that a kill broke off is no answer.
+    An answer is found again by the question, the class's position and its name; lines of other questions are
+    left alone. A line that a kill broke off is no answer.
     """
 
-    def __init__(self, path: Path, question: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, question: Question) -> None:
         self.path = path
-        self._question = dict(question)
+        self._question = question.model_dump()
         self._lock = Lock()
         self._file: int | None = None
 
@@ -34,21 +48,20 @@ class Journal:
             return found
         for line in self.path.read_bytes().split(b"\n"):
             try:
-                record = json.loads(line)
-                position, own = record.pop("position"), record.pop("class")
-                if record == self._question and names.get(position) == own["name"]:
-                    found[position] = SynonymClass.model_validate(own)
-            except (ValueError, TypeError, KeyError, AttributeError, ValidationError):
+                answer = _Line.model_validate(parse_json(line, str(self.path)))
+            except ValueError:
                 continue
+            asked = answer.model_dump(include=set(self._question)) == self._question
+            if asked and names.get(answer.position) == answer.own.name:
+                found[answer.position] = answer.own
         return found
 
     def add(self, answers: Mapping[int, SynonymClass]) -> None:
         """Append answers, and wait until they are on the disk."""
-        lines = [
-            {**self._question, "position": position, "class": own.model_dump(exclude_defaults=True)}
-            for position, own in answers.items()
-        ]
-        content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+        content = b""
+        for position, own in answers.items():
+            line = _Line.model_validate({**self._question, "position": position, "class": own})
+            content += line.model_dump_json(by_alias=True, exclude_defaults=True).encode() + b"\n"
         with self._lock:
             if self._file is None:
                 self._file = os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)

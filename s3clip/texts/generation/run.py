@@ -9,9 +9,10 @@ from threading import Lock
 from typing import NamedTuple
 
 from s3clip.texts.generation.chat import Chat, GenerationError, NoReplyError, RequestRefusedError
-from s3clip.texts.generation.journal import SUFFIX, Journal
+from s3clip.texts.generation.journal import SUFFIX, Journal, Question
 from s3clip.texts.generation.questions import PROMPT_VERSION, batches, question, read_answer
-from s3clip.texts.synonyms import Generated, Source, SynonymClass, SynonymSet
+from s3clip.texts.sources import Source
+from s3clip.texts.synonyms import Generated, SynonymClass, SynonymSet
 
 ATTEMPTS = 3  # to get an answer that can be read, before the batch is parted
 
@@ -83,9 +84,9 @@ def generate_synonyms(
             raise ValueError(f"{name}: expected 1 or more, got {value}")
     if not timeout > 0:
         raise ValueError(f"timeout: expected seconds above 0, got {timeout}")
-    asked: dict[str, str | int | None] = {"model": model, "prompt_version": PROMPT_VERSION, "domain": domain}
+    asked = Question(model=model, prompt_version=PROMPT_VERSION, domain=domain)
     date = datetime.now(UTC).date().isoformat()
-    generated = Generated(model=model, prompt_version=PROMPT_VERSION, date=date, domain=domain)
+    generated = Generated(**asked.model_dump(), date=date)
     chat = Chat(
         model,
         base_url=base_url,
@@ -122,7 +123,7 @@ def generate_synonyms(
     return result
 
 
-def _open_journal(out: Path, asked: dict[str, str | int | None]) -> Journal:
+def _open_journal(out: Path, asked: Question) -> Journal:
     if out.suffix.lower() != ".json":
         raise ValueError(f"out: expected a name that ends in .json, got {str(out)!r}")
     if not out.parent.is_dir():
@@ -148,9 +149,8 @@ def _joined(own: SynonymClass, answer: SynonymClass | None) -> SynonymClass:
 
 
 def _hint(journal: Journal | None) -> str:
-    return (
-        "" if journal is None else "; what was answered is kept: the same command asks about the rest alone"
-    )
+    hint = "; what was answered is kept: the same command asks about the rest alone"
+    return "" if journal is None else hint
 
 
 class _Run:

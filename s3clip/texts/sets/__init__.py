@@ -1,23 +1,22 @@
 """The synonym sets that come with s3clip: one JSON file each, and the subsets made of them.
 
-The files are the source: edit them, then run `s3clip synonyms check builtin:NAME`. `exceptions.json` lists
-what that check finds and why it stays. docs/synonyms.md says how the sets were written.
+They are plain records here, which `SynonymSet.builtin` checks. The files are the source: edit them, then run
+`s3clip synonyms check builtin:NAME`. `exceptions.json` lists what that check finds and why it stays.
+docs/synonyms.md says how the sets were written.
 """
 
 import difflib
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
-from s3clip.texts.synonyms import SynonymSet
-
-__all__ = ["BENCHMARKS", "SUBSETS", "Benchmark", "Subset", "load_exceptions", "load_set", "set_names"]
+from s3clip.files.json import parse_json
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class NamesDigest:
     """What a benchmark fixes: how many classes, and their names in order.
 
     Attributes:
@@ -29,7 +28,7 @@ class Benchmark:
     names_sha256: str
 
     @classmethod
-    def of(cls, names: Sequence[str]) -> "Benchmark":
+    def of(cls, names: Sequence[str]) -> "NamesDigest":
         """Digest these names."""
         return cls(len(names), hashlib.sha256("\n".join(names).encode()).hexdigest()[:16])
 
@@ -41,39 +40,39 @@ class Subset:
     Attributes:
         of: the set.
         positions: the classes there, ascending: the order of the subset.
-        benchmark: as for a whole set.
+        digest: as for a whole set.
         description: as in a file.
     """
 
     of: str
     positions: tuple[int, ...]
-    benchmark: Benchmark
+    digest: NamesDigest
     description: str
 
 
 # docs/synonyms.md says whose names and whose order these are.
-BENCHMARKS = {
-    "imagenet1k": Benchmark(1000, "571ae1c583b4be7d"),
-    "cifar10": Benchmark(10, "bb3914949cecedee"),
-    "cifar100": Benchmark(100, "60ae3a3ac1355fcf"),
-    "caltech101": Benchmark(102, "8cd73f5d8e14e75f"),
-    "oxford_pets": Benchmark(37, "50be1443390f8a02"),
-    "stanford_cars": Benchmark(196, "93d089469409bbd0"),
-    "flowers102": Benchmark(102, "5429e1ef6e0e5aa3"),
-    "food101": Benchmark(101, "9c0eeb5a368baacb"),
-    "fgvc_aircraft": Benchmark(100, "e1c9e72060e63d52"),
-    "sun397": Benchmark(397, "dd1277b1cfcf09ba"),
-    "dtd": Benchmark(47, "681d23b9cd3c2ede"),
-    "eurosat": Benchmark(10, "ee2e41b9973e7206"),
-    "ucf101": Benchmark(101, "4c5f54cb419a8393"),
-    "voc20": Benchmark(20, "21599be2669d4aea"),
-    "voc21": Benchmark(21, "18080eb2cbaa7dfb"),
-    "pascal_context59": Benchmark(59, "cd808465f06a1616"),
-    "pascal_context60": Benchmark(60, "e29ff1a0eaea71eb"),
-    "coco_object": Benchmark(81, "1f17b53017e44225"),
-    "coco_stuff171": Benchmark(171, "fb98709b9ab1baff"),
-    "ade20k150": Benchmark(150, "e53ded02c488bdb9"),
-    "cityscapes": Benchmark(19, "6f6782fc1bf92bfd"),
+SETS = {
+    "imagenet1k": NamesDigest(1000, "571ae1c583b4be7d"),
+    "cifar10": NamesDigest(10, "bb3914949cecedee"),
+    "cifar100": NamesDigest(100, "60ae3a3ac1355fcf"),
+    "caltech101": NamesDigest(102, "8cd73f5d8e14e75f"),
+    "oxford_pets": NamesDigest(37, "50be1443390f8a02"),
+    "stanford_cars": NamesDigest(196, "93d089469409bbd0"),
+    "flowers102": NamesDigest(102, "5429e1ef6e0e5aa3"),
+    "food101": NamesDigest(101, "9c0eeb5a368baacb"),
+    "fgvc_aircraft": NamesDigest(100, "e1c9e72060e63d52"),
+    "sun397": NamesDigest(397, "dd1277b1cfcf09ba"),
+    "dtd": NamesDigest(47, "681d23b9cd3c2ede"),
+    "eurosat": NamesDigest(10, "ee2e41b9973e7206"),
+    "ucf101": NamesDigest(101, "4c5f54cb419a8393"),
+    "voc20": NamesDigest(20, "21599be2669d4aea"),
+    "voc21": NamesDigest(21, "18080eb2cbaa7dfb"),
+    "pascal_context59": NamesDigest(59, "cd808465f06a1616"),
+    "pascal_context60": NamesDigest(60, "e29ff1a0eaea71eb"),
+    "coco_object": NamesDigest(81, "1f17b53017e44225"),
+    "coco_stuff171": NamesDigest(171, "fb98709b9ab1baff"),
+    "ade20k150": NamesDigest(150, "e53ded02c488bdb9"),
+    "cityscapes": NamesDigest(19, "6f6782fc1bf92bfd"),
 }
 
 
@@ -96,7 +95,7 @@ SUBSETS = {
             890 897 900 907 913 924 932 933 934 937 943 945 947 951 954 956 957 959 971 972 980 981 984 986
             987 988
         """),
-        Benchmark(200, "4b36c17b1b1bba6c"),
+        NamesDigest(200, "4b36c17b1b1bba6c"),
         "ImageNet-A: photographs that fooled a ResNet-50, of 200 of the ImageNet classes",
     ),
     "imagenet_r": Subset(
@@ -111,45 +110,43 @@ SUBSETS = {
             658 701 717 724 763 768 774 776 779 780 787 805 812 815 820 824 833 847 852 866 875 883 889 895
             907 928 931 932 933 934 936 937 943 945 947 948 949 951 953 954 957 963 965 967 980 981 983 988
         """),
-        Benchmark(200, "79cac199a9146841"),
+        NamesDigest(200, "79cac199a9146841"),
         "ImageNet-R: drawings, toys, sculptures and other renditions of 200 of the ImageNet classes",
     ),
 }
 
 
 def set_names() -> list[str]:
-    """Return the names that `load_set` takes."""
-    return [*BENCHMARKS, *SUBSETS]
+    """Return the names that `read_set` takes."""
+    return [*SETS, *SUBSETS]
 
 
-def load_set(name: str) -> SynonymSet:
-    """Read the set of this name.
+def read_set(name: str) -> dict[str, Any]:
+    """Return the record of the set of this name, as a file would hold it.
 
     Raises:
         ValueError: for a name that is not there, with the nearest that are.
     """
     if name in SUBSETS:
         subset = SUBSETS[name]
-        whole = load_set(subset.of)
-        return whole.model_copy(
-            update={
-                "description": subset.description,
-                "classes": tuple(whole.classes[position] for position in subset.positions),
-            }
-        )
-    if name not in BENCHMARKS:
+        whole = read_set(subset.of)
+        classes = [whole["classes"][position] for position in subset.positions]
+        return {**whole, "description": subset.description, "classes": classes}
+    if name not in SETS:
         raise ValueError(f"no builtin synonym set {name!r}; {_nearest(name)}")
-    content = json.loads((resources.files(__name__) / f"{name}.json").read_text(encoding="utf-8"))
-    del content["format"]
-    # Not `SynonymSet.read`, which would warn of what `exceptions.json` gives a reason for.
-    return SynonymSet.model_validate(content)
+    record: dict[str, Any] = _read(name)
+    return record
 
 
-def load_exceptions(name: str) -> list[dict[str, str]]:
+def read_exceptions(name: str) -> list[dict[str, str]]:
     """Return what the check may find in the set of this name: records of rule, class, text and reason."""
-    path = resources.files(__name__) / "exceptions.json"
-    listed: dict[str, list[dict[str, str]]] = json.loads(path.read_text(encoding="utf-8"))
+    listed: dict[str, list[dict[str, str]]] = _read("exceptions")
     return listed.get(SUBSETS[name].of if name in SUBSETS else name, [])
+
+
+def _read(name: str) -> Any:
+    path = resources.files(__name__) / f"{name}.json"
+    return parse_json(path.read_bytes(), str(path))
 
 
 def _nearest(name: str) -> str:

@@ -7,9 +7,9 @@ import pytest
 from s3clip import SynonymSet
 from s3clip.evaluation.benchmarks.classes import class_lookup, match_classes, words_of
 from s3clip.evaluation.benchmarks.table import Masks, benchmarks, find_benchmark
-from s3clip.texts.prompts import TEMPLATES, resolve_templates
-from s3clip.texts.sets import load_set
+from s3clip.texts.prompts import resolve_templates
 from s3clip.texts.synonyms import SynonymClass
+from s3clip.texts.templates import TEMPLATES
 from tests import ROOT
 
 # Sizes of the test sets as the CoOp paper and CLIP_benchmark's listing give them: (classes, images).
@@ -46,7 +46,7 @@ def test_fifteen_settings_of_classification_and_eight_of_segmentation():
 
 @pytest.mark.parametrize("row", benchmarks().values(), ids=lambda row: row.name)
 def test_a_row_fits_its_synonym_set(row):
-    classes = load_set(row.synonyms.removeprefix("builtin:"))
+    classes = SynonymSet.builtin(row.synonyms.removeprefix("builtin:"))
     for name, convention in row.conventions.items():
         if (row.name, name) != ("caltech101", "coop"):
             assert convention.classes == len(classes.classes)
@@ -76,7 +76,7 @@ def test_masks_without_background_reduce_zero():
             assert isinstance(layout, Masks)
             expected = row.name in ("voc20", "pascal_context59", "ade20k150")
             assert layout.reduce_zero_label == expected, row.name
-            assert ("background" in load_set(row.name).class_names) == (
+            assert ("background" in SynonymSet.builtin(row.name).class_names) == (
                 row.name in ("voc21", "pascal_context60", "coco_object")
             )
 
@@ -109,11 +109,13 @@ COOP_NAMES = {  # the file of AWT with CoOp's names in CoOp's order, by benchmar
 def test_the_classes_of_coop_find_their_words(shared, name):
     names = list(json.loads((shared / "data/synonyms/awt" / f"{COOP_NAMES[name]}.json").read_text()))
     row = benchmarks()[name]
-    classes, problems = match_classes([each.replace("_", " ") for each in names], load_set(name), row.aliases)
+    classes, problems = match_classes(
+        [each.replace("_", " ") for each in names], SynonymSet.builtin(name), row.aliases
+    )
     assert not problems
     assert classes.class_names == [each.replace("_", " ") for each in names]
     # Every class has the words of one class of ours, and no two of the same.
-    words = {each.synonyms + each.descriptors: each.name for each in load_set(name).classes}
+    words = {each.synonyms + each.descriptors: each.name for each in SynonymSet.builtin(name).classes}
     found = [
         next(
             (
@@ -236,7 +238,7 @@ def test_an_unknown_name_is_refused_with_those_that_are_near(tmp_path):
     with pytest.raises(FileNotFoundError):
         find_benchmark(tmp_path / "gone.json")
     (tmp_path / "text.json").write_text("{")
-    with pytest.raises(ValueError, match=r"text.json: the file: "):
+    with pytest.raises(ValueError, match=r"text.json: not JSON "):
         find_benchmark(tmp_path / "text.json")
 
 

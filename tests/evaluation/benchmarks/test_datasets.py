@@ -12,17 +12,18 @@ import pytest
 from scipy.io import savemat
 
 from s3clip import SynonymSet
-from s3clip.evaluation.benchmarks.classification import EvaluationSet, open_benchmark
+from s3clip.evaluation.benchmarks.opening import open_benchmark
+from s3clip.evaluation.benchmarks.sets import ClassificationSet
 from s3clip.evaluation.benchmarks.table import benchmarks, find_benchmark
 from s3clip.images.sources import read
-from s3clip.texts.sets import SUBSETS, load_set
+from s3clip.texts.sets import SUBSETS
 from tests.hub_server import Repository
 from tests.images.test_sources import png, samples_of, shade, write_parquet, write_tar
 
-WORDNET_IDS = [each.id for each in load_set("imagenet1k").classes]
+WORDNET_IDS = [each.id for each in SynonymSet.builtin("imagenet1k").classes]
 
 
-def opened(name: str, root: Path | str, convention: str | None = None, **options) -> EvaluationSet:
+def opened(name: str, root: Path | str, convention: str | None = None, **options) -> ClassificationSet:
     row = find_benchmark(name)
     found = open_benchmark(row, root, convention=convention, **options)
     assert (found.name, found.convention) == (row.name, row.convention(convention)[0])
@@ -30,7 +31,7 @@ def opened(name: str, root: Path | str, convention: str | None = None, **options
     return found
 
 
-def pictures(found: EvaluationSet) -> list[tuple[str, int, int]]:
+def pictures(found: ClassificationSet) -> list[tuple[str, int, int]]:
     """(key, class, shade) of all pictures, each opened."""
     samples = [sample for shard in found.shards for sample in shard.samples()]
     assert len({sample.key for sample in samples}) == len(samples)
@@ -77,14 +78,16 @@ def write_split(root: Path, name: str, class_names: list[str], test: int) -> lis
 @pytest.mark.parametrize("name", COOP_LAYOUTS)
 def test_a_split_of_coop(tmp_path, name):
     expected = benchmarks()[name].conventions["coop"].classes
-    ours = load_set(name).class_names
+    ours = SynonymSet.builtin(name).class_names
     names = [each.lower().replace(" ", "_") for each in reversed(ours[-expected:])]  # in another order
     paths = write_split(tmp_path, name, names, 9)
     found = opened(name, tmp_path)
     assert found.class_names == tuple(each.replace("_", " ") for each in names)
     assert pictures(found) == [(path, i * 7 % len(names), i) for i, path in enumerate(paths)]
     for i in (0, len(names) // 2, -1):  # the words are those of the class, wherever that is in our file
-        own = next(each for each in load_set(name).classes if each.name.lower() == found.class_names[i])
+        own = next(
+            each for each in SynonymSet.builtin(name).classes if each.name.lower() == found.class_names[i]
+        )
         assert [each for each in found.synonyms.classes[i].synonyms if each != own.name] == list(own.synonyms)
     assert found.headline == "top1"
     assert found.templates == benchmarks()[name].conventions["coop"].templates
@@ -93,7 +96,7 @@ def test_a_split_of_coop(tmp_path, name):
 
 
 def test_a_split_of_coop_with_pictures_that_are_gone_or_broken(tmp_path):
-    names = load_set("oxford_pets").class_names
+    names = SynonymSet.builtin("oxford_pets").class_names
     paths = write_split(tmp_path, "oxford_pets", names, 8)
     images = tmp_path / "oxford_pets" / "images"
     (images / paths[2]).unlink()
@@ -107,7 +110,7 @@ def test_a_split_of_coop_with_pictures_that_are_gone_or_broken(tmp_path):
 
 
 def test_the_whole_test_set_has_no_problem(tmp_path):
-    write_split(tmp_path, "oxford_pets", load_set("oxford_pets").class_names, 0)
+    write_split(tmp_path, "oxford_pets", SynonymSet.builtin("oxford_pets").class_names, 0)
     split = tmp_path / "oxford_pets/split_zhou_OxfordPets.json"
     rows = json.loads(split.read_text())
     rows["test"] = [[f"{i}.jpg", i % 37, rows["train"][i % 37][2]] for i in range(3669)]
@@ -131,7 +134,7 @@ def test_the_whole_test_set_has_no_problem(tmp_path):
     ],
 )
 def test_a_split_that_contradicts_itself_or_the_table_is_refused(tmp_path, change, message):
-    write_split(tmp_path, "oxford_pets", load_set("oxford_pets").class_names, 1)
+    write_split(tmp_path, "oxford_pets", SynonymSet.builtin("oxford_pets").class_names, 1)
     split = tmp_path / "oxford_pets/split_zhou_OxfordPets.json"
     rows = json.loads(split.read_text())
     change(rows)
@@ -141,7 +144,7 @@ def test_a_split_that_contradicts_itself_or_the_table_is_refused(tmp_path, chang
 
 
 def test_the_lists_of_fgvc_aircraft(tmp_path):
-    names = load_set("fgvc_aircraft").class_names
+    names = SynonymSet.builtin("fgvc_aircraft").class_names
     write(tmp_path / "fgvc_aircraft/variants.txt", "".join(f"{name}\n" for name in names))
     rows = [("1514522", names[3]), ("0747566", names[99]), ("1008575", names[3])]
     write(tmp_path / "fgvc_aircraft/images_variant_test.txt", "".join(f"{a} {b}\n" for a, b in rows))
@@ -169,7 +172,7 @@ def test_imagenet_in_folders(tmp_path, place):
     for convention in ("coop", "clip_benchmark"):
         found = opened("imagenet", tmp_path, convention)
         assert [label for _, label, _ in pictures(found)] == list(range(1000))  # in the order of the ids
-        assert list(found.class_names) == load_set("imagenet1k").class_names
+        assert list(found.class_names) == SynonymSet.builtin("imagenet1k").class_names
         assert found.problems == ("1,000 pictures are listed, 50,000 expected",)
         assert len(found.templates) == (80 if convention == "clip_benchmark" else 1)
 
@@ -189,7 +192,7 @@ def test_the_kin_of_imagenet_in_folders(tmp_path, name, place, subset):
     found = opened(name, tmp_path)
     # Labels count within the subset.
     assert [label for _, label, _ in pictures(found)] == list(range(len(positions)))
-    names = load_set("imagenet1k").class_names
+    names = SynonymSet.builtin("imagenet1k").class_names
     assert list(found.class_names) == [names[i] for i in positions]
     if subset:
         stranger = next(i for i in range(1000) if i not in positions)
@@ -303,7 +306,7 @@ def write_web_dataset(folder: Path, counts: list[int], class_names: list[str]) -
     write(folder / "classnames.txt", "".join(f"{name}\n" for name in class_names))
 
 
-PETS = load_set("oxford_pets").class_names
+PETS = SynonymSet.builtin("oxford_pets").class_names
 
 
 def test_a_web_dataset(tmp_path):
@@ -335,7 +338,7 @@ def test_the_classes_of_a_web_dataset_are_those_that_it_lists(tmp_path):
     write_web_dataset(folder, [3], PETS[::-1])
     found = opened("oxford_pets", tmp_path, "clip_benchmark")
     assert found.class_names == tuple(PETS[::-1])
-    assert found.synonyms.classes[0] == load_set("oxford_pets").classes[-1]
+    assert found.synonyms.classes[0] == SynonymSet.builtin("oxford_pets").classes[-1]
     write(folder / "classnames.txt", "cat\ndog\n")
     with pytest.raises(ValueError, match=r"oxford_pets: expected 37 classes, got 2 \(from its files\)"):
         opened("oxford_pets", tmp_path, "clip_benchmark")
@@ -400,7 +403,7 @@ def test_what_is_not_on_the_hub(hub):
 # Sets of one's own
 
 
-def own(tmp_path: Path, layout: dict, classes: dict | list, **convention) -> EvaluationSet:
+def own(tmp_path: Path, layout: dict, classes: dict | list, **convention) -> ClassificationSet:
     write(tmp_path / "words.json", json.dumps(classes))
     row = {
         "name": "my_set",
@@ -514,8 +517,3 @@ def test_a_set_that_is_not_there_says_what_was_looked_for(tmp_path, name, conven
         opened(name, tmp_path, convention)
     folders = Counter(layout.folder for layout in benchmarks()[name].conventions[convention].layouts)
     assert all(folder in str(caught.value) for folder in folders)
-
-
-def test_segmentation_is_opened_elsewhere(tmp_path):
-    with pytest.raises(ValueError, match="voc20: expected a benchmark of classification"):
-        opened("voc20", tmp_path)

@@ -19,12 +19,12 @@ from typer.testing import CliRunner
 
 from s3clip import Backbone, SynonymousSpaceHead, SynonymSet, cli
 from s3clip.demo import held_out_digits, model_folder, synonym_file
-from s3clip.evaluation.benchmarks.segmentation import Pair, open_segmentation, read_mask
+from s3clip.evaluation.benchmarks.masks import MaskedImage, read_mask
+from s3clip.evaluation.benchmarks.opening import open_benchmark
 from s3clip.evaluation.benchmarks.table import benchmarks, find_benchmark
 from s3clip.evaluation.methods import METHODS
 from s3clip.evaluation.runs.pixel_counts import PixelCounts
 from s3clip.evaluation.runs.run import evaluate
-from s3clip.texts.sets import load_set
 from tests import ROOT, local_masks
 from tests.local_masks import ABSENT, BROKEN, LISTED, PICTURES, open_masks, write_masks, write_row
 from tests.local_sets import results
@@ -103,10 +103,10 @@ def test_benchmarks_are_read_as_mmseg_lays_them_out(name, tmp_path):
     folder = write_set(tmp_path, name, keys)
     _, image, mask, listed, reduce, threshold, short_side = LAYOUTS[name]
     row = benchmarks()[name]
-    found = open_segmentation(row, tmp_path)
+    found = open_benchmark(row, tmp_path)
     ordered = keys if listed else sorted(keys)  # a list says the order
-    assert found.pairs == tuple(
-        Pair(key, folder / image.format(key), folder / mask.format(key)) for key in ordered
+    assert found.shards == tuple(
+        MaskedImage(key, folder / image.format(key), folder / mask.format(key)) for key in ordered
     )
     layout = found.layout
     assert (layout.reduce_zero_label, layout.threshold) == (reduce, threshold)
@@ -117,44 +117,44 @@ def test_benchmarks_are_read_as_mmseg_lays_them_out(name, tmp_path):
         row.conventions["mmseg"].images,
     )
     # A threshold makes pixels of the first class, which is then the background.
-    assert (load_set(name).classes[0].name == "background") == (threshold is not None)
+    assert (SynonymSet.builtin(name).classes[0].name == "background") == (threshold is not None)
     if listed:
         (folder / listed).write_text("a\n\n  with a space  \na\n")
         with pytest.raises(ValueError, match=f"{listed}: 'a' is listed 2 times"):
-            open_segmentation(row, tmp_path)
+            open_benchmark(row, tmp_path)
         (folder / listed).write_text("a\n\n  with a space  \n")
-        assert [pair.key for pair in open_segmentation(row, tmp_path).pairs] == ["a", "with a space"]
+        assert [pair.key for pair in open_benchmark(row, tmp_path).shards] == ["a", "with a space"]
         (folder / listed).write_text("\n")
         with pytest.raises(ValueError, match=r"val\.txt: no pictures are listed"):
-            open_segmentation(row, tmp_path)
+            open_benchmark(row, tmp_path)
         (folder / listed).unlink()
         with pytest.raises(FileNotFoundError, match=f"{name}: not found; looked for .*{listed}"):
-            open_segmentation(row, tmp_path)
+            open_benchmark(row, tmp_path)
 
 
 def test_what_does_not_fit_is_refused(tmp_path):
     row = benchmarks()["ade20k150"]
-    with pytest.raises(FileNotFoundError, match=r"not found; looked for .*images/validation; docs/benchm"):
-        open_segmentation(row, tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"not found; looked for .*images/validation; see docs/benchm"
+    ):
+        open_benchmark(row, tmp_path)
     folder = write_set(tmp_path, "ade20k150", ["a"])
-    with pytest.raises(ValueError, match="expected 150 classes, got 10 in its synonyms"):
-        open_segmentation(row, tmp_path, synonyms=SynonymSet.read(synonym_file()))
+    with pytest.raises(ValueError, match=r"expected 150 classes, got 10 \(in its synonyms\)"):
+        open_benchmark(row, tmp_path, synonyms=SynonymSet.read(synonym_file()))
     many = SynonymSet.read([f"thing {i}" for i in range(256)])
     with pytest.raises(ValueError, match=r"expected at most 255 classes, .* got 256"):
-        open_segmentation(row.model_copy(update={"conventions": {"own": OWN}}), tmp_path, synonyms=many)
+        open_benchmark(row.model_copy(update={"conventions": {"own": OWN}}), tmp_path, synonyms=many)
     with pytest.raises(ValueError, match="not on the Hub"):
-        open_segmentation(row, "hf://datasets")
-    with pytest.raises(ValueError, match="expected a benchmark of segmentation"):
-        open_segmentation(benchmarks()["dtd"], tmp_path)
+        open_benchmark(row, "hf://datasets")
     (folder / "images/validation/._a.jpg").write_bytes(b"left by another system")
-    assert [pair.key for pair in open_segmentation(row, tmp_path).pairs] == ["a"]
+    assert [pair.key for pair in open_benchmark(row, tmp_path).shards] == ["a"]
     (folder / "images/validation/a.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"images/validation/\*\.jpg"):
-        open_segmentation(row, tmp_path)
+        open_benchmark(row, tmp_path)
 
 
 def test_reduce_zero_label(tmp_path):
-    pair = Pair("key", tmp_path / "key.jpg", tmp_path / "key.png")
+    pair = MaskedImage("key", tmp_path / "key.jpg", tmp_path / "key.png")
     Image.fromarray(np.array([[0, 1, 20], [255, 2, 150]], np.uint8)).save(pair.mask)
     assert read_mask(pair, reduce_zero_label=True).tolist() == [[255, 0, 19], [255, 1, 149]]
     assert read_mask(pair).tolist() == [[0, 1, 20], [255, 2, 150]]
@@ -213,13 +213,13 @@ def heads(backbone, words, templates):
 @pytest.mark.parametrize("changed", [{}, {"threshold": 0.2}, {"reduce_zero_label": True}])
 def test_scores_are_those_of_a_plain_loop(changed, backbone, data, whole, tmp_path):
     opened = open_masks(data)
-    good = [pair for pair in opened.pairs if pair.key not in BROKEN]
+    good = [pair for pair in opened.shards if pair.key not in BROKEN]
     truths = [np.array(Image.open(pair.mask)) for pair in good]
     (benchmark,) = whole["benchmarks"]
     if changed:
         layout = opened.layout.model_copy(update=changed)
         run = evaluate(
-            [replace(opened, layout=layout, pairs=tuple(good))],
+            [replace(opened, layout=layout, shards=tuple(good))],
             backbone=backbone,
             cache=tmp_path,
             bootstrap=20,
@@ -257,7 +257,7 @@ def test_intervals_are_those_of_resampled_pictures(backbone, data, tmp_path):
     opened = open_masks(data)
     run = evaluate([opened], backbone=backbone, cache=tmp_path, bootstrap=200, seed=3)
     scores = {score["name"]: score for score in run.to_dict()["benchmarks"][0]["scores"]}
-    good = [pair for pair in opened.pairs if pair.key not in BROKEN]
+    good = [pair for pair in opened.shards if pair.key not in BROKEN]
     truths = [np.array(Image.open(pair.mask)).astype(int) for pair in good]
     confusion = {}
     for name in ("center", "default"):
@@ -309,9 +309,9 @@ def test_what_cannot_be_scored_is_named_and_counted(whole):
 
 def test_a_set_of_which_nothing_can_be_scored_is_refused(backbone, data, tmp_path):
     opened = open_masks(data)
-    only = [pair for pair in opened.pairs if pair.key in BROKEN]
+    only = [pair for pair in opened.shards if pair.key in BROKEN]
     with pytest.raises(ValueError, match="no pixel to score: 5 pictures found, 5 of them cannot be scored"):
-        evaluate([replace(opened, pairs=tuple(only))], backbone=backbone, cache=tmp_path, bootstrap=5)
+        evaluate([replace(opened, shards=tuple(only))], backbone=backbone, cache=tmp_path, bootstrap=5)
     assert (
         evaluate(  # another number than expected is said, and goes on
             [replace(opened, expected_images=99)], backbone=backbone, cache=tmp_path, bootstrap=5
@@ -321,7 +321,7 @@ def test_a_set_of_which_nothing_can_be_scored_is_refused(backbone, data, tmp_pat
 
 
 def test_methods_and_patch_features(backbone, data, tmp_path):
-    opened = replace(open_masks(data), pairs=open_masks(data).pairs[:2])
+    opened = replace(open_masks(data), shards=open_masks(data).shards[:2])
     some = ["nearest", "name_7_templates", "local_star+rips"]
     for name in ("maskclip", "naclip"):
         run = evaluate(
@@ -384,7 +384,7 @@ def test_a_killed_run_goes_on_and_encodes_each_picture_once(seed, whole, data, t
     assert set(logs[0].read_text().splitlines()) <= set(on_disk)  # what was said to be written is there
     local_masks.main(data, out, logs[1])
     assert results(out) == whole
-    good = [pair.key for pair in open_masks(data).pairs if pair.key not in BROKEN]
+    good = [pair.key for pair in open_masks(data).shards if pair.key not in BROKEN]
     assert sorted(on_disk + logs[1].read_text().splitlines()) == good
     assert 0 < len(on_disk) < len(good)
 
@@ -464,7 +464,7 @@ def eval_command(*words):
 def test_the_command_scores_a_benchmark_of_the_table(model, tmp_path):
     write_set(tmp_path, "voc21", ["a", "b", "c"], labels=[0, 15, 255])
     names = tmp_path / "names.json"
-    names.write_text(json.dumps({each.name: [] for each in load_set("voc21").classes}))
+    names.write_text(json.dumps({each.name: [] for each in SynonymSet.builtin("voc21").classes}))
     out = tmp_path / "out"
     words = ["--data", tmp_path, "--out", out, "--backbone", model, "--synonyms", names, "--workers", 0]
     done = eval_command("voc21", *words, "--convention", "coop")  # which is of classification

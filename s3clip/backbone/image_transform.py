@@ -1,0 +1,64 @@
+"""Images to what an image tower reads, apart from any model: for this process or the workers of a loader."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """PIL images in, the arguments of `Backbone.encode_images` out, on the CPU. It can be pickled.
+
+    Attributes:
+        processor: an image processor of transformers, or a function of one image.
+        of_one_image: whether it is the latter, as in open_clip.
+        inputs: which of its outputs the image tower reads.
+        resize: whether images are brought to the model's size, else their values are scaled alone.
+    """
+
+    processor: Any
+    of_one_image: bool
+    inputs: tuple[str, ...]
+    resize: bool = True
+
+    def __call__(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """Return the arguments for one image or more, of any mode, read as RGB."""
+        colour = [image.convert("RGB") for image in images]
+        if self.of_one_image:
+            return {"pixel_values": torch.stack([self.processor(image) for image in colour])}
+        unresized = {} if self.resize else dict.fromkeys(("do_resize", "do_center_crop", "do_pad"), False)
+        outputs = self.processor(images=colour, return_tensors="pt", **unresized)
+        return {key: outputs[key] for key in self.inputs if key in outputs}
+
+
+def check_images(images: Sequence[Image.Image]) -> None:
+    """Raise ValueError for no image, TypeError for something else than PIL images."""
+    if len(images) == 0:
+        raise ValueError("images: expected at least one image, got none")
+    for i, image in enumerate(images):
+        if not isinstance(image, Image.Image):
+            raise TypeError(f"images: expected PIL images, got {type(image).__name__} at position {i}")
+
+
+def check_pixels(
+    model: str, accepted: tuple[str, ...], pixel_values: Tensor, image_inputs: Mapping[str, Any]
+) -> None:
+    """Raise TypeError for pixels, or inputs beside them, that the image tower of a model does not read."""
+    for key in image_inputs:
+        if key not in accepted:
+            raise TypeError(
+                f"{key}: the image tower of {model} does not read it; it reads {('pixel_values', *accepted)}"
+            )
+    if "spatial_shapes" in accepted and "spatial_shapes" not in image_inputs:
+        raise TypeError(
+            f"spatial_shapes: {model} needs it and pixel_attention_mask; pass all that preprocess gives"
+        )
+    if not pixel_values.is_floating_point():
+        raise TypeError(
+            f"pixel_values: expected preprocessed, floating-point pixels, got {pixel_values.dtype}; use "
+            "preprocess for raw images"
+        )

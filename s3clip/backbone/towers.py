@@ -1,0 +1,108 @@
+"""What a dual encoder says of itself: its towers, what they read, how wide its space is."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+# What an image tower may read beside the pixels.
+_PATCH_INPUTS = ("pixel_attention_mask", "spatial_shapes")
+_INTERPOLATION = "interpolate_pos_encoding"
+_IMAGE_TOWERS = ("vision_model", "image_model", "visual")
+
+
+def image_tower(model: nn.Module) -> nn.Module:
+    """Return the image tower of a dual encoder, or the whole model where it has no usual name."""
+    towers = (getattr(model, name, None) for name in _IMAGE_TOWERS)
+    return next((tower for tower in towers if isinstance(tower, nn.Module)), model)
+
+
+def drop_text_side(model: nn.Module, names: tuple[str, ...]) -> None:
+    """Set to None those children and parameters of a model that are called so.
+
+    Raises:
+        ValueError: there are none, or no image tower that stands beside them.
+    """
+    own = [*model.named_children(), *model.named_parameters(recurse=False)]
+    present = [name for name, _ in own if name in names]
+    if not present or image_tower(model) is model:
+        raise ValueError(
+            f"drop_text_tower: {type(model).__name__} has no text and image towers that can be told "
+            f"apart; expected an image tower named one of {_IMAGE_TOWERS} and a text side among {names}"
+        )
+    for name in present:
+        setattr(model, name, None)
+
+
+def accepted_image_inputs(model: Any) -> tuple[str, ...]:
+    """Return what the image tower of a model of transformers reads beside the pixels.
+
+    Whether it interpolates positions, `get_image_features` alone does not say: in transformers 5 it passes
+    on whatever it is given, at which some towers fail (GroupViT); AIMv2 names it, and its tower fails.
+    """
+    method = inspect.signature(model.get_image_features).parameters
+    accepted = [name for name in _PATCH_INPUTS if name in method]
+    passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in method.values())
+    tower = inspect.signature(image_tower(model).forward).parameters
+    if _INTERPOLATION in tower and (passes_on or _INTERPOLATION in method):
+        accepted.append(_INTERPOLATION)
+    return tuple(accepted)
+
+
+def accepted_text_inputs(method: Callable[..., Any], wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Return `input_ids` and what else of the wanted a method that encodes texts names."""
+    named = inspect.signature(method).parameters
+    return tuple(name for name in wanted if name == "input_ids" or name in named)
+
+
+def pixel_weight_name(model: nn.Module) -> str:
+    """Return the name of the parameter that meets the pixels: of those with most dimensions the first.
+
+    That is a convolution's kernel. Others may have another dtype: open_clip keeps layer norms and scales in
+    float32.
+    """
+    weights = {id(p): p.ndim for p in image_tower(model).parameters() if p.is_floating_point()}
+    names = {name: weights[id(p)] for name, p in model.named_parameters() if id(p) in weights}
+    if not names:
+        raise TypeError(f"model: {type(model).__name__} has no floating-point parameters in its image tower")
+    return max(names, key=lambda name: names[name])
+
+
+def configured_dim(model: Any) -> int | None:
+    """Return the width of the joint space by the model's configuration, None where it does not say."""
+    config = getattr(model, "config", None)
+    # SigLIP and TIPSv2 project nothing: the space is that of the image tower's states.
+    width = getattr(config, "projection_dim", None) or getattr(
+        getattr(config, "vision_config", None), "hidden_size", None
+    )
+    return width or getattr(getattr(model, "visual", None), "output_dim", None)
+
+
+def text_positions(model: nn.Module) -> int | None:
+    """Return how many positions the text tower has for tokens, None where the configuration does not say."""
+    config = getattr(getattr(model, "config", None), "text_config", None)
+    rows = getattr(config, "max_position_embeddings", None)
+    if rows is None:
+        return None
+    # RoBERTa-like towers (AltCLIP) count positions from padding_idx + 1.
+    text_model = getattr(model, "text_model", None)
+    tables = text_model.named_modules() if isinstance(text_model, nn.Module) else ()
+    for name, table in tables:
+        padding = getattr(table, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            return int(rows) - int(padding) - 1
+    return int(rows)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode, and each module back in its own mode afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,129 @@
+"""Pictures with masks of class numbers, listed and read."""
+
+import io
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from s3clip.evaluation.benchmarks.table import Masks
+from s3clip.images.opening import BrokenImageError, why_unreadable
+from s3clip.images.sources import Sample
+
+IGNORED = 255
+"""The label of pixels that do not count."""
+
+
+@dataclass(frozen=True)
+class MaskedImage:
+    """A picture and its mask, there or not: a shard of one sample, whose label is the path of the mask.
+
+    Attributes:
+        key: the picture's name in the set.
+        image: the picture.
+        mask: a picture of one channel or with a palette, whose values are labels.
+    """
+
+    key: str
+    image: Path
+    mask: Path
+
+    @property
+    def name(self) -> str:
+        """Of the shard."""
+        return self.key
+
+    def samples(self, start: int = 0) -> Iterator[Sample]:
+        """Give the picture."""
+        yield from (Sample(self.key, str(self.mask), self.image),)[start:]
+
+
+def masked_images(layout: Masks, folder: Path) -> list[MaskedImage]:
+    """Return the pictures of a layout in a folder, in the order of its list, else sorted; any may be missing.
+
+    Raises:
+        FileNotFoundError: its folders, its list, or any picture where none are listed; named alone.
+        ValueError: none are listed, or one twice.
+    """
+    images, masks = folder / layout.images, folder / layout.masks
+    for place in (images, masks):
+        if not place.is_dir():
+            raise FileNotFoundError(place)
+    if layout.listed is None:
+        keys = sorted(_keys(images, layout.image_suffix))
+        if not keys:
+            raise FileNotFoundError(images / f"*{layout.image_suffix}")
+    else:
+        listed = folder / layout.listed
+        if not listed.is_file():
+            raise FileNotFoundError(listed)
+        # Names of files are bytes, and a list of them may be in any encoding.
+        lines = listed.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+        keys = [line.strip() for line in lines if line.strip()]
+        if not keys:
+            raise ValueError(f"{listed}: no pictures are listed")
+        key, times = Counter(keys).most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"{listed}: {key!r} is listed {times} times")
+    return [
+        MaskedImage(key, images / f"{key}{layout.image_suffix}", masks / f"{key}{layout.mask_suffix}")
+        for key in keys
+    ]
+
+
+def _keys(images: Path, suffix: str) -> Iterator[str]:
+    """Give the keys of all pictures in a folder and its sub-folders; links are followed."""
+    for where, folders, names in os.walk(images, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = Path(where).relative_to(images)
+        for name in names:
+            if name.endswith(suffix) and not name.startswith("."):
+                yield (below / name.removesuffix(suffix)).as_posix()
+
+
+def read_mask(pair: MaskedImage, *, reduce_zero_label: bool = False) -> Tensor:
+    """Return the labels in a mask: (height, width) int64, 255 for pixels that do not count.
+
+    Args:
+        pair: a picture with its mask.
+        reduce_zero_label: see `Masks`.
+
+    Raises:
+        FileNotFoundError: there is no such mask; the key is named.
+        BrokenImageError: it cannot be read, or is in colour, and its values are no labels.
+    """
+    return mask_labels(mask_content(pair.key, pair.mask), pair.key, pair.mask, reduce_zero_label)
+
+
+def mask_content(key: str, mask: Path) -> bytes:
+    """Return the content of the file of a mask; for the errors see `read_mask`."""
+    try:
+        return mask.read_bytes()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{key}: there is no mask {mask.name}") from error
+    except OSError as error:
+        raise _unreadable(key, mask, error) from error
+
+
+def mask_labels(content: bytes, key: str, mask: Path, reduce_zero_label: bool) -> Tensor:
+    """Return the labels that `mask_content` holds; for the errors see `read_mask`."""
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            if picture.mode not in ("P", "L", "I", "I;16"):
+                raise ValueError(f"expected one number a pixel, mode P or L, got mode {picture.mode}")
+            labels = np.array(picture).astype(np.int64)
+    except Exception as error:  # Pillow's readers let many kinds through
+        raise _unreadable(key, mask, error) from error
+    if reduce_zero_label:
+        labels = np.where((labels == 0) | (labels == IGNORED), IGNORED, labels - 1)
+    return torch.from_numpy(labels)
+
+
+def _unreadable(key: str, mask: Path, error: Exception) -> BrokenImageError:
+    return BrokenImageError(f"{key}: {mask.name} is not a readable mask ({why_unreadable(error)})")

@@ -1,0 +1,46 @@
+"""Artifacts that older versions saved, one folder for each format: they load, and answer as they did.
+
+Every change of the format adds a folder, written by the version before it.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from s3clip import SynonymousSpaceHead
+from s3clip.artifact.folder import FORMAT
+from s3clip.demo import model_folder
+
+SAVED = Path(__file__).parent / "saved"
+
+
+@pytest.mark.parametrize("backbone", [None, str(model_folder())], ids=["embeddings", "demo"])
+@pytest.mark.parametrize("folder", sorted(SAVED.iterdir()), ids=lambda folder: f"format {folder.name}")
+def test_an_older_artifact_answers_as_it_did(folder: Path, backbone: str | None):
+    expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+    head = SynonymousSpaceHead.from_pretrained(folder, backbone=backbone)
+    images = torch.randn(40, 64, generator=torch.Generator().manual_seed(expected["seed"]))[:5]
+    answers = head.predict(image_embeds=images)
+    torch.testing.assert_close(head(image_embeds=images), torch.tensor(expected["logits"]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        head.predict_proba(image_embeds=images), torch.tensor(expected["probabilities"]), atol=1e-6, rtol=0
+    )
+    assert [[answer.text for answer in own] for own in answers] == expected["texts"]
+    assert [[answer.accepted for answer in own] for own in answers] == expected["accepted"]
+    assert [each.id for each in head.classes] == [0, "n3", None]
+
+
+def test_every_format_has_one():
+    assert {f"s3clip-space/{folder.name}" for folder in SAVED.iterdir()} <= {
+        f"s3clip-space/{number}" for number in range(1, int(FORMAT.rpartition("/")[2]) + 1)
+    }
+
+
+def test_a_newer_format_is_refused(tmp_path: Path):
+    config = json.loads((SAVED / "1" / "config.json").read_text(encoding="utf-8"))
+    number = int(FORMAT.rpartition("/")[2]) + 1
+    (tmp_path / "config.json").write_text(json.dumps({**config, "format": f"s3clip-space/{number}"}))
+    with pytest.raises(ValueError, match="newer than .* update s3clip"):
+        SynonymousSpaceHead.from_pretrained(tmp_path, backbone=None)
