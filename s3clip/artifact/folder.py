@@ -116,6 +116,8 @@ def load_artifact(folder: str | os.PathLike[str]) -> ClassSpace:
     path = folder / "config.json"
     if not path.is_file():
         what = "no config.json in it" if folder.is_dir() else "no such folder"
+        if folder.is_file():
+            what = "a file, where the folder that `s3clip fit` or save_pretrained() wrote is expected"
         raise FileNotFoundError(f"{folder} is not a saved class space: {what}")
     config = _read_config(path)
     while True:
