@@ -141,7 +141,7 @@ def test_what_is_printed_and_written(digits, alone, tmp_path):
         "run.json", "run.md", *(["thumbnails"] if list(alone.glob("thumbnails")) else []),
         *(["run.png"] if find_spec("matplotlib") else []),
     }  # fmt: skip
-    assert list(cache.rglob("*.f32"))
+    assert list(cache.rglob("*.bin"))
 
     # Again: nothing is encoded, everything is the same.
     again = run(
