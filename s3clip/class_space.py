@@ -303,6 +303,7 @@ def from_state(state: dict[str, Any], raw: Tensor, owners: Tensor) -> ClassSpace
     facts, calibration, templates = state["backbone"], state["calibration"], state["templates"]
     if facts is not None:
         vectors = {part: torch.tensor(rows) for part, rows in facts["fingerprint"].items()}
+        vectors = {p: v if v.is_floating_point() else v.to(torch.uint8) for p, v in vectors.items()}
         reference = BackboneReference.model_validate(facts["reference"])
         facts = BackboneFacts(**{**facts, "reference": reference, "fingerprint": vectors})
     space = ClassSpace(
