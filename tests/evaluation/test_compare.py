@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from s3clip import Backbone, HeadConfig, SynonymousSpaceHead, SynonymSet, cli
 from s3clip.demo import held_out_digits, model_folder, synonym_file
-from s3clip.evaluation import METHODS, compare, compare_embeddings
+from s3clip.evaluation import METHODS, Comparison, compare, compare_embeddings
 from s3clip.evaluation.inputs import labelled_images, read_embeddings
 from s3clip.evaluation.methods import (
     names_alone,
@@ -407,6 +407,33 @@ def test_a_model_and_its_images(family):
             assert found[method].calibration_error == pytest.approx(error, abs=1e-5)
     again = compare(classes, truth, backbone=backbone, image_embeds=embeds, bootstrap=5, methods=["default"])
     assert again["default"].top1 == found["default"].top1
+
+
+def test_numbers_and_names_of_any_library(problem, tmp_path):
+    texts, names, images, labels = problem
+    some = {"bootstrap": 20, "methods": ["name"]}
+    expected = compare_embeddings(texts, names, images, labels, logit_scale=SCALE, seed=3, **some)
+    found = compare_embeddings(
+        [own.numpy() for own in texts],
+        np.array(names),
+        images.numpy(),
+        np.array([names[label] for label in labels]),
+        logit_scale=np.float32(SCALE),
+        methods=np.array(["name"]),
+        bootstrap=np.int64(20),
+        seed=np.int32(3),
+        batch_size=np.int16(64),
+        min_images=torch.tensor(1),
+    )
+    found.save(tmp_path)
+    for own, other in zip(found.scores, expected.scores, strict=True):
+        assert own.model_copy(update={"image_ms": 0, "fit_ms": 0}) == other.model_copy(
+            update={"image_ms": 0, "fit_ms": 0}
+        )
+    assert Comparison.model_validate_json((tmp_path / "comparison.json").read_text()).scores == found.scores
+    for wrong in ({"seed": -1}, {"seed": None}, {"batch_size": 0}, {"bootstrap": True}, {"min_images": 1.0}):
+        with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
+            compare_embeddings(texts, names, images, labels, logit_scale=SCALE, **wrong)
 
 
 def test_images_are_given_once():
