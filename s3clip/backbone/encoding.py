@@ -1,6 +1,6 @@
 """Classes in, rows out: the embeddings of their texts; each distinct prompt is encoded once, or cached."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ PROMPT_BLOCK = 16_384
 def encode_classes(
     backbone: Backbone,
     synonyms: SynonymSet,
-    templates: Sequence[str],
+    templates: Sequence[str | Callable[[str], str]],
     *,
     batch_size: int = 256,
     progress: bool | None = None,

@@ -65,8 +65,8 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         model: A dual encoder of transformers; by default that of `head`.
         tokenizer: Its tokenizer; by default that of `head` where the model is.
         image_processor: Its image processor; by default that of `head` where the model is.
-        head: A fitted head, used where a call gives no `candidate_labels`; changes to it take effect. It is
-            moved to the pipeline's device.
+        head: A fitted head, used where a call gives no `candidate_labels`. It is not copied: its classes,
+            settings and calibration are those of the call. It is moved to the pipeline's device.
         head_config: The settings for `candidate_labels`; by default those of `head`, or `HeadConfig()`. (Not
             `config`, which `pipeline` takes for the model's.)
         candidate_labels, hypothesis_template, tokenizer_kwargs, timeout, top_k: Defaults for the arguments of
@@ -218,10 +218,11 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         names = labels.class_names if isinstance(labels, SynonymSet) else list(labels)
         # Texts of 1,000 labels take far less time to compare as written than to check again.
         written = labels if isinstance(labels, SynonymSet) else repr(labels)
-        key = (written, repr(hypothesis_template), repr(tokenizer_kwargs))
+        config = self._config or (HeadConfig() if self._head is None else self._head.config)
+        key = (written, repr(hypothesis_template), repr(tokenizer_kwargs), repr(config))
         head = self._heads.pop(key, None)
         if head is None:
-            head = self._fit(labels, hypothesis_template, tokenizer_kwargs)
+            head = self._fit(labels, hypothesis_template, tokenizer_kwargs, config)
         self._heads[key] = head
         while len(self._heads) > KEPT_LABEL_SETS:
             self._heads.pop(next(iter(self._heads)), None)
@@ -232,12 +233,12 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         labels: Labels,
         hypothesis_template: str | Sequence[str] | None,
         tokenizer_kwargs: Mapping[str, Any] | None,
+        config: HeadConfig,
     ) -> SynonymousSpaceHead:
         synonyms = _synonym_set(labels)
         backbone = self._backbone
         if tokenizer_kwargs:
             backbone = Backbone(self.model, (_Tokenizer(self.tokenizer, tokenizer_kwargs), None))
-        config = self._config if self._head is None else self._head.config
         if hypothesis_template is None:
             hypothesis_template = synonyms.templates or DEFAULT_HYPOTHESIS
         head = SynonymousSpaceHead(backbone, config=config)
