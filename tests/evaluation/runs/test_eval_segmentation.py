@@ -167,9 +167,9 @@ def test_reduce_zero_label(tmp_path):
     ("layout", "message"),
     [
         ({"threshold": 0.1, "reduce_zero_label": True}, "threshold: it makes pixels background"),
-        ({"threshold": 2}, "threshold: Input should be less than"),
-        ({"window": 0}, "window: Input should be greater than 0"),
-        ({"suffix": ".png"}, "suffix: Extra inputs are not permitted"),
+        ({"threshold": 2}, "threshold: must be 1.0 or less, not 2"),
+        ({"window": 0}, "window: must be above 0, not 0"),
+        ({"suffix": ".png"}, "suffix: is not known"),
     ],
 )
 def test_a_wrong_row_of_ones_own_is_refused(layout, message, tmp_path):
