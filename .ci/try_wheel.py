@@ -57,8 +57,8 @@ def names() -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         size = page.stat().st_size
     print(
-        f"every promised name is there; {len(sets)} synonym sets and {len(table)} benchmarks are read, a model "
-        f"card of {len(str(card))} characters and a page of {size} bytes written"
+        f"every promised name is there; {len(sets)} synonym sets and {len(table)} benchmarks are read, "
+        f"a model card of {len(str(card))} characters and a page of {size} bytes written"
     )
 
 
