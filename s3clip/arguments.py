@@ -1,5 +1,7 @@
-"""How a metric and a scale rule declare their options, so that a wrong one is named where it is given."""
+"""What arguments must be: numbers, and the options of a metric or a scale rule; a wrong one is named."""
 
+import numbers
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,18 +31,44 @@ def resolve_options(owner: str, options: Mapping[str, Option], given: Mapping[st
     if unknown := sorted(set(given) - set(options)):
         known = ", ".join(sorted(options)) or "none"
         raise ValueError(f"{owner} takes no option {unknown[0]!r}; it takes: {known}")
-    resolved = {name: given.get(name, option.default) for name, option in options.items()}
+    resolved = {name: plain(given.get(name, option.default)) for name, option in options.items()}
     for name, value in resolved.items():
         if not options[name].valid(value):
             raise ValueError(f"option {name!r} of {owner}: expected {options[name].expected}, got {value!r}")
     return resolved
 
 
+def whole_number(value: object, argument: str, *, least: int = 1) -> int:
+    """Return a whole number of any type that is one (numpy's, a tensor's; True is not a number).
+
+    Raises:
+        ValueError: another value, or one below `least`.
+    """
+    if not (is_whole(value) and operator.index(value) >= least):  # type: ignore[arg-type]  # it is one
+        raise ValueError(f"{argument}: expected a whole number >= {least}, got {value!r}")
+    return operator.index(value)  # type: ignore[arg-type]
+
+
+def is_whole(value: object) -> bool:
+    """Whether `value` is a whole number, by what it says of itself (True is not a number)."""
+    try:
+        return not isinstance(value, bool) and isinstance(operator.index(value), int)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+
+
 def is_count(value: object) -> bool:
-    """Whether `value` is a whole number of 1 or more (True is not a number)."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    """Whether `value` is a whole number of 1 or more."""
+    return is_whole(value) and operator.index(value) >= 1  # type: ignore[arg-type]
 
 
 def is_number(value: object) -> bool:
-    """Whether `value` is an int or a float (True is not a number, nor is NaN)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    """Whether `value` is a real number, of Python or numpy (True is not a number, nor is NaN)."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value
+
+
+def plain(value: Any) -> Any:
+    """Return a number of numpy as one of Python, which JSON can hold, and anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    return operator.index(value) if isinstance(value, numbers.Integral) else float(value)

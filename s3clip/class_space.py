@@ -8,8 +8,9 @@ as it was. What follows from it (which texts are kept, the rows that `forward` m
 import hashlib
 import json
 import math
+import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -18,8 +19,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from s3clip.arguments import is_number
+from s3clip.arguments import is_number, is_whole, plain
 from s3clip.backbone.backbone import Backbone
+from s3clip.backbone.encoding import checked_rows
 from s3clip.backbone.identity import check_fingerprint
 from s3clip.config import HeadConfig
 from s3clip.space.synonymous_space import SynonymousSpace, build_space
@@ -217,8 +219,8 @@ def named_classes(synonyms: SynonymSet, texts: Sequence[Sequence[str]]) -> tuple
 
 
 def from_embeddings(
-    embeddings: Sequence[Tensor],
-    class_names: Sequence[str],
+    embeddings: Sequence[Tensor] | Mapping[str, Tensor],
+    class_names: Sequence[str] | None,
     config: HeadConfig,
     *,
     texts: Sequence[Sequence[str]] | None = None,
@@ -228,8 +230,8 @@ def from_embeddings(
 
     Args:
         embeddings: one floating (n_c, dim) tensor or array per class, normalised or not; the first row is the
-            class's own name.
-        class_names: one per class.
+            class's own name. Or a mapping from the names to these.
+        class_names: one per class; None with a mapping.
         config: the settings.
         texts: what each row stands for, for `Prediction.text`.
         logit_scale: multiplies the scores; else `config.logit_scale`, else the backbone's.
@@ -242,34 +244,16 @@ def from_embeddings(
         logit_scale = logit_scale.item()
     if logit_scale is not None and not (is_number(logit_scale) and 0 < logit_scale < math.inf):
         raise ValueError(f"logit_scale: expected a finite number > 0, got {logit_scale}")
-    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
-        raise TypeError(f"class_names: expected a list of strings, got {class_names!r}")
-    if not class_names or len(embeddings) != len(class_names):
-        raise ValueError(
-            f"embeddings, class_names: expected one tensor for each of one or more classes, "
-            f"got {len(embeddings)} tensors and {len(class_names)} names"
-        )
-    rows = [torch.as_tensor(own) for own in embeddings]
-    for name, own in zip(class_names, rows, strict=True):
-        if own.ndim != 2 or not len(own) or not own.is_floating_point():
-            raise ValueError(
-                f"embeddings: class {name!r}: expected a floating (n, dim) tensor with n >= 1, "
-                f"got {tuple(own.shape)} {own.dtype}"
-            )
-        if own.shape[1] != rows[0].shape[1]:
-            raise ValueError(
-                f"embeddings: class {name!r} has dimension {own.shape[1]}, "
-                f"{class_names[0]!r} has {rows[0].shape[1]}"
-            )
+    names, rows = checked_rows(embeddings, class_names)
     if texts is not None and [len(own) for own in texts] != [len(own) for own in rows]:
         raise ValueError("texts: expected one text for every row of embeddings, class by class")
     if texts is not None and not all(isinstance(text, str) for own in texts for text in own):
         raise TypeError("texts: expected a list of strings for each class")
     classes = tuple(
         FittedClass(name=name, rows=len(own), texts=None if texts is None else list(texts[i]))
-        for i, (name, own) in enumerate(zip(class_names, rows, strict=True))
+        for i, (name, own) in enumerate(zip(names, rows, strict=True))
     )
-    return ClassSpace(torch.cat(rows), classes, config, fitted_logit_scale=logit_scale)
+    return ClassSpace(torch.cat(rows), classes, config, fitted_logit_scale=plain(logit_scale))
 
 
 def facts_of(backbone: Backbone, known: BackboneFacts | None) -> BackboneFacts:
@@ -319,6 +303,7 @@ def from_state(state: dict[str, Any], raw: Tensor, owners: Tensor) -> ClassSpace
     facts, calibration, templates = state["backbone"], state["calibration"], state["templates"]
     if facts is not None:
         vectors = {part: torch.tensor(rows) for part, rows in facts["fingerprint"].items()}
+        vectors = {p: v if v.is_floating_point() else v.to(torch.uint8) for p, v in vectors.items()}
         reference = BackboneReference.model_validate(facts["reference"])
         facts = BackboneFacts(**{**facts, "reference": reference, "fingerprint": vectors})
     space = ClassSpace(
@@ -350,9 +335,10 @@ def class_position(class_names: Sequence[str], which: int | str, argument: str =
         TypeError: neither a number nor a name.
         ValueError: a position out of range (negative ones are), or a name of no class or of several.
     """
-    if isinstance(which, bool) or not isinstance(which, int | str):
-        raise TypeError(f"{argument}: expected positions or names, got {type(which).__name__}: {which!r}")
-    if isinstance(which, int):
+    if not isinstance(which, str):
+        if not is_whole(which):
+            raise TypeError(f"{argument}: expected positions or names, got {type(which).__name__}: {which!r}")
+        which = operator.index(which)
         if not 0 <= which < len(class_names):
             raise ValueError(f"{argument}: position {which} is out of range for {len(class_names)} classes")
         return which
@@ -379,7 +365,8 @@ def drop(space: ClassSpace, classes: int | str | Iterable[int | str]) -> ClassSp
     Raises:
         ValueError: a name that no class or several classes have, a position out of range, or no class left.
     """
-    listed = [classes] if isinstance(classes, int | str) else classes
+    single = isinstance(classes, str) or not isinstance(classes, Iterable)
+    listed: Iterable[Any] = [classes] if single else classes  # type: ignore[assignment]
     gone = {class_position(space.class_names, which) for which in listed}
     left = [i for i in range(len(space.classes)) if i not in gone]
     if not left:
@@ -445,5 +432,6 @@ def reconfigure(space: ClassSpace, **changes: Any) -> ClassSpace:
     """
     config = space.config.replaced(**changes)
     scale = None if changes.get("logit_scale") is not None else space.fitted_logit_scale
-    kept = space.calibration if config == space.config else None
+    same = config == space.config and scale == space.fitted_logit_scale
+    kept = space.calibration if same else None
     return replace(space, config=config, fitted_logit_scale=scale, calibration=kept)

@@ -1,7 +1,7 @@
 """The head: class names and synonyms in, zero-shot logits out, over a class space and a backbone."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from s3clip import class_space as spaces
-from s3clip.arguments import is_count
+from s3clip.arguments import whole_number
 from s3clip.artifact.folder import save_artifact
 from s3clip.artifact.hub import push_artifact
 from s3clip.artifact.opening import open_artifact, open_text_tower
@@ -132,8 +132,8 @@ class SynonymousSpaceHead(ClassSpaceModule):
 
     def fit_embeddings(
         self,
-        embeddings: Sequence[Tensor],
-        class_names: Sequence[str],
+        embeddings: Sequence[Tensor] | Mapping[str, Tensor],
+        class_names: Sequence[str] | None = None,
         *,
         texts: Sequence[Sequence[str]] | None = None,
         logit_scale: float | Tensor | None = None,
@@ -298,8 +298,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
         large batches and tens of thousands of classes. Arguments as for `forward`, and `k` as in
         `s3clip.prediction.top_classes`.
         """
-        if not is_count(k):
-            raise ValueError(f"k: expected a whole number >= 1, got {k!r}")
+        k = whole_number(k, "k")
         embeds = self._unit_embeds(pixel_values, image_embeds, image_inputs)
         blocks = ((classes, self._logits(scores)) for classes, scores in self.folded.scores_by_block(embeds))
         return top_classes(blocks, k, self.current_calibration)

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 _UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_FORMULA = re.compile(r"[=@\t\r]|[+-](?!\d[\d.]*(e[+-]?\d+)?$)")  # what no number begins with, or ends like
+_FORMULA = re.compile(r"[=@\t]|[+-](?!\d[\d.]*(e[+-]?\d+)?$)")  # what no number begins with, or ends like
 
 
 def printable(text: str) -> str:
@@ -101,7 +101,7 @@ class Table:
         """Return CSV; an apostrophe goes before a text that a spreadsheet would take for a formula."""
         text = io.StringIO()
         rows = [
-            ["-" if cell is None else f"'{cell}" if _is_formula(cell) else cell for cell in map(_value, row)]
+            ["-" if cell is None else as_in_spreadsheet(cell) for cell in map(_value, row)]
             for row in self.rows
         ]
         csv.writer(text, lineterminator="\n").writerows([self._names(), *rows])
@@ -122,8 +122,14 @@ class Table:
         return [[_text(*pair, nothing) for pair in zip(columns, row, strict=True)] for row in self.rows]
 
 
+def as_in_spreadsheet(cell: Any) -> Any:
+    """Return a text with an apostrophe before it where a spreadsheet would take it for a formula."""
+    text = printable(cell) if isinstance(cell, str) else cell
+    return f"'{text}" if _is_formula(text) else text
+
+
 def from_spreadsheet(cell: str) -> str:
-    """Return a cell of CSV without the apostrophe that `Table.csv` put before it."""
+    """Return a cell of CSV without the apostrophe that `as_in_spreadsheet` put before it."""
     return cell[1:] if cell.startswith("'") and _is_formula(cell[1:]) else cell
 
 

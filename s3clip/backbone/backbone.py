@@ -322,7 +322,7 @@ class Backbone(nn.Module):
 
     def image_key(self) -> str:
         """Return 64 hex digits by which a cache of images tells backbones apart: `identity.image_key`."""
-        return identity.image_key(self)
+        return identity.image_key(self, self._family.text_side)
 
     def example_pixels(self) -> Tensor:
         """Return (1, channels, height, width) pixels at the size of the model's own images, on its device.

@@ -1,6 +1,6 @@
 """Classes in, rows out: the embeddings of their texts; each distinct prompt is encoded once, or cached."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ PROMPT_BLOCK = 16_384
 def encode_classes(
     backbone: Backbone,
     synonyms: SynonymSet,
-    templates: Sequence[str],
+    templates: Sequence[str | Callable[[str], str]],
     *,
     batch_size: int = 256,
     progress: bool | None = None,
@@ -88,3 +88,41 @@ def _encode_prompts(
     found = [torch.from_numpy(vector).to(encoded)[None] for vector in known.values()]
     position = {prompt: i for i, prompt in enumerate([*known, *unknown])}
     return torch.cat([*found, encoded])[[position[prompt] for prompt in prompts]]
+
+
+def checked_rows(
+    embeddings: Sequence[Tensor] | Mapping[str, Tensor], class_names: Sequence[str] | None
+) -> tuple[list[str], list[Tensor]]:
+    """Return text embeddings computed elsewhere: the names of the classes, and one (n_c, dim) tensor a class.
+
+    Raises:
+        ValueError: counts or shapes that do not agree, or an empty class.
+        TypeError: names that are not strings.
+    """
+    if isinstance(embeddings, Mapping) and class_names is None:
+        class_names, embeddings = list(embeddings), list(embeddings.values())
+    if (
+        class_names is None
+        or isinstance(class_names, str)
+        or not all(isinstance(name, str) for name in class_names)
+    ):
+        raise TypeError(f"class_names: expected a list of strings, got {class_names!r}")
+    names = [str(name) for name in class_names or ()]  # numpy has strings of its own
+    if not names or len(embeddings) != len(names):
+        raise ValueError(
+            f"embeddings, class_names: expected one tensor for each of one or more classes, "
+            f"got {len(embeddings)} tensors and {len(names)} names"
+        )
+    rows = [torch.as_tensor(own) for own in embeddings]
+    for name, own in zip(names, rows, strict=True):
+        if own.ndim != 2 or not len(own) or not own.is_floating_point():
+            raise ValueError(
+                f"embeddings: class {name!r}: expected a floating (n, dim) tensor with n >= 1, "
+                f"got {tuple(own.shape)} {own.dtype}"
+            )
+        if own.shape[1] != rows[0].shape[1]:
+            raise ValueError(
+                f"embeddings: class {name!r} has dimension {own.shape[1]}, "
+                f"{names[0]!r} has {rows[0].shape[1]}"
+            )
+    return names, rows

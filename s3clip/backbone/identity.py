@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -88,19 +89,23 @@ def text_key(backbone: _Backbone) -> bytes:
     return hashlib.blake2b(texts.tobytes() + repr(facts).encode(), digest_size=32).digest()
 
 
-def image_key(backbone: _Backbone) -> str:
+def image_key(backbone: _Backbone, text_side: tuple[str, ...]) -> str:
     """Return 64 hex digits by which caches of image embeddings tell backbones apart.
 
-    They are made of the weights, their type, and the settings of the image processor. Unlike bits of an
-    embedding they do not depend on the device or on how many threads compute.
+    They are made of the weights but for those of the text side, their type, and the settings of the image
+    processor. Unlike bits of an embedding they do not depend on the device or on how many threads compute.
     """
     digest = hashlib.sha256(repr((type(backbone.model).__name__, str(backbone.dtype))).encode())
     for name, value in sorted(backbone.model.state_dict().items()):
+        if name.split(".")[0] in text_side:
+            continue
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         flat = value.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     processor = backbone.image_processor
-    settings = processor.to_dict() if hasattr(processor, "to_dict") else repr(processor)
+    # A function's own text holds its address, which is another in every process.
+    said = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(processor))
+    settings = processor.to_dict() if hasattr(processor, "to_dict") else said
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 

@@ -85,21 +85,28 @@ def open_array(path: str, name: str | None = None) -> Iterator[FloatArray]:
 def _npy(file: Any) -> FloatArray:
     shape, fortran, dtype = _npy_header(file)
     # Objects among them: they would be pickles, which are never read.
-    if len(shape) != 2 or (fortran and min(shape) > 1) or not np.issubdtype(dtype, np.floating):
+    is_flat = len(shape) == 2 and min(shape) >= 0 and not (fortran and min(shape) > 1)
+    if not is_flat or not np.issubdtype(dtype, np.floating):
         order = "Fortran order" if fortran else "C order"
         raise ValueError(
             f"expected floats of shape (rows, dim) in C order, got {dtype} of shape {shape} in {order}"
         )
-    return FloatArray(file, *shape, dtype)
+    return FloatArray(file, shape[0], shape[1], dtype)
 
 
 def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:  # the third differs in names of fields alone, and no field is a float
+        raise ValueError(f"version {version[0]}.{version[1]} of the format is not read")
     try:
-        if version == (1, 0):
-            return np.lib.format.read_array_header_1_0(file)
-        return np.lib.format.read_array_header_2_0(file)
-    except (SyntaxError, tokenize.TokenError) as error:  # it is read as Python's literals
+        return readers[version](file)
+    except (
+        SyntaxError,
+        MemoryError,
+        RecursionError,
+        tokenize.TokenError,
+    ) as error:  # of Python's own parser
         raise ValueError(f"its header is damaged ({error})") from error
 
 

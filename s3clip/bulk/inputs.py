@@ -4,9 +4,10 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
@@ -26,9 +27,10 @@ from s3clip.images.sources import FileShard, Listed, Shard
 from s3clip.images.table_shards import TableShard
 from s3clip.images.tables import LANCE, lance_state, open_table
 from s3clip.images.tars import TarShard
-from s3clip.images.walking import SUFFIXES
+from s3clip.images.walking import glob_paths, is_image, walk, warn_of_passed_over
 
 TARS = (".tar", ".tar.gz", ".tgz")
+_READERS = 16
 DATA_COLUMNS = ("image", "embedding", "image_embeds")
 
 
@@ -75,9 +77,13 @@ def list_files(inputs: Iterable[str | os.PathLike[str]], out: Output | None = No
     found: dict[str, InputFile] = {}
     for given in inputs:
         place = address_of(given)
-        named = _without_results(*_named_by(place))
+        folder, infos, left_out = _named_by(place)
+        named = _without_results(folder, infos)
         own = {path: info for path, info in named.items() if out is None or not out.holds(path)}
-        read = [file for path in own if _is_read(path) and (file := _as_it_is(path, own[path])) is not None]
+        wanted = [path for path in own if _is_read(path)]
+        with ThreadPoolExecutor(_READERS) as pool:  # each file is read at both ends
+            states = pool.map(_as_it_is, wanted, [own[path] for path in wanted])
+            read = [file for file in states if file is not None]
         if not read and len(own) < len(named):
             raise ValueError(
                 f"inputs: {place} lies in out ({out and out.address}); give another folder for results"
@@ -88,6 +94,8 @@ def list_files(inputs: Iterable[str | os.PathLike[str]], out: Output | None = No
                 f"{place}: nothing there that can be labelled; expected pictures, {suffixes}, or a folder or "
                 f"glob of them"
             )
+        paths = {file.path for file in read}
+        warn_of_passed_over(place, [*left_out, *(path for path in own if path not in paths)])
         for file in read:
             found.setdefault(file.path, file)
     if not found:
@@ -123,13 +131,13 @@ def into_shards(files: Sequence[InputFile], listed: Sequence[InputFile], run: in
     now = {file.path: file for file in files}
     kept = [now.get(file.path, file) for file in listed]
     out = [replace(file, shard=known[file.path].shard) for file in kept]
-    loose = [file for file in new if _suffix(file.path) in SUFFIXES]
+    loose = [file for file in new if is_image(file.path)]
     for start in range(0, len(loose), run):
         chosen = loose[start : start + run]
         name = _unused(f"{PurePosixPath(chosen[0].path).parent.name or 'files'}-files", names)
         out += [replace(file, shard=name) for file in chosen]
     for file in new:
-        if _suffix(file.path) not in SUFFIXES:
+        if not is_image(file.path):
             path = PurePosixPath(file.path)
             name = _unused(f"{path.parent.name}-{path.name.split('.')[0]}", names)
             out.append(replace(file, shard=name))
@@ -143,7 +151,7 @@ def make_shards(files: Sequence[InputFile], columns: Columns) -> dict[str, Shard
     for name, group in groupby(files, key=lambda file: file.shard):
         own = [file.path for file in group]
         suffix = _suffix(own[0])
-        if suffix in SUFFIXES:
+        if is_image(own[0]):
             shards[name] = FileShard(name, None, tuple(Listed(path, None) for path in own))
         elif suffix in arrays.SUFFIXES:
             shards[name] = ArrayShard(own[0], columns.data)
@@ -214,12 +222,20 @@ def write_listing(output: Output, files: Sequence[InputFile]) -> None:
     output.write(LISTING, sink.getvalue())
 
 
-def _named_by(place: str) -> tuple[str | None, dict[str, dict[str, Any] | None]]:
-    """Return the folder that a place is, if it is one, and the files that it names with what a store says."""
-    if not is_address(place) and os.path.isdir(place):
-        return place, dict.fromkeys(_with_lance(sorted(_files_below(place))))
+def _named_by(place: str) -> tuple[str | None, dict[str, dict[str, Any] | None], list[str]]:
+    """Return the folder that a place is, if it is one, the files that it names, and what is left out of them.
+
+    With the files of a store comes what it says of them.
+    """
+    if not is_address(place):
+        if os.path.isdir(place):
+            files, left_out = walk(place)
+            return place, dict.fromkeys(_with_lance(files)), left_out
+        matching = [place] if os.path.exists(place) else glob_paths(place)
+        named = [path for path in matching if path.endswith(LANCE) or not os.path.isdir(path)]
+        return None, dict.fromkeys(_with_lance(named)), []
     fs, path = fsspec.core.url_to_fs(place)
-    prefix = f"{place.split('://')[0]}://" if is_address(place) else ""
+    prefix = f"{place.split('://')[0]}://"
     folder = f"{prefix}{path}" if fs.isdir(path) else None
     if folder is not None:
         details = fs.find(path, detail=True)
@@ -231,18 +247,11 @@ def _named_by(place: str) -> tuple[str | None, dict[str, dict[str, Any] | None]]
             for name, info in fs.glob(path, detail=True).items()
             if info["type"] != "directory" or name.endswith(LANCE)
         }
-    infos = {f"{prefix}{name}": info if prefix else None for name, info in details.items()}
-    return folder, {path: infos.get(path) for path in _with_lance(sorted(infos))}
-
-
-def _files_below(folder: str) -> Iterator[str]:
-    """Give all files below a folder; links to folders are not followed, so that none is met twice."""
-
-    def stop(error: OSError) -> None:
-        raise error
-
-    for root, _, names in os.walk(folder, onerror=stop):
-        yield from (f"{Path(root).as_posix()}/{name}" for name in names)
+    before_star = re.split(r"[*?\[]", path, maxsplit=1)[0].rpartition("/")[0]
+    fixed = len(path if folder is not None else before_star)
+    hidden = {name for name in details if "/." in name[fixed:] and "/." not in path[fixed:]}
+    infos = {f"{prefix}{name}": info for name, info in details.items() if name not in hidden}
+    return folder, {path: infos.get(path) for path in _with_lance(sorted(infos))}, list(hidden)
 
 
 def _with_lance(paths: Sequence[str]) -> Iterator[str]:
@@ -268,7 +277,8 @@ def _without_results(
     for path, info in named.items():
         folder = path.rpartition("/")[0]
         is_asked_for = place in (None, folder)
-        if folder not in results or (is_asked_for and path.endswith(".parquet")):
+        is_part = path.endswith(".parquet") and not path.endswith(f"/{LISTING}")
+        if folder not in results or (is_asked_for and is_part):
             kept[path] = info
     return kept
 
@@ -323,10 +333,10 @@ def _suffix(path: str) -> str:
 
 def _is_read(path: str) -> bool:
     name = PurePosixPath(path).name.lower()
-    if name == LISTING or name.startswith("."):
+    if name == LISTING:
         return False
-    known = SUFFIXES | tables.SUFFIXES | arrays.SUFFIXES | {LANCE}
-    return _suffix(name) in known or name.endswith(TARS)
+    known = tables.SUFFIXES | arrays.SUFFIXES | {LANCE}
+    return is_image(name) or _suffix(name) in known or name.endswith(TARS)
 
 
 def _unused(wanted: str, names: set[str]) -> str:

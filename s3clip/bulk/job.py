@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any, Literal
 
+import pyarrow as pa
 import torch
 from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
@@ -111,9 +112,10 @@ def label(
     for folder in result_folders(found):
         _check_results(folder, head)
     settings = _settings(head, top_k, keep_embeddings, batch_size, part_size, column, key_column)
+    columns = schema(head, keep_embeddings=keep_embeddings)
     output.make()
     with output.claimed():
-        _take_folder(output, head, settings, keep_embeddings)
+        _take_folder(output, head, settings, columns, _has_pictures(shards.values()))
         if read_listing(output) != known:  # which was read before the folder was this run's own
             raise ValueError(f"out: another run has just written to {output.address}; start this one again")
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
@@ -257,12 +259,26 @@ def _settings(head: SynonymousSpaceHead, *rest: Any) -> dict[str, Any]:
 
 
 def _take_folder(
-    output: Output, head: SynonymousSpaceHead, settings: dict[str, Any], keep_embeddings: bool
+    output: Output,
+    head: SynonymousSpaceHead,
+    settings: dict[str, Any],
+    columns: pa.Schema,
+    with_pictures: bool,
 ) -> None:
-    """Write the manifest, or check that the one there is of the same settings."""
+    """Write the manifest, or check that the one there is of the same settings and the same image tower."""
     before = output.manifest()
     if before is None and output.read(MANIFEST) is not None:
         raise ValueError(f"out: the {MANIFEST} in {output.address} is not one of s3clip; give another folder")
+    own = head.fingerprint()
+    key = head.backbone.image_key() if with_pictures and head.backbone is not None else None
+    now = Manifest(
+        settings=settings,
+        s3clip=__version__,
+        fingerprint=own["image"].tolist() if "image" in own else None,
+        image_key=key,
+        classes=[{"name": each.name, "id": each.id} for each in head.classes],
+        columns={field.name: str(field.type) for field in columns},
+    )
     if before is not None:
         names = [name for name in settings if before.settings.get(name) != settings[name]]
         if names:
@@ -270,16 +286,16 @@ def _take_folder(
                 f"out: {output.address} holds results of other settings ({', '.join(names)} differ); give "
                 f"another folder"
             )
-        return
-    fingerprint = head.fingerprint().get("image")
-    manifest = Manifest(
-        settings=settings,
-        s3clip=__version__,
-        fingerprint=None if fingerprint is None else fingerprint.tolist(),
-        classes=[{"name": each.name, "id": each.id} for each in head.classes],
-        columns={f.name: str(f.type) for f in schema(head, keep_embeddings=keep_embeddings)},
-    )
-    output.write(MANIFEST, json.dumps(manifest.model_dump(), indent=1, ensure_ascii=False).encode())
+        if key is not None and before.image_key not in (key, None):
+            raise ValueError(
+                f"out: {output.address} holds results of another image tower or image processor; give "
+                f"another folder"
+            )
+        if before.fingerprint is not None:
+            check_fingerprint({"image": torch.tensor(before.fingerprint)}, own, f"out: {output.address}")
+        now = before.model_copy(update={"image_key": before.image_key or key})
+    if now != before:
+        output.write(MANIFEST, json.dumps(now.model_dump(), indent=1, ensure_ascii=False).encode())
 
 
 def _check_results(given: Output, head: SynonymousSpaceHead) -> None:

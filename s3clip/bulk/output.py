@@ -84,6 +84,7 @@ class Manifest(BaseModel, frozen=True):
         settings: by which they were made; a run with others is refused.
         s3clip: the version that wrote it.
         fingerprint: of the backbone's image tower, None where there is none.
+        image_key: of that tower and its image processor, once pictures have been labelled.
         classes: names and ids.
         columns: of the rows, with their types.
     """
@@ -91,6 +92,7 @@ class Manifest(BaseModel, frozen=True):
     settings: dict[str, Any]
     s3clip: str = ""
     fingerprint: list[float] | None = None
+    image_key: str | None = None
     classes: list[dict[str, str | int | None]] = []
     columns: dict[str, str] = {}
 

@@ -5,7 +5,6 @@ import sys
 import warnings
 
 import typer
-from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from s3clip.cli import bench, bulk, compare, eval, heads, inspection, report, segmentation, synonyms
@@ -38,10 +37,12 @@ app.add_typer(synonyms.app, name="synonyms")
 
 
 def _one_line(error: BaseException) -> str:
+    from pydantic import ValidationError
+
+    from s3clip.files.json import first_problem
+
     if isinstance(error, ValidationError):
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return f"{where}: {first['msg']}" if where else first["msg"]
+        return first_problem(error)
     said = " ".join([str(error), *getattr(error, "__notes__", ())])
     return " ".join(said.split()) or type(error).__name__
 

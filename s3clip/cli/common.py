@@ -2,13 +2,17 @@
 
 import json
 import os
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from s3clip.printing import Table, say
+
+if TYPE_CHECKING:
+    from s3clip.config import HeadConfig
 
 HeadSource = Annotated[
     str,
@@ -57,14 +61,36 @@ def print_rows(header: list[str], rows: list[list[Any]], output: Format) -> None
         say(table.csv().removesuffix("\n") if output is Format.CSV else str(table))
 
 
-def json_option(option: str, given: str) -> Any:
-    """Read what an option gives: JSON, or the name of a file of it."""
-    path = Path(given)
-    text = given if given.lstrip().startswith("{") else path.read_text(encoding="utf-8")
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"--{option}: not JSON ({error})") from error
+def head_config(given: str) -> "HeadConfig":
+    """Read what --config gives: settings as JSON, or the name of a file of them."""
+    from s3clip.config import HeadConfig
+    from s3clip.files.json import checked, parse_json, read_json
+
+    if given.lstrip().startswith("{"):
+        return checked(parse_json(given, "--config"), HeadConfig, "--config")
+    if not Path(given).is_file():
+        raise FileNotFoundError(
+            f"--config: {given}: no such file; expected JSON, or the name of a file of it"
+        )
+    return checked(read_json(given), HeadConfig, f"--config {given}")
+
+
+def keep_inputs(inputs: Iterable[Path], written: Mapping[str, Iterable[Path]]) -> None:
+    """Refuse to write over what is read, or two results into one file.
+
+    Args:
+        inputs: the files that are read.
+        written: by option, the files that it would write.
+    """
+    read = {file.resolve() for file in inputs}
+    seen: dict[Path, str] = {}
+    for option, files in written.items():
+        for place in (file.resolve() for file in files):
+            if place in read:
+                raise ValueError(f"{option}: {place} is read, and would be lost; give another place")
+            if place in seen:
+                raise ValueError(f"{seen[place]}, {option}: both would write {place}; give two places")
+            seen[place] = option
 
 
 def make_folder(option: str, folder: Path) -> None:

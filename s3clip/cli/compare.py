@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from s3clip.cli.common import Device, Views, json_option
+from s3clip.cli.common import Device, Views, head_config, keep_inputs
 from s3clip.printing import say
 
 
@@ -61,7 +61,7 @@ def compare(
     device: Device = None,
 ) -> None:
     """Score every way to classify on your labelled images: which one is best for them?"""
-    from s3clip import Backbone, HeadConfig, SynonymSet
+    from s3clip import Backbone, SynonymSet
     from s3clip.evaluation import compare as compare_images
     from s3clip.evaluation import compare_embeddings
     from s3clip.evaluation.inputs import labelled_images, read_embeddings
@@ -70,7 +70,7 @@ def compare(
         raise ValueError(f"--limit: expected a whole number >= 1, got {limit}")
     if embeddings is not None and (images is not None or labels is not None):
         raise ValueError("--embeddings: it brings the labels; leave --images and --labels out")
-    settings = None if config is None else HeadConfig.model_validate(json_option("config", config))
+    settings = None if config is None else head_config(config)
     asked: dict[str, Any] = {
         "methods": method or None,
         "configs": None if settings is None else {"config": settings},
@@ -95,6 +95,7 @@ def compare(
         else:
             files, named = labelled_images(images, labels, file_column, label_column)
             truth, asked["images"] = named[:limit], files[:limit]
+            keep_inputs(files, {"--out": [out / f"comparison.{ending}" for ending in ("json", "md", "png")]})
         synonyms = SynonymSet.read(classes, values=values)  # type: ignore[arg-type]  # as in fit
         asked["templates"] = (template[0] if template and len(template) == 1 else template) or None
         model = Backbone.from_pretrained(backbone, device=device)

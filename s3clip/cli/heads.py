@@ -15,7 +15,7 @@ from s3clip.cli.common import (
     Output,
     Revision,
     Views,
-    json_option,
+    head_config,
     print_rows,
 )
 from s3clip.printing import say
@@ -75,10 +75,10 @@ def fit(
     device: Device = None,
 ) -> None:
     """Build the synonymous space of every class in a synonym file, and save it."""
-    from s3clip import HeadConfig, SynonymousSpaceHead, SynonymSet
+    from s3clip import SynonymousSpaceHead, SynonymSet
     from s3clip.inspection import inspect_head
 
-    settings = HeadConfig.model_validate({} if config is None else json_option("config", config))
+    settings = None if config is None else head_config(config)
     synonyms = SynonymSet.read(classes, values=values)  # type: ignore[arg-type]  # read() names a wrong one
     templates = template[0] if template and len(template) == 1 else template
     head = SynonymousSpaceHead.from_backbone(backbone, revision=revision, device=device, config=settings)

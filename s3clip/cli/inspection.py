@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from s3clip.cli.common import Device, Format, Output, Revision, print_rows
+from s3clip.cli.common import Device, Format, Output, Revision, keep_inputs, print_rows
 from s3clip.printing import say
 
 if TYPE_CHECKING:
@@ -93,6 +93,10 @@ def _draw(
     from s3clip.inspection.page import page_data, write_page
     from s3clip.inspection.picture import MOST_ROWS, draw_classes
 
+    files = find_images(images) if images else []
+    keep_inputs(
+        files, {"--page": [] if page is None else [page], "--picture": [] if picture is None else [picture]}
+    )
     if picture is not None:
         if len(indices) > MOST_ROWS:
             raise ValueError(
@@ -101,7 +105,6 @@ def _draw(
         say(f"Drew {draw_classes(page_data(fitted), indices, picture)}")
     if page is None:
         return
-    files = find_images(images)
     matches = match_images(fitted, files) if files else []
     write_page(fitted, page, matches=matches, title=Path(source).name)
     say(f"Wrote {page}; open it in a browser")

@@ -2,12 +2,15 @@
 
 import io
 import json
+import re
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from s3clip.cli.common import BatchSize, Device, Format, Output, Revision, print_rows
+from s3clip.cli.common import BatchSize, Device, Format, Output, Revision, keep_inputs, print_rows
 from s3clip.files.writing import write_atomically
 from s3clip.printing import say
 
@@ -64,7 +67,7 @@ def segment(
     from s3clip.images.walking import find_images
 
     files = find_images(images)
-    wanted = _Wanted(files, out, overlay, heat_maps)
+    wanted = _Wanted(files, out, overlay, heat_maps, rle)
     fitted = _fitted_head(head, classes, backbone, revision, device)
     rows, masks, broken = [], [], False
     for i, file in enumerate(files):
@@ -103,7 +106,12 @@ class _Wanted:
     """Which pictures are wanted of each file, and where."""
 
     def __init__(
-        self, files: list[Path], out: Path | None, overlay: Path | None, heat_maps: Path | None
+        self,
+        files: list[Path],
+        out: Path | None,
+        overlay: Path | None,
+        heat_maps: Path | None,
+        rle: Path | None,
     ) -> None:
         self.files, self.out, self.overlay, self.heat_maps = files, out, overlay, heat_maps
         names = [file.stem for file in files]
@@ -117,13 +125,25 @@ class _Wanted:
                 raise ValueError(f"{option}: expected a name that ends in .png, got {path}")
             if len(files) > 1 and path.suffix:
                 raise ValueError(f"{option}: expected a folder for {len(files)} images, got {path}")
-        written = [
-            self._path(folder, file).resolve() for folder in (out, overlay) if folder for file in files
-        ]
-        if lost := {file.resolve() for file in files} & set(written):
-            raise ValueError(f"--out, --overlay: {min(lost)} is an image to segment, and would be lost")
-        if len(set(written)) < len(written):
-            raise ValueError(f"--out, --overlay: both would be written to {out}; give two places")
+        written = {
+            "--out": [self._path(out, file) for file in files] if out else [],
+            "--overlay": [self._path(overlay, file) for file in files] if overlay else [],
+            "--rle": [] if rle is None else [rle],
+        }
+        heats = (
+            [] if heat_maps is None else self._heat_maps_over([*files, *chain(*written.values())], heat_maps)
+        )
+        keep_inputs(files, {**written, "--heat-maps": heats})
+
+    def _heat_maps_over(self, files: Iterable[Path], folder: Path) -> set[Path]:
+        """Return those of some files that a heat map may be written over, whichever classes are there."""
+        stems = {file.stem for file in self.files}
+        named = {file: re.fullmatch(r"(.+)-\d+\.png", file.name) for file in files}
+        return {
+            file
+            for file, match in named.items()
+            if match and match[1] in stems and file.resolve().parent == folder.resolve()
+        }
 
     def save(self, i: int, found: Any) -> None:
         from s3clip.segmentation.pictures import heat_map, overlay

@@ -105,7 +105,7 @@ def compare(
         texts=sum(map(len, texts.embeddings)),
         class_names=texts.class_names,
         logit_scale=model.logit_scale().item(),
-        logit_bias=0.0 if bias is None else bias.item(),
+        logit_bias=None if bias is None else bias.item(),
         activation=model.activation,
     )
     about = {"backbone": model.name, "revision": model.revision, "templates": list(texts.templates)}
@@ -167,7 +167,7 @@ def compare_embeddings(
         texts=sum(map(len, rows)),
         class_names=list(class_names),
         logit_scale=logit_scale,
-        logit_bias=0.0,
+        logit_bias=None,
         activation="softmax",
     )
     return score_all(problem, chosen, settings, left_out=len(positions) - len(kept), about={})

@@ -1,6 +1,7 @@
 """Labelled images and embeddings, from the files that people have them in."""
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -10,6 +11,7 @@ import torch
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
+from s3clip.files.text import read_text
 from s3clip.images.walking import find_images
 
 
@@ -59,19 +61,29 @@ def labelled_images(
                 f"{folder}: no sub-folder with images; give --labels, or one for each class"
             )
         return inside, [file.relative_to(folder).parts[0] for file in inside]
-    with labels.open(newline="", encoding="utf-8-sig") as opened:
-        reader = csv.DictReader(opened)
-        for column in (file_column, label_column):
-            if column not in (reader.fieldnames or []):
-                raise ValueError(
-                    f"{labels}: no column {column!r}; it has: {', '.join(reader.fieldnames or [])}"
-                )
-        rows = [(row[file_column], row[label_column]) for row in reader]
-    for line, cells in enumerate(rows, 1):
-        if not all(cells):
-            raise ValueError(f"{labels}: record {line}: expected a file and a label, got {cells}")
+    rows = _rows_of_labels(labels, file_column, label_column)
     root = labels.parent if folder is None else folder
     return [root / file for file, _ in rows], [label for _, label in rows]
+
+
+def _rows_of_labels(path: Path, *wanted: str) -> list[list[str]]:
+    """Return the cells of the wanted columns of a CSV with a header."""
+    header, *rows = list(csv.reader(io.StringIO(read_text(path), newline=""))) or [[]]
+    for column in wanted:
+        if column not in header:
+            raise ValueError(f"{path}: no column {column!r}; it has: {', '.join(header)}")
+    found = []
+    for record, row in enumerate(filter(None, rows), 1):
+        if len(row) > len(header):
+            advice = 'a label with a comma stands in double quotes: "great white shark, shark"'
+            raise ValueError(
+                f"{path}: record {record}: {len(row)} cells, but {len(header)} columns, in {row}; {advice}"
+            )
+        cells = [dict(zip(header, row, strict=False)).get(column, "") for column in wanted]
+        if not all(cells):
+            raise ValueError(f"{path}: record {record}: expected a file and a label, got {cells}")
+        found.append(cells)
+    return found
 
 
 def read_embeddings(path: Path) -> Embedded:

@@ -3,13 +3,15 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from sklearn.metrics import accuracy_score, recall_score
 from torch import Tensor
 
+from s3clip.class_space import Activation
+from s3clip.config import HeadConfig
 from s3clip.evaluation.methods import Method, softmax_max
 from s3clip.evaluation.report.comparison import Comparison, Difference, MethodScores, versions
 from s3clip.evaluation.scores import (
@@ -52,7 +54,7 @@ class Problem:
         texts: how many there are at hand.
         class_names: one for each class.
         logit_scale: of the model; so are the next two.
-        logit_bias: 0 without one.
+        logit_bias: None without one.
         activation: from logits to probabilities.
     """
 
@@ -63,8 +65,24 @@ class Problem:
     texts: int
     class_names: list[str]
     logit_scale: float
-    logit_bias: float
-    activation: Literal["softmax", "sigmoid"]
+    logit_bias: float | None
+    activation: Activation
+
+
+class _Head(SynonymousSpaceHead):
+    """A head on embeddings that answers as one on the model that made them: with its bias and activation."""
+
+    def __init__(self, problem: Problem, config: HeadConfig) -> None:
+        super().__init__(config=config)
+        self._problem = problem
+
+    @property
+    def logit_bias(self) -> float | None:
+        return self._problem.logit_bias
+
+    @property
+    def activation(self) -> Activation:
+        return self._problem.activation
 
 
 class _Run(NamedTuple):
@@ -166,14 +184,13 @@ def _classifier(
     """Fit a method: its head, if it has one, and the logits of a batch of images, or of their views."""
     if method.config is None:
         return None, lambda batch: softmax_max(batch, embeddings, logit_scale=problem.logit_scale)
-    head = SynonymousSpaceHead(config=method.config)
+    head = _Head(problem, method.config)
     own_scale = method.config.logit_scale
     scale = problem.logit_scale if own_scale is None else own_scale
     head.fit_embeddings(embeddings, problem.class_names, logit_scale=scale).eval()
     if method.adapt is not None:
-        adapter = TestTimeAdapter(head, method.adapt)
-        return head, lambda views: adapter(views) + problem.logit_bias
-    return head, lambda batch: head(image_embeds=batch) + problem.logit_bias
+        return head, TestTimeAdapter(head, method.adapt)
+    return head, lambda batch: head(image_embeds=batch)
 
 
 def _run(method: Method, problem: Problem, embeddings: list[Tensor], scored: Tensor, batch_size: int) -> _Run:
@@ -184,7 +201,7 @@ def _run(method: Method, problem: Problem, embeddings: list[Tensor], scored: Ten
 
     inputs = problem.image_embeds if method.adapt is None else problem.view_embeds
     assert inputs is not None  # views are there where a method adapts
-    activation = "exp" if method.config is None else problem.activation
+    probabilities = torch.exp if head is None else head.probabilities
     seconds, each = 0.0, []
     with torch.inference_mode():
         classify(next(iter(inputs.split(batch_size))))  # the first call pays for what later ones find ready
@@ -192,7 +209,7 @@ def _run(method: Method, problem: Problem, embeddings: list[Tensor], scored: Ten
             started = time.perf_counter()
             logits = classify(batch)
             seconds += time.perf_counter() - started
-            each.append(_answers(logits, truth, activation))
+            each.append(_answers(logits, truth, probabilities))
     image_ms = 1000 * seconds / len(problem.labels)
     predicted, confidences, among_five = map(torch.cat, zip(*each, strict=True))
     correct = predicted == problem.labels
@@ -224,18 +241,19 @@ def dropped_share(head: SynonymousSpaceHead) -> float:
     return 1 - len(space.kept) / int((space.duplicate_of == rows).sum())
 
 
-def _answers(logits: Tensor, labels: Tensor, activation: str) -> tuple[Tensor, Tensor, Tensor]:
+def _answers(
+    logits: Tensor, labels: Tensor, probabilities: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return, of a batch of logits (images, classes), what the scores need: three of (images,).
 
     The predicted class, its probability, and whether the label is among the five best; of equal logits the
     class that comes first is the better one, here and there.
     """
-    probabilities = {"exp": torch.exp, "softmax": lambda x: x.softmax(-1), "sigmoid": torch.sigmoid}
     predicted = logits.argmax(1)
     own = logits.gather(1, labels[:, None])
     before = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
     better = (logits > own) | ((logits == own) & before)
-    confidences = probabilities[activation](logits).gather(1, predicted[:, None])[:, 0]
+    confidences = probabilities(logits).gather(1, predicted[:, None])[:, 0]
     return predicted, confidences, better.sum(1) < 5
 
 

@@ -5,9 +5,6 @@ opens the pictures in worker processes, and gives the same batches for any numbe
 """
 
 import re
-import tarfile
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -56,7 +53,8 @@ class Sample:
 
     def open(self) -> Image.Image:
         """Return the picture in RGB, upright; for the errors see `read`."""
-        return open_image(self.read(), name=self.key)
+        with self._named():
+            return open_image(self.data.read() if isinstance(self.data, Span) else self.data, name=self.key)
 
     def read(self) -> bytes:
         """Return the encoded picture.
@@ -66,19 +64,24 @@ class Sample:
             BrokenImageError: it is not a readable picture; the key is named.
             ConnectionError: the store that it is in cannot be reached.
         """
-        try:
-            if isinstance(self.data, bytes):
-                return self.data
+        if isinstance(self.data, bytes):
+            return self.data
+        with self._named():
             if isinstance(self.data, Span):
                 return self.data.read()
             with open_binary(self.data) as file:
                 return file.read()
-        except ConnectionError:
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except (ConnectionError, BrokenImageError):
             raise
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{self.key}: no such file") from error
-        except OSError as error:  # of a tar or a store; its message holds the path
-            reason = error.strerror or type(error).__name__
+        except (OSError, ImportError, ValueError) as error:  # of a tar, a store, or the package for one
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise BrokenImageError(f"{self.key}: not a readable image ({reason})") from error
 
 
@@ -114,15 +117,16 @@ def breaking_off(name: str, what: str, start: int = 0) -> Iterator[Reading]:
         start: the number of its first sample to be given; whoever reads counts on from there.
 
     Raises:
-        BrokenShardError: for any error of a file but these two.
+        BrokenShardError: for any error but these.
         ConnectionError: the store cannot be reached.
+        ImportError: the package that reads such files is not installed.
     """
     reading = Reading(start)
     try:
         yield reading
-    except (ConnectionError, BrokenShardError):
+    except (ConnectionError, ImportError, BrokenShardError):
         raise
-    except (OSError, EOFError, ValueError, tarfile.TarError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # KeyError, RecursionError, MemoryError of a damaged length, ...
         if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
             said = "no such file"
         elif isinstance(error, PermissionError):

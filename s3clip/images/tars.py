@@ -2,21 +2,27 @@
 
 import gzip
 import tarfile
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from s3clip.files.addresses import is_address, open_binary
-from s3clip.images.sources import Sample, Span, breaking_off
-from s3clip.images.walking import SUFFIXES
+from s3clip.images.sources import BrokenShardError, Sample, Span, breaking_off
+from s3clip.images.walking import is_image
+
+_FIRST = 16  # samples that tell whether names are cut in the wrong place
 
 
 @dataclass(frozen=True)
 class TarShard:
     """A tar, plain or in gzip: for each sample a picture, and its label in a `.cls`, named alike to the dot.
 
-    What has neither is passed over; a label without a picture is a sample that fails to open.
+    That is the convention of web datasets: a sample is what has one name up to the first dot. Of several
+    pictures the one is taken that has no second dot, else the first; a warning counts and names the others.
+    What is neither picture nor label is passed over; a label without a picture is a sample that fails to
+    open.
 
     Attributes:
         name: of the shard; a key is the name and the path in the tar.
@@ -29,27 +35,96 @@ class TarShard:
     grouped: bool = True
 
     def samples(self, start: int = 0) -> Iterator[Sample]:
-        """Give the samples in the order of the tar."""
+        """Give the samples in the order of the tar.
+
+        Raises:
+            BrokenShardError: as any shard does; and before the first, where all at the beginning are torn.
+        """
+        lost: list[str] = []
         with breaking_off(self.name, "tar") as reading, open_binary(self.path) as file:
             members = _members(file, self.path)
-            for row in _groups(members, start) if self.grouped else _pictures(members, start):
+            rows = _untorn(_groups(members, start), self.name) if self.grouped else _pictures(members, start)
+            for row in rows:
+                lost += row.lost
                 if reading.position >= start:
                     yield Sample(f"{self.name}/{row.key}", row.label, row.picture or b"")
                 reading.position += 1
+        if lost:
+            warnings.warn(
+                f"{self.name}: {len(lost):,} files passed over, since the name of a sample ends at its first "
+                f"dot and it has one picture and label: {', '.join(lost[:3])}{', ...' * (len(lost) > 3)}",
+                stacklevel=2,
+            )
 
 
 @dataclass
 class _Row:
-    """What is to be a sample. The picture is None where there is none."""
+    """What is to be a sample. The picture is None where there is none.
+
+    Attributes:
+        key: its path up to the first dot.
+        label: what its `.cls` says.
+        has_label: whether it has one.
+        picture: its content, or where that is.
+        picture_name: what it is called in the tar.
+        is_plain: whether that has no second dot.
+        lost: names of other pictures and labels that have its key.
+    """
 
     key: str
     label: int | str | None = None
     has_label: bool = False
     picture: Span | bytes | None = None
+    picture_name: str = ""
+    is_plain: bool = False
+    lost: list[str] = field(default_factory=list)
+
+    def take(self, member: "_Member", path: PurePosixPath, *, with_content: bool) -> None:
+        """Take a file that has the key: as the label, as the picture, among the lost, or not at all."""
+        extension = path.name.partition(".")[2].lower()
+        is_plain = "." not in extension
+        if extension == "cls":
+            self.label, self.has_label = _label(member.read()), True
+        elif is_image(path.name) and (self.picture is None or is_plain > self.is_plain):
+            self.lost += [self.picture_name] * (self.picture is not None)
+            self.picture = member.data() if with_content else b""
+            self.picture_name, self.is_plain = member.info.name, is_plain
+        elif is_image(path.name) or extension.endswith(".cls"):
+            self.lost.append(member.info.name)
 
     @property
     def is_sample(self) -> bool:
-        return self.has_label or self.picture is not None
+        return self.has_label or self.picture is not None or bool(self.lost)
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether it lost what nothing else of it stands for: a picture, or its label."""
+        lost_label = any(name.lower().endswith(".cls") for name in self.lost)
+        return bool(self.lost) and not (self.is_plain and (self.has_label or not lost_label))
+
+
+def _untorn(rows: Iterator[_Row], shard: str) -> Iterator[_Row]:
+    """Give the rows; raise where all of the first are torn, since the names mean something else by dots."""
+    held, error = [], None
+    try:
+        for row in rows:
+            held.append(row)
+            if not row.is_torn or len(held) == _FIRST:
+                break
+    except (tarfile.TarError, EOFError) as caught:  # those before it are not lost
+        error = caught
+    if held and all(row.is_torn for row in held):
+        name = PurePosixPath(held[0].lost[0]).name
+        stem, _, extension = name.rpartition(".")
+        raise BrokenShardError(
+            f"{shard}: the name of a sample ends at its first dot, so {name} belongs to the sample "
+            f"{PurePosixPath(held[0].key).name!r} and is no picture or label of its own, and so on; give "
+            f"each name one dot: {stem.replace('.', '_')}.{extension}"
+        )
+    yield from held
+    if error is not None:
+        raise error
+    yield from rows
 
 
 @dataclass(frozen=True)
@@ -88,17 +163,13 @@ def _groups(members: Iterator[_Member], start: int) -> Iterator[_Row]:
     try:
         for member in members:
             path = PurePosixPath(member.info.name)
-            stem, _, extension = path.name.partition(".")
-            key = str(path.parent / stem)
+            key = str(path.parent / path.name.partition(".")[0])
             if key != row.key:
                 if row.is_sample:
                     yield row
                     position += 1
                 row = _Row(key)
-            if extension.lower() == "cls":
-                row.label, row.has_label = _label(member.read()), True
-            elif path.suffix.lower() in SUFFIXES:
-                row.picture = member.data() if position >= start else b""
+            row.take(member, path, with_content=position >= start)
     except (tarfile.TarError, EOFError):
         if row.has_label and row.picture is not None:  # it had been read whole
             yield row
@@ -111,7 +182,7 @@ def _pictures(members: Iterator[_Member], start: int) -> Iterator[_Row]:
     """Give every picture of a tar, with its content from number `start` on."""
     position = 0
     for member in members:
-        if PurePosixPath(member.info.name).suffix.lower() in SUFFIXES:
+        if is_image(member.info.name):
             yield _Row(member.info.name, picture=member.data() if position >= start else b"")
             position += 1
 

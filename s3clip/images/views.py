@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from s3clip.arguments import is_count, is_number
+from s3clip.arguments import is_number, is_whole, whole_number
 
 RATIOS = (3 / 4, 4 / 3)
 """Between these lies a view's width to its height as against the plain view's: how much it is stretched."""
@@ -36,9 +36,8 @@ class ViewSettings:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if not is_count(self.views):
-            raise ValueError(f"views: expected a whole number >= 1, got {self.views!r}")
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
+        whole_number(self.views, "views")
+        if not is_whole(self.seed):
             raise ValueError(f"seed: expected a whole number, got {self.seed!r}")
         if not (is_number(self.crop_area) and 0 < self.crop_area <= 1):
             raise ValueError(f"crop_area: expected a share of the area in (0, 1], got {self.crop_area!r}")

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from s3clip.backbone.backbone import Backbone
+from s3clip.backbone.encoding import encode_classes
 from s3clip.config import HeadConfig
 from s3clip.head import SynonymousSpaceHead
+from s3clip.texts.prompts import resolve_templates
 from s3clip.texts.synonyms import SynonymSet
 
 
@@ -31,7 +33,7 @@ def build_zero_shot_classifier(
         model: a dual encoder, of open_clip's shape or of transformers.
         tokenizer: its tokenizer.
         classnames: names, a mapping name -> synonyms, or a `SynonymSet`.
-        templates: with `{}` or `{c}` for the name, or callables that put a name where it belongs.
+        templates: with `{}` or `{c}` for the name, or functions that are called with each name.
         num_classes_per_batch: names whose prompts go through the text tower at once; None: all of them.
         device: where to return the weights.
         use_tqdm: show a progress bar.
@@ -46,12 +48,15 @@ def build_zero_shot_classifier(
     if not isinstance(classnames, SynonymSet):
         pairs = classnames.items() if isinstance(classnames, Mapping) else ((name, ()) for name in classnames)
         classnames = SynonymSet.read([{"name": name, "synonyms": own} for name, own in pairs])
-    listed = [templates] if isinstance(templates, str) else list(templates)
-    # A callable puts in what it is given: a placeholder makes it a template.
-    written = [each("{}") if callable(each) else each for each in listed]
+    listed: list[Any] = [templates] if isinstance(templates, str) else list(templates)
+    if not any(callable(each) for each in listed):
+        listed = [*resolve_templates(listed)]
+    names = {*classnames.class_names}
+    if any(callable(each) and len({each(name) for name in names}) < len(names) for each in listed):
+        raise ValueError("templates: a function gives several classes the same text; it must put the name in")
     at_once = len(classnames.classes) if num_classes_per_batch is None else num_classes_per_batch
-    head = SynonymousSpaceHead(Backbone(model, (tokenizer, None)), config=HeadConfig(metric="center"))
-    head.fit_classes(
-        classnames, templates=written, batch_size=max(1, at_once * len(written)), progress=use_tqdm
-    )
+    backbone, size = Backbone(model, (tokenizer, None)), max(1, at_once * len(listed))
+    texts, raw = encode_classes(backbone, classnames, listed, batch_size=size, progress=use_tqdm)
+    head = SynonymousSpaceHead(config=HeadConfig(metric="center", logit_scale=1.0))
+    head.fit_embeddings(raw.split([len(own) for own in texts]), classnames.class_names)
     return head.to_linear().to(device)

@@ -51,8 +51,9 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
     text and `centering` is None (the default). What differs:
 
     - A label may have synonyms, and a fitted head may stand in the place of labels.
-    - A label set is encoded once, not once for every image. The last `KEPT_LABEL_SETS` are kept, so weights
-      of the model that change later need a new pipeline.
+    - A label set is encoded once, not once for every image. The last `KEPT_LABEL_SETS` are kept, until the
+      tokenizer, the settings or weights of the model change (writes to `weight.data` go unseen: those need a
+      new pipeline).
     - Texts are padded, masked and truncated as the model's family needs it, with a warning for those that are
       truncated; transformers' own fails at a label that is too long.
     - `tokenizer_kwargs` reach the tokenizer, which in transformers 5 they do not.
@@ -65,8 +66,8 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         model: A dual encoder of transformers; by default that of `head`.
         tokenizer: Its tokenizer; by default that of `head` where the model is.
         image_processor: Its image processor; by default that of `head` where the model is.
-        head: A fitted head, used where a call gives no `candidate_labels`; changes to it take effect. It is
-            moved to the pipeline's device.
+        head: A fitted head, used where a call gives no `candidate_labels`. It is not copied: its classes,
+            settings and calibration are those of the call. It is moved to the pipeline's device.
         head_config: The settings for `candidate_labels`; by default those of `head`, or `HeadConfig()`. (Not
             `config`, which `pipeline` takes for the model's.)
         candidate_labels, hypothesis_template, tokenizer_kwargs, timeout, top_k: Defaults for the arguments of
@@ -218,10 +219,12 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         names = labels.class_names if isinstance(labels, SynonymSet) else list(labels)
         # Texts of 1,000 labels take far less time to compare as written than to check again.
         written = labels if isinstance(labels, SynonymSet) else repr(labels)
-        key = (written, repr(hypothesis_template), repr(tokenizer_kwargs))
+        config = self._config or (HeadConfig() if self._head is None else self._head.config)
+        asked = (written, repr(hypothesis_template), repr(tokenizer_kwargs), repr(config))
+        key = (*asked, repr(self.tokenizer), _versions(self.model))
         head = self._heads.pop(key, None)
         if head is None:
-            head = self._fit(labels, hypothesis_template, tokenizer_kwargs)
+            head = self._fit(labels, hypothesis_template, tokenizer_kwargs, config)
         self._heads[key] = head
         while len(self._heads) > KEPT_LABEL_SETS:
             self._heads.pop(next(iter(self._heads)), None)
@@ -232,12 +235,12 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         labels: Labels,
         hypothesis_template: str | Sequence[str] | None,
         tokenizer_kwargs: Mapping[str, Any] | None,
+        config: HeadConfig,
     ) -> SynonymousSpaceHead:
         synonyms = _synonym_set(labels)
         backbone = self._backbone
         if tokenizer_kwargs:
             backbone = Backbone(self.model, (_Tokenizer(self.tokenizer, tokenizer_kwargs), None))
-        config = self._config if self._head is None else self._head.config
         if hypothesis_template is None:
             hypothesis_template = synonyms.templates or DEFAULT_HYPOTHESIS
         head = SynonymousSpaceHead(backbone, config=config)
@@ -260,6 +263,13 @@ class _Tokenizer:
 
     def __call__(self, texts: list[str], **arguments: Any) -> Any:
         return self.tokenizer(texts, **{**arguments, **self.arguments})
+
+
+def _versions(model: Any) -> tuple[tuple[int, int], ...]:
+    """Return what changes when a weight of the model is written to or replaced; it costs microseconds."""
+    return tuple(
+        (weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in model.parameters()
+    )
 
 
 def _read_labels(candidate_labels: Any) -> Labels:

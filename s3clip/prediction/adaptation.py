@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from s3clip.arguments import is_count, is_number
+from s3clip.arguments import is_number, whole_number
 from s3clip.backbone.backbone import Backbone
 from s3clip.config import HeadConfig
 from s3clip.images.views import ViewSettings
@@ -104,8 +104,7 @@ class TestTimeAdapter(nn.Module):
             raise ValueError(f"method: unknown method {method!r}; known: {', '.join(ADAPTATIONS)}")
         if not (is_number(confidence) and 0 < confidence <= 1):
             raise ValueError(f"confidence: expected a share of the views in (0, 1], got {confidence!r}")
-        if not (steps == 0 or is_count(steps)) or isinstance(steps, bool):
-            raise ValueError(f"steps: expected a whole number >= 0, got {steps!r}")
+        steps = whole_number(steps, "steps", least=0)
         if not (is_number(lr) and 0 < lr < math.inf):
             raise ValueError(f"lr: expected a finite number > 0, got {lr!r}")
         self.head = head

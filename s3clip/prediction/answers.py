@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s3clip.arguments import is_count
+from s3clip.arguments import whole_number
 from s3clip.prediction.adaptation import TestTimeAdapter
 from s3clip.prediction.batches import AnsweringHead, all_logits, embedded_batches
 from s3clip.prediction.matched_texts import matched_texts
@@ -67,8 +67,7 @@ def predict(
         ValueError: `top_k` below 1, both inputs or neither, embeddings that are not finite or are zero, or an
             adapter of another head.
     """
-    if not is_count(top_k):
-        raise ValueError(f"top_k: expected a whole number >= 1, got {top_k!r}")
+    top_k = whole_number(top_k, "top_k")
     adapter = None if adapt is None else _adapter(head, adapt)
     space, classes, calibration = head.space, head.classes, head.current_calibration
     positions = torch.arange(len(classes), device=space.raw.device)

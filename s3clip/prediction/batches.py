@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from s3clip.arguments import is_count
+from s3clip.arguments import whole_number
 from s3clip.class_space import Calibration, FittedClass
 from s3clip.images.opening import BrokenImageError, open_image
 from s3clip.prediction.adaptation import AdaptableHead, TestTimeAdapter
@@ -72,8 +72,7 @@ def embedded_batches(
     if (images is None) == (image_embeds is None):
         got = "neither" if images is None else "both"
         raise ValueError(f"images, image_embeds: expected exactly one of the two, got {got}")
-    if not is_count(batch_size):
-        raise ValueError(f"batch_size: expected a whole number >= 1, got {batch_size!r}")
+    batch_size = whole_number(batch_size, "batch_size")
     if image_embeds is not None:
         for number, chunk in enumerate(as_embeds(image_embeds).to(raw.device).split(batch_size)):
             yield _scored(head, [True] * len(chunk), chunk, number * batch_size, adapter)
@@ -123,6 +122,8 @@ def as_embeds(image_embeds: Any) -> Tensor:
     """
     try:
         return torch.as_tensor(image_embeds)
+    except torch.OutOfMemoryError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"image_embeds: expected a tensor or an array of numbers, got {type(image_embeds).__name__} "
@@ -162,7 +163,8 @@ def opened_batches(
     Yields:
         The position of the batch's first image, which images of the batch could be read, and those.
     """
-    batched = isinstance(images, list | tuple) or getattr(images, "ndim", 3) == 4
+    # An array of one dimension holds paths.
+    batched = isinstance(images, list | tuple) or getattr(images, "ndim", 3) in (1, 4)
     listed = list(images) if batched else [images]
     for start in range(0, len(listed), batch_size):
         opened = [_open_or_skip(source, skip_broken) for source in listed[start : start + batch_size]]

@@ -53,9 +53,10 @@ def calibrate(
     logits, _ = all_logits(head, images, image_embeds, batch_size)
     truth = checked_labels(labels, [each.name for each in head.classes], len(logits))
     fitted = fit_calibration(logits, truth.to(logits.device), head.activation)
-    # A rejection fitted before still holds.
-    if fitted.thresholds is None and head.calibration is not None:
-        fitted = fitted.model_copy(update={"thresholds": head.calibration.thresholds})
+    # A rejection fitted before still holds: one threshold for all classes, where a table gives each its own.
+    before = None if head.calibration is None else head.calibration.thresholds
+    if fitted.thresholds is None and before is not None and len(before) == 1:
+        fitted = fitted.model_copy(update={"thresholds": before})
     head.calibration = fitted
     return head
 

@@ -60,6 +60,8 @@ def checked_labels(labels: Any, class_names: Sequence[str], images: int) -> Tens
     """
     if isinstance(labels, str):
         raise TypeError(f"labels: expected one label for each image, got the text {labels!r}")
+    if isinstance(labels, np.ndarray) and labels.dtype.kind in "OSU":  # names, in an array
+        labels = labels.tolist()
     if not isinstance(labels, Tensor | np.ndarray):
         labels = list(labels)
     if len(labels) != images:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from s3clip.arguments import is_count, is_number
+from s3clip.arguments import is_number, whole_number
 from s3clip.backbone.backbone import Backbone
 from s3clip.class_space import Calibration, FittedClass, class_position
 from s3clip.images.opening import open_image
@@ -106,8 +106,7 @@ def encode_patches(
     tower = DenseTower(backbone.model)
     check_method(method)
     sizes = window_sizes(tower, window, stride, short_side)
-    if not is_count(batch_size):
-        raise ValueError(f"batch_size: expected a whole number >= 1, got {batch_size!r}")
+    batch_size = whole_number(batch_size, "batch_size")
     transform = backbone.image_transform(resize=False)
     windows = cut_windows(open_image(image), transform, tower.patch_size, sizes)
     return encode_windows(backbone, windows, method=method, batch_size=batch_size)
@@ -121,14 +120,9 @@ def window_sizes(
     Raises:
         ValueError: a size that is no whole number >= 1, or a stride beyond the window.
     """
-    window = tower.image_size if window is None else window
-    stride = max(1, window // 2) if stride is None and is_count(window) else stride
-    short_side = 3 * window // 2 if short_side is None and is_count(window) else short_side
-    for name, value in (("window", window), ("stride", stride), ("short_side", short_side)):
-        if not is_count(value):
-            raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")
-    assert stride is not None  # counts, as just checked
-    assert short_side is not None
+    window = tower.image_size if window is None else whole_number(window, "window")
+    stride = max(1, window // 2) if stride is None else whole_number(stride, "stride")
+    short_side = 3 * window // 2 if short_side is None else whole_number(short_side, "short_side")
     if stride > window:
         raise ValueError(f"stride: expected no more than the window, {window}, for no gaps; got {stride}")
     return WindowSizes(window, stride, short_side)
@@ -185,8 +179,7 @@ def segment_patches(
         raise ValueError(f"threshold: expected a probability in [0, 1], got {threshold!r}")
     if background is not None and threshold is None:
         raise ValueError("background: it is what pixels below the threshold get; give threshold= too")
-    if not is_count(max_bytes):
-        raise ValueError(f"max_bytes: expected a whole number >= 1, got {max_bytes!r}")
+    max_bytes = whole_number(max_bytes, "max_bytes")
     nothing = None if background is None else class_position(names, background, "background")
     by_text = aggregation == "softmax_then_max"
     rows = features.patches.flatten(0, 2).split(PATCHES_AT_ONCE)

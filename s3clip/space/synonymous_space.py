@@ -337,9 +337,10 @@ def _from_mean(unit: Tensor, mean: Tensor) -> Tensor:
 def _margins(points: Tensor, rows: Tensor, owners: Tensor, classes: int) -> Tensor:
     """(rows,) distance of some points to the centre of the nearest class but their own."""
     centres = _class_centres(points, rows, owners, classes)
+    exact = centres.double()
     margins = []
     for part in _parts(rows, max(classes, points.shape[1])):
-        cosines = points[part] @ centres.T
+        cosines = points[part].double() @ exact.T
         nearest = cosines.scatter_(1, owners[part, None], -torch.inf).argmax(1)
         margins.append((points[part] - centres[nearest]).norm(dim=1))
     return torch.cat(margins).clamp_min(SMALLEST_MARGIN)
@@ -353,7 +354,9 @@ def _merge_duplicates(unit: Tensor, owners: Tensor) -> Tensor:
     stands_for = torch.arange(len(owners), device=owners.device)
     for _, rows in equal_sizes(owners, unit.shape[1]):
         points = unit[rows]
-        # A cheap look in float32 first: most classes have no two texts as close as this.
+        # A cheap look first: most classes have no two texts as close as this. What is decided by products is
+        # decided in float64: switches of the whole process (TF32, bfloat16) change those of float32.
+        points = points.double()
         height = max(1, LARGEST_MATRIX // points[:, :, 0].numel())
         close = sum((part @ points.mT > 1 - 1e-4).sum((1, 2)) for part in points.split(height, 1))
         close = torch.as_tensor(close) > rows.shape[1]

@@ -3,19 +3,24 @@
 A format is recognised by its shape. The order of the file is the order of the classes, but for
 NeglectedTails, whose keys come unordered and are sorted by number.
 
-==================  =============================================  ===========  ========================
+==================  =============================================  ===========  =========================
 format              shape                                          underscores  remarks
-==================  =============================================  ===========  ========================
+==================  =============================================  ===========  =========================
 ours                a record with "format"                         literal      names may repeat
 list                names, or records as in "classes"              literal      names may repeat
 synonyms by class   `{class: [text]}`                              literal      `[]`: the name alone
 sentences by class  the same with `values="prompts"` (CuPL, AWT)   to spaces    in class names; empty
                     or `values="descriptors"` (DCLIP, WaffleCLIP)               texts are left out
 NeglectedTails      `{id: {name, alternates: {text: count}}}`      literal      `id` is a number
+ImageNet's index    `{number: [WordNet id, name]}`                 to spaces    sorted by number
 LVIS `cat_info`     list of records with "synset"                  to spaces    in names and synonyms
-fc-clip .txt        `id:name,name` a line                          literal      skips `invalid_class_id`
-NACLIP .txt         `name, synonym, ...` a line                    literal      or just names
-==================  =============================================  ===========  ========================
+table               `id,name,synonyms,descriptors` and rows        literal      texts of a cell part at ;
+fc-clip             `id:name,name` a line                          literal      skips `invalid_class_id`
+ids                 `/m/01yrx,Cat` or `n02123045 tabby` a line     literal      of Open Images, WordNet
+NACLIP              `name, synonym, ...` a line                    literal      or just names
+==================  =============================================  ===========  =========================
+
+The last four are of text files (`s3clip.texts.lines`), the others of JSON and YAML.
 
 The published sentence files use underscores in class names (AWT "Black_footed_Albatross", DCLIP
 "zen_garden"), and LVIS in all of its names ("spray_can"); nowhere else does one mean a space. The same
@@ -29,6 +34,18 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 
+from s3clip.files.json import shown
+from s3clip.texts.lines import (
+    Lines,
+    has_ids,
+    is_fcclip,
+    is_table,
+    read_fcclip,
+    read_ids,
+    read_names,
+    read_table,
+)
+
 FORMAT = "s3clip-synonyms/1"
 
 TextKind = Literal["synonyms", "descriptors", "prompts"]
@@ -37,16 +54,12 @@ TextKind = Literal["synonyms", "descriptors", "prompts"]
 KINDS: tuple[TextKind, ...] = get_args(TextKind)
 
 
-class Lines(list[str]):
-    """The lines of a .txt file; a plain list would be taken for a JSON list of names."""
-
-
 class Found(NamedTuple):
-    """Class records not checked yet, the other fields of a set, and how many empty texts were left out."""
+    """Class records not checked yet, the other fields of a set, and what to warn of."""
 
     classes: list[Any]
     fields: Mapping[str, Any] = MappingProxyType({})
-    skipped: int = 0
+    slips: tuple[str, ...] = ()
 
 
 class Format(NamedTuple):
@@ -61,7 +74,7 @@ def interpret(content: Any, values: TextKind = "synonyms") -> Found:
     """Return what the first of `FORMATS` that recognises the content reads from it.
 
     Args:
-        content: parsed JSON, or the `Lines` of a text file.
+        content: parsed JSON or YAML, or the `Lines` of a text file.
         values: what the texts of `{class: [text]}` are.
 
     Raises:
@@ -75,11 +88,6 @@ def interpret(content: Any, values: TextKind = "synonyms") -> Found:
                 raise ValueError(f"values={values!r} is for {{class: [text]}}, but this is {each.name}")
             return each.read(content)
     raise ValueError(f"expected a record or a list of classes, got {shown(content)}")
-
-
-def shown(value: Any) -> str:
-    """Return what came, for an error that says what was expected."""
-    return "nothing" if value is None else f"{reprlib.repr(value)} ({type(value).__name__})"
 
 
 def _ours(content: dict[str, Any]) -> Found:
@@ -115,7 +123,11 @@ def _by_class(content: dict[str, Any], values: TextKind = "synonyms") -> Found:
         if key in seen:
             raise ValueError(f"the key {key!r} is given twice, but for whitespace or underscores")
         seen.add(key)
-    return Found(classes, skipped=skipped)
+    slips = [f"empty texts left out: {skipped}"] if skipped else []
+    if len(content) > 1 and all(map(_is_number, content)):
+        first = next(iter(content))
+        slips.append(f'all names are numbers; ids go into records: {{"id": {first}, "name": "tabby cat"}}')
+    return Found(classes, slips=tuple(slips))
 
 
 def _neglected_tails(content: dict[str, Any]) -> Found:
@@ -126,7 +138,7 @@ def _neglected_tails(content: dict[str, Any]) -> Found:
                 f"class {key!r}: expected {{name, alternates: {{text: count}}}} as in NeglectedTails, got a "
                 f"record with the keys {reprlib.repr(list(record))}; other records go into a list"
             )
-        if not (isinstance(key, str) and key.isascii() and key.isdigit()):
+        if not _is_number(key):
             raise ValueError(f"class {key!r}: expected a number, as NeglectedTails numbers its classes")
         if int(key) in classes:
             raise ValueError(f"the key {key!r} is given twice")
@@ -149,28 +161,18 @@ def _lvis(content: Sequence[Any]) -> Found:
     return Found(classes)
 
 
-def _fcclip(lines: Sequence[str]) -> Found:
-    classes: dict[int, Any] = {}
-    for number, line in enumerate(lines, start=1):
-        match = _FCCLIP_LINE.fullmatch(line)
-        if match is None:
-            raise ValueError(f"line {number}: expected id:name,name as in line 1, got {reprlib.repr(line)}")
-        key, names = int(match[1]), match[2]
-        if key in classes:
-            raise ValueError(f"line {number}: the id {key} is given twice")
-        classes[key] = None if names.strip() == "invalid_class_id" else {**_names(names, number), "id": key}
-    return Found([record for record in classes.values() if record is not None])
-
-
-def _naclip(lines: Sequence[str]) -> Found:
-    return Found([_names(line, number) for number, line in enumerate(lines, start=1)])
-
-
-def _names(line: str, number: int) -> dict[str, Any]:
-    names = [name.strip() for name in line.split(",")]
-    if not all(names):
-        raise ValueError(f"line {number}: an empty name in {reprlib.repr(line)}")
-    return {"name": names[0], "synonyms": names[1:]}
+def _class_index(content: dict[str, Any]) -> Found:
+    classes = {}
+    for key, pair in content.items():
+        if not (_is_number(key) and _is_index_pair(pair)):
+            raise ValueError(
+                f"{key!r}: expected number, WordNet id and name as in the index of ImageNet's classes, "
+                f'"0": ["n01440764", "tench"], got {reprlib.repr(pair)}'
+            )
+        if int(key) in classes:
+            raise ValueError(f"the key {key!r} is given twice")
+        classes[int(key)] = {"name": _spaced(pair[1]), "id": pair[0]}
+    return Found([classes[number] for number in sorted(classes)])
 
 
 def _spaced(text: Any) -> Any:
@@ -194,19 +196,33 @@ def _is_lvis(content: Any) -> bool:
     return _is_list(content) and bool(content) and isinstance(content[0], dict) and "synset" in content[0]
 
 
-_FCCLIP_LINE = re.compile(r"\s*([0-9]+)\s*:(.*)")
+def _is_number(key: Any) -> bool:
+    return isinstance(key, str) and key.isascii() and key.isdigit()
+
+
+def _is_index_pair(pair: Any) -> bool:
+    texts = isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
+    return texts and re.fullmatch(r"n\d{8}", pair[0]) is not None
+
+
+def _is_class_index(content: Any) -> bool:
+    return isinstance(content, dict) and any(_is_number(k) and _is_index_pair(v) for k, v in content.items())
+
+
+def _of_lines(name: str, recognises: Callable[[Lines], bool], read: Callable[[Lines], list[Any]]) -> Format:
+    return Format(name, lambda it: isinstance(it, Lines) and recognises(it), lambda it: Found(read(it)))
+
 
 BY_CLASS = Format("{class: [text]}", lambda content: isinstance(content, dict), _by_class)
 
 FORMATS = (
-    Format(
-        "an fc-clip file",
-        lambda content: isinstance(content, Lines) and _FCCLIP_LINE.match(content[0]) is not None,
-        _fcclip,
-    ),
-    Format("a file of a class a line", lambda content: isinstance(content, Lines), _naclip),
+    _of_lines("a table of classes", is_table, read_table),
+    _of_lines("an fc-clip file", is_fcclip, read_fcclip),
+    _of_lines("a file of ids and names", has_ids, read_ids),
+    _of_lines("a file of a class a line", lambda lines: True, read_names),
     Format(FORMAT, _is_ours, _ours),
     Format("a NeglectedTails file", _is_neglected_tails, _neglected_tails),
+    Format("an index of ImageNet's classes", _is_class_index, _class_index),
     BY_CLASS,
     Format("an LVIS file", _is_lvis, _lvis),
     Format("a list of classes", _is_list, _list),

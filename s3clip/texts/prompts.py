@@ -7,7 +7,7 @@ goes into the template unchanged, braces, percent signs and underscores included
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -56,12 +56,13 @@ def class_texts(
     descriptors: Sequence[str] = (),
     prompts: Sequence[str] = (),
     *,
-    templates: str | Sequence[str] = DEFAULT_TEMPLATES,
+    templates: str | Sequence[str | Callable[[str], str]] = DEFAULT_TEMPLATES,
 ) -> list[Text]:
     """Return the texts of one class; the first is always the class's own name without a descriptor.
 
     After it come the synonyms, then the name and each synonym joined with each descriptor, then the sentences
     of `prompts`, which are used as they are. A text that repeats an earlier one exactly is left out.
+    Functions in the place of templates, as open_clip has them, are called with every name and synonym.
 
     Raises:
         TypeError: if a single string is given where a sequence of texts belongs.
@@ -72,9 +73,10 @@ def class_texts(
             raise TypeError(
                 f"{argument}: expected a sequence of texts, got the text {given!r}; put it in a list"
             )
-    templates = resolve_templates(templates)
+    if isinstance(templates, str) or not any(callable(each) for each in templates):
+        templates = resolve_templates(templates)  # type: ignore[arg-type]  # texts, or named as none
     # A synonym's bare prompts serve all of its descriptors.
-    bare = {text: tuple(render(template, text) for template in templates) for text in (name, *synonyms)}
+    bare = {text: tuple(_filled(template, text) for template in templates) for text in (name, *synonyms)}
     texts = [Text(text, rendered) for text, rendered in bare.items()]
     texts += [
         Text(
@@ -116,6 +118,10 @@ def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
             raise TypeError(f"templates: expected strings, got {template!r} ({type(template).__name__})")
         _pieces(template)
     return resolved
+
+
+def _filled(template: str | Callable[[str], str], name: str) -> str:
+    return template(name) if callable(template) else render(template, name)
 
 
 def render(template: str, name: str) -> str:

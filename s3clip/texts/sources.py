@@ -1,14 +1,17 @@
 """Where classes are read from: a file, the Hub, the sets that come with s3clip, or Python objects."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
-from s3clip.files.json import parse_json
-from s3clip.texts.formats import Lines, shown
+from s3clip.files.json import parse_json, shown, unique
+from s3clip.files.text import read_text
+from s3clip.texts.lines import Lines, Table, split_lines, strings_of_list
 
 BUILTIN = "builtin:"  # before the name of a set that comes with s3clip
 HUB = "hf://"
+_KINDS = "a file whose name ends in .json, .txt, .csv or .yaml"
 
 Source = str | os.PathLike[str] | dict[str, Any] | list[Any] | tuple[Any, ...]
 
@@ -55,20 +58,45 @@ def _download(uri: str) -> Path:
 
 
 def _parsed(path: Path, where: str) -> Any:
+    kind = path.suffix.lower()
     if path.is_dir():
-        raise ValueError(f"{where}: is a directory; expected a .json or .txt file")
+        raise ValueError(f"{where}: is a directory; expected {_KINDS}")
     if not path.exists():
         raise FileNotFoundError(f"no synonym file {str(path)!r}: looked for {path.absolute()}")
-    if path.suffix.lower() not in (".json", ".txt"):
-        raise ValueError(f"{where}: expected a file name that ends in .json or .txt")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        reason = f"{error.reason} at byte {error.start}"
-        raise ValueError(f"{where}: is not UTF-8 ({reason}); save it as UTF-8") from None
+    if kind not in (".json", ".txt", ".csv", ".yaml", ".yml"):
+        raise ValueError(f"{where}: expected {_KINDS}")
+    text = read_text(path, where)
     if not text.strip():
         raise ValueError(f"{where}: the file is empty")
-    if path.suffix.lower() == ".json":
+    if kind == ".json":
         return parse_json(text, where)
-    # Not splitlines(), which also splits at characters that may stand in a name.
-    return Lines(text.rstrip().replace("\r\n", "\n").replace("\r", "\n").split("\n"))
+    if kind in (".yaml", ".yml"):
+        return _yaml(text, where)
+    if kind == ".csv":
+        return Table(split_lines(text))
+    if not re.match(r"\s*(?:[\[{]|\(\s*['\"])", text):
+        return Lines(split_lines(text))
+    strings = strings_of_list(text.strip())
+    return parse_json(text, where) if strings is None else strings
+
+
+def _yaml(text: str, where: str) -> Any:
+    """Return what a YAML file holds: its document, or the list of its documents."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        pass
+
+    def mapping(loader: Any, node: Any) -> dict[Any, Any]:
+        loader.flatten_mapping(node)
+        return unique(loader.construct_pairs(node, deep=True))
+
+    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
+    try:
+        documents = [each for each in yaml.load_all(text, Loader) if each is not None]
+    except (yaml.YAMLError, RecursionError, TypeError, ValueError) as error:
+        at = getattr(error, "problem_mark", None)
+        reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        line = "" if at is None else f", line {at.line + 1}"
+        raise ValueError(f"{where}: not YAML that is read ({reason}{line})") from None
+    return documents[0] if len(documents) == 1 else documents

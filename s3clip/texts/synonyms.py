@@ -17,14 +17,16 @@ import re
 import reprlib
 import tempfile
 import warnings
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from s3clip.files.json import problem_in_words, shown
 from s3clip.files.writing import write_atomically
-from s3clip.texts.formats import FORMAT, KINDS, TextKind, interpret, shown
+from s3clip.texts.formats import FORMAT, KINDS, TextKind, interpret
 from s3clip.texts.prompts import resolve_templates
 from s3clip.texts.sources import BUILTIN, Source, read_source
 
@@ -138,7 +140,7 @@ class SynonymSet(BaseModel):
         """Read classes from a file, from the Hub, from Python objects or from the sets that come with s3clip.
 
         Args:
-            source: the path of a .json or .txt file; "builtin:food101" (see `builtin`);
+            source: the path of a .json, .txt, .csv or .yaml file; "builtin:food101" (see `builtin`);
                 "hf://datasets/user/name@revision/file.json"; a dict or list as such a file would hold; a
                 list of names; or a SynonymSet, which is returned.
             values: what the texts of a `{class: [text]}` file are. Other formats say it themselves and take
@@ -167,7 +169,7 @@ class SynonymSet(BaseModel):
         except ValidationError as error:
             raise ValueError(f"{where}: {_reason(error.errors()[0], found.classes)}") from None
         if not where.startswith(BUILTIN):  # the exceptions of those say why such texts stay
-            for message in _slips(synonyms, found.skipped):
+            for message in (*found.slips, *_slips(synonyms)):
                 warnings.warn(f"{where}: {message}", UserWarning, stacklevel=2)
         return synonyms
 
@@ -280,20 +282,18 @@ def _reason(error: ErrorDetails, records: list[Any]) -> str:
             return reason
         return f"{where}{field} {reason}" + (f": {reprlib.repr(value)}" if str(value).strip() else "")
     reason = {
-        "string_type": f"must be a text, not {shown(value)}",
         "tuple_type": f"must be a list of texts, not {shown(value)}",
-        "missing": "is missing",
         "extra_forbidden": f"is not known{known}",
         "model_type": f"must be a name or a record, not {shown(value)}",
-    }.get(kind, error["msg"])
+    }.get(kind) or problem_in_words(error)
+    if kind == "string_type" and isinstance(value, (bool, int, float, date)):
+        reason += "; it is one in quotes"
     return f"{where}{field} {reason}" if field else f"{where}{reason}"
 
 
-def _slips(synonyms: SynonymSet, skipped: int) -> list[str]:
+def _slips(synonyms: SynonymSet) -> list[str]:
     """Word what is legal but seldom meant, one message a kind."""
     messages = []
-    if skipped:
-        messages.append(f"empty texts left out: {skipped}")
     repeated = sum(
         len(texts) - len(set(texts))
         for each in synonyms.classes
@@ -301,8 +301,7 @@ def _slips(synonyms: SynonymSet, skipped: int) -> list[str]:
     )
     if repeated:
         messages.append(f"texts given twice in a class (used once): {repeated}")
-    shared = collisions(synonyms)
-    if shared:
+    if shared := collisions(synonyms):
         names = synonyms.class_names
         examples = "; ".join(
             f"{reprlib.repr(text)} in classes "

@@ -42,5 +42,5 @@ def test_a_newer_format_is_refused(tmp_path: Path):
     config = json.loads((SAVED / "1" / "config.json").read_text(encoding="utf-8"))
     number = int(FORMAT.rpartition("/")[2]) + 1
     (tmp_path / "config.json").write_text(json.dumps({**config, "format": f"s3clip-space/{number}"}))
-    with pytest.raises(ValueError, match="newer than .* update s3clip"):
+    with pytest.raises(ValueError, match="update s3clip"):
         SynonymousSpaceHead.from_pretrained(tmp_path, backbone=None)

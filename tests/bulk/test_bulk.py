@@ -1,5 +1,6 @@
 """Bulk labelling: the same rows whoever computes them, each input once, and what broken input does."""
 
+import copy
 import io
 import json
 import os
@@ -378,6 +379,52 @@ def test_other_settings_or_another_head_are_refused(head, space, pictures: Path,
     with pytest.raises(ValueError, match="other settings \\(head differ\\)"):
         label(pictures, other, out, workers=0, **SIZES)
     assert rows_of(out) == before
+
+
+def one_weight(head: SynonymousSpaceHead) -> None:
+    weight = next(p for name, p in head.backbone.model.named_parameters() if "vision" in name and p.ndim == 2)
+    with torch.no_grad():
+        weight[0, 0] += 1e-3
+
+
+def processor_mean(head: SynonymousSpaceHead) -> None:
+    head.backbone.image_processor.image_mean = [0.4, 0.5, 0.5]
+
+
+def whole_tower(head: SynonymousSpaceHead) -> None:
+    with torch.no_grad():
+        for name, parameter in head.backbone.model.named_parameters():
+            if "vision" in name:
+                parameter.copy_(torch.randn_like(parameter) * 0.02)
+
+
+def text_tower(head: SynonymousSpaceHead) -> None:
+    head.backbone.drop_text_tower()
+
+
+@pytest.mark.parametrize("change", [one_weight, processor_mean, whole_tower, text_tower, None])
+def test_a_job_goes_on_with_the_image_tower_that_began_it(head, pictures: Path, tmp_path: Path, change):
+    out = tmp_path / "out"
+    label(pictures / "files", head, out, workers=0, **SIZES)
+    before = rows_of(out)
+    other = copy.deepcopy(head)
+    if change is not None:
+        change(other)
+    if change in (text_tower, None):
+        assert label(pictures, other, out, workers=0, **SIZES).labelled_now == 40
+        return
+    with pytest.raises(ValueError, match="another image tower or image processor; give another folder"):
+        label(pictures, other, out, workers=0, **SIZES)
+    assert rows_of(out) == before
+    # Of a folder that an older run began, the fingerprint is known alone.
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest.pop("image_key")
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    if change is whole_tower:
+        with pytest.raises(ValueError, match=r"out: .*: made with another backbone"):
+            label(pictures, other, out, workers=0, **SIZES)
+    assert label(pictures, head, out, workers=0, **SIZES).labelled_now == 40
+    assert json.loads((out / "manifest.json").read_text())["image_key"] == head.backbone.image_key()
 
 
 def test_output_that_cannot_be_written(head: SynonymousSpaceHead, pictures: Path, tmp_path: Path):

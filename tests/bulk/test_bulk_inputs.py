@@ -119,6 +119,51 @@ def test_arrays_that_hold_no_embeddings(space, tmp_path: Path, name: str, array:
     assert list(summary.broken) == [f"{tmp_path.name}-{name[0]}"]
 
 
+def npy_of(header: bytes, version: tuple[int, int] = (1, 0)) -> bytes:
+    return b"\x93NUMPY" + bytes(version) + len(header).to_bytes(2, "little") + header + bytes(96)
+
+
+def safetensors_of(header: str) -> bytes:
+    return len(header).to_bytes(8, "little") + header.encode() + bytes(96)
+
+
+def entry(**changed: object) -> str:
+    return json.dumps({"a": {"dtype": "F32", "shape": [1, 24], "data_offsets": [0, 96], **changed}})
+
+
+HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': %s}"
+HOSTILE = [
+    ("a.npy", npy_of(b"-" * 9000)),
+    ("a.npy", npy_of(b"(" * 9000)),
+    ("a.npy", npy_of((HEADER % "(1, 24)").encode(), (9, 0))),
+    ("a.npy", npy_of((HEADER % "(-1, 24)").encode())),
+    ("a.npy", npy_of((HEADER % f"(1, {2**62})").encode())),
+    ("a.npy", npy_of((HEADER % f"({2**200}, 24)").encode())),
+    ("a.npy", npy_of((HEADER % "(1e3, 24)").encode())),
+    ("a.safetensors", safetensors_of("[" * 100_000)),
+    ("a.safetensors", safetensors_of("[]")),
+    ("a.safetensors", safetensors_of(entry(data_offsets=[-64, 32]))),
+    ("a.safetensors", safetensors_of(entry(data_offsets=[0.0, 96.0]))),
+    ("a.safetensors", safetensors_of(entry(data_offsets=[0, 96, 3]))),
+    ("a.safetensors", safetensors_of(entry(shape=[-1, -24]))),
+    ("a.safetensors", safetensors_of(entry(shape="many"))),
+    ("a.safetensors", safetensors_of(entry(shape=[float("inf"), 24]))),
+    ("a.safetensors", safetensors_of(entry(shape=[2**62, 2**62]))),
+    ("a.safetensors", safetensors_of(entry(shape=[1, 2**70], data_offsets=[0, 2**72]))),
+    ("a.safetensors", safetensors_of('{"a": {}, "a": {}}')),
+    ("a.npz", b"PK\x05\x06" + bytes(18)),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), HOSTILE)
+def test_hostile_headers_break_their_own_shard_alone(space, tmp_path: Path, name: str, content: bytes):
+    (tmp_path / name).write_bytes(content)
+    np.save(tmp_path / "good.npy", np.ones((3, space.space.raw.shape[1]), np.float32))
+    summary = label(tmp_path, space, tmp_path.with_name(f"{tmp_path.name}-out"), max_error_share=1.0)
+    assert (summary.rows, summary.errors) == (4, 1)
+    assert list(summary.broken) == [f"{tmp_path.name}-a"]
+
+
 def test_a_pickle_is_never_loaded(space, tmp_path: Path):
     class Evil:
         def __reduce__(self):
@@ -281,7 +326,8 @@ def test_mixed_inputs_in_one_job(head: SynonymousSpaceHead, tmp_path: Path):
         tmp_path / "tables",
         tmp_path / "vectors",
     ]
-    summary = label([*inputs, tmp_path / "photos"], head, tmp_path / "out", **SIZES)
+    with pytest.warns(UserWarning, match=r"photos: passed over: 1 \.md, 1 hidden \.png$"):
+        summary = label([*inputs, tmp_path / "photos"], head, tmp_path / "out", **SIZES)
     assert (summary.rows, summary.errors, summary.broken) == (9, 0, {})
     rows = rows_of(tmp_path / "out")
     keys = [f"{tmp_path}/photos/{name}" for name in ("a/1.png", "b/1.png", "a/2.PNG")]  # in the order given
@@ -325,7 +371,9 @@ def test_links(space, head, tmp_path: Path):
     (folder / "e.npy").symlink_to(real / "e.npy")
     (folder / "loop").symlink_to(folder)
     (folder / "other").symlink_to(real)
-    assert [file.path for file in list_files([folder])] == [f"{folder}/e.npy"]
+    found = [f"{folder}/{name}" for name in ("e.npy", "other/1.png", "other/e.npy")]
+    assert [file.path for file in list_files([folder])] == found
+    (folder / "other").unlink()
     summary = label(folder, space, tmp_path / "out")
     assert (summary.rows, summary.broken) == (3, {})
     np.save(real / "e.npy", VECTORS[:4])
@@ -334,7 +382,8 @@ def test_links(space, head, tmp_path: Path):
     # A link to nothing is a picture that is not there; a pipe is no picture, and nobody waits for it.
     (folder / "gone.png").symlink_to(tmp_path / "nothing.png")
     os.mkfifo(folder / "pipe.png")
-    summary = label(folder / "*.png", head, tmp_path / "pictures", **SIZES)
+    with pytest.warns(UserWarning, match=r"passed over: 1 \.png$"):
+        summary = label(folder / "*.png", head, tmp_path / "pictures", **SIZES)
     assert (summary.rows, summary.errors, summary.broken) == (1, 1, {})
     assert "gone.png: no such file" in rows_of(tmp_path / "pictures")[0]["error"]
 
@@ -415,7 +464,9 @@ def test_results_are_no_inputs_but_where_they_are_asked_for(head, tmp_path: Path
     (photos / "manifest.json").write_text("// of somebody else's")
     out = photos / "labels"
     for _ in range(2):  # the results lie in the input
-        assert label(photos, head, out, keep_embeddings=True, **SIZES).rows == 3
+        with pytest.warns(UserWarning, match=r"photos: passed over: 1 \.json$"):
+            assert label(photos, head, out, keep_embeddings=True, **SIZES).rows == 3
+    (photos / "manifest.json").unlink()
     (out / "summary.png").write_bytes(picture(1))  # as the command draws it
     assert label(photos, head, out, keep_embeddings=True, **SIZES).rows == 3
     assert label(photos, head, tmp_path / "elsewhere", **SIZES).rows == 3

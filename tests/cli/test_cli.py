@@ -154,7 +154,18 @@ BAD = {
     "unknown metric": ([*FIT, "--config", '{{"metric": "x"}}'], "local_center"),
     "k below 1": ([*FIT, "--config", '{{"metric_options": {{"k": 0}}}}'], "a whole number >= 1"),
     "bad config": ([*FIT, "--config", "{{"], "not JSON"),
-    "unknown setting": ([*FIT, "--config", '{{"colour": 1}}'], "colour"),
+    "unknown setting": ([*FIT, "--config", '{{"colour": 1}}'], "--config: colour: "),
+    "setting of another type": ([*FIT, "--config", '{{"keep_name": 1}}'], "--config: keep_name: "),
+    "setting twice": (
+        [*FIT, "--config", '{{"metric": "hull", "metric": "nearest"}}'],
+        "key 'metric'",
+    ),
+    "no file of settings": ([*FIT, "--config", "none.json"], "--config: none.json: no such file"),
+    "broken file of settings": ([*FIT, "--config", "{broken}"], "broken.json: not JSON"),
+    "head is a synonym file": (
+        ["predict", "{photo}", "--head", "{good}"],
+        "good.json is not a saved",
+    ),
     "template without a place": ([*FIT, "--template", "photo"], "photo"),
     "unknown values": ([*FIT, "--values", "words"], "prompts"),
     "no backbone there": (["fit", "{good}", "--backbone", "{empty}", "--out", "o"], "empty.json"),
@@ -194,7 +205,84 @@ def test_bad_input_is_one_line_and_status_2(
     errors = capsys.readouterr().err.strip().splitlines()
     assert [line for line in errors if line.startswith("error: ")] == errors[-1:]
     assert message in errors[-1]
+    for words in ("Extra inputs", "Value error", "Input should", "Traceback"):
+        assert words not in errors[-1]
     assert not (tmp_path / "o").exists()
+
+
+SEGMENT = ["segment", "--classes", "{words}", "--backbone", model_folder()]
+OVER = {
+    "a heat map over an image": (
+        ["a.png", "a-1.png"],
+        ["--heat-maps", "{folder}"],
+        "is read, and would be lost",
+    ),
+    "a heat map over a mask": (
+        ["a.png", "a-1.png"],
+        ["--heat-maps", "m", "--out", "m"],
+        "give two places",
+    ),
+    "a mask over an image": (["a.png"], ["--out", "{folder}/a.png"], "a.png is read, and would be lost"),
+    "masks over an image": (["a.png", "a-1.png"], ["--overlay", "{folder}"], "is read, and would be lost"),
+    "JSON over an image": (["a.png"], ["--rle", "{folder}/a.png"], "--rle: "),
+    "two results in one file": (
+        ["a.png"],
+        ["--out", "x.png", "--overlay", "x.png"],
+        "give two places",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OVER)
+def test_nothing_is_written_over_what_is_read(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    images, options, message = OVER[case]
+    (tmp_path / "words.json").write_text(json.dumps(DIGITS))
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in images:
+        held_out_digits()[0][0].save(folder / name)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.chdir(tmp_path)
+    places = {"folder": folder, "words": tmp_path / "words.json"}
+    base = [str(part).format(**places) for part in SEGMENT]
+    result = run(*base, *(folder / name for name in images), *(part.format(**places) for part in options))
+    assert message in str(result.exception)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert not (tmp_path / "m").exists()
+
+
+def test_heat_maps_beside_the_images_that_are_safe(tmp_path: Path):
+    (tmp_path / "words.json").write_text(json.dumps(DIGITS))
+    for name in ("a.png", "b-1.png"):
+        held_out_digits()[0][0].save(tmp_path / name)
+    before = {name: (tmp_path / name).read_bytes() for name in ("a.png", "b-1.png")}
+    base = ["segment", tmp_path / "a.png", tmp_path / "b-1.png", "--classes", tmp_path / "words.json"]
+    result = run(*base, "--backbone", model_folder(), "--heat-maps", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert before == {name: (tmp_path / name).read_bytes() for name in before}
+    assert list(tmp_path.glob("a-*.png"))
+
+
+def test_what_is_printed_moves_no_cursor(tmp_path: Path):
+    """Names from strangers are shown escaped: in tables, JSON, CSV, warnings and errors."""
+    nasty = "\x1b[2Jfelis\x9b \u202ecat"
+    (tmp_path / "words.json").write_text(json.dumps({nasty: ["0"], "one": ["1"]}))
+    photo = tmp_path / "\x1b[31m=a.png"
+    held_out_digits()[0][list(held_out_digits()[1]).index(0)].save(photo)
+    fit = command("fit", tmp_path / "words.json", "--backbone", model_folder(), "--out", tmp_path / "o")
+    if fit.returncode:  # such a name is refused, and the error shows it
+        assert "\x1b" not in fit.stdout + fit.stderr
+        return
+    for output in ("table", "json", "csv"):
+        done = command("predict", photo, "--head", tmp_path / "o", "--format", output)
+        for bad in ("\x1b", "\x9b", "\u202e"):
+            assert bad not in done.stdout + done.stderr
+        assert "\\u001b" in done.stdout
+    found = json.loads(command("predict", photo, "--head", tmp_path / "o", "--format", "json").stdout)
+    assert found[0]["file"] == str(photo)
+    done = command("predict", tmp_path / "\x1b[31m=a.gif", "--head", tmp_path / "o")
+    assert done.returncode == 2
+    assert "\x1b" not in done.stderr
 
 
 def test_demo(tmp_path: Path):

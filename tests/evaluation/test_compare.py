@@ -581,6 +581,15 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "gap.csv").write_text("file,label\na.png,cat\nb.png,\n")
     with pytest.raises(ValueError, match="record 2: expected a file and a label"):
         labelled_images(None, tmp_path / "gap.csv")
+    (tmp_path / "comma.csv").write_text('file,label\na.png,"hen, biddy"\nb.png,great white shark, shark\n')
+    with pytest.raises(
+        ValueError, match=r"comma\.csv: record 2: 3 cells, but 2 columns, .* in double quotes"
+    ):
+        labelled_images(None, tmp_path / "comma.csv")
+    for encoding in ("cp1252", "utf-16"):
+        (tmp_path / "café.csv").write_text("file,label\na.png,café\n", encoding=encoding)
+        with pytest.raises(ValueError, match=r"café\.csv: is not UTF-8 .*; save it as UTF-8"):
+            labelled_images(None, tmp_path / "café.csv")
     np.savez(tmp_path / "bare.npz", labels=[0])
     with pytest.raises(ValueError, match="no array 'image_embeds'; it has: labels"):
         read_embeddings(tmp_path / "bare.npz")

@@ -4,7 +4,9 @@ import gzip
 import io
 import multiprocessing
 import pickle
+import re
 import tarfile
+import warnings
 from pathlib import Path
 
 import fsspec
@@ -14,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 import stream_memory
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from s3clip.files import addresses as files
@@ -143,6 +147,54 @@ def test_long_names_and_other_members_of_a_tar(tmp_path):
     for format in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
         shard = TarShard("t", write_tar(tmp_path / f"{format}.tar", members, format=format))
         assert [(s.key, s.label, shade(s.open())) for s in shard.samples()] == [(f"t/{long}", 5, 4)]
+
+
+DOTTED = [
+    [(f"IMG_22.{i:02d}.{kind}", kind) for i in range(5) for kind in ("png", "cls")],
+    [(f"{name}.{side}.png", "png") for name in "abc" for side in ("left", "right")],
+    [(f"v1.{i}/{name}.0.{kind}", kind) for i in range(3) for name in "ab" for kind in ("png", "cls")],
+]
+
+
+@pytest.mark.parametrize("names", DOTTED)
+def test_where_dots_tear_every_sample_the_reader_says_how_to_name_them(tmp_path, names):
+    members = [(name, b"1" if kind == "cls" else png(i)) for i, (name, kind) in enumerate(names)]
+    found, error = all_of(TarShard("t", write_tar(tmp_path / "0.tar", members)))
+    assert found == []
+    assert error.position == 0
+    torn, advised = re.search(r"so (\S+) belongs .*give each name one dot: (\S+)$", str(error)).groups()
+    assert torn in {name.rpartition("/")[2] for name, _ in names}
+    assert advised.count(".") == 1
+    # So named, nothing is lost.
+    renamed = [(f"{n.rpartition('.')[0].replace('.', '_')}.{n.rpartition('.')[2]}", c) for n, c in members]
+    again = list(TarShard("t", write_tar(tmp_path / "1.tar", renamed)).samples())
+    assert len(again) == sum(kind == "png" for _, kind in names)
+    # Each for itself, they need no other names.
+    alone = list(TarShard("t", tmp_path / "0.tar", grouped=False).samples())
+    assert len(alone) == len(again)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.from_regex(r"[ab]{1,2}(\.[01]){0,2}\.(png|cls)", fullmatch=True), max_size=12, unique=True)
+)
+def test_whatever_the_names_are_each_file_is_taken_or_named(tmp_path_factory, names):
+    names = sorted(names)  # what has one key lies together, as the convention asks
+    path = tmp_path_factory.mktemp("tar") / "0.tar"
+    write_tar(path, [(name, str(i).encode()) for i, name in enumerate(names)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found, error = all_of(TarShard("t", path))
+    pictures = sum(sample.data != b"" for sample in found)
+    labels = sum(sample.label is not None for sample in found)
+    if error is not None:
+        assert "give each name one dot" in str(error)
+        return
+    lost = sum(int(str(each.message).split()[1]) for each in caught)
+    assert pictures + labels + lost == len(names)
+    for sample in found:  # the plain one is taken where there is one
+        if f"{sample.key.removeprefix('t/')}.png" in names:
+            assert sample.data.read() == str(names.index(f"{sample.key.removeprefix('t/')}.png")).encode()
 
 
 def test_a_label_without_a_picture_is_a_sample_that_fails(tmp_path):

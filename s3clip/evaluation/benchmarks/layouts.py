@@ -31,7 +31,7 @@ from s3clip.images.sources import BrokenShardError, Listed, Shard, file_shards, 
 from s3clip.images.table_shards import TableShard
 from s3clip.images.tables import require_pyarrow
 from s3clip.images.tars import TarShard
-from s3clip.images.walking import SUFFIXES
+from s3clip.images.walking import images_below
 
 IMAGENET_VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
@@ -144,20 +144,9 @@ def _folders(layout: Folders, split: str, root: Path) -> Found:
 
 
 def _pictures(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the paths of pictures in sub-folders, and of those beside them, sorted; links are followed.
-
-    A link that leads nowhere is among them: it is to fail when it is opened, and not to be missing.
-    """
-    found = []
-    for where, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = Path(where).relative_to(folder)
-        found += [
-            (below / name).as_posix()
-            for name in names
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-        ]
-    found.sort()
+    """Return the paths of pictures in sub-folders, and of those beside them, sorted."""
+    below = images_below(folder) if folder.is_dir() else []
+    found = [path.relative_to(folder).as_posix() for path in below]
     return [path for path in found if "/" in path], [path for path in found if "/" not in path]
 
 

@@ -80,10 +80,13 @@ class Run(Value):
     def markdown(self) -> str:
         """Return the summary of all benchmarks, and a table for each."""
         control, model = self.settings.control, self.model
+        about = (
+            f"Revision {model.revision}, fingerprint {model.fingerprint[:16]}, {model.dtype}. Percent; "
+            f"differences from {control} in points with 95 % paired-bootstrap intervals."
+        )
         lines = [
             f"# {markdown_text(str(model.name))}",
-            f"Revision {model.revision}, fingerprint {model.fingerprint[:16]}, {model.dtype}. Percent; "
-            f"differences from {control} in points with 95 % paired-bootstrap intervals.",
+            markdown_text(about),
             summary_table(self.benchmarks, self.mean, control).markdown(),
         ]
         for each in self.benchmarks:

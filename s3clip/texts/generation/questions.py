@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from s3clip.files.json import first_problem
 from s3clip.texts.synonyms import SynonymClass
 
 PROMPT_VERSION = 1
@@ -110,7 +109,8 @@ def read_answer(text: str, names: Mapping[int, str]) -> tuple[dict[int, SynonymC
                 descriptors=_filled(record.descriptors),
             )
         except ValidationError as error:
-            problems.append(first_problem(error))
+            first = error.errors(include_url=False, include_input=False)[0]
+            problems.append(f"{'.'.join(map(str, first['loc']))}: {first['type'].replace('_', ' ')}")
             continue
         if found.setdefault(record.number, own) != own:
             twice.add(record.number)

@@ -1,7 +1,14 @@
 """The page of several runs: what it says, that it asks for nothing, and that a browser sorts its tables."""
 
+import base64
+import copy
+import hashlib
 import json
+import os
+import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +78,143 @@ def test_what_is_no_run_is_refused(tmp_path):
     (tmp_path / "run.json").write_text("[1]")
     with pytest.raises(ValueError, match="expected the format 's3clip-run/2'"):
         Run.read(tmp_path)
+
+
+def leaves(value, path=()):
+    """Every number, text and null of parsed JSON, by the keys to it."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inside:
+        yield from leaves(each, (*path, key))
+    if not isinstance(value, dict | list):
+        yield path, value
+
+
+def changed(content, path, value):
+    """A copy of parsed JSON with another value at a place."""
+    result = copy.deepcopy(content)
+    place = result
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return result
+
+
+def page_or_refusal(folder, content):
+    """The page of a run with this content; None where it is refused, in one line that names the file."""
+    (folder / "run.json").write_text(json.dumps(content), encoding="utf-8")
+    try:
+        return run_page([(folder, Run.read(folder))])
+    except ValueError as error:
+        if not str(error).startswith(f"{folder / 'run.json'}: ") or "\n" in str(error):
+            raise
+        return None
+
+
+@pytest.fixture
+def strange(runs, tmp_path):
+    """A folder for a run that was edited, and its content."""
+    return tmp_path, json.loads((runs / "more" / "run.json").read_text())
+
+
+def test_every_text_of_a_run_is_escaped(strange):
+    folder, content = strange
+    hostile = "<script>alert(1)</script>\"'><img src=x onerror=y>\x1b\u202e"
+    chosen = [path for path, value in leaves(content) if isinstance(value, str)]
+    assert len(chosen) > 40
+    everywhere = copy.deepcopy(content)
+    for path in chosen:
+        if path[-1] not in ("format", "task", "headline", "control"):
+            everywhere = changed(everywhere, path, hostile)
+    everywhere["benchmarks"][0]["scores"][1]["name"] = everywhere["settings"]["control"] = hostile
+    page = page_or_refusal(folder, everywhere)
+    assert page.count("<script>") == 1
+    for raw in ("<img src=x", hostile, "\x1b", "\u202e", "\"'>"):
+        assert raw not in page
+    assert page.count("&lt;script&gt;alert(1)") >= 20
+    assert "<script" not in Run.read(folder).markdown()
+
+
+@pytest.mark.parametrize("value", ["<script>alert(1)</script>", None, [], {}, True, -1, 1e400, 10**400, 1.5])
+def test_a_value_of_another_kind_is_refused_or_harmless(strange, value):
+    folder, content = strange
+    refused = 0
+    for path, _ in random.Random(0).sample(list(leaves(content)), 80):
+        page = page_or_refusal(folder, changed(content, path, value))
+        refused += page is None
+        assert page is None or page.count("<script>") == 1
+    assert refused > 10
+
+
+def test_keys_that_are_missing_or_too_many_are_refused(strange):
+    folder, content = strange
+    for path, _ in random.Random(1).sample(list(leaves(content)), 80):
+        if isinstance(path[-1], str) and not {"configs", "versions", "methods"} & set(path):
+            place = less = copy.deepcopy(content)
+            for key in path[:-1]:
+                place = place[key]
+            del place[path[-1]]
+            assert page_or_refusal(folder, less) is None, path
+    assert page_or_refusal(folder, {**content, "extra": 1}) is None
+    assert page_or_refusal(folder, content) is not None
+
+
+def test_a_run_is_read_as_it_was_written(runs):
+    content = json.loads((runs / "more" / "run.json").read_text())
+    assert Run.read(runs / "more").to_dict() == content
+
+
+def test_what_comes_from_outside_the_folder_is_not_shown(strange, runs):
+    folder, content = strange
+    secret = folder.parent / "secret.jpg"
+    jpeg = next((runs / "more" / "thumbnails").glob("*.jpg")).read_bytes()
+    secret.write_bytes(jpeg)
+    thumbnails = folder / "thumbnails"
+    thumbnails.mkdir()
+    (thumbnails / "link.jpg").symlink_to(secret)
+    (thumbnails / "loop.jpg").symlink_to(thumbnails / "loop.jpg")
+    (thumbnails / "text.jpg").write_text("secret words")
+    (thumbnails / "large.jpg").write_bytes(jpeg + bytes(1 << 20))
+    (thumbnails / "good.jpg").write_bytes(jpeg)
+    os.mkfifo(thumbnails / "pipe.jpg")
+    worst = content["benchmarks"][0]["worst_classes"]["classes"][0]
+    for name in (
+        *("../secret.jpg", str(secret), "thumbnails/../../secret.jpg", "a\0b", "thumbnails", "run.json"),
+        *(f"thumbnails/{name}.jpg" for name in ("link", "loop", "text", "large", "pipe", "none")),
+    ):
+        worst["examples"] = [{"key": "k", "taken_for": "t", "thumbnail": name}]
+        for other in content["benchmarks"][0]["worst_classes"]["classes"][1:]:
+            other["examples"] = []
+        assert "data:image" not in page_or_refusal(folder, content), name
+    worst["examples"][0]["thumbnail"] = "thumbnails/good.jpg"
+    assert base64.b64encode(jpeg).decode() in page_or_refusal(folder, content)
+
+
+def test_only_the_script_of_the_page_may_run(page):
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1]
+    script = re.search(r"<script>(.*)</script>", page, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.split("; ") == [
+        "default-src 'none'",
+        "img-src data:",
+        "style-src 'unsafe-inline'",
+        f"script-src 'sha256-{digest}'",
+    ]
+    assert not re.search(r"<[^>]*\son\w+\s*=", page)
+
+
+def test_reports_and_help_need_no_model(runs, tmp_path):
+    """What takes seconds to import is not imported: torch, transformers, scikit-learn, scipy, pyarrow."""
+    code = (
+        "import sys\nfrom s3clip import cli\n"
+        "try:\n    cli.main()\nexcept SystemExit as stopped:\n    assert not stopped.code\n"
+        "slow = {'torch', 'transformers', 'sklearn', 'scipy', 'pyarrow', 'matplotlib', 'numpy', 'PIL'}\n"
+        "print(sorted(slow & sys.modules.keys()), file=sys.stderr)"
+    )
+    for line in (["--help"], ["report", "--help"], ["report", runs / "more", "--out", tmp_path / "p.html"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, line)], capture_output=True, text=True, check=True
+        )
+        assert done.stderr.strip().endswith("[]"), done.stderr
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="no browser at /usr/bin/chromium")
