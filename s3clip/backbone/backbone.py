@@ -125,10 +125,10 @@ class Backbone(nn.Module):
             TypeError: If the model has no joint space.
             ValueError: If the checkpoint lacks weights of the model, which would be random.
         """
-        model, processor = load(
-            name, revision=revision, dtype=dtype, device=device, text_tower=text_tower, **kwargs
-        )
-        backbone = cls(model, processor, name=os.fspath(name), revision=revision)
+        name = os.fspath(name)
+        place = {key: value for key, value in (("dtype", dtype), ("device", device)) if value is not None}
+        model, processor = load(name, revision, place, text_tower, **kwargs)
+        backbone = cls(model, processor, name=name, revision=revision)
         if not text_tower:
             backbone.drop_text_tower()
         return backbone
@@ -268,15 +268,11 @@ class Backbone(nn.Module):
             TypeError: If something is not a PIL image.
             ValueError: If there is no image, or no image processor.
         """
-        if self.image_processor is None:
-            raise ValueError(
-                "processor: images cannot be preprocessed without an image processor; pass the processor, or "
-                "preprocessed pixel_values to encode_images"
-            )
+        transform = self.image_transform(resize=resize)
         check_images(images)
         return {
             key: value.to(self.device, self.dtype if value.is_floating_point() else None)
-            for key, value in self.image_transform(resize=resize)(images).items()
+            for key, value in transform(images).items()
         }
 
     def image_transform(self, *, resize: bool = True) -> ImageTransform:
@@ -289,7 +285,10 @@ class Backbone(nn.Module):
             ValueError: there is no image processor.
         """
         if self.image_processor is None:
-            raise ValueError("processor: images cannot be preprocessed without an image processor; pass it")
+            raise ValueError(
+                "processor: images cannot be preprocessed without an image processor; pass the processor, or "
+                "preprocessed pixel_values to encode_images"
+            )
         inputs = ("pixel_values", *self.image_inputs)
         return ImageTransform(self.image_processor, self._family.is_open_clip, inputs, resize)
 
@@ -305,7 +304,7 @@ class Backbone(nn.Module):
         """Free the parameters of the text side; images, scale and bias stay as they are.
 
         Raises:
-            ValueError: If the parts of the model are not known well enough to tell its text side.
+            ValueError: If the parts of the model are not known well enough to find its text side.
         """
         if not self.has_text_tower:
             return

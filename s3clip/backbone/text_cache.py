@@ -42,7 +42,7 @@ class TextCache:
 
     Args:
         path: the file; made if need be.
-        encoder: `Backbone.text_key()`, by which the texts of another backbone are told apart.
+        encoder: `Backbone.text_key()`, by which it keeps the texts of backbones apart.
         limit: bytes that the file may hold.
     """
 
