@@ -120,6 +120,8 @@ class PixelRun:
             "s3clip": __version__,
             "model": image_key,
             "texts": self.backbone.text_key().hex(),
+            "scale": self.backbone.logit_scale().item(),
+            "bias": None if (bias := self.backbone.logit_bias()) is None else bias.item(),
             "method": self.method,
             "sizes": self.sizes,
             "threshold": layout.threshold,
