@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tarfile
+from typing import ClassVar
 from dataclasses import replace
 
 import pytest
@@ -280,7 +281,7 @@ def test_sets_share_what_they_have_in_common(backbone, tmp_path):
 class PixelWorld(World):
     """Three images with masks, as bitmaps, whose sizes do not hang on what they show."""
 
-    layout = {"images": 3, "image_suffix": ".bmp", "mask_suffix": ".bmp"}
+    layout: ClassVar = {"images": 3, "image_suffix": ".bmp", "mask_suffix": ".bmp"}
 
     def __init__(self, root, source, backbone):
         self.root, self.backbone, self.work, self.folder = root, backbone, {}, root / "set"

@@ -229,7 +229,11 @@ def test_the_key_of_a_model_tells_weights_and_preprocessing_apart(backbone):
     other = Backbone.from_pretrained(str(model_folder()))
     assert other.image_key() == key
     with torch.no_grad():
-        next(other.model.parameters()).add_(1e-6)
+        other.model.text_projection.weight.add_(1e-6)
+        other.model.logit_scale.add_(1e-6)
+    assert other.image_key() == key
+    with torch.no_grad():
+        next(other.model.vision_model.parameters()).add_(1e-6)
     assert other.image_key() != key
     third = Backbone.from_pretrained(str(model_folder()))
     third.image_processor.image_mean = [0.1, 0.2, 0.3]
