@@ -14,8 +14,8 @@ from PIL import Image
 from s3clip.demo import held_out_digits, synonym_file
 from s3clip.evaluation.benchmarks.opening import open_benchmark
 from s3clip.evaluation.benchmarks.table import find_benchmark
-from s3clip.evaluation.runs.pixel_counts import CountsWriter
-from tests.local_sets import evaluate_one
+from s3clip.evaluation.runs import encoding
+from tests.local_sets import ADD_IMAGES, evaluate_one, logged
 
 PICTURES = 12
 ABSENT = 9
@@ -78,22 +78,8 @@ def open_masks(folder, name="digit_masks"):
     return open_benchmark(find_benchmark(folder / f"{name}.json"), "nowhere")
 
 
-APPEND = CountsWriter.append
-
-
-def logged(log):
-    """The writing of a picture, noted in a file once it is done."""
-
-    def append(self, picture):
-        APPEND(self, picture)
-        with Path(log).open("a") as file:
-            file.write(f"{picture.key}\n")
-
-    return append
-
-
 def main(folder, out, log=None):
-    CountsWriter.append = APPEND if log is None else logged(log)
+    encoding.add_images = ADD_IMAGES if log is None else logged(log)
     evaluate_one(open_masks(Path(folder)), out)
 
 

@@ -14,7 +14,7 @@ import torch
 from s3clip import Backbone, SynonymSet
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.evaluation.benchmarks.sets import ClassificationSet
-from s3clip.evaluation.runs.embeddings import ShardWriter
+from s3clip.evaluation.runs import encoding
 from s3clip.images.sources import Sample
 
 SHARDS, IMAGES = 5, 150
@@ -63,18 +63,18 @@ def open_digits(folder, expected=IMAGES + 1, name="digits"):
     )
 
 
-APPEND = ShardWriter.append
+ADD_IMAGES = encoding.add_images
 
 
 def logged(log):
-    """The writing of a batch, noted in a file once it is done."""
+    """The writing of a batch; once it is done, the ids of its images are noted in a file."""
 
-    def append(self, records, rows):
-        APPEND(self, records, rows)
+    def add_images(writer, ids, *made):
+        ADD_IMAGES(writer, ids, *made)
         with Path(log).open("a") as file:
-            file.write("".join(f"{record.key}\n" for record in records))
+            file.write("".join(f"{each.hex()}\n" for each in ids))
 
-    return append
+    return add_images
 
 
 def evaluate_one(which, out, **asked):
@@ -105,7 +105,7 @@ def results(out):
 
 
 def main(folder, out, log=None):
-    ShardWriter.append = APPEND if log is None else logged(log)
+    encoding.add_images = ADD_IMAGES if log is None else logged(log)
     evaluate_one(open_digits(Path(folder)), out, methods=["name", "default"])
 
 

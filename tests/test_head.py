@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
+from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -728,3 +730,18 @@ def test_embeddings_that_are_no_numbers_are_named(head: SynonymousSpaceHead):
     for useless in ("photo.jpg", [[1.0, 2.0], [3.0]], [None]):
         with pytest.raises(TypeError, match="image_embeds: expected a tensor"):
             head.predict(image_embeds=useless)
+
+
+def test_the_files_of_other_libraries_hold_the_head(tmp_path: Path):
+    """Safetensors' `save_model` and accelerate's take tensors alone, the extra state among them."""
+    head = fitted()
+    images = torch.randn(3, head.space.raw.shape[1])
+    save_model(head, str(tmp_path / "head.safetensors"))
+    again = SynonymousSpaceHead()
+    load_model(again, str(tmp_path / "head.safetensors"))
+    assert again.class_names == head.class_names
+    assert torch.equal(again(image_embeds=images), head(image_embeds=images))
+    Accelerator(cpu=True).save_model(head, str(tmp_path / "accelerate"))
+    once_more = SynonymousSpaceHead()
+    once_more.load_state_dict(load_file(tmp_path / "accelerate" / "model.safetensors"))
+    assert torch.equal(once_more(image_embeds=images), head(image_embeds=images))

@@ -37,8 +37,19 @@ PURE = {
 THIRD_PARTY = {"torch", "numpy"}  # numpy: its sort, see s3clip/space/metrics.py
 OF_ONE = {"config": {"pydantic"}, "space.kernels": {"triton"}}  # imported by that module alone
 STANDARD = {
-    *("collections", "dataclasses", "enum", "functools", "html", "itertools", "math", "re", "typing"),
-    "unicodedata",
+    *(
+        "collections",
+        "dataclasses",
+        "enum",
+        "functools",
+        "html",
+        "itertools",
+        "math",
+        "numbers",
+        "operator",
+        "re",
+    ),
+    *("typing", "unicodedata"),
 }
 # What knows the libraries of models: the room of the backbone, and what is measured against transformers.
 TRANSFORMERS = ("backbone.", "integrations.pipeline", "bench.")

@@ -30,9 +30,11 @@ from PIL import Image
 from s3clip import Backbone
 from s3clip.demo import model_folder, synonym_file
 from s3clip.evaluation.benchmarks.opening import open_benchmark
-from s3clip.evaluation.benchmarks.sets import EvaluationSet
+from s3clip.evaluation.benchmarks.sets import ClassificationSet
 from s3clip.evaluation.benchmarks.table import find_benchmark
-from s3clip.evaluation.runs.encoding import encode_set
+from s3clip.evaluation.runs.cache import Cache
+from s3clip.evaluation.runs.embeddings import ImageJob
+from s3clip.evaluation.runs.encoding import encode
 from s3clip.evaluation.runs.run import evaluate
 from s3clip.images.sources import read
 
@@ -41,7 +43,7 @@ DIM = 512
 BATCH = 64
 
 
-def write_set(folder: Path, images: int, pictures: Iterator[bytes]) -> EvaluationSet:
+def write_set(folder: Path, images: int, pictures: Iterator[bytes]) -> ClassificationSet:
     """Write pictures into tars, labelled with the classes of the demo, and open them as one's own set."""
     shards = folder / "tars" / "test"
     shards.mkdir(parents=True)
@@ -196,7 +198,8 @@ def rates(images: int, workers: list[int], device: str) -> None:
                 pass
             loader = images / (time.perf_counter() - started)
             started = time.perf_counter()
-            encode_set(opened, backbone, folder / f"{count}", batch_size=BATCH, workers=count)
+            cache = Cache(folder / f"{count}")
+            encode(ImageJob(opened, backbone), cache, batch_size=BATCH, workers=count)
             both = time.perf_counter() - started
             print(
                 f"{count} workers: loader alone {loader:,.0f} images/s, {loader / encoder:.2f} x encoder; "

@@ -23,7 +23,7 @@ from torch import Tensor
 from s3clip.class_space import BackboneFacts, BackboneReference, Calibration, ClassSpace, FittedClass
 from s3clip.config import HeadConfig
 from s3clip.files.json import checked, read_json
-from s3clip.files.writing import write_atomically
+from s3clip.files.writing import locked_folder, write_atomically
 
 FORMAT: Literal["s3clip-space/1"] = "s3clip-space/1"
 SPACE_FILE = re.compile(r"space-([0-9a-f]{16})\.safetensors")
@@ -86,12 +86,14 @@ def save_artifact(folder: str | os.PathLike[str], space: ClassSpace) -> Path:
         space_sha256=digest,
         classes=list(space.classes),
     )
-    write_atomically(folder / config.space_file, content)
     text = json.dumps(config.model_dump(), indent=1, ensure_ascii=False) + "\n"
-    write_atomically(folder / "config.json", text.encode())
-    for other in folder.glob("space-*.safetensors"):
-        if SPACE_FILE.fullmatch(other.name) and other.name != config.space_file:
-            other.unlink(missing_ok=True)
+    # Two that save at once would each delete the file that the other's config.json names.
+    with locked_folder(folder):
+        write_atomically(folder / config.space_file, content)
+        write_atomically(folder / "config.json", text.encode())
+        for other in folder.glob("space-*.safetensors"):
+            if SPACE_FILE.fullmatch(other.name) and other.name != config.space_file:
+                other.unlink(missing_ok=True)
     return folder
 
 

@@ -91,7 +91,7 @@ def _npy(file: Any) -> FloatArray:
         raise ValueError(
             f"expected floats of shape (rows, dim) in C order, got {dtype} of shape {shape} in {order}"
         )
-    return FloatArray(file, *shape, dtype)
+    return FloatArray(file, shape[0], shape[1], dtype)
 
 
 def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:

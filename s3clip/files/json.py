@@ -66,7 +66,11 @@ def checked(content: Any, model: type[Model], name: str) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise ValueError(f"{name}: {first_problem(error)}") from error
+        unknown = error.errors(include_url=False)[0]
+        advice = ""
+        if unknown["type"] == "extra_forbidden" and len(unknown["loc"]) == 1:
+            advice = f"; expected {', '.join(model.model_fields)}"
+        raise ValueError(f"{name}: {first_problem(error)}{advice}") from error
 
 
 def first_problem(error: ValidationError) -> str:
@@ -116,15 +120,17 @@ _EXPECTED = {
 """What the types of pydantic's errors begin with, and what was expected there."""
 
 _BOUNDS = {
-    "greater_than": "above {gt}",
-    "greater_than_equal": "{ge} or more",
-    "less_than": "below {lt}",
-    "less_than_equal": "{le} or less",
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "below {lt:g}",
+    "less_than_equal": "{le:g} or less",
     "too_short": "a list of {min_length} or more",
     "too_long": "a list of {max_length} or less",
     "string_too_short": "a text of {min_length} characters or more",
     "string_too_long": "a text of {max_length} characters or less",
     "string_pattern_mismatch": "a text of the form {pattern}",
+    "union_tag_not_found": "a record with {discriminator}",
+    "union_tag_invalid": "a record whose {discriminator} is one of {expected_tags}",
 }
 
 

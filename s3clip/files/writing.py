@@ -3,7 +3,8 @@
 import os
 import secrets
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
@@ -36,6 +37,23 @@ def lock(file: BinaryIO) -> bool:
         except OSError:  # a file system without locks
             pass
     return True
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask the same out of a folder; wait for one that is there.
+
+    Where there are no locks, on Windows and some file systems, every process may write.
+    """
+    handle = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    try:
+        if handle is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

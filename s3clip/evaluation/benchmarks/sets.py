@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from s3clip.evaluation.benchmarks.classes import position_of
 from s3clip.evaluation.benchmarks.masks import MaskedImage
@@ -43,16 +43,6 @@ class EvaluationSet:
     def class_names(self) -> tuple[str, ...]:
         """In the convention's own words; a class is its position here."""
         return tuple(self.synonyms.class_names)
-
-    def record(self) -> dict[str, Any]:
-        """Return what `run.json` says of any set before it is scored."""
-        return {
-            "name": self.name,
-            "task": self.task,
-            "split": self.split,
-            "convention": self.convention,
-            "headline": self.headline,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Every picture of a set of segmentation through the image tower, once, and all methods on its patches."""
+"""The pixels of a set of segmentation, counted by what they are and what methods took them for."""
 
 import hashlib
 import json
@@ -7,29 +7,28 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
+import numpy as np
 import torch
-from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from s3clip._version import __version__
 from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.image_transform import ImageTransform
-from s3clip.evaluation.benchmarks.masks import IGNORED, MaskedImage, read_mask
+from s3clip.evaluation.benchmarks.masks import IGNORED, mask_content, mask_labels
 from s3clip.evaluation.benchmarks.sets import SegmentationSet
 from s3clip.evaluation.method_texts import MethodTexts
 from s3clip.evaluation.methods import CONTROL, DEFAULT, Method
-from s3clip.evaluation.runs.pixel_counts import CountedPicture, PixelCounts, file_sizes
+from s3clip.evaluation.runs.cache import Cache, Seen
 from s3clip.evaluation.scores import confusion_matrix
 from s3clip.evaluation.settings import ComparisonSettings, has_descriptors
 from s3clip.head import SynonymousSpaceHead
+from s3clip.images.opening import open_image
 from s3clip.images.sources import Sample
 from s3clip.segmentation.dense import PATCH_FEATURES, DenseTower
 from s3clip.segmentation.segmenter import (
     DenseFeatures,
+    Windows,
     WindowSizes,
     cut_windows,
     encode_windows,
@@ -52,36 +51,20 @@ class PixelMethod(NamedTuple):
     aggregation: str
 
 
-@dataclass(frozen=True)
-class Counted:
-    """What `PixelRun.count` did in one process.
-
-    Attributes:
-        images: how many pictures were encoded now.
-        seconds: how long that took, with reading them and with all methods.
-        method_seconds: of it, each method on the patches of all pictures.
-        broken: the key of every picture that cannot be scored, and why.
-    """
-
-    images: int
-    seconds: float
-    method_seconds: dict[str, float]
-    broken: dict[str, str]
-
-
-class PixelRun:
-    """A set of segmentation and the methods that are compared on it.
+class PixelJob:
+    """A set of segmentation whose pixels are counted, as the methods take them; see `encoding.Job`.
 
     Args:
         which: the set.
         backbone: with its text tower, on its device.
-        asked: the settings of the comparison.
+        asked: the settings of the comparison; the batch size is that of windows.
         patch_features: embeddings of patches, a key of `s3clip.segmentation.dense.PATCH_FEATURES`.
 
     Attributes:
         sizes: of the windows.
         methods: fitted.
         texts: how many there are at hand.
+        seconds: that each method took on the patches of all images.
 
     Raises:
         ValueError: unknown patch features or methods, one whose texts are drawn, or sizes that do not fit.
@@ -102,6 +85,7 @@ class PixelRun:
         texts = MethodTexts(backbone, which.synonyms, which.templates)
         self.texts = sum(map(len, texts.embeddings))
         self.methods = [self._fit(each, texts) for each in self.chosen]
+        self.seconds = {each.name: 0.0 for each in self.methods}
 
     def _fit(self, method: Method, texts: MethodTexts) -> PixelMethod:
         head = SynonymousSpaceHead(self.backbone, config=method.config or CONTROL.config)
@@ -113,8 +97,8 @@ class PixelRun:
         """The class of pixels below the threshold, where there is one."""
         return None if self.which.layout.threshold is None else 0
 
-    def key(self, image_key: str) -> str:
-        """Return 16 hex digits that are the same where the counts are, but for rounding.
+    def place(self, image_key: str) -> Path:
+        """Return where in the cache of a model the counts go: the same where they are, but for rounding.
 
         Args:
             image_key: of the backbone; to make it takes long.
@@ -135,71 +119,42 @@ class PixelRun:
                 for each in self.chosen
             },
         }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return Path("pixels") / digest[:16]
 
-    def count(
-        self, folder: Path, *, process: int = 0, processes: int = 1, batch_size: int = 64, workers: int = 0
-    ) -> Counted:
-        """Segment the pictures of this process that the folder does not have yet, and count their pixels.
-
-        A picture is written as soon as all methods are done with it.
-
-        Args:
-            folder: where counts go.
-            process: the number of this process.
-            processes: how many there are; each takes every so-manieth picture.
-            batch_size: windows per call of the image tower.
-            workers: processes that read pictures and cut them into windows; 0: this one does.
-        """
-        started, images = time.perf_counter(), 0
-        own = self.which.shards[process::processes]
-        stored = PixelCounts(folder).read()
-        left = [pair for pair in own if pair.key not in stored or not stored[pair.key].is_of(pair)]
-        seconds = dict.fromkeys((each.name for each in self.methods), 0.0)
-        broken: dict[str, str] = {}
-        # On a terminal alone, and of one process: the others do as much.
-        bar = tqdm(  # type: ignore[no-untyped-call]
-            total=len(own),
-            initial=len(own) - len(left),
-            desc=self.which.name,
-            unit=" images",
-            disable=None if process == 0 else True,
-        )
-        with bar, PixelCounts(folder).writer(process) as writer:
-            for opened in self._read(left, workers):
-                bar.update(1)
-                if opened.error is not None:
-                    broken[opened.key] = opened.error
-                    continue
-                features = encode_windows(
-                    self.backbone, opened.windows, method=self.patch_features, batch_size=batch_size
-                )
-                cells = {}
-                for each in self.methods:
-                    begun = time.perf_counter()
-                    cells[each.name] = self._cells(each, features, opened.labels)
-                    seconds[each.name] += time.perf_counter() - begun
-                writer.append(CountedPicture(opened.key, opened.sizes, opened.at, cells))
-                images += 1
-        return Counted(images, time.perf_counter() - started, seconds, broken)
-
-    def _read(self, pairs: Sequence[MaskedImage], workers: int) -> Iterable["_Opened"]:
-        layout = self.which.layout
-        dataset: Any = _Pictures(
-            pairs,
+    @property
+    def opening(self) -> "MaskedOpening":
+        """How workers open its images."""
+        return MaskedOpening(
             transform=self.backbone.image_transform(resize=False),
             patch=DenseTower(self.backbone.model).patch_size,
             sizes=self.sizes,
-            reduce_zero_label=layout.reduce_zero_label,
+            reduce_zero_label=self.which.layout.reduce_zero_label,
             classes=len(self.which.class_names),
         )
-        unchanged: Any = _unchanged
-        return DataLoader(
-            dataset, batch_size=None, num_workers=min(workers, len(pairs)), collate_fn=unchanged
-        )
+
+    def compute(self, prepared: tuple[Windows, Tensor]) -> dict[str, Tensor]:
+        """Return, by method, the `Cells` of one image."""
+        windows, labels = prepared
+        batch_size = self.asked.batch_size
+        features = encode_windows(self.backbone, windows, method=self.patch_features, batch_size=batch_size)
+        cells = {}
+        for each in self.methods:
+            begun = time.perf_counter()
+            cells[each.name] = self._cells(each, features, labels)
+            self.seconds[each.name] += time.perf_counter() - begun
+        return cells
+
+    def pack(self, computed: dict[str, Tensor]) -> tuple[dict[str, Any], bytes]:
+        """Return how many cells each method has, and all of them in bytes."""
+        content = b"".join(own.numpy().astype("<i4").tobytes() for own in computed.values())
+        return {"cells": {name: len(own) for name, own in computed.items()}}, content
 
     def _cells(self, method: PixelMethod, features: DenseFeatures, labels: Tensor) -> Tensor:
-        """Return the cells of a picture's confusion matrix that are not 0, as `CountedPicture` has them."""
+        """Return the cells of an image's confusion matrix that are not 0: (cells, 2) int32 on the CPU.
+
+        The position of a cell in the matrix, row by row, and its count.
+        """
         predicted = segment_patches(
             method.head,
             features,
@@ -209,14 +164,21 @@ class PixelRun:
         ).labels
         flat = confusion_matrix(labels, predicted, len(self.which.class_names)).flatten()
         positions = flat.nonzero()[:, 0]
-        return torch.stack([positions, flat[positions]], dim=1).int()
+        return torch.stack([positions, flat[positions]], dim=1).int().cpu()
 
 
-def counts_place(image_key: str, run: PixelRun) -> Path:
-    """Return where in a cache the counts of a run go, by the model whose `image_key` this is."""
-    which = run.which
-    used = quote(f"{which.convention}-{which.split}", safe="")
-    return Path(image_key[:16]) / which.name / f"{used}-{run.key(image_key)}"
+def stored_cells(cache: Cache, images: Iterable[Seen]) -> list[dict[str, Tensor]]:
+    """Return, by method, the cells of those images that could be scored, in order.
+
+    Raises:
+        FileNotFoundError: one of them is not in the cache.
+    """
+    found = []
+    for entry, _ in cache.places(images):
+        sizes = entry.content["cells"]
+        cells = torch.from_numpy(np.frombuffer(entry.read(), "<i4").copy()).reshape(-1, 2)
+        found.append(dict(zip(sizes, cells.split(list(sizes.values())), strict=True)))
+    return found
 
 
 def choose_methods(asked: ComparisonSettings, which: SegmentationSet) -> list[Method]:
@@ -237,62 +199,39 @@ def choose_methods(asked: ComparisonSettings, which: SegmentationSet) -> list[Me
     return found
 
 
-class _Opened(NamedTuple):
-    """A picture that was read: with windows and labels, or with an error."""
+@dataclass(frozen=True)
+class MaskedOpening:
+    """Opens an image with its mask, and cuts it into windows."""
 
-    key: str
-    at: float
-    sizes: tuple[int, int]
-    windows: Any
-    labels: Any
-    error: str | None
+    transform: ImageTransform
+    patch: int
+    sizes: WindowSizes
+    reduce_zero_label: bool
+    classes: int
 
+    def read(self, sample: Sample) -> Sequence[bytes]:
+        """Return the encoded image, and the mask that is its label."""
+        return sample.read(), mask_content(sample.key, Path(str(sample.label)))
 
-class _Pictures(Dataset[_Opened]):
-    """Pictures that are read with their masks, and cut into windows."""
-
-    def __init__(
-        self,
-        pairs: Sequence[MaskedImage],
-        *,
-        transform: ImageTransform,
-        patch: int,
-        sizes: WindowSizes,
-        reduce_zero_label: bool,
-        classes: int,
-    ) -> None:
-        self.pairs, self.transform, self.patch, self.sizes = pairs, transform, patch, sizes
-        self.reduce_zero_label, self.classes = reduce_zero_label, classes
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> _Opened:
-        pair, at = self.pairs[index], time.time()
-        try:
-            picture = Sample(pair.key, None, pair.image).open()
-            labels = self._labels(pair, picture)
-            windows = cut_windows(picture, self.transform, self.patch, self.sizes)
-            return _Opened(pair.key, at, file_sizes(pair), windows, labels, None)
-        except (OSError, ValueError) as error:
-            return _Opened(pair.key, at, (0, 0), None, None, str(error))
-
-    def _labels(self, pair: MaskedImage, picture: Image.Image) -> Tensor:
-        labels = read_mask(pair, reduce_zero_label=self.reduce_zero_label)
-        if tuple(labels.shape) != (picture.height, picture.width):
+    def open(self, sample: Sample, content: Sequence[bytes]) -> tuple[Windows, Tensor]:
+        """Return the windows, and the labels of the pixels."""
+        image = open_image(content[0], name=sample.key)
+        labels = mask_labels(content[1], sample.key, Path(str(sample.label)), self.reduce_zero_label)
+        if tuple(labels.shape) != (image.height, image.width):
             raise ValueError(
-                f"{pair.key}: the mask has {labels.shape[1]} x {labels.shape[0]} pixels, the picture "
-                f"{picture.width} x {picture.height}"
+                f"{sample.key}: the mask has {labels.shape[1]} x {labels.shape[0]} pixels, the picture "
+                f"{image.width} x {image.height}"
             )
         outside = labels[(labels != IGNORED) & ((labels < 0) | (labels >= self.classes))]
         if len(outside):
             raise ValueError(
-                f"{pair.key}: the mask has a label {int(outside[0])}; expected positions of {self.classes} "
+                f"{sample.key}: the mask has a label {int(outside[0])}; expected positions of {self.classes} "
                 f"classes, or {IGNORED}"
             )
         # A quarter of the bytes on the way from a worker.
-        return labels.to(torch.int16)
+        return cut_windows(image, self.transform, self.patch, self.sizes), labels.to(torch.int16)
 
-
-def _unchanged(opened: _Opened) -> _Opened:
-    return opened
+    def prepare(self, opened: list[tuple[Windows, Tensor]]) -> tuple[Windows, Tensor]:
+        """Return the one image of a shard."""
+        (only,) = opened
+        return only

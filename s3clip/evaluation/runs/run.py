@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,56 +11,15 @@ from s3clip.evaluation.benchmarks.sets import ClassificationSet, SegmentationSet
 from s3clip.evaluation.methods import CONTROL
 from s3clip.evaluation.report.comparison import versions
 from s3clip.evaluation.report.run import Run
-from s3clip.evaluation.runs.classification import score_set
-from s3clip.evaluation.runs.encoding import Encoded, check_model, encode_set, read_set, set_folder
-from s3clip.evaluation.runs.pixels import DEFAULT_FEATURES, Counted, PixelRun, counts_place
+from s3clip.evaluation.runs.cache import Cache
+from s3clip.evaluation.runs.classification import score_images
+from s3clip.evaluation.runs.embeddings import ImageJob, stored_rows
+from s3clip.evaluation.runs.encoding import check_model, encode, images_of
+from s3clip.evaluation.runs.pixels import DEFAULT_FEATURES, PixelJob
 from s3clip.evaluation.runs.processes import Processes
 from s3clip.evaluation.runs.segmentation import score_pixels
 from s3clip.evaluation.settings import ComparisonSettings, has_descriptors
 from s3clip.images.sources import BATCH_SIZE
-
-
-@dataclass(frozen=True)
-class _ImageJob:
-    """A set of classification in a run: its images become embeddings."""
-
-    which: ClassificationSet
-    backbone: Backbone
-    asked: dict[str, Any]
-
-    def place(self, key: str) -> Path:
-        return set_folder(Path(), key, self.which)
-
-    def encode(self, folder: Path, **work: int) -> Encoded:
-        return encode_set(self.which, self.backbone, folder, **work)
-
-    def score(
-        self, folder: Path, done: list[Encoded]
-    ) -> tuple[dict[str, Any], dict[str, bytes], dict[str, Any]]:
-        records, embeds = read_set(self.which, folder, self.backbone.dim)
-        benchmark, thumbnails, comparison = score_set(self.which, records, embeds, self.backbone, self.asked)
-        times = {
-            score.name: {"image_ms": score.image_ms, "fit_ms": score.fit_ms} for score in comparison.scores
-        }
-        return benchmark, thumbnails, times
-
-
-@dataclass(frozen=True)
-class _PixelJob:
-    """A set of segmentation in a run: its images become counts of pixels."""
-
-    run: PixelRun
-
-    def place(self, key: str) -> Path:
-        return counts_place(key, self.run)
-
-    def encode(self, folder: Path, **work: int) -> Counted:
-        return self.run.count(folder, **work)
-
-    def score(
-        self, folder: Path, done: list[Counted]
-    ) -> tuple[dict[str, Any], dict[str, bytes], dict[str, Any]]:
-        return score_pixels(self.run, folder, done)
 
 
 def _job(
@@ -70,15 +28,15 @@ def _job(
     asked: dict[str, Any],
     batch_size: int,
     patch_features: str,
-) -> _ImageJob | _PixelJob:
+) -> ImageJob | PixelJob:
     """Return the job of a set. What is asked and cannot be is refused here, before anything is encoded."""
     settings = ComparisonSettings(
         configs=None, control=CONTROL.name, batch_size=batch_size, adapt=(), **asked
     )
     if isinstance(which, SegmentationSet):
-        return _PixelJob(PixelRun(which, backbone, settings, patch_features))
+        return PixelJob(which, backbone, settings, patch_features)
     settings.chosen(can_encode=True, has_descriptors=has_descriptors(which.synonyms))
-    return _ImageJob(which, backbone, asked)
+    return ImageJob(which, backbone)
 
 
 def evaluate(
@@ -137,30 +95,40 @@ def evaluate(
         "seed": seed,
     }
     key = backbone.image_key()
+    folder = cache / key[:16]
     if own.index == 0:
-        check_model(cache, key, backbone)
+        check_model(folder, backbone)
     jobs = [_job(each, backbone, asked, batch_size, patch_features or DEFAULT_FEATURES) for each in sets]
     # Devices that differ may round differently: the first process says where in the cache things go.
-    folders = [cache / place for place in own.gather([job.place(key) for job in jobs])[0]]
+    places = own.gather([job.place(key) for job in jobs])[0]
+    shared = {place: Cache(folder / place) for place in places}
     work = {"process": own.index, "processes": own.count, "batch_size": batch_size, "workers": workers}
-    encoded = [job.encode(folder, **work) for job, folder in zip(jobs, folders, strict=True)]
-    everyone = own.gather((encoded, _peak_memory()))
+    # Every process waits for the others after each set: what it shares with the next is not encoded again.
+    everyone = [
+        own.gather(encode(job, shared[place], **work)) for job, place in zip(jobs, places, strict=True)
+    ]
+    memory = own.gather(_peak_memory())
     if own.index != 0:
         return None
 
     found, timing = [], []
     thumbnails: dict[str, bytes] = {}
-    for number, each in enumerate(sets):
+    for job, place, done in zip(jobs, places, everyone, strict=True):
         scoring = time.perf_counter()
-        done = [process[number] for process, _ in everyone]
         images = sum(process.images for process in done)
         seconds = max(process.seconds for process in done)
-        benchmark, pictures, times = jobs[number].score(folders[number], done)
+        stored, seen = shared[place], images_of(done)
+        stored.refresh()
+        if isinstance(job, PixelJob):
+            benchmark, pictures, times = score_pixels(job, stored, seen, done)
+        else:
+            rows = stored_rows(stored, seen, backbone.dim)
+            benchmark, pictures, times = score_images(job.which, seen, rows, backbone, asked)
         found.append(benchmark)
         thumbnails |= pictures
         timing.append(
             {
-                "name": each.name,
+                "name": job.which.name,
                 "images_encoded": images,
                 "encoding_seconds": round(seconds, 3),
                 "images_per_second": round(images / seconds, 1) if images else None,
@@ -185,7 +153,7 @@ def evaluate(
             "processes": own.count,
             "workers": workers,
             "device": own.device,
-            "peak_memory_mib": [_peak_memory(), *(memory for _, memory in everyone[1:])],
+            "peak_memory_mib": [_peak_memory(), *memory[1:]],
             "benchmarks": timing,
         },
     )

@@ -16,15 +16,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
 
 from s3clip import Backbone
 from s3clip.demo import model_folder
 from s3clip.evaluation import compare, compare_embeddings
-from s3clip.evaluation.runs.embeddings import ShardEmbeddings, StoredRows
-from s3clip.evaluation.runs.encoding import encode_set, read_set
+from s3clip.evaluation.runs.cache import Cache, content_id
+from s3clip.evaluation.runs.embeddings import ImageJob, StoredRows, stored_rows
+from s3clip.evaluation.runs.encoding import encode, images_of
 from s3clip.evaluation.runs.run import evaluate
-from s3clip.images.sources import Record
+from s3clip.evaluation.runs.store import Store
 from tests import ROOT, local_sets
 from tests.local_sets import BROKEN, IMAGES, open_digits, results, write_digits
 
@@ -49,64 +53,93 @@ def whole(digits, tmp_path_factory):
     return results(out)
 
 
-def records(n, broken=()):
-    return [Record("s", i, f"k{i}", i % 3, "cannot be read" if i in broken else None) for i in range(n)]
-
-
 # ---- what is on disk ------------------------------------------------------------------------------------
 
 
-def written(folder, batches=3, size=4, dim=5):
-    place = ShardEmbeddings(folder, "s", dim)
-    rows = np.random.default_rng(0).normal(size=(batches * size, dim)).astype(np.float32)
-    with place.writer([]) as writer:
-        for start in range(0, batches * size, size):
-            part = [replace(r, index=start + r.index, key=f"k{start + r.index}") for r in records(size)]
-            writer.append(part, rows[start : start + size])
-    return place, rows
+def written(folder, entries=3, size=80):
+    """A log of some entries, each with bytes."""
+    store, draw = Store(folder), random.Random(0)
+    made = [({"number": i, "name": f"{i}/\udcff"}, draw.randbytes(size)) for i in range(entries)]
+    with store.writer("log") as writer:
+        for content, data in made:
+            writer.append(content, data)
+    return folder / "log.jsonl", folder / "log.bin", made
 
 
-def rows_on_disk(place):
-    read = list(StoredRows.of([(place.rows_path, place.read().rows)], place.dim).split(7))
-    return torch.cat(read).numpy() if read else np.empty((0, place.dim), np.float32)
+def entries_of(folder):
+    found = []
+    for entry in Store(folder).new_entries():
+        assert entry.content.pop("bytes") == entry.size
+        del entry.content["crc32"]
+        found.append((entry.content, entry.read()))
+    return found
 
 
-def test_a_file_cut_off_anywhere_reads_as_whole_batches(tmp_path):
-    place, rows = written(tmp_path)
-    for path in (place.records_path, place.rows_path):
+def test_a_log_cut_off_anywhere_reads_as_whole_entries(tmp_path):
+    lines, data, made = written(tmp_path)
+    assert entries_of(tmp_path) == made
+    for path in (lines, data):
         content = path.read_bytes()
         for length in range(0, len(content), 7):
             path.write_bytes(content[:length])
-            stored = place.read()
-            batches = len(stored.batches)
-            assert stored.samples == 4 * batches
-            assert not stored.is_complete
-            if path == place.rows_path:  # as many batches as there are rows of
-                assert batches == length // (4 * 5 * 4)
-            else:
-                assert batches == content[:length].count(b"\n")
-            assert np.array_equal(rows_on_disk(place), rows[: 4 * batches])
+            whole = length // 80 if path == data else content[:length].count(b"\n")
+            assert entries_of(tmp_path) == made[:whole]
         path.write_bytes(content)
-    assert place.read().samples == 12
+
+
+@given(place=st.integers(0, 10**4), flipped=st.integers(1, 255), in_lines=st.booleans())
+def test_a_flipped_byte_ends_what_is_there(tmp_path_factory, place, flipped, in_lines):
+    lines, data, made = written(tmp_path_factory.mktemp("log"))
+    path = lines if in_lines else data
+    content = bytearray(path.read_bytes())
+    place %= len(content)
+    content[place] ^= flipped
+    path.write_bytes(content)
+    # A line that is split in two, or joined to the next, ends it too.
+    whole = lines.read_bytes()[:place].count(b"\n") if in_lines else place // 80
+    assert entries_of(lines.parent) == made[:whole]
 
 
 def test_rows_of_zeros_after_a_power_cut_are_not_taken_for_embeddings(tmp_path):
-    place, _ = written(tmp_path)
-    content = bytearray(place.rows_path.read_bytes())
+    _, data, made = written(tmp_path)
+    content = bytearray(data.read_bytes())
     content[80:160] = bytes(80)
-    place.rows_path.write_bytes(content)
-    assert place.read().samples == 4
+    data.write_bytes(content)
+    assert entries_of(tmp_path) == made[:1]
 
 
 @pytest.mark.parametrize(
-    "line", [b"5", b"[]", b"{}", b'{"records": 5}', b'{"records": [[1, 2, 3, 4]]}', b"\xff", b""]
+    "line", [b"5", b"[]", b"{}", b'{"ids":5}', b'{"a":1,"bytes":0,"crc32":1}', b"\xff", b""]
 )
 def test_a_line_that_is_something_else_ends_what_is_there(tmp_path, line):
-    place, rows = written(tmp_path)
-    lines = place.records_path.read_bytes().splitlines(keepends=True)
-    place.records_path.write_bytes(lines[0] + line + b"\n" + lines[2])
-    assert place.read().samples == 4
-    assert np.array_equal(rows_on_disk(place), rows[:4])
+    path, _, made = written(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + line + b"\n" + lines[2])
+    assert entries_of(tmp_path) == made[:1]
+
+
+def test_writing_goes_on_after_what_is_whole_and_readers_go_on_with_it(tmp_path):
+    path, _, made = written(tmp_path)
+    path.write_bytes(path.read_bytes()[:-5])
+    store = Store(tmp_path)
+    assert len(list(store.new_entries())) == 2
+    with store.writer("log") as writer, Store(tmp_path).writer("other") as other:
+        writer.append({"number": 7}, b"new")
+        other.append({"number": 8})
+    assert [entry.read() for entry in store.new_entries()] == [b"new", b""]
+    assert not list(store.new_entries())
+    assert entries_of(tmp_path) == [*made[:2], ({"number": 7}, b"new"), ({"number": 8}, b"")]
+
+
+def test_two_processes_do_not_write_one_log(tmp_path):
+    *_, made = written(tmp_path)
+    with (
+        Store(tmp_path).writer("log"),
+        pytest.raises(ValueError, match="another process is writing"),
+        Store(tmp_path).writer("log"),
+    ):
+        pass
+    assert entries_of(tmp_path) == made  # and the one that came second took nothing away
 
 
 def test_rows_of_several_files_are_read_as_of_one(tmp_path):
@@ -114,8 +147,8 @@ def test_rows_of_several_files_are_read_as_of_one(tmp_path):
     files, whole = [], []
     for number, count in enumerate((3, 0, 5, 4)):
         rows = draw.normal(size=(count + 2, 6)).astype("<f4")  # two more than are taken
-        (tmp_path / f"{number}.f32").write_bytes(rows.tobytes())
-        files.append((tmp_path / f"{number}.f32", count))
+        (tmp_path / f"{number}.bin").write_bytes(rows.tobytes())
+        files.append((tmp_path / f"{number}.bin", count))
         whole.append(torch.from_numpy(rows[:count]))
     stored, expected = StoredRows.of(files, 6), torch.cat(whole)
     chosen = torch.tensor([0, 2, 3, 7, 8, 11])
@@ -126,53 +159,31 @@ def test_rows_of_several_files_are_read_as_of_one(tmp_path):
                 assert torch.equal(found, plain)
 
 
-def test_writing_goes_on_after_what_is_kept(tmp_path):
-    place, rows = written(tmp_path)
-    place.records_path.write_bytes(place.records_path.read_bytes()[:-5])
-    with place.writer(place.read().batches) as writer:
-        writer.append([Record("s", 8, "new", None, "broken"), Record("s", 9, "newer", "cat")], rows[:1])
-        writer.finish()
-    stored = place.read()
-    assert stored.is_complete
-    assert [r.key for b in stored.batches for r in b.records] == [
-        *(f"k{i}" for i in range(8)),
-        "new",
-        "newer",
-    ]
-    assert np.array_equal(rows_on_disk(place), np.concatenate([rows[:8], rows[:1]]))
-
-
-def test_two_processes_do_not_write_one_shard(tmp_path):
-    place, _ = written(tmp_path)
-    with (
-        place.writer(place.read().batches),
-        pytest.raises(ValueError, match="another process is writing"),
-        place.writer([]),
-    ):
-        pass
-    assert place.read().samples == 12  # and the one that came second took nothing away
-
-
-def test_names_of_shards_stay_apart(tmp_path):
-    names = ["a/b", "a_b", "a b", "x" * 100 + "1", "x" * 100 + "2"]
-    assert len({ShardEmbeddings(tmp_path, name, 2).rows_path for name in names}) == len(names)
-
-
 # ---- encoding -------------------------------------------------------------------------------------------
+
+
+def encoded(opened, backbone, folder, **asked):
+    """Encode a set, and return how many images were, what became of all, and the embeddings."""
+    cache = Cache(folder)
+    done = encode(ImageJob(opened, backbone), cache, **asked)
+    cache.refresh()
+    images = images_of([done])
+    return done.images, [record for record, _ in images], stored_rows(cache, images, backbone.dim)
 
 
 def test_embeddings_are_those_of_the_model(backbone, digits, tmp_path):
     opened = open_digits(digits)
-    done = encode_set(opened, backbone, tmp_path, batch_size=7)
-    found, rows = read_set(opened, tmp_path, backbone.dim)
-    assert done.images == len(rows) == IMAGES
+    images, found, rows = encoded(opened, backbone, tmp_path, batch_size=7)
+    assert images == len(rows) == IMAGES
     assert [r.key for r in found if r.error] == [BROKEN]
     assert [r.key for r in found] == [s.key for shard in opened.shards for s in shard.samples()]
     pictures = [s.open() for shard in opened.shards for s in shard.samples() if s.key != BROKEN]
     with torch.no_grad():
         expected = backbone.encode_images(**backbone.preprocess(pictures))
     torch.testing.assert_close(torch.cat(list(rows.split(64))), expected, atol=1e-5, rtol=0)
-    assert encode_set(opened, backbone, tmp_path, batch_size=7).images == 0
+    again, as_before, same = encoded(opened, backbone, tmp_path, batch_size=7)
+    assert (again, as_before) == (0, found)
+    assert torch.equal(torch.cat(list(same.split(64))), torch.cat(list(rows.split(64))))
 
 
 def test_what_changed_is_encoded_again(backbone, digits, tmp_path):
@@ -180,31 +191,37 @@ def test_what_changed_is_encoded_again(backbone, digits, tmp_path):
     shutil.copytree(digits, copy)
     opened, cache = open_digits(copy), tmp_path / "cache"
 
-    def encoded():
-        return encode_set(opened, backbone, cache, batch_size=4).images
+    def images():
+        return encoded(opened, backbone, cache, batch_size=4)[0]
 
-    assert encoded() == IMAGES
+    assert images() == IMAGES
     files = sorted((copy / "3").iterdir())
-    shutil.copyfile(files[0], copy / "2" / "broken.png")  # the first of its shard
-    assert encoded() == 31
-    files[-1].rename(copy / "3" / "zzz-1.png")  # in the last batch, of two
-    assert encoded() == 2
+    new = Image.effect_noise((8, 8), 60)
+    new.save(copy / "2" / "broken.png")
+    assert images() == 1
+    shutil.copyfile(copy / "2" / "broken.png", copy / "3" / "zzz-1.png")  # the same under another name
+    files[-1].rename(copy / "3" / "zzz-2.png")
     later = time.time() + 5
-    os.utime(files[5], (later, later))  # in the second batch
-    assert encoded() == 26
+    os.utime(files[5], (later, later))
+    assert images() == 0
+    new.rotate(90).save(files[5])
     os.utime(files[5], (0, 0))
-    shutil.copyfile(files[0], copy / "3" / "zzzz-new.png")  # after the last
-    assert encoded() == 1
-    assert encoded() == 0
-    found, rows = read_set(opened, cache, backbone.dim)
+    assert images() == 1
+    assert images() == 0
+    _, found, rows = encoded(opened, backbone, cache)
     assert len(found) == len(rows) == IMAGES + 2
 
 
-def test_a_shard_that_is_not_done_is_named(backbone, digits, tmp_path):
+def test_what_a_machine_that_shares_no_cache_encoded_is_named(backbone, digits, tmp_path):
     opened = open_digits(digits)
-    encode_set(opened, backbone, tmp_path, process=0, processes=2)
-    with pytest.raises(FileNotFoundError, match="the embeddings of 1 are not here"):
-        read_set(opened, tmp_path, backbone.dim)
+    job, here = ImageJob(opened, backbone), Cache(tmp_path / "here")
+    first = encode(job, here, process=0, processes=2)
+    other = encode(job, Cache(tmp_path / "there"), process=1, processes=2)
+    assert first.images + other.images == IMAGES
+    here.refresh()
+    missing = other.seen[1][0].record.key
+    with pytest.raises(FileNotFoundError, match=f"what was made of {missing} is not here"):
+        stored_rows(here, images_of([first, other]), backbone.dim)
 
 
 def test_the_key_of_a_model_tells_weights_and_preprocessing_apart(backbone):
@@ -294,7 +311,8 @@ def test_images_of_no_class_are_left_out_counted_and_named(backbone, digits, tmp
     assert f"{150 - left_out} of 151 images" in run.markdown()
     assert f"{left_out} images of no class left out" in run.markdown()
     # The scores are those of the others alone.
-    records, rows = read_set(opened, next(tmp_path.glob("*/digits/own-test")), backbone.dim)
+    images, records, rows = encoded(opened, backbone, next(tmp_path.glob("*/embeddings")))
+    assert not images
     labels = [opened.class_names.index(r.label) for r in records if not r.error]
     kept = [i for i, label in enumerate(labels) if opened.class_names[label] not in gone]
     alone = compare(
@@ -345,7 +363,7 @@ def test_two_processes_give_the_results_of_one(whole, digits, tmp_path):
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert results(tmp_path / "out") == whole
     counted = Counter(log.read_text().splitlines())
-    assert len(counted) == IMAGES + 1
+    assert len(counted) == IMAGES
     assert set(counted.values()) == {1}
     assert json.loads((tmp_path / "out" / "run.json").read_text())["measured"]["processes"] == 2
 
@@ -365,16 +383,13 @@ def test_a_killed_run_goes_on_and_encodes_each_image_once(seed, whole, digits, t
     running.join()
     assert not (out / "run.json").exists()
 
-    opened = open_digits(digits)
-    on_disk = []
-    for folder in {path.parent for path in out.rglob("*.jsonl")}:
-        for shard in opened.shards:
-            batches = ShardEmbeddings(folder, shard.name, 64).read().batches
-            on_disk += [record.key for batch in batches for record in batch.records]
+    folders = {path.parent for path in out.rglob("*.jsonl")}
+    entries = [entry for folder in folders for entry in Store(folder).new_entries()]
+    on_disk = [each for entry in entries for each in entry.content.get("ids", [])]
     assert set(logs[0].read_text().splitlines()) <= set(on_disk)  # what was said to be written is there
     local_sets.main(digits, out, logs[1])
     assert results(out) == whole
-    every = [sample.key for shard in opened.shards for sample in shard.samples()]
+    every = [content_id([path.read_bytes()]).hex() for path in digits.rglob("*-*.png")]
     # What was in flight at the kill was not on disk: the tower saw it twice, but it is kept once.
     assert sorted(on_disk + logs[1].read_text().splitlines()) == sorted(every)
     assert 0 < len(on_disk) < len(every)

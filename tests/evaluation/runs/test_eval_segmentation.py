@@ -23,8 +23,9 @@ from s3clip.evaluation.benchmarks.masks import MaskedImage, read_mask
 from s3clip.evaluation.benchmarks.opening import open_benchmark
 from s3clip.evaluation.benchmarks.table import benchmarks, find_benchmark
 from s3clip.evaluation.methods import METHODS
-from s3clip.evaluation.runs.pixel_counts import PixelCounts
+from s3clip.evaluation.runs.cache import content_id
 from s3clip.evaluation.runs.run import evaluate
+from s3clip.evaluation.runs.store import Store
 from tests import ROOT, local_masks
 from tests.local_masks import ABSENT, BROKEN, LISTED, PICTURES, open_masks, write_masks, write_row
 from tests.local_sets import results
@@ -134,9 +135,7 @@ def test_benchmarks_are_read_as_mmseg_lays_them_out(name, tmp_path):
 
 def test_what_does_not_fit_is_refused(tmp_path):
     row = benchmarks()["ade20k150"]
-    with pytest.raises(
-        FileNotFoundError, match=r"not found; looked for .*images/validation; see docs/benchm"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"not found; looked for .*images/validation; see docs"):
         open_benchmark(row, tmp_path)
     folder = write_set(tmp_path, "ade20k150", ["a"])
     with pytest.raises(ValueError, match=r"expected 150 classes, got 10 \(in its synonyms\)"):
@@ -167,7 +166,7 @@ def test_reduce_zero_label(tmp_path):
     ("layout", "message"),
     [
         ({"threshold": 0.1, "reduce_zero_label": True}, "threshold: it makes pixels background"),
-        ({"threshold": 2}, "threshold: must be 1.0 or less, not 2"),
+        ({"threshold": 2}, "threshold: must be 1 or less, not 2"),
         ({"window": 0}, "window: must be above 0, not 0"),
         ({"suffix": ".png"}, "suffix: is not known"),
     ],
@@ -380,17 +379,21 @@ def test_a_killed_run_goes_on_and_encodes_each_picture_once(seed, whole, data, t
     running.join()
     assert not (out / "run.json").exists()
 
-    on_disk = [key for folder in {path.parent for path in out.rglob("*.jsonl")} for key in counted(folder)]
+    on_disk = [each for folder in {path.parent for path in out.rglob("*.jsonl")} for each in counted(folder)]
     assert set(logs[0].read_text().splitlines()) <= set(on_disk)  # what was said to be written is there
     local_masks.main(data, out, logs[1])
     assert results(out) == whole
-    good = [pair.key for pair in open_masks(data).shards if pair.key not in BROKEN]
-    assert sorted(on_disk + logs[1].read_text().splitlines()) == good
+    good = [
+        content_id([pair.image.read_bytes(), pair.mask.read_bytes()]).hex()
+        for pair in open_masks(data).shards
+        if pair.key not in BROKEN
+    ]
+    assert sorted(on_disk + logs[1].read_text().splitlines()) == sorted(good)
     assert 0 < len(on_disk) < len(good)
 
 
 def counted(folder):
-    return list(PixelCounts(folder).read())
+    return [each for entry in Store(folder).new_entries() for each in entry.content.get("ids", [])]
 
 
 def test_a_file_cut_off_anywhere_reads_as_whole_pictures(whole, data, tmp_path):
@@ -400,7 +403,8 @@ def test_a_file_cut_off_anywhere_reads_as_whole_pictures(whole, data, tmp_path):
     keys = counted(path.parent)
     for length in range(0, len(content), 97):
         path.write_bytes(content[:length])
-        assert counted(path.parent) == keys[: content[:length].count(b"\n")]
+        lines = [line for line in content[:length].splitlines(keepends=True) if line.endswith(b"\n")]
+        assert counted(path.parent) == keys[: sum(b'"ids":' in line for line in lines)]
     for damaged in (b"\0" * 40 + content[40:], b"{}\n" + content, b"17\n" + content):
         path.write_bytes(damaged)
         assert not counted(path.parent)
@@ -439,8 +443,11 @@ def test_two_runs_do_not_write_one_file(backbone, data, tmp_path):
     pytest.importorskip("fcntl")
     evaluate([open_masks(data)], backbone=backbone, cache=tmp_path, bootstrap=5)
     (path,) = tmp_path.rglob("*.jsonl")
-    with PixelCounts(path.parent).writer(0), pytest.raises(ValueError, match="another process is writing"):
-        evaluate([open_masks(data)], backbone=backbone, cache=tmp_path, bootstrap=5)
+    with Store(path.parent).writer(path.stem):
+        evaluate([open_masks(data)], backbone=backbone, cache=tmp_path, bootstrap=5)  # which has all
+        path.write_bytes(b"")
+        with pytest.raises(ValueError, match="another process is writing"):
+            evaluate([open_masks(data)], backbone=backbone, cache=tmp_path, bootstrap=5)
 
 
 # ---- the command ----------------------------------------------------------------------------------------
