@@ -3,8 +3,8 @@
     python examples/studies/gpu_check.py       # needs a GPU: 256 images, 21,000 classes x 30 texts, bfloat16
     python examples/studies/gpu_check.py --device cpu --share 0.01
 
-Medians of interleaved repeats. On a GPU with Triton the fused kernel (S3CLIP_TRITON=1, experimental) is timed
-beside the default torch path, after a comparison of their scores.
+Medians of interleaved repeats. On a GPU with Triton the fused kernel (a head's `fused=True`, experimental) is
+timed beside the default torch path, after a comparison of their scores.
 """
 
 import argparse

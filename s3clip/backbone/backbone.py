@@ -87,6 +87,7 @@ class Backbone(nn.Module):
         self.name = name or getattr(model, "name_or_path", None) or None
         self.revision = getattr(getattr(model, "config", None), "_commit_hash", None) or revision
         self.has_text_tower = True
+        self._dropped: dict[str, Tensor] = {}
         self.unshared_because: str | None = None
         self.image_inputs = () if self._family.is_open_clip else accepted_image_inputs(model)
         self._scale_name = next(name for name in self._family.scales if hasattr(model, name))
@@ -309,12 +310,14 @@ class Backbone(nn.Module):
         """
         if not self.has_text_tower:
             return
+        # Which text tower it was must be known when another is to go on with its work.
+        dropped = {part: rows for part, rows in self.fingerprint().items() if part != "image"}
         drop_text_side(self.model, self._family.text_side)
-        self.has_text_tower = False
+        self.has_text_tower, self._dropped = False, dropped
 
     def fingerprint(self) -> dict[str, Tensor]:
         """Return embeddings of fixed inputs that tell this backbone from another: `identity.fingerprint`."""
-        return identity.fingerprint(self)
+        return {**self._dropped, **identity.fingerprint(self)}
 
     def text_key(self) -> bytes:
         """Return 32 bytes by which a cache of texts tells backbones apart: `identity.text_key`."""
