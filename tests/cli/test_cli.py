@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -263,6 +264,11 @@ def test_heat_maps_beside_the_images_that_are_safe(tmp_path: Path):
     assert result.exit_code == 0, result.output
     assert before == {name: (tmp_path / name).read_bytes() for name in before}
     assert list(tmp_path.glob("a-*.png"))
+
+
+def test_commands_print_in_one_way():
+    for path in Path(cli.__file__).parent.glob("*.py"):
+        assert not re.search(r"\b(echo|secho|print|sys\.stdout|stderr\.write)\(", path.read_text()), path
 
 
 def test_what_is_printed_moves_no_cursor(tmp_path: Path):
