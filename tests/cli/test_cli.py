@@ -48,6 +48,7 @@ def command(*arguments: object, **more: object) -> subprocess.CompletedProcess[s
     return subprocess.run(line, capture_output=True, text=True, check=False, **more)
 
 
+@pytest.mark.filterwarnings("ignore:.*passed over")
 def test_files_folders_and_globs(fitted: Path, photos: Path):
     for images in ([photos], [photos / "more" / "a.png", photos / "*.*"], [photos / "**" / "*.*", photos]):
         if "*" in str(images[-1]):
@@ -58,6 +59,7 @@ def test_files_folders_and_globs(fitted: Path, photos: Path):
         assert found == {"a.png": "zero", "b.png": "one", "c.JPG": "seven"}
 
 
+@pytest.mark.filterwarnings("ignore:.*passed over")
 def test_formats_agree(fitted: Path, photos: Path):
     as_json = json.loads(run("predict", photos, "--head", fitted, "--top-k", 2, "--format", "json").stdout)
     text = run("predict", photos, "--head", fitted, "--top-k", 2, "--format", "csv").stdout
