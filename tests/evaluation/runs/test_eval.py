@@ -315,7 +315,7 @@ def test_images_of_no_class_are_left_out_counted_and_named(backbone, digits, tmp
     assert f"{150 - left_out} of 151 images" in run.markdown()
     assert f"{left_out} images of no class left out" in run.markdown()
     # The scores are those of the others alone.
-    images, records, rows = encoded(opened, backbone, next(tmp_path.glob("*/embeddings")))
+    images, records, rows = encoded(opened, backbone, next(tmp_path.glob("*/embeddings-*")))
     assert not images
     labels = [opened.class_names.index(r.label) for r in records if not r.error]
     kept = [i for i, label in enumerate(labels) if opened.class_names[label] not in gone]
