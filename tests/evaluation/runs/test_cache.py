@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import tarfile
-from typing import ClassVar
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
