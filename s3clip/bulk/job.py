@@ -15,7 +15,7 @@ import torch
 from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
 from s3clip._version import __version__
-from s3clip.arguments import is_count, is_number
+from s3clip.arguments import is_count, is_number, plain
 from s3clip.backbone.identity import check_fingerprint
 from s3clip.bulk.decoding import EMBEDDING_BATCH, EMBEDDING_PART, RowsPer
 from s3clip.bulk.embedding_shards import EmbeddingFile
@@ -102,6 +102,7 @@ def label(
         ImportError: an extra is missing: `ray`, `lance`, or the package of a store.
     """
     _check(engine, workers, top_k, max_error_share, batch_size, part_size)
+    top_k, batch_size, part_size, workers = map(plain, (top_k, batch_size, part_size, workers))
     output = Output(out)
     output.check()
     found = list_files([inputs] if isinstance(inputs, str | os.PathLike) else inputs, output)

@@ -1,10 +1,9 @@
 """The settings of a comparison, checked, and the methods that it compares."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
-from s3clip.arguments import is_count
+from s3clip.arguments import whole_number
 from s3clip.config import HeadConfig
 from s3clip.evaluation.methods import ADAPTED, METHODS, Method
 from s3clip.space.shift import ADAPTATIONS
@@ -16,7 +15,8 @@ def has_descriptors(synonyms: SynonymSet) -> bool:
     return any(each.descriptors for each in synonyms.classes)
 
 
-class ComparisonSettings(NamedTuple):
+@dataclass(frozen=True)
+class ComparisonSettings:
     """The arguments that `compare` and `compare_embeddings` share; see there."""
 
     methods: Sequence[str] | None
@@ -29,9 +29,23 @@ class ComparisonSettings(NamedTuple):
     batch_size: int
     adapt: Sequence[str]
 
+    def __post_init__(self) -> None:
+        """Check them one by one; numbers may be of any type that is one, and become plain."""
+        for name in ("min_images", "bootstrap", "draws", "batch_size", "seed"):
+            number = whole_number(getattr(self, name), name, least=0 if name == "seed" else 1)
+            object.__setattr__(self, name, number)
+        for name in ("methods", "adapt"):
+            if isinstance(getattr(self, name), str):
+                raise TypeError(f"{name}: expected a list of names, got {getattr(self, name)!r}")
+        if unknown := [adaptation for adaptation in self.adapt if adaptation not in ADAPTATIONS]:
+            raise ValueError(f"adapt: unknown adaptation {unknown[0]!r}; known: {', '.join(ADAPTATIONS)}")
+
     def chosen(self, *, can_encode: bool, has_descriptors: bool) -> list[Method]:
-        """Check the settings, and return the methods that are compared."""
-        self._check()
+        """Return the methods that are compared.
+
+        Raises:
+            ValueError: one that is not known, or that lacks what it needs.
+        """
         configs = dict(self.configs or {})
         if taken := sorted(set(configs) & set(METHODS)):
             raise ValueError(f"configs: {taken[0]!r} is the name of a method already; choose another")
@@ -60,13 +74,3 @@ class ComparisonSettings(NamedTuple):
             for adaptation in dict.fromkeys(self.adapt)
         ]
         return [*found, *own, *adapted]
-
-    def _check(self) -> None:
-        for name in ("min_images", "bootstrap", "draws", "batch_size"):
-            if not is_count(getattr(self, name)):
-                raise ValueError(f"{name}: expected a whole number >= 1, got {getattr(self, name)!r}")
-        for name in ("methods", "adapt"):
-            if isinstance(getattr(self, name), str):
-                raise TypeError(f"{name}: expected a list of names, got {getattr(self, name)!r}")
-        if unknown := [adaptation for adaptation in self.adapt if adaptation not in ADAPTATIONS]:
-            raise ValueError(f"adapt: unknown adaptation {unknown[0]!r}; known: {', '.join(ADAPTATIONS)}")
