@@ -167,12 +167,10 @@ class Chat:
     def _failure(self, error: Exception) -> tuple[int | None, str, float | None]:
         """Return the status, a line for people, and the seconds of Retry-After; none holds the key."""
         response = getattr(error, "response", None)
-        if (
-            type(error).__name__ == "OfflineModeIsEnabled"
-        ):  # huggingface_hub's client then goes nowhere at all
+        if type(error).__name__ == "OfflineModeIsEnabled":
             raise GenerationError(
-                f"{self._model}: HF_HUB_OFFLINE is set, which keeps huggingface_hub's client from every server, "
-                f"that of base_url too; run this command with HF_HUB_OFFLINE=0"
+                f"{self._model}: HF_HUB_OFFLINE is set, which keeps huggingface_hub's client from every "
+                f"server, that of base_url too; run this command with HF_HUB_OFFLINE=0"
             )
         if response is None:
             timed_out = isinstance(error, TimeoutError) or "Timeout" in type(error).__name__
