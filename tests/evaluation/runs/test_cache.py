@@ -8,7 +8,9 @@ import os
 import shutil
 import tarfile
 from dataclasses import replace
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,6 +25,7 @@ from s3clip.evaluation.runs.cache import Cache
 from s3clip.evaluation.runs.embeddings import ImageJob, stored_rows
 from s3clip.evaluation.runs.encoding import encode, images_of
 from s3clip.evaluation.runs.run import evaluate
+from tests.hub_server import Repository
 from tests.local_masks import open_masks, write_masks, write_row
 
 pa = pytest.importorskip("pyarrow")
@@ -193,6 +196,13 @@ def weight(world, data):
         tower[name].view(-1)[data.draw(st.integers(0, tower[name].numel() - 1))] += 0.5
 
 
+def text_tower(world, data):
+    tower = world.copy_model().model.text_model
+    with torch.no_grad():
+        data.draw(st.sampled_from(sorted(tower.parameters(), key=torch.numel))).mul_(1.5)
+    return 0
+
+
 def batch_size(world, data):
     world.work["batch_size"] = data.draw(st.integers(1, 9))
     return 0
@@ -203,7 +213,7 @@ def nothing(world, data):
 
 
 MODEL = [image_processor, weight, batch_size, nothing]
-IMAGES = [images, another_set, order, gone, more, broken, repaired, *MODEL]
+IMAGES = [images, another_set, order, gone, more, broken, repaired, text_tower, *MODEL]
 
 
 @pytest.mark.parametrize("kind", ["folders", "webdataset", "parquet"])
@@ -237,6 +247,36 @@ def test_a_change_amid_a_large_tar_that_keeps_its_size_and_time_is_seen(backbone
     world.contents[3] = bitmap(next(NEW)) + bytes(50_000)
     world.write()
     assert embedded(backbone, world.folder, tmp_path / "cache")[0] == 1
+
+
+def test_a_function_that_prepares_images_is_the_same_in_the_next_process(backbone, tmp_path):
+    """Its `repr` has an address, which another run has elsewhere."""
+
+    class OpenClip(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.logit_scale, self.visual = torch.nn.Parameter(torch.tensor(3.0)), torch.nn.Linear(3, 8)
+
+        def encode_image(self, pixels):
+            return self.visual(pixels.mean((2, 3)))
+
+        def encode_text(self, tokens):
+            return torch.zeros(len(tokens), 8)
+
+    def preprocess():
+        return lambda image: to_tensor(image)
+
+    def to_tensor(image):
+        return torch.tensor(np.asarray(image.resize((4, 4)))).movedim(2, 0) / 255
+
+    write_images(tmp_path, "folders", [bitmap(i) for i in range(5)])
+    model, functions = OpenClip(), [preprocess(), preprocess()]
+    assert repr(functions[0]) != repr(functions[1])
+    found = [
+        embedded(Backbone(model, (lambda texts: torch.zeros(len(texts), 4).long(), each)), tmp_path, tmp_path)
+        for each in functions
+    ]
+    assert [images for images, *_ in found] == [5, 0]
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -280,7 +320,7 @@ def test_sets_share_what_they_have_in_common(backbone, tmp_path):
 class PixelWorld(World):
     """Three images with masks, as bitmaps, whose sizes do not hang on what they show."""
 
-    layout = {"images": 3, "image_suffix": ".bmp", "mask_suffix": ".bmp"}
+    layout: ClassVar = {"images": 3, "image_suffix": ".bmp", "mask_suffix": ".bmp"}
 
     def __init__(self, root, source, backbone):
         self.root, self.backbone, self.work, self.folder = root, backbone, {}, root / "set"
@@ -354,3 +394,31 @@ def test_cached_counts_are_those_of_a_fresh_run(backbone, tmp_path_factory):
         assert world.run("cache")[0] == 0
 
     law()
+
+
+def test_what_was_streamed_is_not_fetched_again_until_there_is_another_commit(hub, backbone, tmp_path):
+    contents = [bitmap(i) for i in range(4)]
+    repository = hub.repositories["me/set"] = Repository()
+
+    def publish():
+        repository.add({"test/0.tar": tar_bytes(contents)})
+
+    def counted():
+        hub.requests.clear()
+        images = embedded(backbone, tmp_path, tmp_path / "stored")[0]
+        return images, sum("GET" in request and "0.tar" in request for request in hub.requests)
+
+    publish()
+    write_images(tmp_path, "folders", contents)
+    row = json.loads((tmp_path / "own.json").read_text())
+    row["conventions"]["own"]["layouts"] = [{"kind": "webdataset", "hub": "me/set"}]
+    (tmp_path / "own.json").write_text(json.dumps(row))
+    images, fetched = counted()
+    assert images == 4
+    assert fetched
+    assert counted() == (0, 0)
+    contents[1] = bitmap(next(NEW))
+    publish()
+    images, fetched = counted()
+    assert images == 1
+    assert fetched
