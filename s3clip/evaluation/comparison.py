@@ -134,7 +134,7 @@ def compare_embeddings(
     """Score every method that needs no text encoded, on embeddings computed before.
 
     `embeddings` has one (n_c, dim) tensor per class, its first row the class's own name, and `class_names` a
-    name for each. `image_embeds` is (images, dim), of any length but zero; with `adapt`, (images, views, dim).
+    name for each. `image_embeds` is (images, dim), any length but zero; with `adapt`, (images, views, dim).
     Labels are positions or names. `logit_scale` multiplies the cosines, by 100 for OpenAI's CLIP. The others
     are those of `compare`.
 
