@@ -240,10 +240,9 @@ def from_embeddings(
         ValueError: counts or shapes that do not agree, an empty class, or a scale that is not > 0.
         TypeError: names or texts that are not strings.
     """
-    if isinstance(logit_scale, Tensor):
-        logit_scale = logit_scale.item()
-    if logit_scale is not None and not (is_number(logit_scale) and 0 < logit_scale < math.inf):
-        raise ValueError(f"logit_scale: expected a finite number > 0, got {logit_scale}")
+    scale: float | None = plain(logit_scale)
+    if scale is not None and not (is_number(scale) and 0 < scale < math.inf):
+        raise ValueError(f"logit_scale: expected a finite number > 0, got {scale}")
     names, rows = checked_rows(embeddings, class_names)
     if texts is not None and [len(own) for own in texts] != [len(own) for own in rows]:
         raise ValueError("texts: expected one text for every row of embeddings, class by class")
@@ -253,7 +252,7 @@ def from_embeddings(
         FittedClass(name=name, rows=len(own), texts=None if texts is None else list(texts[i]))
         for i, (name, own) in enumerate(zip(names, rows, strict=True))
     )
-    return ClassSpace(torch.cat(rows), classes, config, fitted_logit_scale=plain(logit_scale))
+    return ClassSpace(torch.cat(rows), classes, config, fitted_logit_scale=scale)
 
 
 def facts_of(backbone: Backbone, known: BackboneFacts | None) -> BackboneFacts:

@@ -1,10 +1,9 @@
 """The settings of a comparison, checked, and the methods that it compares."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
-from s3clip.arguments import is_count
+from s3clip.arguments import plain, whole_number
 from s3clip.config import HeadConfig
 from s3clip.evaluation.methods import ADAPTED, METHODS, Method
 from s3clip.space.shift import ADAPTATIONS
@@ -16,7 +15,8 @@ def has_descriptors(synonyms: SynonymSet) -> bool:
     return any(each.descriptors for each in synonyms.classes)
 
 
-class ComparisonSettings(NamedTuple):
+@dataclass(frozen=True)
+class ComparisonSettings:
     """The arguments that `compare` and `compare_embeddings` share; see there."""
 
     methods: Sequence[str] | None
@@ -30,8 +30,7 @@ class ComparisonSettings(NamedTuple):
     adapt: Sequence[str]
 
     def chosen(self, *, can_encode: bool, has_descriptors: bool) -> list[Method]:
-        """Check the settings, and return the methods that are compared."""
-        self._check()
+        """Return the methods that are compared; ValueError for one that is not known or cannot be."""
         configs = dict(self.configs or {})
         if taken := sorted(set(configs) & set(METHODS)):
             raise ValueError(f"configs: {taken[0]!r} is the name of a method already; choose another")
@@ -61,10 +60,11 @@ class ComparisonSettings(NamedTuple):
         ]
         return [*found, *own, *adapted]
 
-    def _check(self) -> None:
+    def __post_init__(self) -> None:
+        """Check the settings."""
         for name in ("min_images", "bootstrap", "draws", "batch_size"):
-            if not is_count(getattr(self, name)):
-                raise ValueError(f"{name}: expected a whole number >= 1, got {getattr(self, name)!r}")
+            object.__setattr__(self, name, whole_number(getattr(self, name), name))
+        object.__setattr__(self, "seed", plain(self.seed))
         for name in ("methods", "adapt"):
             if isinstance(getattr(self, name), str):
                 raise TypeError(f"{name}: expected a list of names, got {getattr(self, name)!r}")

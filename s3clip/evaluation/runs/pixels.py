@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -188,7 +188,7 @@ def choose_methods(asked: ComparisonSettings, which: SegmentationSet) -> list[Me
         ValueError: one that is not known, or has its texts drawn.
     """
     names = METHODS_PER_PIXEL if asked.methods is None else asked.methods
-    found = asked._replace(methods=names).chosen(
+    found = replace(asked, methods=names).chosen(
         can_encode=True, has_descriptors=has_descriptors(which.synonyms)
     )
     if drawn := next((each.name for each in found if each.random), None):
