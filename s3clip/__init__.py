@@ -1,4 +1,28 @@
-"""Zero-shot classification with synonymous semantic spaces: a drop-in head for CLIP-like models."""
+"""Zero-shot classification with synonymous semantic spaces: a drop-in head for CLIP-like models.
+
+The method in the order in which it runs, which is the order to read it in; on the right the public names:
+
+    texts.synonyms              words of every class                  SynonymSet, SynonymClass
+    texts.prompts               words to prompts
+    backbone.encoding           prompts to rows, one a text
+    backbone.backbone           one interface to every dual encoder   Backbone
+    space.rips                  the Rips complex of a class
+    space.scale_rules           its scale
+    space.synonymous_space      what is kept
+    space.metrics               how near an image is to it
+    space.folding               all classes at once
+    config                      the settings                          HeadConfig
+    class_space                 the fitted value                      Calibration
+    head                        all of it together                    SynonymousSpaceHead
+    prediction.answers          logits to answers                     Prediction
+    prediction.adaptation       spaces shifted to each image          TestTimeAdapter
+    integrations.estimator      scikit-learn                          SynonymousSpaceClassifier
+    integrations.linear         one matrix                            build_zero_shot_classifier
+    integrations.onnx           other runtimes                        export_onnx
+    integrations.pipeline       transformers                          S3ZeroShotImageClassificationPipeline
+
+docs/development.md has the other rooms, and how data flows through them.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

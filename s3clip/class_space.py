@@ -255,6 +255,12 @@ def from_embeddings(
     return ClassSpace(torch.cat(rows), classes, config, fitted_logit_scale=scale)
 
 
+def joined(known: BackboneFacts | None, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a fingerprint: of images as found now, of texts by the text tower that encoded the classes."""
+    recorded = {} if known is None else known.fingerprint
+    return {**found, **{part: rows for part, rows in recorded.items() if part != "image" or not found}}
+
+
 def facts_of(backbone: Backbone, known: BackboneFacts | None) -> BackboneFacts:
     """Return what there is to say of a backbone.
 
@@ -271,7 +277,7 @@ def facts_of(backbone: Backbone, known: BackboneFacts | None) -> BackboneFacts:
         activation=backbone.activation,
         logit_scale=backbone.logit_scale().item(),
         logit_bias=None if bias is None else bias.item(),
-        fingerprint={**({} if known is None else known.fingerprint), **backbone.fingerprint()},
+        fingerprint=joined(known, backbone.fingerprint()),
     )
 
 
@@ -302,6 +308,7 @@ def from_state(state: dict[str, Any], raw: Tensor, owners: Tensor) -> ClassSpace
     facts, calibration, templates = state["backbone"], state["calibration"], state["templates"]
     if facts is not None:
         vectors = {part: torch.tensor(rows) for part, rows in facts["fingerprint"].items()}
+        vectors = {p: v if v.is_floating_point() else v.to(torch.uint8) for p, v in vectors.items()}
         reference = BackboneReference.model_validate(facts["reference"])
         facts = BackboneFacts(**{**facts, "reference": reference, "fingerprint": vectors})
     space = ClassSpace(
@@ -409,6 +416,11 @@ def merge(space: ClassSpace, other: ClassSpace) -> ClassSpace:
             f"other: its texts lie in another space, of dimension {other.raw.shape[1]} "
             f"({'with' if others else 'without'} a known backbone), those of this head in one of "
             f"{space.raw.shape[1]} ({'with' if own else 'without'}); fit both on one backbone"
+        )
+    if ("texts" in own) != ("texts" in others):
+        raise ValueError(
+            "other: nothing says which text tower encoded the classes of one of the two, so they may not fit "
+            "together; fit one again on the whole model"
         )
     check_fingerprint(own, others, "other")
     for argument, mine, its in (

@@ -92,9 +92,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
 
         `config` and `fused` are as for the constructor, the rest as for `Backbone.from_pretrained`.
         """
-        backbone = Backbone.from_pretrained(
-            os.fspath(name), revision=revision, dtype=dtype, device=device, **kwargs
-        )
+        backbone = Backbone.from_pretrained(name, revision=revision, dtype=dtype, device=device, **kwargs)
         return cls(backbone, config=config, fused=fused)
 
     # ---- fitting ------------------------------------------------------------------------------------------
@@ -127,8 +125,9 @@ class SynonymousSpaceHead(ClassSpaceModule):
         synonyms = SynonymSet.read(classes)
         chosen = templates if templates is not None else synonyms.templates
         resolved = resolve_templates(DEFAULT_TEMPLATES if chosen is None else chosen)
-        named, raw = self._encoded(synonyms, resolved, batch_size, progress, cache)
-        return self._take(ClassSpace(raw, named, self.config, resolved, self._known_facts()))
+        encoding: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "cache": cache}
+        named, raw = self._encoded(synonyms, resolved, adding=False, **encoding)
+        return self._take(ClassSpace(raw, named, self.config, resolved, self._kept_facts()))
 
     def fit_embeddings(
         self,
@@ -152,7 +151,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
                 f"embeddings: expected the backbone's dimension {self.backbone.dim}, got {space.raw.shape[1]}"
             )
         # Without a backbone, what an artifact said of one holds for its embeddings only.
-        return self._take(replace(space, backbone=self._known_facts() if self.backbone else None))
+        return self._take(replace(space, backbone=self._kept_facts() if self.backbone else None))
 
     def add_classes(
         self, classes: Any, *, batch_size: int = 256, progress: bool | None = None, cache: bool = True
@@ -167,10 +166,9 @@ class SynonymousSpaceHead(ClassSpaceModule):
             raise ValueError(
                 "add_classes: this head was fitted from embeddings; fit it again with all of them"
             )
-        synonyms = SynonymSet.read(classes)
-        return self._take(
-            spaces.add(space, *self._encoded(synonyms, space.templates, batch_size, progress, cache))
-        )
+        encoding: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "cache": cache}
+        added = self._encoded(SynonymSet.read(classes), space.templates, adding=True, **encoding)
+        return self._take(spaces.add(space, *added))
 
     def remove_classes(self, classes: int | str | Iterable[int | str]) -> "SynonymousSpaceHead":
         """Drop classes by position or by name; nothing is encoded again: `s3clip.class_space.drop`."""
@@ -201,6 +199,9 @@ class SynonymousSpaceHead(ClassSpaceModule):
         """Free the memory of the text tower, which is not needed once classes are fitted."""
         if self.backbone is None:
             raise ValueError("drop_text_tower: this head has no backbone")
+        if self._fitted is not None:
+            # Which text tower it was must be known when another is to go on with its work.
+            self._fitted.value = self.class_space
         self.backbone.drop_text_tower()
         return self
 
@@ -252,9 +253,9 @@ class SynonymousSpaceHead(ClassSpaceModule):
         Those of texts are of the text tower that made the embeddings, where it has been dropped since. Empty
         for a head that never had a backbone.
         """
-        facts = self._known_facts()
-        known = {} if facts is None else facts.fingerprint
-        return known if self.backbone is None else {**known, **self.backbone.fingerprint()}
+        return spaces.joined(
+            self._known_facts(), {} if self.backbone is None else self.backbone.fingerprint()
+        )
 
     def extra_repr(self) -> str:
         """What `print(head)` shows besides the submodules."""
@@ -417,21 +418,25 @@ class SynonymousSpaceHead(ClassSpaceModule):
     def _device(self) -> torch.device | None:
         return None if self.backbone is None else self.backbone.device
 
+    def _kept_facts(self) -> BackboneFacts | None:
+        """What stays known when all classes are encoded anew: nothing where a text tower is here to ask."""
+        return None if self.backbone is not None and self.backbone.has_text_tower else self._known_facts()
+
     def _known_facts(self) -> BackboneFacts | None:
         """What an artifact, or a text tower that was dropped, said of the backbone."""
         return None if self._fitted is None else self._fitted.value.backbone
 
     def _encoded(
-        self, synonyms: SynonymSet, templates: Sequence[str], size: int, progress: bool | None, cache: bool
+        self, synonyms: SynonymSet, templates: Sequence[str], *, adding: bool, **encoding: Any
     ) -> tuple[tuple[FittedClass, ...], Tensor]:
-        texts, raw = encode_classes(
-            self._text_backbone(), synonyms, templates, batch_size=size, progress=progress, cache=cache
-        )
+        texts, raw = encode_classes(self._text_backbone(adding), synonyms, templates, **encoding)
         return spaces.named_classes(synonyms, texts), raw
 
-    def _text_backbone(self) -> Backbone:
+    def _text_backbone(self, adding: bool) -> Backbone:
         """The backbone if it still has its text tower, else one loaded for this use alone."""
         if self.backbone is not None and self.backbone.has_text_tower:
+            if adding and self._known_facts() is not None:
+                check_fingerprint(self.fingerprint(), self.backbone.fingerprint(), "classes")
             return self.backbone
         named, facts = self.backbone, self._known_facts()
         if named is not None:
@@ -440,4 +445,4 @@ class SynonymousSpaceHead(ClassSpaceModule):
             reference = facts.reference
         else:
             raise ValueError("classes: this head has no backbone to encode texts with; use fit_embeddings()")
-        return open_text_tower(reference, self.fingerprint(), **self._hub)
+        return open_text_tower(reference, self.fingerprint(), adding=adding, **self._hub)

@@ -3,11 +3,12 @@
     python examples/studies/gpu_check.py       # needs a GPU: 256 images, 21,000 classes x 30 texts, bfloat16
     python examples/studies/gpu_check.py --device cpu --share 0.01
 
-Medians of interleaved repeats. On a GPU with Triton the fused kernel (S3CLIP_TRITON=1, experimental) is timed
-beside the default torch path, after a comparison of their scores.
+Medians of interleaved repeats. On a GPU with Triton the fused kernel (a head's `fused=True`, experimental) is
+timed beside the default torch path, after a comparison of their scores.
 """
 
 import argparse
+from dataclasses import replace
 from importlib.util import find_spec
 
 import torch
@@ -16,6 +17,7 @@ from transformers import CLIPConfig, CLIPModel
 from s3clip import Backbone
 from s3clip.bench.parts import random_head, time_head
 from s3clip.bench.timing import Row, as_much, interleaved
+from s3clip.bench.workload import Workload
 
 
 def forward_rows(images: int, classes: int, texts: int, dim: int, device: str, repeats: int) -> list[Row]:
@@ -65,15 +67,9 @@ def main() -> None:
     config.text_config.num_hidden_layers = 1  # texts are not encoded
     backbone = Backbone(CLIPModel(config).eval().to(given.device))
     classes = max(2, round(given.share * 1000))
-    time_head(backbone, images=sizes["images"], classes=classes, texts=20, device=given.device, repeats=2)
-    rows += time_head(
-        backbone,
-        images=sizes["images"],
-        classes=classes,
-        texts=20,
-        device=given.device,
-        repeats=given.repeats,
-    )
+    work = Workload(images=sizes["images"], classes=classes, head_texts=20, slow_repeats=given.repeats)
+    time_head(backbone, replace(work, slow_repeats=2), given.device)
+    rows += time_head(backbone, work, given.device)
     print("torch", torch.__version__, "on", given.device)
     for row in rows:
         print(f"{row.what} against {row.against}: {row.ratio:.3g} {row.reading}, {dict(row.settings)}")

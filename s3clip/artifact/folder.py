@@ -216,12 +216,13 @@ def _take_numbers(tensors: dict[str, Tensor], path: Path) -> dict[str, float | N
 
 def _take_fingerprint(tensors: dict[str, Tensor], dim: int, path: Path) -> dict[str, Tensor]:
     fingerprint = {}
-    for part, shape in (("image", (dim,)), ("texts", (3, dim))):
+    shapes = {"image": (dim,), "texts": (3, dim), "more_texts": (6, dim), "tokenizer": (32,)}
+    for part, shape in shapes.items():
         if (value := tensors.pop(f"fingerprint.{part}", None)) is None:
             continue
         if tuple(value.shape) != shape or not bool(torch.isfinite(value).all()):
             raise _broken(path, f"fingerprint.{part}: expected finite {shape}, got {tuple(value.shape)}")
-        fingerprint[part] = value.float()
+        fingerprint[part] = value if part == "tokenizer" else value.float()
     return fingerprint
 
 

@@ -70,12 +70,15 @@ def open_artifact(
     return space, backbone
 
 
-def open_text_tower(reference: BackboneReference, known: dict[str, Tensor], **hub: Any) -> Backbone:
+def open_text_tower(
+    reference: BackboneReference, known: dict[str, Tensor], *, adding: bool, **hub: Any
+) -> Backbone:
     """Load the whole of a backbone whose text tower is missing.
 
     Args:
         reference: what it is called.
         known: its fingerprint, with which the one that is loaded must agree.
+        adding: whether its texts are to stand beside others, which the same text tower must have encoded.
         hub: as for `open_artifact`.
 
     Raises:
@@ -85,6 +88,11 @@ def open_text_tower(reference: BackboneReference, known: dict[str, Tensor], **hu
         raise ValueError(
             "classes: this head has no text tower, and its backbone has no name to load one by; "
             "build the head on the whole model again"
+        )
+    if adding and "texts" not in known:
+        raise ValueError(
+            "classes: nothing says which text tower encoded those that are there, so none can be added; fit "
+            "all of them again"
         )
     whole = Backbone.from_pretrained(reference.name, revision=reference.revision, **hub)
     check_fingerprint(known, whole.fingerprint(), reference.name)

@@ -5,7 +5,6 @@ tokens in `tokens`, names become models in `loading`, and `identity` says which 
 """
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from s3clip.backbone import identity
-from s3clip.backbone.families import family_of
+from s3clip.backbone.families import family_of, warn_of_other_pixels, warn_of_untrained_texts
 from s3clip.backbone.image_transform import ImageTransform, check_images, check_pixels
 from s3clip.backbone.loading import halves, load
 from s3clip.backbone.prefix_tree import (
@@ -26,13 +25,14 @@ from s3clip.backbone.prefix_tree import (
     prefix_tree,
     shareable,
 )
-from s3clip.backbone.tokens import Tokens, check_texts, unit_rows
+from s3clip.backbone.tokens import Tokens, check_texts, unit_rows, warn_of_truncation
 from s3clip.backbone.towers import (
     accepted_image_inputs,
     accepted_text_inputs,
     configured_dim,
     drop_text_side,
     evaluating,
+    known_tokens,
     pixel_weight_name,
 )
 
@@ -69,6 +69,7 @@ class Backbone(nn.Module):
         image_processor: Image half of the processor, or None.
         has_text_tower: False once `drop_text_tower` was called.
         image_inputs: Names of what the image tower reads beside `pixel_values`.
+        family: What is particular to its family.
         unshared_because: Why the last texts were padded, and not encoded as a tree; None where they were.
 
     Raises:
@@ -81,21 +82,23 @@ class Backbone(nn.Module):
         self, model: nn.Module, processor: Any = None, *, name: str | None = None, revision: str | None = None
     ) -> None:
         super().__init__()
-        self._family = family_of(model)
+        self.family = family_of(model)
         self.model = model
         self.tokenizer, self.image_processor = halves(processor)
         self.name = name or getattr(model, "name_or_path", None) or None
         self.revision = getattr(getattr(model, "config", None), "_commit_hash", None) or revision
         self.has_text_tower = True
+        self._dropped: dict[str, Tensor] = {}
         self.unshared_because: str | None = None
-        self.image_inputs = () if self._family.is_open_clip else accepted_image_inputs(model)
-        self._scale_name = next(name for name in self._family.scales if hasattr(model, name))
+        self.image_inputs = () if self.family.is_open_clip else accepted_image_inputs(model)
+        self._scale_name = next(name for name in self.family.scales if hasattr(model, name))
         self._max_log_scale: float | None = getattr(model, "max_log_logit_scale", None)
         self._pixel_weight = pixel_weight_name(model)
         self._dim = configured_dim(model)
-        text_method = getattr(model, self._family.methods[1])
-        self._text_inputs = accepted_text_inputs(text_method, self._family.text_inputs)
-        self._text_length = self._tokens.most(model)
+        text_method = getattr(model, self.family.methods[1])
+        self._text_inputs = accepted_text_inputs(text_method, self.family.text_inputs)
+        self._text_length = self.tokens.most(model)
+        warn_of_other_pixels(self.family, self.image_processor)
 
     @classmethod
     def from_pretrained(
@@ -125,10 +128,10 @@ class Backbone(nn.Module):
             TypeError: If the model has no joint space.
             ValueError: If the checkpoint lacks weights of the model, which would be random.
         """
-        model, processor = load(
-            name, revision=revision, dtype=dtype, device=device, text_tower=text_tower, **kwargs
-        )
-        backbone = cls(model, processor, name=os.fspath(name), revision=revision)
+        name = os.fspath(name)
+        place = {key: value for key, value in (("dtype", dtype), ("device", device)) if value is not None}
+        model, processor = load(name, revision, place, text_tower, **kwargs)
+        backbone = cls(model, processor, name=name, revision=revision)
         if not text_tower:
             backbone.drop_text_tower()
         return backbone
@@ -221,8 +224,9 @@ class Backbone(nn.Module):
             raise ValueError(f"batch_size: expected a positive number, got {batch_size}")
         check_texts(texts)
         distinct = list(dict.fromkeys(texts))
-        tokens, lengths = self._tokens.read(distinct)
-        self._warn_of_truncation(distinct, lengths)
+        tokens, lengths = self.tokens.read(distinct)
+        warn_of_truncation(distinct, lengths, self.text_length, type(self.model).__name__)
+        warn_of_untrained_texts(self.model, self.family)
         rows = torch.empty(len(distinct), self.dim, device=self.device)
         bar = tqdm(  # type: ignore[no-untyped-call]
             total=len(distinct),
@@ -252,7 +256,7 @@ class Backbone(nn.Module):
                 `pixel_values` is not floating point.
         """
         check_pixels(type(self.model).__name__, self.image_inputs, pixel_values, image_inputs)
-        features = self._family.image_features(self.model, pixel_values.to(self.dtype), **image_inputs)
+        features = self.family.image_features(self.model, pixel_values.to(self.dtype), **image_inputs)
         precise = torch.promote_types(features.dtype, torch.float32)
         return functional.normalize(features.to(precise), dim=-1).to(features.dtype)
 
@@ -268,15 +272,11 @@ class Backbone(nn.Module):
             TypeError: If something is not a PIL image.
             ValueError: If there is no image, or no image processor.
         """
-        if self.image_processor is None:
-            raise ValueError(
-                "processor: images cannot be preprocessed without an image processor; pass the processor, or "
-                "preprocessed pixel_values to encode_images"
-            )
+        transform = self.image_transform(resize=resize)
         check_images(images)
         return {
             key: value.to(self.device, self.dtype if value.is_floating_point() else None)
-            for key, value in self.image_transform(resize=resize)(images).items()
+            for key, value in transform(images).items()
         }
 
     def image_transform(self, *, resize: bool = True) -> ImageTransform:
@@ -289,9 +289,12 @@ class Backbone(nn.Module):
             ValueError: there is no image processor.
         """
         if self.image_processor is None:
-            raise ValueError("processor: images cannot be preprocessed without an image processor; pass it")
+            raise ValueError(
+                "processor: images cannot be preprocessed without an image processor; pass the processor, or "
+                "preprocessed pixel_values to encode_images"
+            )
         inputs = ("pixel_values", *self.image_inputs)
-        return ImageTransform(self.image_processor, self._family.is_open_clip, inputs, resize)
+        return ImageTransform(self.image_processor, self.family.is_open_clip, inputs, resize)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text is, special tokens included, before truncation.
@@ -299,22 +302,24 @@ class Backbone(nn.Module):
         Of an open_clip tokenizer it is only known whether they are more than `text_length`: 0 for those that
         are not, one more than that for the others.
         """
-        return self._tokens.read(list(texts))[1]
+        return self.tokens.read(list(texts))[1]
 
     def drop_text_tower(self) -> None:
         """Free the parameters of the text side; images, scale and bias stay as they are.
 
         Raises:
-            ValueError: If the parts of the model are not known well enough to tell its text side.
+            ValueError: If the parts of the model are not known well enough to find its text side.
         """
         if not self.has_text_tower:
             return
-        drop_text_side(self.model, self._family.text_side)
-        self.has_text_tower = False
+        # Which text tower it was must be known when another is to go on with its work.
+        dropped = {part: rows for part, rows in self.fingerprint().items() if part != "image"}
+        drop_text_side(self.model, self.family.text_side)
+        self.has_text_tower, self._dropped = False, dropped
 
     def fingerprint(self) -> dict[str, Tensor]:
         """Return embeddings of fixed inputs that tell this backbone from another: `identity.fingerprint`."""
-        return identity.fingerprint(self)
+        return {**self._dropped, **identity.fingerprint(self)}
 
     def text_key(self) -> bytes:
         """Return 32 bytes by which a cache of texts tells backbones apart: `identity.text_key`."""
@@ -322,7 +327,7 @@ class Backbone(nn.Module):
 
     def image_key(self) -> str:
         """Return 64 hex digits by which a cache of images tells backbones apart: `identity.image_key`."""
-        return identity.image_key(self, self._family.text_side)
+        return identity.image_key(self)
 
     def example_pixels(self) -> Tensor:
         """Return (1, channels, height, width) pixels at the size of the model's own images, on its device.
@@ -338,21 +343,14 @@ class Backbone(nn.Module):
     def warn_of_truncation(self, texts: Sequence[str]) -> None:
         """Warn of texts longer than `text_length`, as `encode_texts` does."""
         distinct = list(dict.fromkeys(texts))
-        self._warn_of_truncation(distinct, self.count_tokens(distinct))
+        lengths = self.count_tokens(distinct)
+        warn_of_truncation(distinct, lengths, self.text_length, type(self.model).__name__)
 
     @property
-    def _tokens(self) -> Tokens:
-        family = self._family
-        return family.tokens(self.tokenizer, family.padding, self._text_inputs)
-
-    def _warn_of_truncation(self, texts: list[str], lengths: list[int]) -> None:
-        too_long = [text for text, length in zip(texts, lengths, strict=True) if length > self.text_length]
-        if too_long:
-            warnings.warn(
-                f"{len(too_long)} of {len(texts)} distinct texts are longer than the {self.text_length} "
-                f"tokens that {type(self.model).__name__} reads and are truncated, such as {too_long[0]!r}",
-                stacklevel=3,
-            )
+    def tokens(self) -> Tokens:
+        """How texts become the inputs of the text tower."""
+        family = self.family
+        return family.tokens(self.tokenizer, family.padding, self._text_inputs, known_tokens(self.model))
 
     def _batches(
         self, texts: list[str], tokens: list[list[int]], lengths: list[int], batch_size: int
@@ -374,12 +372,12 @@ class Backbone(nn.Module):
 
         Why there are none of them, `unshared_because` says.
         """
-        tower = None if self._family.is_open_clip else find_text_tower(self.model)
+        tower = None if self.family.is_open_clip else find_text_tower(self.model)
         if tower is None:
             self.unshared_because = f"{type(self.model).__name__} is not built like CLIP"
             return
-        read = self._tokens.truncated(texts, tokens, self.text_length)
-        probes = self._tokens.truncated(_PROBE_TEXTS, self._tokens.read(_PROBE_TEXTS)[0], self.text_length)
+        read = self.tokens.truncated(texts, tokens, self.text_length)
+        probes = self.tokens.truncated(_PROBE_TEXTS, self.tokens.read(_PROBE_TEXTS)[0], self.text_length)
         shared, saving = shareable(read, probes)
         if saving < _WORTHWHILE_SAVING:
             self.unshared_because = f"the texts have only {saving} tokens in common"
@@ -393,5 +391,5 @@ class Backbone(nn.Module):
 
     def _text_features(self, texts: list[str]) -> Tensor:
         """Return embeddings of texts, not normalised: (texts, width)."""
-        inputs = self._tokens.batch(texts, self.text_length, self.device)
-        return self._family.text_features(self.model, inputs)
+        inputs = self.tokens.batch(texts, self.text_length, self.device)
+        return self.family.text_features(self.model, inputs)

@@ -4,6 +4,7 @@ A new family is a new row. A family without one is read as CLIP is: most differe
 how the scale is called, how wide the space is) show in the model itself, see `towers.py`.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from s3clip.backbone.tokens import FunctionTokens, Tokens
+from s3clip.backbone.towers import IMAGE_TOWERS, image_tower, looks_untrained
 
 
 def joint_embedding(output: Any) -> Tensor:
@@ -71,11 +73,13 @@ class Family:
         methods: what a model must have, for images and for texts.
         scales: names of the parameter that makes logits of cosines, the first that is there.
         text_side: names of all children and parameters of the model that only texts need.
+        image_side: those that only images need.
         tokens: how texts become tokens.
         padding: arguments of the tokenizer that say how a batch is padded.
         text_inputs: what the text tower is given of a tokenizer's output, if its method names it.
         text_features: embeddings of tokens, not normalised: (texts, width).
         image_features: embeddings of pixels, not normalised: (images, width).
+        mean: of the colours that are taken off pixels, where all checkpoints of a family agree.
         is_open_clip: whether models have open_clip's interface: the processor is a function of one image, and
             the image tower reads nothing but pixels.
     """
@@ -90,11 +94,13 @@ class Family:
         "image_to_mm_projection",
         "multimodal_model",
     )
+    image_side: tuple[str, ...] = (*IMAGE_TOWERS, "visual_projection", "image_projection")
     tokens: type[Tokens] | type[FunctionTokens] = Tokens
     padding: Mapping[str, Any] = field(default_factory=lambda: {"padding": "longest"})
     text_inputs: tuple[str, ...] = ("input_ids", "attention_mask", "token_type_ids")
     text_features: Callable[[Any, dict[str, Tensor]], Tensor] = _text_features
     image_features: Callable[..., Tensor] = _image_features
+    mean: float | None = None
     is_open_clip: bool = False
 
 
@@ -107,6 +113,7 @@ _SIGLIP = replace(
     # tokenizers' class pads on the left where a checkpoint does not say.
     padding={"padding": "max_length", "padding_side": "right"},
     text_inputs=("input_ids",),
+    mean=0.5,
 )
 
 FAMILIES = {
@@ -157,3 +164,29 @@ def family_of(model: nn.Module) -> Family:
         "encoder: get_image_features, get_text_features and logit_scale or temperature (CLIP, SigLIP and "
         "others of transformers), or encode_image, encode_text and logit_scale (open_clip)"
     )
+
+
+def warn_of_other_pixels(family: Family, image_processor: Any) -> None:
+    """Warn where an image processor scales pixels otherwise than all models of a family read them."""
+    mean = getattr(image_processor, "image_mean", None)
+    if family.mean is None or not isinstance(mean, list | tuple):
+        return
+    # The means of CLIP and of ImageNet are nearer to each other than this, and change no answer.
+    if max(abs(each - family.mean) for each in mean) > 0.02:
+        warnings.warn(
+            f"processor: its image_processor takes the mean {tuple(mean)} off the pixels, and all models of "
+            f"this family read them less {family.mean}; is it that of another model?",
+            stacklevel=3,
+        )
+
+
+def warn_of_untrained_texts(model: nn.Module, family: Family) -> None:
+    """Warn where the text tower is as it is made, beside an image tower that is not."""
+    sides = (getattr(model, name, None) for name in family.text_side)
+    texts = [side for side in sides if isinstance(side, nn.Module)]
+    if looks_untrained(nn.ModuleList(texts)) and looks_untrained(image_tower(model)) is False:
+        warnings.warn(
+            f"model: the text tower of {type(model).__name__} was never trained (all its norms are as they "
+            f"are made), and its image tower was; load a checkpoint that has both",
+            stacklevel=3,
+        )

@@ -1,15 +1,18 @@
 """Which model is this? Every fingerprint and every key of a backbone is made here."""
 
-import hashlib
-import json
 import math
-import re
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from s3clip.backbone.digests import settings_digest, tensors_digest
+from s3clip.backbone.families import Family
+from s3clip.backbone.image_transform import ImageTransform
+from s3clip.backbone.tokens import Tokens
 from s3clip.backbone.towers import evaluating
 
 SAME_BACKBONE = 0.999
@@ -17,6 +20,18 @@ SAME_BACKBONE = 0.999
 
 # Saved fingerprints hang on these texts, and on the waves below: a change makes every saved artifact foreign.
 FINGERPRINT_TEXTS = ("a cat", "two red dogs", "the sea")
+
+# What the first three do not see: capitals, digits, accents, marks and other scripts. None is longer than
+# the shortest text towers read.
+MORE_TEXTS = ("Boeing 747", "façade rosé", "NYC’s №5", "собака", "東京の猫", "गाय")
+
+# Texts whose tokens alone are compared: cases, numbers, marks, accents and the scripts of the world.
+_TOKEN_TEXTS = (
+    *(*FINGERPRINT_TEXTS, *MORE_TEXTS),
+    *("THE SEA, The Sea", "0123456789 3.14 1,000", "!\"#$%&'()*+,-./:;<=>?@[]^_`{|}~", "it's a re-entry"),
+    *("naïve Ångström coöperate", "Straße İstanbul piñata résumé", "Việt Nam ﬁne", "①② ½ ℃ €", "🐈 👍🏽"),
+    *("ΑΒΓ αβγ", "Привет", "שלום مرحبا", "नमस्ते สวัสดี", "中文 日本語カナ 한국어"),
+)
 
 
 class _Backbone(Protocol):
@@ -27,7 +42,12 @@ class _Backbone(Protocol):
     image_processor: Any
     image_inputs: tuple[str, ...]
     has_text_tower: bool
+    family: Family
 
+    @property
+    def tokens(self) -> Tokens: ...
+    @property
+    def image_transform(self) -> Callable[..., ImageTransform]: ...
     @property
     def encode_texts(self) -> Callable[..., Tensor]: ...
     @property
@@ -41,27 +61,46 @@ class _Backbone(Protocol):
 
 
 def fingerprint(backbone: _Backbone) -> dict[str, Tensor]:
-    """Return embeddings that tell a backbone from another: of one fixed image and of three fixed texts.
+    """Return what tells a backbone from another: its embeddings of one fixed image and of nine fixed texts.
 
     The image is made by a formula at the size that the model's configuration gives (224 where it gives
     none), so it does not depend on the image processor.
 
     Returns:
-        `"image"` (dim,) and, where texts can be encoded, `"texts"` (3, dim): unit rows, float32, on the CPU.
+        `"image"` (dim,) and, where texts can be encoded, `"texts"` (3, dim), `"more_texts"` (6, dim): unit
+        rows, float32, on the CPU; and `"tokenizer"` (32,) uint8, a digest of the tokens of many texts and of
+        those added by hand.
     """
     prints = {"image": embed_synthetic_image(backbone)}
     if backbone.has_text_tower and backbone.tokenizer is not None:
         prints["texts"] = backbone.encode_texts(FINGERPRINT_TEXTS, progress=False).cpu()
+        prints["more_texts"] = backbone.encode_texts(MORE_TEXTS, progress=False).cpu()
+        tokenizer = backbone.tokenizer
+        added = dict(getattr(tokenizer, "get_added_vocab", dict)())
+        for special in getattr(tokenizer, "all_special_tokens", ()):
+            added.pop(special, None)
+        digest = settings_digest(_tokens(backbone), added)
+        prints["tokenizer"] = torch.frombuffer(bytearray(digest), dtype=torch.uint8)
     return prints
 
 
+def _tokens(backbone: _Backbone) -> list[Any]:
+    given = backbone.tokens.read(list(_TOKEN_TEXTS))[0]
+    return given or backbone.tokens.batch(list(_TOKEN_TEXTS), 0, torch.device("cpu"))["input_ids"].tolist()
+
+
 def check_fingerprint(saved: dict[str, Tensor], found: dict[str, Tensor], folder: str) -> None:
-    """Compare the fingerprint of an artifact with that of a backbone; texts only where both have them.
+    """Compare the fingerprint of an artifact with that of a backbone, in the parts that both have.
+
+    Warns where all embeddings agree and the tokenizer reads other texts otherwise: what was encoded holds,
+    what will be added may not.
 
     Raises:
         ValueError: another backbone made the artifact.
     """
-    for part in saved.keys() & found.keys():
+    for part in ("image", "texts", "more_texts"):
+        if part not in saved or part not in found:
+            continue
         if saved[part].shape[-1] != found[part].shape[-1]:
             raise ValueError(
                 f"{folder}: made with a backbone of dimension {saved[part].shape[-1]}, this one has "
@@ -74,40 +113,68 @@ def check_fingerprint(saved: dict[str, Tensor], found: dict[str, Tensor], folder
                 f"{cosine:.4f} only (at least {SAME_BACKBONE} expected); give the backbone it names, or fit "
                 f"the classes again"
             )
+    read, reads = saved.get("tokenizer"), found.get("tokenizer")
+    if read is not None and reads is not None and not torch.equal(read, reads):
+        warnings.warn(
+            f"{folder}: made with a tokenizer that reads some texts otherwise than this one, though those of "
+            f"the fingerprint agree; classes that are added may not fit, so fit them all again",
+            stacklevel=3,
+        )
 
 
 def text_key(backbone: _Backbone) -> bytes:
     """Return 32 bytes by which a cache of texts tells backbones apart.
 
-    They are a digest of the bits of the embeddings of three texts and of the tokenizer's class, size and
-    length and the dtype: equal for two backbones whose difference shows in none of these.
+    They are a digest of all that a text's embedding is computed from: every weight that is not of the image
+    side alone, the configuration, the tokenizer and its settings, the length of texts; and of the bits of
+    three embeddings, which show what else changes them: dtype, device and kernels by their rounding, hooks
+    and adapters. It is made anew for every fit: see `tensors_digest`.
     """
-    texts = backbone.encode_texts(FINGERPRINT_TEXTS, progress=False).cpu().numpy()
+    embeddings = backbone.encode_texts(FINGERPRINT_TEXTS, progress=False).cpu()
     tokenizer = backbone.tokenizer
-    size = len(tokenizer) if hasattr(tokenizer, "__len__") else None
-    facts = (type(tokenizer).__name__, size, backbone.text_length, str(backbone.dtype))
-    return hashlib.blake2b(texts.tobytes() + repr(facts).encode(), digest_size=32).digest()
+    return settings_digest(
+        _side(backbone, (*backbone.family.image_side, *_SCALES), ("vision_config", "image_config")),
+        embeddings,
+        tokenizer,
+        None if hasattr(tokenizer, "backend_tokenizer") else _tokens(backbone),
+        (backbone.text_length, backbone.tokens.padding, backbone.tokens.inputs, str(backbone.dtype)),
+    )
 
 
-def image_key(backbone: _Backbone, text_side: tuple[str, ...]) -> str:
+def image_key(backbone: _Backbone) -> str:
     """Return 64 hex digits by which caches of image embeddings tell backbones apart.
 
-    They are made of the weights but for those of the text side, their type, and the settings of the image
-    processor. Unlike bits of an embedding they do not depend on the device or on how many threads compute.
+    They are made of every weight that is not of the text side alone, the configuration, and what the image
+    processor is. Unlike bits of an embedding they do not depend on the device or on how many threads compute.
     """
-    digest = hashlib.sha256(repr((type(backbone.model).__name__, str(backbone.dtype))).encode())
-    for name, value in sorted(backbone.model.state_dict().items()):
-        if name.split(".")[0] in text_side:
-            continue
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
     processor = backbone.image_processor
-    # A function's own text holds its address, which is another in every process.
-    said = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(processor))
-    settings = processor.to_dict() if hasattr(processor, "to_dict") else said
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
+    shown = None
+    if processor is not None and backbone.family.is_open_clip:
+        shown = backbone.image_transform()([_probe_image(64, 48), _probe_image(211, 307)])
+    side = _side(backbone, (*backbone.family.text_side, *_SCALES), ("text_config",))
+    return settings_digest(side, str(backbone.dtype), processor, shown).hex()
+
+
+# They change logits, which are computed anew, and no embedding.
+_SCALES = ("logit_scale", "logit_bias", "temperature")
+
+
+def _side(backbone: _Backbone, other: tuple[str, ...], other_configs: tuple[str, ...]) -> bytes:
+    """Return the digest of the weights and settings of a model but for those of the other side."""
+    model = backbone.model
+    state = {**dict(model.named_buffers()), **model.state_dict()}
+    own = {name: value for name, value in state.items() if name.split(".", 1)[0] not in other}
+    tensors = [(name, value) for name, value in own.items() if isinstance(value, Tensor)]
+    rest = {name: value for name, value in own.items() if not isinstance(value, Tensor)}
+    config: Any = getattr(model, "config", None)
+    settings = config.to_dict() if hasattr(config, "to_dict") else {}
+    settings = {key: value for key, value in settings.items() if key not in other_configs}
+    return settings_digest(type(model), tensors_digest(tensors), rest, settings)
+
+
+def _probe_image(width: int, height: int) -> Image.Image:
+    pixels = _waves(3, height, width).sigmoid().mul(255).byte().permute(1, 2, 0)
+    return Image.fromarray(pixels.numpy())
 
 
 def embed_synthetic_image(backbone: _Backbone) -> Tensor:

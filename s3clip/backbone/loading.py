@@ -1,41 +1,26 @@
 """From a name to a dual encoder and its processor. transformers is imported when something is loaded."""
 
-import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from s3clip.backbone.families import CLIP
 
 # Arguments of `from_pretrained` that say where files come from, which the processor needs too.
-_HUB_ARGUMENTS = (
-    "token",
-    "cache_dir",
-    "local_files_only",
-    "force_download",
-    "subfolder",
-    "trust_remote_code",
-)
+_HUB_ARGUMENTS = "token cache_dir local_files_only force_download subfolder trust_remote_code".split()
 
 
 def load(
-    name: str | os.PathLike[str],
-    *,
-    revision: str | None,
-    dtype: torch.dtype | None,
-    device: torch.device | str | None,
-    text_tower: bool,
-    **kwargs: Any,
+    name: str, revision: str | None, place: dict[str, Any], text_tower: bool, **kwargs: Any
 ) -> tuple[nn.Module, Any]:
     """Return the model of `Backbone.from_pretrained`, in evaluation mode, and its processor.
 
-    Without the text tower it may still be there: not every family allows to leave it out.
+    `place` are arguments of `torch.nn.Module.to`. Without `text_tower` it may still be there: not every
+    family allows to leave it out.
     """
     from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
-    name = os.fspath(name)
     # Else transformers says that it is no valid name of a repository.
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise FileNotFoundError(f"name: there is no folder {name!r}; give that of a model, or a Hub id")
@@ -51,8 +36,8 @@ def load(
                 f"first: {missing[0]!r}), so it is not one of a dual encoder; name a checkpoint trained as "
                 "one, or load the model yourself and pass it as Backbone(model, processor)"
             )
-    if device is not None or dtype is not None:
-        model = model.to(device=device, dtype=dtype)
+    if place:
+        model = model.to(**place)
     commit = getattr(model.config, "_commit_hash", None) or revision
     processors: Any = AutoProcessor if text_tower else AutoImageProcessor
     processor = processors.from_pretrained(name, revision=commit or "main", **hub)

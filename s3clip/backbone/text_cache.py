@@ -2,8 +2,9 @@
 
 One SQLite file, `texts.sqlite` in the folder that the environment variable `S3CLIP_CACHE` names, else in
 `~/.cache/s3clip`; an empty `S3CLIP_CACHE` turns the cache off. The file stays below `LIMIT` bytes: what was
-not used for longest goes first. Several processes may read and write it at once. It holds nothing that cannot
-be encoded again, so a cache that fails is a warning, and deleting the file is safe.
+not used for longest goes first. Several processes may read and write it at once, and a file that others
+share may be readable only. It holds nothing that cannot be encoded again, so a cache that fails, or is locked
+for longer than two seconds, is a warning, and deleting the file is safe.
 """
 
 import hashlib
@@ -12,8 +13,9 @@ import sqlite3
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,8 +30,11 @@ _ROWS = 500
 _KEPT_SHARE = 0.75
 """Of `LIMIT`, after texts had to go: a new one does not make the next one go at once."""
 
-_WAIT_SECONDS = 30.0
+_WAIT_SECONDS = 2.0
 """For a process that is writing; a write takes milliseconds."""
+
+_CHECKSUM = 8
+"""Bytes after each vector: what a disk or a crash damaged is not taken for an embedding."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL, used INTEGER NOT NULL);
@@ -40,9 +45,12 @@ CREATE INDEX IF NOT EXISTS by_use ON embeddings (used);
 class TextCache:
     """The embeddings that one backbone gave to texts.
 
+    Attributes:
+        failed: whether it has failed and is left alone.
+
     Args:
         path: the file; made if need be.
-        encoder: `Backbone.text_key()`, by which the texts of another backbone are told apart.
+        encoder: `Backbone.text_key()`, by which it keeps the texts of backbones apart.
         limit: bytes that the file may hold.
     """
 
@@ -50,11 +58,14 @@ class TextCache:
         self.path = path
         self.encoder = encoder
         self.limit = limit
+        self.failed = False
 
     def read(self, texts: Sequence[str], dim: int) -> dict[str, np.ndarray]:
         """Return the (dim,) float32 embeddings of those texts that are known."""
         text_of = {self._key(text): text for text in texts}
         found: dict[bytes, np.ndarray] = {}
+        if self.failed:
+            return {}
         with self._connection() as connection:
             listed = list(text_of)
             for keys in (listed[start : start + _ROWS] for start in range(0, len(listed), _ROWS)):
@@ -63,27 +74,31 @@ class TextCache:
                     f"SELECT key, vector FROM embeddings WHERE key IN ({marks})", keys
                 ).fetchall()
                 found |= {
-                    key: np.frombuffer(vector, dtype="<f4").astype(np.float32)
-                    for key, vector in rows
-                    if len(vector) == 4 * dim
+                    key: np.frombuffer(kept[:-_CHECKSUM], dtype="<f4").astype(np.float32)
+                    for key, kept in rows
+                    if _is_whole(key, kept, dim)
                 }
             if found:
                 now = time.time_ns()
-                with _transaction(connection):
-                    connection.executemany(
-                        "UPDATE embeddings SET used = ? WHERE key = ?",
-                        [(now, key) for key in found],
-                    )
+                with suppress(sqlite3.OperationalError):  # of a file that is locked, or read alone
+                    connection.execute("PRAGMA busy_timeout = 0")
+                    with _transaction(connection):
+                        connection.executemany(
+                            "UPDATE embeddings SET used = ? WHERE key = ?", [(now, key) for key in found]
+                        )
         return {text_of[key]: vector for key, vector in found.items()}
 
     def write(self, texts: Sequence[str], vectors: np.ndarray) -> None:
         """Keep embeddings, (texts, dim) in float32; the oldest ones go where there is no room for them."""
         now = time.time_ns()
+        keys = [self._key(text) for text in texts]
         rows = [
-            (self._key(text), vector.tobytes(), now)
-            for text, vector in zip(texts, np.asarray(vectors, dtype="<f4"), strict=True)
+            (key, _checked(key, vector.tobytes()), now)
+            for key, vector in zip(keys, np.asarray(vectors, dtype="<f4"), strict=True)
         ]
-        with self._connection() as connection:
+        if self.failed:
+            return
+        with self._connection() as connection, _unless_read_only():
             for start in range(0, len(rows), _ROWS):
                 with _transaction(connection):
                     connection.executemany(
@@ -117,7 +132,9 @@ class TextCache:
         with closing(sqlite3.connect(self.path, timeout=_WAIT_SECONDS, isolation_level=None)) as connection:
             # A power cut may cost the cache, never an answer: no need to wait for the disk.
             connection.execute("PRAGMA synchronous = OFF")
-            connection.executescript(_SCHEMA)
+            connection.text_factory = bytes  # what a damaged row holds may be no text
+            with _unless_read_only():
+                connection.executescript(_SCHEMA)
             yield connection
 
 
@@ -133,12 +150,35 @@ def text_cache(backbone: Backbone) -> TextCache | None:
     return TextCache(where / "texts.sqlite", backbone.text_key())
 
 
+def _checked(key: bytes, vector: bytes) -> bytes:
+    """Return a vector with a checksum of it and its key behind."""
+    return vector + hashlib.blake2b(vector, digest_size=_CHECKSUM, key=key).digest()
+
+
+def _is_whole(key: bytes, kept: Any, dim: int) -> bool:
+    """Whether what was found is a vector of this width with its checksum."""
+    if not isinstance(kept, bytes) or len(kept) != 4 * dim + _CHECKSUM:
+        return False
+    return kept == _checked(key, kept[:-_CHECKSUM])
+
+
+@contextmanager
+def _unless_read_only() -> Iterator[None]:
+    """Let a file that may be read only be so: a cache that others share."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+            raise
+
+
 @contextmanager
 def never_fatal(cache: TextCache) -> Iterator[None]:
-    """Turn what goes wrong with the cache into a warning."""
+    """Turn what goes wrong with the cache into one warning; it is left alone from then on."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
+        cache.failed = True
         warnings.warn(
             f"the cache of text embeddings at {cache.path} is not used: {error}; delete that file, or set "
             f"S3CLIP_CACHE to another folder, or to nothing to do without",

@@ -1,6 +1,7 @@
 """Texts to tokens: by a tokenizer of transformers, or by a function such as those of open_clip."""
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from torch.nn import functional
 
 from s3clip.backbone.towers import text_positions
 
+# A tokenizer without a vocabulary reads these alike, and whatever else it is given.
+_PROBES = ("a cat", "two red dogs", "the sea", "Boeing 747", "façade", "собака", "東京の猫")
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -20,11 +24,13 @@ class Tokens:
         tokenizer: the tokenizer, or None.
         padding: its arguments that say how a batch is padded.
         inputs: which of its outputs the text tower is given.
+        known: how many tokens the text tower knows, None where it does not say.
     """
 
     tokenizer: Any
     padding: Mapping[str, Any]
     inputs: tuple[str, ...]
+    known: int | None
 
     def most(self, model: nn.Module) -> int | None:
         """Return how many tokens both the tokenizer and the text tower allow, None if neither says."""
@@ -33,11 +39,33 @@ class Tokens:
         return min((int(limit) for limit in limits if limit is not None and limit < 1e9), default=None)
 
     def read(self, texts: list[str]) -> tuple[list[list[int]], list[int]]:
-        """Return the tokens of each text before truncation, and how many they are."""
+        """Return the tokens of each text before truncation, and how many they are.
+
+        Raises:
+            ValueError: the tokenizer reads all texts alike, or gives tokens that the text tower has not.
+        """
         if not texts:
             return [], []
         # verbose=False: the tokenizer's own warning of long texts would come besides ours.
-        ids = self.tokenizer(texts, padding=False, truncation=False, verbose=False)["input_ids"]
+        ids, probes = (
+            self.tokenizer(each, padding=False, truncation=False, verbose=False)["input_ids"]
+            for each in (texts, list(_PROBES))
+        )
+        name = type(self.tokenizer).__name__
+        if len({frozenset(own) for own in probes}) == 1 == len({frozenset(own) for own in (*probes, *ids)}):
+            files = " and ".join(getattr(self.tokenizer, "vocab_files_names", {}).values())
+            raise ValueError(
+                f"processor: its {name} reads all texts as the same tokens, {sorted(set(probes[0]))}: it has "
+                f"no vocabulary, as where its files ({files or 'tokenizer.json'}) are missing; save the "
+                f"tokenizer into the folder of the model, or pass the processor: Backbone(model, processor)"
+            )
+        largest = max(map(max, filter(None, ids)), default=0)
+        if self.known is not None and largest >= self.known:
+            text = next(text for text, own in zip(texts, ids, strict=True) if largest in own)
+            raise ValueError(
+                f"processor: its {name} reads {text!r} with the token {largest}, and the text tower knows "
+                f"{self.known}; pass the tokenizer of this model, or resize its table of tokens"
+            )
         return ids, [len(own) for own in ids]
 
     def truncated(self, texts: list[str], ids: list[list[int]], length: int) -> list[list[int]]:
@@ -81,6 +109,17 @@ class FunctionTokens(Tokens):
     def batch(self, texts: list[str], length: int, device: torch.device) -> dict[str, Tensor]:
         """Return the tokens of texts as `input_ids`."""
         return {"input_ids": self.tokenizer(texts).to(device)}
+
+
+def warn_of_truncation(texts: Sequence[str], lengths: Sequence[int], length: int, model: str) -> None:
+    """Warn of texts with more tokens than the text tower of a model reads, to the caller's caller."""
+    too_long = [text for text, own in zip(texts, lengths, strict=True) if own > length]
+    if too_long:
+        warnings.warn(
+            f"{len(too_long)} of {len(texts)} distinct texts are longer than the {length} tokens that "
+            f"{model} reads and are truncated, such as {too_long[0]!r}",
+            stacklevel=3,
+        )
 
 
 def check_texts(texts: Sequence[str]) -> None:

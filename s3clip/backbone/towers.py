@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 # What an image tower may read beside the pixels.
 _PATCH_INPUTS = ("pixel_attention_mask", "spatial_shapes")
 _INTERPOLATION = "interpolate_pos_encoding"
-_IMAGE_TOWERS = ("vision_model", "image_model", "visual")
+IMAGE_TOWERS = ("vision_model", "image_model", "visual")
 
 
 def image_tower(model: nn.Module) -> nn.Module:
     """Return the image tower of a dual encoder, or the whole model where it has no usual name."""
-    towers = (getattr(model, name, None) for name in _IMAGE_TOWERS)
+    towers = (getattr(model, name, None) for name in IMAGE_TOWERS)
     return next((tower for tower in towers if isinstance(tower, nn.Module)), model)
 
 
@@ -30,7 +30,7 @@ def drop_text_side(model: nn.Module, names: tuple[str, ...]) -> None:
     if not present or image_tower(model) is model:
         raise ValueError(
             f"drop_text_tower: {type(model).__name__} has no text and image towers that can be told "
-            f"apart; expected an image tower named one of {_IMAGE_TOWERS} and a text side among {names}"
+            f"apart; expected an image tower named one of {IMAGE_TOWERS} and a text side among {names}"
         )
     for name in present:
         setattr(model, name, None)
@@ -94,6 +94,24 @@ def text_positions(model: nn.Module) -> int | None:
         if name.endswith("position_embeddings") and padding is not None:
             return int(rows) - int(padding) - 1
     return int(rows)
+
+
+def known_tokens(model: nn.Module) -> int | None:
+    """Return how many rows the text tower's table of tokens has, None where no module is called so."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith(("token_embedding", "word_embeddings")):
+            return module.num_embeddings
+    return None
+
+
+def looks_untrained(module: nn.Module) -> bool | None:
+    """Whether all norms of a module are as they are made, weights of 1 and biases of 0; None without any."""
+    norms = [own for own in module.modules() if "norm" in type(own).__name__.lower()]
+    weights = [weight for norm in norms if isinstance(weight := getattr(norm, "weight", None), Tensor)]
+    biases = [bias for norm in norms if isinstance(bias := getattr(norm, "bias", None), Tensor)]
+    if not weights or any(weight.is_meta for weight in weights):
+        return None
+    return all(bool((own == 1).all()) for own in weights) and not any(bool(own.any()) for own in biases)
 
 
 @contextmanager

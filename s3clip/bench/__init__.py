@@ -12,67 +12,11 @@ from typing import Any
 import torch
 
 from s3clip.bench.timing import Row
+from s3clip.bench.workload import QUICK, Workload
 
-__all__ = ["PARTS", "Row", "Sizes", "SpeedReport", "measure_speed"]
+__all__ = ["PARTS", "Row", "SpeedReport", "Workload", "measure_speed"]
 
 PARTS = ("texts", "space", "forward", "pipeline", "cold-start")
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much is timed.
-
-    Attributes:
-        imagenet: classes of ImageNet whose prompts are encoded.
-        food: classes of Food-101.
-        padded_batches: batches that are encoded padded, and as products alone.
-        classes: classes of the space, `forward`, the pipeline and the cold start.
-        space_texts: texts of each in the space.
-        forward_texts: texts of each in `forward`.
-        head_texts: texts of each beside the image tower, and in the cold start.
-        large_class: texts of the one class that is walked without a matrix of distances.
-        many: classes and texts of the run for memory.
-        dim: of the embeddings.
-        images: of a batch.
-        stock_images: of transformers' own pipeline.
-        encoded: classes that the cold start of the whole model encodes.
-        repeats: of what takes milliseconds.
-        space_repeats: of the space and the loops over other libraries.
-        slow_repeats: of what takes seconds.
-    """
-
-    imagenet: int = 1000
-    food: int = 100
-    padded_batches: int = 2
-    classes: int = 1000
-    space_texts: int = 50
-    forward_texts: int = 32
-    head_texts: int = 20
-    large_class: int = 6000
-    many: tuple[int, int] = (21_000, 30)
-    dim: int = 512
-    images: int = 64
-    stock_images: int = 3
-    encoded: int = 4
-    repeats: int = 15
-    space_repeats: int = 9
-    slow_repeats: int = 3
-
-
-QUICK = Sizes(
-    imagenet=20,
-    food=2,
-    padded_batches=1,
-    classes=50,
-    space_texts=20,
-    large_class=500,
-    many=(2000, 10),
-    images=4,
-    encoded=1,
-    repeats=5,
-    space_repeats=2,
-    slow_repeats=2,
-)
 
 
 @dataclass(frozen=True)
@@ -153,64 +97,24 @@ def measure_speed(
     from s3clip.bench.texts import food_prompts, imagenet_prompts, label_names
 
     _check_choice(parts, backbone, tokenizer)
-    sizes = QUICK if quick else Sizes()
+    work = QUICK if quick else Workload()
     where = device or "cpu"
     prompts = {
-        "ImageNet names x 7 templates": imagenet_prompts(lists, sizes.imagenet),
-        "Food-101 x 5 synonyms x 20 descriptions": food_prompts(lists, sizes.food),
+        "ImageNet names x 7 templates": imagenet_prompts(lists, work.imagenet),
+        "Food-101 x 5 synonyms x 20 descriptions": food_prompts(lists, work.food),
     }
     if backbone is not None:
         timed = load_model(backbone, where)
     else:
-        vocabulary = [text for own in prompts.values() for text in own] + label_names(sizes.classes)
+        vocabulary = [text for own in prompts.values() for text in own] + label_names(work.classes)
         timed = random_model(tokenizer, vocabulary, where)
-    slow = sizes.slow_repeats
-
-    def texts() -> list[Row]:
-        return [
-            row
-            for what, own in prompts.items()
-            for row in time_texts(timed, own, what, padded_batches=sizes.padded_batches, repeats=slow)
-        ]
-
-    def space() -> list[Row]:
-        rows = time_space(
-            classes=sizes.classes,
-            texts=sizes.space_texts,
-            dim=sizes.dim,
-            device=where,
-            repeats=sizes.space_repeats,
-        )
-        return rows + time_large_class(texts=sizes.large_class, dim=sizes.dim, device=where)
-
-    def forward() -> list[Row]:
-        rows = time_forward(
-            images=sizes.images,
-            classes=sizes.classes,
-            texts=sizes.forward_texts,
-            many=sizes.many,
-            dim=sizes.dim,
-            device=where,
-            repeats=sizes.repeats,
-        )
-        return rows + time_head(
-            timed.backbone,
-            images=sizes.images,
-            classes=sizes.classes,
-            texts=sizes.head_texts,
-            device=where,
-            repeats=slow,
-        )
-
-    def pipeline() -> list[Row]:
-        return time_pipeline(timed, labels=sizes.classes, images=5, stock_images=sizes.stock_images)
-
-    def cold_start() -> list[Row]:
-        return time_cold_start(
-            timed, classes=sizes.classes, texts=sizes.head_texts, encoded=sizes.encoded, repeats=slow
-        )
-
-    measures = dict(zip(PARTS, (texts, space, forward, pipeline, cold_start), strict=True))
+    measures: dict[str, Callable[[], list[Row]]] = {
+        "texts": lambda: [row for what, own in prompts.items() for row in time_texts(timed, own, what, work)],
+        "space": lambda: time_space(work, where) + time_large_class(work, where),
+        "forward": lambda: time_forward(work, where) + time_head(timed.backbone, work, where),
+        "pipeline": lambda: time_pipeline(timed, work),
+        "cold-start": lambda: time_cold_start(timed, work),
+    }
     rows = []
     for part in PARTS:
         if part in parts:
@@ -224,6 +128,6 @@ def measure_speed(
         "dtype": str(next(timed.model.parameters()).dtype).removeprefix("torch."),
         "model": timed.description,
         "texts": "s3clip's synonym sets" if lists is None else str(lists),
-        "sizes": asdict(sizes),
+        "sizes": asdict(work),
     }
     return SpeedReport(settings, rows)

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from s3clip.bench.models import joint_embedding, padded_text_embeddings
+from s3clip.backbone.families import joint_embedding
+from s3clip.bench.models import padded_text_embeddings
 from s3clip.bench.timing import can_measure_memory, forget_peak, peak_memory
 from s3clip.head import SynonymousSpaceHead
 from s3clip.texts.prompts import class_texts

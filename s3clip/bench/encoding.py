@@ -15,37 +15,34 @@ import torch
 from PIL import Image
 from torch import nn
 
-from s3clip.artifact.folder import load_artifact, save_artifact
 from s3clip.backbone.prefix_tree import find_text_tower, shared_lengths
 from s3clip.bench.models import TimedModel, classifiers, padded_text_embeddings
 from s3clip.bench.texts import label_names
 from s3clip.bench.timing import Row, as_much, extra_memory, faster, interleaved, memory_rows
+from s3clip.bench.workload import Workload
 from s3clip.head import SynonymousSpaceHead
 from s3clip.texts.synonyms import SynonymSet
 
 BATCH_SIZE = 256
 
 
-def time_texts(
-    timed: TimedModel, texts: list[str], what: str, *, padded_batches: int, repeats: int
-) -> list[Row]:
+def time_texts(timed: TimedModel, texts: list[str], what: str, work: Workload) -> list[Row]:
     """Time the encoding of texts against padding every text, and against the products of its tokens alone.
 
-    Every padded batch has the same shape, so that the time of a few says that of all; so do the products.
+    Every padded batch has the same shape, so that the time of some says that of all; so do the products.
 
     Args:
         timed: The model.
         texts: Prompts; distinct ones are encoded.
         what: Their name in the table.
-        padded_batches: How many batches are encoded padded, at most.
-        repeats: Of every call.
+        work: How much of it.
     """
     backbone, texts = timed.backbone, list(dict.fromkeys(texts))
     length = backbone.text_length
     sequences = sorted(timed.tokenizer(texts, truncation=True, max_length=length)["input_ids"])
     tokens = sum(map(len, sequences))
     nodes = tokens - int(shared_lengths(sequences).sum())
-    sample = texts[: padded_batches * BATCH_SIZE]
+    sample = texts[: work.padded_batches * BATCH_SIZE]
     calls: dict[str, Callable[[], Any]] = {
         "ours": lambda: backbone.encode_texts(texts, batch_size=BATCH_SIZE, progress=False),
         "padded": lambda: padded_text_embeddings(
@@ -53,7 +50,7 @@ def time_texts(
         ),
     }
     rows_a_pass = max(1, nodes * BATCH_SIZE // len(texts))
-    passes = min(padded_batches, -(-nodes // rows_a_pass))
+    passes = min(work.padded_batches, -(-nodes // rows_a_pass))
     tower = find_text_tower(timed.model)
     if tower is not None:
         linear = [
@@ -74,7 +71,7 @@ def time_texts(
                         part(inputs[part.in_features])
 
         calls["products"] = products
-    seconds = interleaved(calls, repeats, backbone.device)
+    seconds = interleaved(calls, work.slow_repeats, backbone.device)
     padded = [each * len(texts) / len(sample) for each in seconds["padded"]]
     settings = {
         "texts": len(texts),
@@ -106,46 +103,35 @@ def time_texts(
 # ---- pipeline --------------------------------------------------------------------------------------------
 
 
-def time_pipeline(timed: TimedModel, *, labels: int, images: int, stock_images: int) -> list[Row]:
+def time_pipeline(timed: TimedModel, work: Workload) -> list[Row]:
     """Time the pipeline image by image, as most callers do, against transformers' own."""
     stock, ours = classifiers(timed)
-    names = label_names(labels)
+    names = label_names(work.classes)
     generator = np.random.default_rng(0)
-    pictures = [
-        Image.fromarray(generator.integers(0, 256, (256, 320, 3), dtype=np.uint8)) for _ in range(images)
-    ]
+    images = [Image.fromarray(generator.integers(0, 256, (256, 320, 3), dtype=np.uint8)) for _ in range(5)]
 
     def seconds_of(classify: Any, some: list[Image.Image]) -> tuple[list[float], list[Any]]:
         seconds, answers = [], []
-        for picture in some:
+        for image in some:
             start = time.perf_counter()
-            answers.append(classify(picture, candidate_labels=names))
+            answers.append(classify(image, candidate_labels=names))
             seconds.append(time.perf_counter() - start)
         return seconds, answers
 
-    theirs, expected = seconds_of(stock, pictures[:stock_images])
-    own, found = seconds_of(ours, pictures)
+    theirs, expected = seconds_of(stock, images[: work.stock_images])
+    own, found = seconds_of(ours, images)
     difference = 0.0
     for one, other in zip(found, expected, strict=False):  # fewer images went through transformers' own
         scores = {answer["label"]: answer["score"] for answer in other}
         difference = max(difference, *(abs(answer["score"] - scores[answer["label"]]) for answer in one))
-    settings = {"labels": labels, "images": images, "largest score difference": difference}
-    after, other_after = median(own[1:]), median(theirs[1:])
+    settings = {"labels": len(names), "images": len(images), "largest score difference": difference}
+    shown = {
+        "an image after the first": (median(own[1:]), median(theirs[1:])),
+        "the first image": (own[0], theirs[0]),
+    }
     return [
-        Row(
-            "pipeline",
-            what,
-            "transformers' own",
-            "times faster",
-            other / mine,
-            mine,
-            other,
-            settings=settings,
-        )
-        for what, mine, other in (
-            ("an image after the first", after, other_after),
-            ("the first image", own[0], theirs[0]),
-        )
+        Row("pipeline", what, "transformers' own", "times faster", b / a, a, b, settings=settings)
+        for what, (a, b) in shown.items()
     ]
 
 
@@ -154,31 +140,27 @@ def time_pipeline(timed: TimedModel, *, labels: int, images: int, stock_images: 
 TEMPLATES = "openai_imagenet_7"
 
 
-def time_cold_start(timed: TimedModel, *, classes: int, texts: int, encoded: int, repeats: int) -> list[Row]:
+def time_cold_start(timed: TimedModel, work: Workload) -> list[Row]:
     """Take the time and the memory from nothing to the first logits: a saved head, and the whole model.
 
-    Each in a process of its own that imports everything first (`s3clip.bench.cold_start`).
-
-    Args:
-        timed: The model.
-        classes: Number of classes.
-        texts: Texts of each, in 7 templates.
-        encoded: Classes whose prompts the whole model encodes; the time of the others is what theirs says.
-        repeats: Of both, in turns.
+    Each in a process of its own that imports everything first (`s3clip.bench.cold_start`). The whole model
+    encodes the prompts of some classes; the time of the others is what theirs says.
     """
+    texts = work.head_texts
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         timed.save(folder / "model")
         torch.save(timed.backbone.example_pixels().cpu(), folder / "pixels.pt")
-        names = label_names(classes)
+        names = label_names(work.classes)
         synonyms = SynonymSet.read({name: [f"{name} of kind {i}" for i in range(1, texts)] for name in names})
         synonyms.write(folder / "classes.json")
-        _save_random_head(folder, synonyms, texts)
+        _save_random_head(folder, synonyms, texts, timed.backbone.dim)
         found: dict[str, list[dict[str, Any]]] = {"whole model": [], "saved head": []}
-        for _ in range(repeats):
+        for _ in range(work.slow_repeats):
             for way, runs in found.items():
-                runs.append(_cold_start(way, folder, encoded))
-    settings = {"classes": classes, "texts": texts, "templates": TEMPLATES, "classes encoded": encoded}
+                runs.append(_cold_start(way, folder, work.encoded))
+    settings: dict[str, Any] = {"classes": work.classes, "texts": texts, "classes encoded": work.encoded}
+    settings |= {"templates": TEMPLATES, "repeats": work.slow_repeats}
     whole, saved = found["whole model"], found["saved head"]
     what, against = "a saved head, to the first logits", "loading the whole model and encoding the prompts"
     taken, others = ([run["seconds"] for run in runs] for runs in (saved, whole))
@@ -187,7 +169,7 @@ def time_cold_start(timed: TimedModel, *, classes: int, texts: int, encoded: int
         return rows
     # How much of a file that is mapped is in memory is for the system to say, and differs from run to run.
     ours, other = (median(run["MiB"] for run in runs) for runs in (saved, whole))
-    return rows + memory_rows("cold start", what, against, ours, other, {**settings, "repeats": repeats})
+    return rows + memory_rows("cold start", what, against, ours, other, settings)
 
 
 def _cold_start(way: str, folder: Path, encoded: int) -> dict[str, Any]:
@@ -199,21 +181,11 @@ def _cold_start(way: str, folder: Path, encoded: int) -> dict[str, Any]:
     return found
 
 
-def _save_random_head(folder: Path, synonyms: SynonymSet, texts: int) -> None:
+def _save_random_head(folder: Path, synonyms: SynonymSet, texts: int, dim: int) -> None:
     """Save a head of these classes with random embeddings: encoding all prompts would cost minutes."""
     head = SynonymousSpaceHead.from_backbone(str(folder / "model"))
-    head.fit_classes(["cat", "dog"], templates=TEMPLATES).save_pretrained(folder / "two")
-    two = load_artifact(folder / "two")
-    classes = [
-        two.classes[0].model_copy(
-            update={"name": each.name, "texts": [each.name, *each.synonyms], "rows": texts}
-        )
-        for each in synonyms.classes
-    ]
     generator = torch.Generator().manual_seed(0)
-    dim = two.raw.shape[1]
-    raw = torch.randn(len(classes), 1, dim, generator=generator)
-    raw = nn.functional.normalize(
-        raw + 0.5 * torch.randn(len(classes), texts, dim, generator=generator), dim=-1
-    )
-    save_artifact(folder / "head", type(two)(**{**vars(two), "raw": raw.flatten(0, 1), "classes": classes}))
+    noise = torch.randn(len(synonyms.classes), texts, dim, generator=generator)
+    unit = nn.functional.normalize(torch.randn(len(noise), 1, dim, generator=generator) + noise / 2, dim=-1)
+    names = [[each.name, *each.synonyms] for each in synonyms.classes]
+    head.fit_embeddings(list(unit), synonyms.class_names, texts=names).save_pretrained(folder / "head")

@@ -8,17 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
-from transformers import (
-    AutoTokenizer,
-    CLIPConfig,
-    CLIPImageProcessor,
-    CLIPModel,
-    PreTrainedTokenizerFast,
-    pipeline,
-)
+from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
+from transformers import pipeline as stock_pipeline
 from transformers.utils import logging
 
 from s3clip.backbone.backbone import Backbone
+from s3clip.backbone.families import joint_embedding
 from s3clip.integrations.pipeline import S3ZeroShotImageClassificationPipeline
 
 _TASK = "zero-shot-image-classification"
@@ -132,22 +127,10 @@ def padded_text_embeddings(
     return torch.cat(rows)
 
 
-def joint_embedding(output: Any) -> Tensor:
-    """Return what a `get_*_features` method of transformers 4 or 5 gave as a tensor."""
-    embedding: Tensor = output if torch.is_tensor(output) else output.pooler_output
-    return embedding
-
-
 def classifiers(timed: TimedModel) -> tuple[Any, Any]:
     """Return transformers' own pipeline on the model, and s3clip's."""
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    make: Any = pipeline
-    parts: Any = {
-        "model": timed.model,
-        "tokenizer": timed.tokenizer,
-        "image_processor": timed.image_processor,
-    }
-    return (
-        make(_TASK, **parts),
-        make(_TASK, pipeline_class=S3ZeroShotImageClassificationPipeline, **parts),
-    )
+    make: Any = stock_pipeline
+    parts = {key: getattr(timed, key) for key in ("model", "tokenizer", "image_processor")}
+    ours = make(_TASK, pipeline_class=S3ZeroShotImageClassificationPipeline, **parts)
+    return make(_TASK, **parts), ours

@@ -10,14 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from s3clip.bench.timing import (
-    Row,
-    as_much,
-    extra_memory,
-    faster,
-    interleaved,
-    memory_rows,
-)
+from s3clip.backbone.backbone import Backbone
+from s3clip.bench.timing import Row, as_much, extra_memory, faster, interleaved, memory_rows
+from s3clip.bench.workload import Workload
 from s3clip.config import HeadConfig
 from s3clip.head import SynonymousSpaceHead
 from s3clip.space.rips import (
@@ -78,8 +73,9 @@ def gudhi_h0(texts: Tensor, *, our_distances: bool) -> Tensor:
     return torch.stack(deaths)
 
 
-def time_space(*, classes: int, texts: int, dim: int, device: str, repeats: int) -> list[Row]:
+def time_space(work: Workload, device: str) -> list[Row]:
     """Time H0 and components of many classes, and the whole space, from the embeddings on."""
+    classes, texts, dim = work.classes, work.space_texts, work.dim
     points = _texts(classes, texts, dim, device)
     owners = torch.arange(classes, device=device).repeat_interleave(texts)
     names = [str(i) for i in range(classes)]
@@ -117,7 +113,7 @@ def time_space(*, classes: int, texts: int, dim: int, device: str, repeats: int)
             calls[f"a loop over {name}, from points"] = partial(loop, points, our_distances=False)
             calls[f"a loop over {name}, distances by s3clip"] = partial(loop, points, our_distances=True)
     calls["h0"]()
-    seconds = interleaved(calls, repeats, device)
+    seconds = interleaved(calls, work.space_repeats, device)
     settings = {"classes": classes, "texts": texts, "dim": dim}
     rows = [
         as_much("space", what, floor, seconds[name], seconds[floor], **settings)
@@ -138,8 +134,9 @@ def time_space(*, classes: int, texts: int, dim: int, device: str, repeats: int)
     )
 
 
-def time_large_class(*, texts: int, dim: int, device: str) -> list[Row]:
+def time_large_class(work: Workload, device: str) -> list[Row]:
     """Time the walk over one class that takes distances as it goes against that over a matrix, once."""
+    texts, dim = work.large_class, work.dim
     points, margins = _texts(1, texts, dim, device), torch.ones(1, texts, device=device)
     calls: dict[str, Callable[[], Any]] = {
         "as it goes": lambda: spanning_tree_of_points(points, margins),
@@ -185,27 +182,19 @@ def random_head(texts: Tensor) -> SynonymousSpaceHead:
     return head.fit_embeddings(list(texts), [str(i) for i in range(len(texts))], logit_scale=1.0)
 
 
-def time_forward(
-    *, images: int, classes: int, texts: int, many: tuple[int, int], dim: int, device: str, repeats: int
-) -> list[Row]:
+def time_forward(work: Workload, device: str) -> list[Row]:
     """Time `forward` against the product that it cannot do without, and see what it holds for many classes.
 
-    Args:
-        images: Size of the batch.
-        classes: Number of classes.
-        texts: Texts of each.
-        many: Classes and texts of the run that shows memory, and that time is linear in the classes.
-        dim: Of the embeddings.
-        device: Where to compute.
-        repeats: Of the fast calls; those that take seconds run three times.
+    What takes seconds runs three times at most.
     """
+    images, classes, texts, dim = work.images, work.classes, work.forward_texts, work.dim
     points, batch = _texts(classes, texts, dim, device), _texts(1, images, dim, device)[0]
     head, flat = random_head(points), points.flatten(0, 1)
     product = "the one product images @ texts.T"
     with torch.inference_mode():
         head(image_embeds=batch)
         fast = interleaved(
-            {"head": lambda: head(image_embeds=batch), product: lambda: batch @ flat.T}, repeats, device
+            {"head": lambda: head(image_embeds=batch), product: lambda: batch @ flat.T}, work.repeats, device
         )
         slow = interleaved(
             {
@@ -213,7 +202,7 @@ def time_forward(
                 "gathering rows": lambda: gather_rows(batch, points),
                 "gathering rows class by class": lambda: gather_rows_by_class(batch, points),
             },
-            min(3, repeats),
+            min(3, work.repeats),
             device,
         )
     settings = {"images": images, "classes": classes, "texts": texts, "dim": dim}
@@ -223,7 +212,7 @@ def time_forward(
         for name, seconds in slow.items()
         if name != "head"
     ]
-    return rows + _time_many_classes(batch, *many, device, min(5, repeats))
+    return rows + _time_many_classes(batch, *work.many, device, min(5, work.repeats))
 
 
 def _time_many_classes(batch: Tensor, classes: int, texts: int, device: str, repeats: int) -> list[Row]:
@@ -243,14 +232,7 @@ def _time_many_classes(batch: Tensor, classes: int, texts: int, device: str, rep
         )
         rows = [
             as_much("forward", "all classes", "half of them", seconds["whole"], seconds["half"], **settings),
-            as_much(
-                "forward",
-                "the best 5 in one pass",
-                "all logits",
-                seconds["top"],
-                seconds["whole"],
-                **settings,
-            ),
+            as_much("forward", "the best 5", "all logits", seconds["top"], seconds["whole"], **settings),
         ]
         extra = extra_memory(lambda: whole(image_embeds=batch), device)
         matrix = len(batch) * classes * texts * batch.element_size() / 2**20
@@ -260,10 +242,9 @@ def _time_many_classes(batch: Tensor, classes: int, texts: int, device: str, rep
     return rows
 
 
-def time_head(
-    backbone: Any, *, images: int, classes: int, texts: int, device: str, repeats: int
-) -> list[Row]:
+def time_head(backbone: Backbone, work: Workload, device: str) -> list[Row]:
     """Time the head beside the image tower on the same batch."""
+    images, classes, texts = work.images, work.classes, work.head_texts
     head = random_head(_texts(classes, texts, backbone.dim, device))
     batch = _texts(1, images, backbone.dim, device)[0]
     pixels = backbone.example_pixels()
@@ -273,9 +254,8 @@ def time_head(
         head(image_embeds=batch)
         seconds = interleaved(
             {"head": lambda: head(image_embeds=batch), against: lambda: backbone.encode_images(pixels)},
-            repeats,
+            work.slow_repeats,
             device,
         )
     settings = {"images": images, "classes": classes, "texts": texts, "dim": backbone.dim}
-    spent = as_much("forward", "the head alone", against, seconds["head"], seconds[against], **settings)
-    return [spent]
+    return [as_much("forward", "the head alone", against, seconds["head"], seconds[against], **settings)]

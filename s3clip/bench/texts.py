@@ -52,8 +52,8 @@ def food_prompts(lists: Path | None, classes: int) -> list[str]:
     for name, synonyms, descriptors in own[:classes]:
         made_up = [f"plate of {name}", f"homemade {name}", f"traditional {name} dish", f"serving of {name}"]
         names = list(dict.fromkeys([name, *synonyms, *made_up]))[:_SYNONYMS]
-        told = [text.strip() for text in descriptors if text.strip(" .")][:_DESCRIPTORS]
-        prompts += [join_descriptor(f"a photo of a {n}.", text) for n in names for text in told]
+        own_sentences = [text.strip() for text in descriptors if text.strip(" .")][:_DESCRIPTORS]
+        prompts += [join_descriptor(f"a photo of a {n}.", text) for n in names for text in own_sentences]
     return prompts
 
 

@@ -4,7 +4,7 @@ import ctypes
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -68,17 +68,14 @@ def faster(part: str, what: str, against: str, ours: list[float], other: list[fl
     return Row(part, what, against, "times faster", ratio, median(ours), median(other), settings=settings)
 
 
-def as_much(
-    part: str, what: str, against: str, ours: list[float], other: list[float], **settings: Any
-) -> Row:
+def as_much(part: str, what: str, against: str, ours: list[float], other: list[float], **more: Any) -> Row:
     """Return how many times the other's time ours takes."""
-    ratio = median(a / b for a, b in zip(ours, other, strict=True))
-    settings["repeats"] = len(ours)
-    return Row(part, what, against, "times as much", ratio, median(ours), median(other), settings=settings)
+    row = faster(part, what, against, other, ours, **more)
+    return replace(row, reading="times as much", ours=row.other, other=row.ours)
 
 
 def can_measure_memory() -> bool:
-    """Whether the system tells the peak memory of a process, and lets it forget the last one (Linux)."""
+    """Whether the system says the peak memory of a process, and lets it forget the last one (Linux)."""
     return sys.platform == "linux" and _STATUS.exists() and _FORGET_PEAK.exists()
 
 

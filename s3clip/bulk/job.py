@@ -106,6 +106,7 @@ def label(
         plain, (top_k, batch_size, part_size, workers, max_error_share)
     )
     _check(engine, workers, top_k, max_error_share, batch_size, part_size)
+    top_k, batch_size, part_size, workers = map(plain, (top_k, batch_size, part_size, workers))
     output = Output(out)
     output.check()
     found = list_files(one_or_several(inputs), output)

@@ -144,7 +144,7 @@ class Output:
     def claimed(self) -> Iterator[None]:
         """Keep other runs out of the folder while this one lasts. A process that dies holds nothing.
 
-        There is no such lock in an object store, on Windows, and on few file systems.
+        There is no such lock in an object store, on Windows, and on some file systems.
 
         Raises:
             ValueError: another run has it.

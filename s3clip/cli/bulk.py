@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from s3clip.cli.common import BatchSize, Device, HeadSource
+from s3clip.printing import say
 
 
 def label(
@@ -66,18 +67,18 @@ def label(
     except ImportError as error:  # an extra, or the package of a store, which it names
         raise OSError(str(error)) from error
     except bulk.TooManyErrorsError as error:
-        typer.echo(f"error: {error}", err=True)
+        say(f"error: {error}", error=True)
         raise typer.Exit(1) from error
-    typer.echo(summary.table())
+    say(summary.table())
     if "://" not in out:
         try:
             summary.draw(f"{out}/summary.png")
         except ImportError as error:
-            typer.echo(f"warning: no picture: {error}", err=True)
-    typer.echo(f"Saved to {out}.")
+            say(f"warning: no picture: {error}", error=True)
+    say(f"Saved to {out}.")
     if summary.errors:
-        typer.echo(f"warning: {summary.errors:,} of {summary.rows:,} rows have an error", err=True)
+        say(f"warning: {summary.errors:,} of {summary.rows:,} rows have an error", error=True)
     if summary.broken:
         said = f"inputs that broke off: {len(summary.broken):,}; the next run tries them again"
-        typer.echo(f"error: {said}", err=True)
+        say(f"error: {said}", error=True)
         raise typer.Exit(1)

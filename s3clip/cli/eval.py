@@ -57,8 +57,9 @@ def evaluate(
     cache: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of image embeddings, and of pixels counted, by default in --out. Runs that share it "
-            "encode no image twice; one that was killed goes on where it stopped."
+            help="Folder of image embeddings, and of pixels counted, by default in --out. Sets and runs that "
+            "share it embed no image twice, and count its pixels once for the same words and settings; a run "
+            "that was killed goes on where it stopped."
         ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that open and prepare images.")] = 4,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from s3clip.cli.common import Format, Output, print_rows
+from s3clip.printing import say
 from s3clip.texts.formats import KINDS, TextKind
 from s3clip.texts.sources import BUILTIN, HUB
 
@@ -57,7 +58,7 @@ def show(
         raise ValueError(f"--class: {source} has no class {name!r}; it has: {', '.join(near)}")
     if output is Format.JSON:
         listed = [{"class_index": index, **each.model_dump()} for index, each in classes.items()]
-        typer.echo(json.dumps(listed, indent=1, ensure_ascii=False))
+        say(json.dumps(listed, indent=1, ensure_ascii=False))
         return
     if output is Format.CSV:
         rows = [
@@ -69,10 +70,10 @@ def show(
         print_rows(["class_index", "class", "kind", "text"], rows, output)
         return
     for index, each in classes.items():
-        typer.echo(f"{index} {each.name}" + ("" if each.id is None else f" ({each.id})"))
+        say(f"{index} {each.name}" + ("" if each.id is None else f" ({each.id})"))
         for kind in KINDS:
             if texts := getattr(each, kind):
-                typer.echo(f"  {kind}: {'; '.join(texts)}")
+                say(f"  {kind}: {'; '.join(texts)}")
 
 
 @app.command()
@@ -148,7 +149,7 @@ def generate(
 
     def progress(now: Progress) -> None:
         last[:] = [now]
-        typer.echo(f"{now.answered} of {now.classes} classes", err=True)
+        say(f"{now.answered} of {now.classes} classes", error=True)
 
     try:
         own = generate_synonyms(
@@ -169,12 +170,10 @@ def generate(
         )
     finally:
         for now in last:
-            typer.echo(
-                f"{now.requests} requests, {now.prompt_tokens} tokens read, {now.completion_tokens} written"
-            )
+            say(f"{now.requests} requests, {now.prompt_tokens} tokens read, {now.completion_tokens} written")
     for position, each in enumerate(own.classes):
         if not each.synonyms and not each.descriptors:
-            typer.echo(f"class {position} ({each.name}) has its name alone")
+            say(f"class {position} ({each.name}) has its name alone")
 
 
 @app.command()
@@ -200,7 +199,7 @@ def wordnet(
         found = sum(bool(each.sense) for each in choices)
         guessed = sum(each.how not in ("id", "domain", "not found") for each in choices)
         counted = f"{found} of {len(choices)} classes found in WordNet"
-        typer.echo(f"{counted}; {guessed} by the order of their senses")
+        say(f"{counted}; {guessed} by the order of their senses")
 
 
 @app.command()
@@ -235,7 +234,7 @@ def clean(
     if output is Format.TABLE:
         counts = Counter(each.rule for each in removals)
         by_rule = ", ".join(f"{rule} {counts[rule]}" for rule in REMOVING if counts[rule])
-        typer.echo(f"{len(removals)} texts removed or mended" + (f": {by_rule}" if by_rule else ""))
+        say(f"{len(removals)} texts removed or mended" + (f": {by_rule}" if by_rule else ""))
 
 
 @app.command()
@@ -258,7 +257,7 @@ def restore(
             raise ValueError(f"{option}: {removed} has no removal of {unknown[0]!r}")
     chosen = [e for e in removals if (not rule or e.rule in rule) and (not text or e.text in text)]
     restore_synonyms(_read(source, quiet=True), chosen).write(out)
-    typer.echo(f"{len(chosen)} of {len(removals)} removals undone")
+    say(f"{len(chosen)} of {len(removals)} removals undone")
 
 
 @app.command()
@@ -273,7 +272,7 @@ def convert(
     own = _read(source, values)
     own.write(out)
     counts = ", ".join(f"{count} {kind}" for kind, count in own.counts().items())
-    typer.echo(f"{len(own.classes)} classes, {counts}")
+    say(f"{len(own.classes)} classes, {counts}")
 
 
 def _read(source: str, values: str = "synonyms", *, quiet: bool = False) -> "SynonymSet":
@@ -315,4 +314,4 @@ def _print_findings(findings: "list[Finding]", excepted: "list[tuple[Finding, st
         print_rows(header, rows, output)
     if output is Format.TABLE:
         counts = Counter(each.severity for each in findings)
-        typer.echo(f"{counts['error']} errors, {counts['warning']} warnings, {len(excepted)} exceptions")
+        say(f"{counts['error']} errors, {counts['warning']} warnings, {len(excepted)} exceptions")

@@ -1,7 +1,7 @@
 """The embedded default: a small CLIP that reads handwritten digits, its synonyms and its pictures.
 
 Everything here comes with the package or with scikit-learn, so the whole path from a synonym file to
-predictions runs offline in seconds. ``studies/train_demo.py`` trained the model. Digits show that the
+predictions runs offline in seconds. `examples/studies/train_demo.py` trained the model. Digits show that the
 software works; they say nothing about how good the method is on photographs.
 """
 

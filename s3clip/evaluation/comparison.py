@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from s3clip.arguments import plain
 from s3clip.backbone.backbone import Backbone
 from s3clip.config import HeadConfig
 from s3clip.evaluation.method_texts import MethodTexts, texts_at_hand
@@ -97,9 +98,9 @@ def compare(
         encoded = (image_embeds if hasattr(image_embeds, "split") else as_embeds(image_embeds))[kept]
 
     bias = model.logit_bias()
-    plain, view_embeds = _plain_and_views(encoded, settings)
+    plain_embeds, view_embeds = _plain_and_views(encoded, settings)
     problem = Problem(
-        image_embeds=plain,
+        image_embeds=plain_embeds,
         view_embeds=view_embeds,
         labels=torch.tensor([positions[i] for i in kept]),
         texts_of=texts.of,
@@ -121,7 +122,7 @@ def compare_embeddings(
     image_embeds: Tensor,
     labels: Iterable[int | str],
     *,
-    logit_scale: float,
+    logit_scale: float | Tensor,
     methods: Sequence[str] | None = None,
     configs: Mapping[str, HeadConfig] | None = None,
     control: str = CONTROL.name,
@@ -158,16 +159,16 @@ def compare_embeddings(
     chosen = settings.chosen(can_encode=False, has_descriptors=False)
     positions = class_positions(labels, class_names, [None] * len(class_names))
     kept = _with_a_class(positions, len(image_embeds))
-    plain, view_embeds = _plain_and_views(as_embeds(image_embeds)[kept], settings)
+    plain_embeds, view_embeds = _plain_and_views(as_embeds(image_embeds)[kept], settings)
     rows = [torch.as_tensor(own).float().cpu() for own in embeddings]
     problem = Problem(
-        image_embeds=plain,
+        image_embeds=plain_embeds,
         view_embeds=view_embeds,
         labels=torch.tensor([positions[i] for i in kept]),
         texts_of=lambda method, draw: texts_at_hand(method, rows),
         texts=sum(map(len, rows)),
         class_names=list(class_names),
-        logit_scale=logit_scale,
+        logit_scale=plain(logit_scale.item() if isinstance(logit_scale, Tensor) else logit_scale),
         logit_bias=None,
         activation="softmax",
     )

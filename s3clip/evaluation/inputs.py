@@ -4,7 +4,7 @@ import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from s3clip.files.text import read_text
 from s3clip.images.walking import find_images
+from s3clip.printing import from_spreadsheet
 
 
 @dataclass(frozen=True)
@@ -66,22 +67,39 @@ def labelled_images(
     return [root / file for file, _ in rows], [label for _, label in rows]
 
 
+IMAGE_ARRAYS = {
+    "image_embeds": ((2, 3), "fiu", "(images, dim) or (images, views, dim), numbers"),
+    "labels": ((1,), "iuU", "(images,), whole numbers or texts"),
+}
+TEXT_ARRAYS = {
+    "text_embeds": ((2,), "fiu", "(texts, dim), numbers"),
+    "owners": ((1,), "iu", "(texts,), whole numbers"),
+    "class_names": ((1,), "U", "(classes,), texts"),
+    "logit_scale": ((0,), "iuf", "(), a number"),
+}
+"""What the arrays of a file of embeddings are: their dimensions, kinds of dtype, and both in words."""
+
+
 def _rows_of_labels(path: Path, *wanted: str) -> list[list[str]]:
     """Return the cells of the wanted columns of a CSV with a header."""
-    header, *rows = list(csv.reader(io.StringIO(read_text(path), newline=""))) or [[]]
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        (_, header), *rows = [(reader.line_num, row) for row in reader if row] or [(0, [])]
+    except csv.Error as error:
+        raise ValueError(f"{path}: line {reader.line_num}: not CSV ({error})") from None
     for column in wanted:
         if column not in header:
             raise ValueError(f"{path}: no column {column!r}; it has: {', '.join(header)}")
     found = []
-    for record, row in enumerate(filter(None, rows), 1):
+    for line, row in rows:
         if len(row) > len(header):
             advice = 'a label with a comma stands in double quotes: "great white shark, shark"'
             raise ValueError(
-                f"{path}: record {record}: {len(row)} cells, but {len(header)} columns, in {row}; {advice}"
+                f"{path}: line {line}: {len(row)} cells, but {len(header)} columns, in {row}; {advice}"
             )
-        cells = [dict(zip(header, row, strict=False)).get(column, "") for column in wanted]
+        cells = [from_spreadsheet(dict(zip(header, row, strict=False)).get(column, "")) for column in wanted]
         if not all(cells):
-            raise ValueError(f"{path}: record {record}: expected a file and a label, got {cells}")
+            raise ValueError(f"{path}: line {line}: expected a file and a label, got {cells}")
         found.append(cells)
     return found
 
@@ -97,36 +115,35 @@ def read_embeddings(path: Path) -> Embedded:
     Raises:
         ValueError: an array is missing or does not fit.
     """
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = dict(loaded) if isinstance(loaded, NpzFile) else {}
-    except (ValueError, BadZipFile) as error:
-        raise ValueError(f"{path}: not a readable .npz ({error})") from error
-    wanted = ["image_embeds", "labels"]
-    with_texts = bool({"text_embeds", "owners", "class_names", "logit_scale"} & arrays.keys())
-    wanted += ["text_embeds", "owners", "class_names", "logit_scale"] if with_texts else []
-    if missing := [name for name in wanted if name not in arrays]:
-        raise ValueError(f"{path}: no array {missing[0]!r}; it has: {', '.join(arrays) or 'none'}")
-    if arrays["image_embeds"].ndim not in (2, 3):
-        shape = arrays["image_embeds"].shape
-        raise ValueError(
-            f"{path}: image_embeds: expected shape (images, dim) or (images, views, dim), got {shape}"
-        )
+    arrays = _read_npz(path)
+    with_texts = any(name in arrays for name in TEXT_ARRAYS)
+    for name, (dimensions, kinds, words) in {**IMAGE_ARRAYS, **(TEXT_ARRAYS if with_texts else {})}.items():
+        if name not in arrays:
+            raise ValueError(f"{path}: no array {name!r}; it has: {', '.join(arrays) or 'none'}")
+        if arrays[name].ndim not in dimensions or arrays[name].dtype.kind not in kinds:
+            found = f"{arrays[name].shape} of {arrays[name].dtype}"
+            raise ValueError(f"{path}: {name}: expected shape {words}, got {found}")
     images = torch.from_numpy(arrays["image_embeds"])
     labels = arrays["labels"].tolist()
     if not with_texts:
         return Embedded(images, labels, None, [], 0.0)
     owners, names = arrays["owners"], [str(name) for name in arrays["class_names"]]
     texts = torch.from_numpy(arrays["text_embeds"])
-    counts = np.bincount(owners, minlength=len(names))
-    if (
-        len(owners) != len(texts)
-        or len(counts) != len(names)
-        or (np.diff(owners) < 0).any()
-        or not counts.all()
-    ):
+    present, counts = np.unique(owners, return_counts=True)
+    ascending = len(owners) == len(texts) and (owners[1:] >= owners[:-1]).all()
+    if not ascending or not np.array_equal(present, np.arange(len(names))):
         raise ValueError(
             f"{path}: owners: expected the class of each of {len(texts)} texts, ascending from 0 to "
             f"{len(names) - 1} without a gap"
         )
     return Embedded(images, labels, list(texts.split(counts.tolist())), names, float(arrays["logit_scale"]))
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return dict(loaded) if isinstance(loaded, NpzFile) else {}
+    except OSError:
+        raise
+    except Exception as error:  # whatever zip, its compressions, and the headers of arrays have to say
+        raise ValueError(f"{path}: not a readable .npz ({error})") from error

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from s3clip.arguments import plain, whole_number
+from s3clip.arguments import whole_number
 from s3clip.config import HeadConfig
 from s3clip.evaluation.methods import ADAPTED, METHODS, Method
 from s3clip.space.shift import ADAPTATIONS
@@ -29,8 +29,23 @@ class ComparisonSettings:
     batch_size: int
     adapt: Sequence[str]
 
+    def __post_init__(self) -> None:
+        """Check them one by one; numbers may be of any type that is one, and become plain."""
+        for name in ("min_images", "bootstrap", "draws", "batch_size", "seed"):
+            number = whole_number(getattr(self, name), name, least=0 if name == "seed" else 1)
+            object.__setattr__(self, name, number)
+        for name in ("methods", "adapt"):
+            if isinstance(getattr(self, name), str):
+                raise TypeError(f"{name}: expected a list of names, got {getattr(self, name)!r}")
+        if unknown := [adaptation for adaptation in self.adapt if adaptation not in ADAPTATIONS]:
+            raise ValueError(f"adapt: unknown adaptation {unknown[0]!r}; known: {', '.join(ADAPTATIONS)}")
+
     def chosen(self, *, can_encode: bool, has_descriptors: bool) -> list[Method]:
-        """Return the methods that are compared; ValueError for one that is not known or cannot be."""
+        """Return the methods that are compared.
+
+        Raises:
+            ValueError: one that is not known, or that lacks what it needs.
+        """
         configs = dict(self.configs or {})
         if taken := sorted(set(configs) & set(METHODS)):
             raise ValueError(f"configs: {taken[0]!r} is the name of a method already; choose another")
@@ -59,14 +74,3 @@ class ComparisonSettings:
             for adaptation in dict.fromkeys(self.adapt)
         ]
         return [*found, *own, *adapted]
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        for name in ("min_images", "bootstrap", "draws", "batch_size"):
-            object.__setattr__(self, name, whole_number(getattr(self, name), name))
-        object.__setattr__(self, "seed", plain(self.seed))
-        for name in ("methods", "adapt"):
-            if isinstance(getattr(self, name), str):
-                raise TypeError(f"{name}: expected a list of names, got {getattr(self, name)!r}")
-        if unknown := [adaptation for adaptation in self.adapt if adaptation not in ADAPTATIONS]:
-            raise ValueError(f"adapt: unknown adaptation {unknown[0]!r}; known: {', '.join(ADAPTATIONS)}")

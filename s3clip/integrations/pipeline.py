@@ -52,8 +52,9 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
     text and `centering` is None (the default). What differs:
 
     - A label may have synonyms, and a fitted head may stand in the place of labels.
-    - A label set is encoded once, not once for every image. The last `KEPT_LABEL_SETS` are kept, so weights
-      of the model that change later need a new pipeline.
+    - A label set is encoded once, not once for every image. The last `KEPT_LABEL_SETS` are kept, until the
+      tokenizer, the settings or weights of the model change (writes to `weight.data` go unseen: those need a
+      new pipeline).
     - Texts are padded, masked and truncated as the model's family needs it, with a warning for those that are
       truncated; transformers' own fails at a label that is too long.
     - `tokenizer_kwargs` reach the tokenizer, which in transformers 5 they do not.
@@ -226,7 +227,8 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         # Texts of 1,000 labels take far less time to compare as written than to check again.
         written = labels if isinstance(labels, SynonymSet) else repr(labels)
         config = self._config or (HeadConfig() if self._head is None else self._head.config)
-        key = (written, repr(hypothesis_template), repr(tokenizer_kwargs), repr(config))
+        asked = (written, repr(hypothesis_template), repr(tokenizer_kwargs), repr(config))
+        key = (*asked, repr(self.tokenizer), _versions(self.model))
         head = self._heads.pop(key, None)
         if head is None:
             head = self._fit(labels, hypothesis_template, tokenizer_kwargs, config)
@@ -268,6 +270,13 @@ class _Tokenizer:
 
     def __call__(self, texts: list[str], **arguments: Any) -> Any:
         return self.tokenizer(texts, **{**arguments, **self.arguments})
+
+
+def _versions(model: Any) -> tuple[tuple[int, int], ...]:
+    """Return what changes when a weight of the model is written to or replaced; it costs microseconds."""
+    return tuple(
+        (weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in model.parameters()
+    )
 
 
 def _read_labels(candidate_labels: Any) -> Labels:

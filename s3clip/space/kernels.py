@@ -17,8 +17,8 @@ try:
     import triton.language as tl
 except ImportError as error:
     raise ImportError(
-        "S3CLIP_TRITON=1 needs Triton, which comes with torch for CUDA on Linux: install that, or unset "
-        "S3CLIP_TRITON to compute with torch alone"
+        "fused=True needs Triton, which comes with torch for CUDA on Linux: install that, or leave fused "
+        "False to compute with torch alone"
     ) from error
 
 MOST_TEXTS = 64

@@ -1,7 +1,7 @@
 """From a class's names, descriptors and sentences to the texts that are encoded.
 
-A *text* is one point of the space-to-be: one (name or synonym, descriptor or none), written into every
-template. Its prompts are averaged after encoding, so templates add no points. Prompts are literal: the name
+A *text* becomes one row of the class space: one (name or synonym, descriptor or none), written into every
+template. Its prompts are averaged after encoding, so templates add no rows. Prompts are literal: the name
 goes into the template unchanged, braces, percent signs and underscores included.
 """
 
@@ -43,7 +43,7 @@ class Text:
     Attributes:
         label: what a user is shown as "the text that matched".
         prompts: what is encoded, one string per template (exactly one for a whole sentence); the unit
-            embeddings of the prompts are averaged to one point.
+            embeddings of the prompts are averaged to one row.
     """
 
     label: str

@@ -74,7 +74,15 @@ def test_the_folder_holds_the_class_space_and_not_the_backbone(saved: Path):
     names = sorted(path.name for path in saved.iterdir())
     assert [name.split("-")[0] for name in names] == ["config.json", "space"]
     tensors = load_file(saved / names[1])
-    assert set(tensors) == {"raw", "owners", "logit_scale", "fingerprint.image", "fingerprint.texts"}
+    assert set(tensors) == {
+        "raw",
+        "owners",
+        "logit_scale",
+        "fingerprint.image",
+        "fingerprint.texts",
+        "fingerprint.more_texts",
+        "fingerprint.tokenizer",
+    }
     assert tensors["raw"].shape == (4, DIM)
 
 

@@ -395,7 +395,8 @@ def test_fingerprint_tells_models_apart_and_ignores_the_image_processor(family):
     assert torch.equal(backbone.fingerprint()["image"], prints["image"])
     assert prints["image"].shape == (backbone.dim,)
     assert prints["texts"].shape == (3, backbone.dim)
-    for rows in prints.values():
+    assert prints["more_texts"].shape == (6, backbone.dim)
+    for rows in (prints[part] for part in ("image", "texts", "more_texts")):
         torch.testing.assert_close(rows.norm(dim=-1), torch.ones(rows.shape[:-1]))
     other = Backbone(*tiny_models.build(family, seed=1)).fingerprint()
     assert (prints["image"] * other["image"]).sum() < 0.99
@@ -809,3 +810,74 @@ def test_a_checkpoint_that_lacks_more_than_texts_is_read_whole(tmp_path: Path):
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lacks 1 weights.*visual_projection"):
         Backbone.from_pretrained(str(tmp_path), text_tower=False)
+
+
+# Parts that load but are empty.
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer_config.json")
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_a_folder_without_tokenizer_files_encodes_no_text(family: str, tmp_path: Path):
+    model, processor = built(family)
+    if isinstance(processor, tuple):
+        pytest.skip("its processor cannot be saved here")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    for name in TOKENIZER_FILES:
+        (tmp_path / name).unlink(missing_ok=True)
+    try:
+        backbone = Backbone.from_pretrained(str(tmp_path))
+    except (OSError, ValueError, TypeError):
+        return  # transformers itself refuses
+    backbone.encode_images(**backbone.preprocess(images()))
+    for texts in (["cat", "dog"], ["cat"]):
+        with pytest.raises(
+            ValueError, match=r"processor: its \w+ reads all texts as the same tokens.*missing"
+        ):
+            backbone.encode_texts(texts)
+
+
+def test_a_vocabulary_of_some_words_is_enough_for_them():
+    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "zebra": 4, "okapi": 5}
+    model, processor = built("chinese_clip")
+    tokenizer = type(processor.tokenizer)(vocab=words, model_max_length=64)
+    backbone = Backbone(model, (tokenizer, None))
+    rows = backbone.encode_texts(["zebra", "okapi"])
+    assert (rows[0] - rows[1]).norm() > 1e-3
+    backbone.encode_texts(["zebra"])
+    with pytest.raises(ValueError, match="reads all texts as the same tokens"):
+        backbone.encode_texts(["gnu", "emu"])
+
+
+def test_tokens_beyond_the_table_are_named():
+    model, processor = tiny_models.build("clip")
+    processor.tokenizer.add_tokens(["<new>"])
+    backbone = Backbone(model, processor)
+    backbone.encode_texts(["a cat"])
+    with pytest.raises(ValueError, match="reads 'a <new>' with the token 514, and the text tower knows 514"):
+        backbone.encode_texts(["a cat", "a <new>"])
+    model.text_model.resize_token_embeddings(515)
+    backbone.encode_texts(["a <new>"])
+
+
+@pytest.mark.parametrize("family", ["siglip", "siglip2"])
+def test_pixels_of_another_family_are_a_warning(family: str):
+    if family not in tiny_models.FAMILIES:
+        pytest.skip(f"transformers has no {family}")
+    model, processor = built(family)
+    with pytest.warns(UserWarning, match=r"takes the mean \(0.48.* is it that of another model"):
+        Backbone(model, (processor.tokenizer, tiny_models.clip_image_processor()))
+
+
+def test_a_text_tower_that_was_never_trained_is_a_warning():
+    model, processor = tiny_models.build("clip")
+    backbone = Backbone(model, processor)
+    backbone.encode_texts(["a cat"])  # neither tower was: a model made to be trained, or for a test
+    with torch.no_grad():
+        model.vision_model.post_layernorm.weight.mul_(1.01)
+    with pytest.warns(UserWarning, match="the text tower of CLIPModel was never trained"):
+        backbone.encode_texts(["a cat"])
+    with torch.no_grad():
+        model.text_model.final_layer_norm.bias.add_(0.01)
+    backbone.encode_texts(["a cat"])

@@ -1,8 +1,12 @@
 """The cache of text embeddings: fewer texts encoded, the same answers, and never an error."""
 
+import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
+import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +176,70 @@ for i in range(60):
     assert all(found[f"{me} {i}"].tolist() == [me] * 4 for me in (0, 1) for i in range(60))
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_damaged_row_is_encoded_again(head: SynonymousSpaceHead, folder: Path, encoded: list[str]):
+    whole = head.fit_classes(PETS).text_embeddings
+    rows = []
+    with sqlite3.connect(folder / "texts.sqlite") as connection:
+        for number, (key, vector) in enumerate(connection.execute("SELECT key, vector FROM embeddings")):
+            damaged = bytearray(vector)
+            damaged[number] ^= 1 << (number % 8)
+            rows.append([(bytes(damaged), "text", None, b"", 3)[number % 5] or b"\0" * len(vector), key])
+        connection.executemany("UPDATE embeddings SET vector = ? WHERE key = ?", rows)
+    encoded.clear()
+    again = head.fit_classes(PETS).text_embeddings
+    assert len(encoded) == 5
+    torch.testing.assert_close(again, whole, atol=0, rtol=0)
+    encoded.clear()
+    head.fit_classes(PETS)
+    assert not encoded
+
+
+def test_a_row_under_the_key_of_another_is_not_taken(tmp_path: Path):
+    cache = TextCache(tmp_path / "t.sqlite", ENCODER)
+    cache.write(["a", "b"], np.ones((2, 4), dtype=np.float32) * [[1], [2]])
+    with sqlite3.connect(tmp_path / "t.sqlite") as connection:
+        connection.execute("UPDATE embeddings SET vector = (SELECT vector FROM embeddings LIMIT 1)")
+    assert len(cache.read(["a", "b"], 4)) == 1
+
+
+@pytest.mark.parametrize("lock", ["EXCLUSIVE", "IMMEDIATE"])
+def test_a_locked_file_is_waited_for_two_seconds_once(
+    head: SynonymousSpaceHead, folder: Path, lock: str, monkeypatch: pytest.MonkeyPatch
+):
+    expected = head.fit_classes(PETS).text_embeddings
+    monkeypatch.setattr("s3clip.backbone.encoding.PROMPT_BLOCK", 1)  # so that it is asked again and again
+    with closing(sqlite3.connect(folder / "texts.sqlite")) as other:
+        other.execute(f"BEGIN {lock}")
+        start = time.perf_counter()
+        with pytest.warns(UserWarning, match="locked") as caught:
+            head.fit_classes({**PETS, "ox": ["cow", "bull"]})
+        assert time.perf_counter() - start < 4
+        assert len(caught) == 1
+    torch.testing.assert_close(head.text_embeddings[:5], expected)
+
+
+def test_a_file_that_may_only_be_read_is_read(
+    head: SynonymousSpaceHead,
+    encoded: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+):
+    root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as name:  # the folders of pytest are closed to other users
+        monkeypatch.setenv("S3CLIP_CACHE", name)
+        head.fit_classes(PETS)
+        encoded.clear()
+        Path(name, "texts.sqlite").chmod(0o444)
+        Path(name).chmod(0o555)
+        try:
+            if root:
+                os.seteuid(65534)  # nobody: root may write everywhere
+            head.fit_classes({**PETS, "ox": []})
+        finally:
+            if root:
+                os.seteuid(0)
+            Path(name).chmod(0o755)
+    assert encoded == ["a photo of a ox."]
+    assert not recwarn.list

@@ -27,6 +27,7 @@ from s3clip.bench.parts import (
 )
 from s3clip.bench.texts import food_prompts, imagenet_prompts, label_names
 from s3clip.bench.timing import can_measure_memory, faster, peak_growth
+from s3clip.bench.workload import Workload
 from s3clip.demo import model_folder
 from tests import ROOT
 
@@ -91,7 +92,7 @@ def test_a_word_is_a_token_of_the_random_model(monkeypatch):
 
 def test_token_counts_and_scaling_of_the_padded_batches(demo):
     texts = [f"a photo of the digit {name}." for name in label_names(300)]
-    padded, floor, *_ = time_texts(demo, texts * 2, "texts", padded_batches=1, repeats=1)
+    padded, floor, *_ = time_texts(demo, texts * 2, "texts", Workload(padded_batches=1, slow_repeats=1))
     length = demo.backbone.text_length
     counts = demo.backbone.count_tokens(texts)
     settings = padded.settings
@@ -107,21 +108,23 @@ def test_token_counts_and_scaling_of_the_padded_batches(demo):
 
 
 def test_the_pipelines_agree_on_what_is_timed(demo):
-    rows = time_pipeline(demo, labels=5, images=3, stock_images=2)
+    rows = time_pipeline(demo, Workload(classes=5, stock_images=2))
     assert rows[0].settings["largest score difference"] < 1e-5
 
 
 def test_a_cold_start_runs_both_ways(demo):
-    rows = time_cold_start(demo, classes=3, texts=2, encoded=2, repeats=1)
+    rows = time_cold_start(demo, Workload(classes=3, head_texts=2, encoded=2, slow_repeats=1))
     assert [row.unit for row in rows] == (["s", "MiB"] if can_measure_memory() else ["s"])
     assert all(row.ours > 0 and row.other > 0 for row in rows)
 
 
 def test_every_row_of_the_head(demo):
-    rows = time_space(classes=4, texts=5, dim=8, device="cpu", repeats=1)
-    rows += time_large_class(texts=9, dim=8, device="cpu")
-    rows += time_forward(images=2, classes=4, texts=5, many=(6, 3), dim=8, device="cpu", repeats=1)
-    rows += time_head(demo.backbone, images=2, classes=3, texts=4, device="cpu", repeats=1)
+    once = {"repeats": 1, "space_repeats": 1, "slow_repeats": 1}
+    work = Workload(
+        classes=4, space_texts=5, forward_texts=5, head_texts=4, large_class=9, many=(6, 3), dim=8, **once
+    )
+    rows = time_space(work, "cpu") + time_large_class(work, "cpu")
+    rows += time_forward(work, "cpu") + time_head(demo.backbone, work, "cpu")
     assert {row.part for row in rows} == {"space", "forward"}
     assert all(row.ratio > 0 for row in rows if row.unit == "s")
 
@@ -174,7 +177,7 @@ def test_bad_options_end_before_anything_is_timed(monkeypatch, tmp_path, capsys,
 
 
 def test_the_script_for_a_gpu_runs(monkeypatch, capsys):
-    script = runpy.run_path(str(ROOT / "examples" / "gpu_check.py"), run_name="gpu_check")
+    script = runpy.run_path(str(ROOT / "examples" / "studies" / "gpu_check.py"), run_name="gpu_check")
     words = ["gpu_check.py", "--device", "cpu", "--share", "0.001", "--repeats", "1"]
     monkeypatch.setattr(sys, "argv", words)
     script["main"]()
@@ -184,7 +187,7 @@ def test_the_script_for_a_gpu_runs(monkeypatch, capsys):
 
 
 def test_the_bounds_of_the_pruning_study_hold(monkeypatch, capsys, shared):
-    script = runpy.run_path(str(ROOT / "examples" / "pruning_study.py"), run_name="pruning_study")
+    script = runpy.run_path(str(ROOT / "examples" / "studies" / "pruning_study.py"), run_name="pruning_study")
     monkeypatch.setattr(sys, "argv", ["pruning_study.py", "--shared", str(shared)])
     script["main"]()  # asserts that no bound is below a score
     assert "ball around each class: 29.7% of the classes" in capsys.readouterr().out

@@ -471,6 +471,14 @@ def test_arguments_out_of_range(head, pictures: Path, tmp_path: Path, arguments:
     assert not (tmp_path / "out").exists()
 
 
+def test_numbers_and_paths_of_numpy_are_those_of_python(head, pictures: Path, tmp_path: Path):
+    label(pictures / "files", head, tmp_path / "out", workers=0, top_k=3, **SIZES)
+    numbers = {"top_k": np.int64(3), "workers": np.int32(0), "max_error_share": np.float32(0.5)}
+    sizes = {name: np.int16(size) for name, size in SIZES.items()}
+    paths = np.array([str(pictures / "files")])
+    assert label(paths, head, tmp_path / "out", **numbers, **sizes).labelled_now == 0
+
+
 def test_inputs_that_are_not_there(space: SynonymousSpaceHead, pictures: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     for missing in (tmp_path / "none.jpg", tmp_path / "empty", tmp_path / "*.npy"):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,7 @@ def command(*arguments: object, **more: object) -> subprocess.CompletedProcess[s
     return subprocess.run(line, capture_output=True, text=True, check=False, **more)
 
 
+@pytest.mark.filterwarnings("ignore:.*passed over")
 def test_files_folders_and_globs(fitted: Path, photos: Path):
     for images in ([photos], [photos / "more" / "a.png", photos / "*.*"], [photos / "**" / "*.*", photos]):
         if "*" in str(images[-1]):
@@ -58,6 +60,7 @@ def test_files_folders_and_globs(fitted: Path, photos: Path):
         assert found == {"a.png": "zero", "b.png": "one", "c.JPG": "seven"}
 
 
+@pytest.mark.filterwarnings("ignore:.*passed over")
 def test_formats_agree(fitted: Path, photos: Path):
     as_json = json.loads(run("predict", photos, "--head", fitted, "--top-k", 2, "--format", "json").stdout)
     text = run("predict", photos, "--head", fitted, "--top-k", 2, "--format", "csv").stdout
@@ -261,6 +264,11 @@ def test_heat_maps_beside_the_images_that_are_safe(tmp_path: Path):
     assert result.exit_code == 0, result.output
     assert before == {name: (tmp_path / name).read_bytes() for name in before}
     assert list(tmp_path.glob("a-*.png"))
+
+
+def test_commands_print_in_one_way():
+    for path in Path(cli.__file__).parent.glob("*.py"):
+        assert not re.search(r"\b(echo|secho|print|sys\.stdout|stderr\.write)\(", path.read_text()), path
 
 
 def test_what_is_printed_moves_no_cursor(tmp_path: Path):

@@ -14,9 +14,9 @@ from sklearn.datasets import load_digits
 from transformers import AutoModel, AutoProcessor, CLIPModel, CLIPProcessor
 
 from s3clip.demo import held_out_digits, model_folder, synonym_file, training_digits
-from tests import ROOT
+from tests import ROOT, STUDIES
 
-SCRIPT = ROOT / "examples" / "train_demo.py"
+SCRIPT = STUDIES / "train_demo.py"
 
 
 @pytest.fixture(scope="module")

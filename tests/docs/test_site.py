@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import s3clip
 from tests import ROOT
 
 
@@ -37,4 +38,6 @@ def test_the_site_builds_strictly_and_requests_nothing(tmp_path: Path):
         outside = re.findall(r"<(?:script|img|iframe)[^>]* src=[\"']?(?:https?:)?//[^\"' >]*", text)
         outside += re.findall(r"<link[^>]* rel=[\"']?stylesheet[\"']?[^>]*href=[\"']?(?:https?:)?//", text)
         assert not outside, page.name
-    assert "fit_classes" in (tmp_path / "site" / "api.html").read_text(encoding="utf-8")
+    api = (tmp_path / "site" / "api.html").read_text(encoding="utf-8")
+    assert not [name for name in s3clip.__all__ if f'id="s3clip.{name}"' not in api and name != "__version__"]
+    assert 'id="s3clip.SynonymousSpaceHead.fit_classes"' in api

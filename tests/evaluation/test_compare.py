@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import random
 import sys
 from importlib.util import find_spec
 
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 from s3clip import Backbone, HeadConfig, SynonymousSpaceHead, SynonymSet, cli
 from s3clip.demo import held_out_digits, model_folder, synonym_file
-from s3clip.evaluation import METHODS, compare, compare_embeddings
+from s3clip.evaluation import METHODS, Comparison, compare, compare_embeddings
 from s3clip.evaluation.inputs import labelled_images, read_embeddings
 from s3clip.evaluation.methods import (
     names_alone,
@@ -30,6 +31,7 @@ from s3clip.evaluation.scores import (
     resampled_means,
 )
 from s3clip.prediction.class_labels import class_positions
+from s3clip.printing import Table
 from tests.tiny_models import build
 
 DIM, SCALE = 24, 20.0
@@ -409,6 +411,33 @@ def test_a_model_and_its_images(family):
     assert again["default"].top1 == found["default"].top1
 
 
+def test_numbers_and_names_of_any_library(problem, tmp_path):
+    texts, names, images, labels = problem
+    some = {"bootstrap": 20, "methods": ["name"]}
+    expected = compare_embeddings(texts, names, images, labels, logit_scale=SCALE, seed=3, **some)
+    found = compare_embeddings(
+        [own.numpy() for own in texts],
+        np.array(names),
+        images.numpy(),
+        np.array([names[label] for label in labels]),
+        logit_scale=np.float32(SCALE),
+        methods=np.array(["name"]),
+        bootstrap=np.int64(20),
+        seed=np.int32(3),
+        batch_size=np.int16(64),
+        min_images=torch.tensor(1),
+    )
+    found.save(tmp_path)
+    for own, other in zip(found.scores, expected.scores, strict=True):
+        assert own.model_copy(update={"image_ms": 0, "fit_ms": 0}) == other.model_copy(
+            update={"image_ms": 0, "fit_ms": 0}
+        )
+    assert Comparison.model_validate_json((tmp_path / "comparison.json").read_text()).scores == found.scores
+    for wrong in ({"seed": -1}, {"seed": None}, {"batch_size": 0}, {"bootstrap": True}, {"min_images": 1.0}):
+        with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
+            compare_embeddings(texts, names, images, labels, logit_scale=SCALE, **wrong)
+
+
 def test_images_are_given_once():
     with pytest.raises(ValueError, match="exactly one of the two, got neither"):
         compare({"a": []}, [0], backbone=Backbone(*build("clip")))
@@ -579,13 +608,22 @@ def test_bad_input_is_one_line_and_status_2(case, photos, tmp_path, monkeypatch,
 
 def test_files_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "gap.csv").write_text("file,label\na.png,cat\nb.png,\n")
-    with pytest.raises(ValueError, match="record 2: expected a file and a label"):
+    with pytest.raises(ValueError, match="line 3: expected a file and a label"):
         labelled_images(None, tmp_path / "gap.csv")
     (tmp_path / "comma.csv").write_text('file,label\na.png,"hen, biddy"\nb.png,great white shark, shark\n')
-    with pytest.raises(
-        ValueError, match=r"comma\.csv: record 2: 3 cells, but 2 columns, .* in double quotes"
-    ):
+    with pytest.raises(ValueError, match=r"comma\.csv: line 3: 3 cells, but 2 columns, .* in double quotes"):
         labelled_images(None, tmp_path / "comma.csv")
+    (tmp_path / "quote.csv").write_text('file,label\na.png,"cat\nb.png,dog\n')
+    with pytest.raises(ValueError, match=r"quote\.csv: line 3: not CSV"):
+        labelled_images(None, tmp_path / "quote.csv")
+    (tmp_path / "nul.csv").write_text("file,label\na.png,c" + "a" * 200_000 + "t\n")
+    with pytest.raises(ValueError, match=r"nul\.csv: line 2: not CSV"):
+        labelled_images(None, tmp_path / "nul.csv")
+    (tmp_path / "formula.csv").write_text(
+        Table(["file", "label"], [["=a.png", "-2 zero"], ["'b.png", "1"]]).csv()
+    )
+    files, labels = labelled_images(None, tmp_path / "formula.csv")
+    assert ([file.name for file in files], labels) == (["=a.png", "'b.png"], ["-2 zero", "1"])
     for encoding in ("cp1252", "utf-16"):
         (tmp_path / "café.csv").write_text("file,label\na.png,café\n", encoding=encoding)
         with pytest.raises(ValueError, match=r"café\.csv: is not UTF-8 .*; save it as UTF-8"):
@@ -606,6 +644,26 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "cut.npz").write_bytes((tmp_path / "owners.npz").read_bytes()[:200])
     with pytest.raises(ValueError, match=r"cut.npz: not a readable .npz"):
         read_embeddings(tmp_path / "cut.npz")
+    whole = (tmp_path / "owners.npz").read_bytes()
+    draw = random.Random(0)
+    for _ in range(300):  # of another length, of other bytes: refused by name, or read
+        damaged = bytearray(whole[: draw.choice([0, 4, draw.randrange(len(whole)), len(whole)])])
+        for _ in range(draw.randrange(8)):
+            if damaged:
+                damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        (tmp_path / "damaged.npz").write_bytes(damaged)
+        try:
+            read_embeddings(tmp_path / "damaged.npz")
+        except ValueError as error:
+            assert str(error).startswith(f"{tmp_path / 'damaged.npz'}: ")  # noqa: PT017
+    for name, value in {
+        "labels": [[0]], "text_embeds": np.ones(3), "owners": [0.0, 0.0, 1.0], "class_names": [1, 2],
+        "logit_scale": [1.0, 2.0], "image_embeds": np.array([["a"]]),
+    }.items():  # fmt: skip
+        other = {"owners": [0, 0, 1], "class_names": ["a", "b"], **arrays, name: value}
+        np.savez(tmp_path / "other.npz", **other)
+        with pytest.raises(ValueError, match=rf"other\.npz: {name}: expected shape"):
+            read_embeddings(tmp_path / "other.npz")
     np.save(tmp_path / "single.npy", np.ones(3))
     with pytest.raises(ValueError, match="no array 'image_embeds'"):
         read_embeddings(tmp_path / "single.npy")

@@ -1,5 +1,6 @@
 """Segmentation, against plain implementations of the published formulas, plain loops and exact identities."""
 
+import copy
 import math
 import subprocess
 import sys
@@ -10,10 +11,11 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate, normalize
 
-from s3clip import Backbone, HeadConfig, SynonymousSpaceHead
+from s3clip import Backbone, Calibration, HeadConfig, SynonymousSpaceHead
 from s3clip.segmentation.dense import PATCH_FEATURES, DenseTower, neighbourhood
 from s3clip.segmentation.palette import palette_image, voc_palette
 from s3clip.segmentation.pictures import heat_map, overlay
+from s3clip.segmentation.result import row_parts
 from s3clip.segmentation.rle import encode_rle
 from s3clip.segmentation.scores import best_class, softmax_then_max
 from s3clip.segmentation.segmenter import encode_patches, segment_patches
@@ -403,3 +405,29 @@ def test_heads_that_cannot_are_named(head, picture, tmp_path):
         alone.segment(picture)
     with pytest.raises(FileNotFoundError):
         head.fit_classes(["a"]).segment(tmp_path / "none.jpg")
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_pixels_have_the_probabilities_of_the_head(fitted, picture, activation):
+    """A threshold means the same for a pixel as for an image: the calibration counts."""
+    head = copy.deepcopy(fitted)
+    head.calibration = Calibration(activation=activation, temperature=0.3, bias=-0.7)
+    found = head.segment(picture)[0]
+    logits = torch.cat(list(row_parts(found._patches, 2**20)), dim=1)
+    expected = head.probabilities(logits.movedim(0, -1))
+    for position, name in enumerate(head.class_names):
+        torch.testing.assert_close(found.probabilities(name), expected[..., position], rtol=0, atol=1e-6)
+    least = expected.amax(-1).median().item()
+    labels = head.segment(picture, threshold=least)[0].labels
+    assert torch.equal(labels >= 0, expected.amax(-1) >= least)
+
+
+def test_positions_of_many_classes_fit_into_the_labels(picture):
+    model, processor = build("clip")
+    head = SynonymousSpaceHead(model, processor, config=HeadConfig(scale_rule=None))
+    sizes = {"window": 8, "short_side": 8}
+    features = encode_patches(head.backbone, picture, **sizes)
+    rows = torch.randn(40_000, 1, head.backbone.dim)
+    rows[35_000] = features.patches.flatten(0, 2).mean(0)  # beyond what int16 holds, and the nearest
+    head.fit_embeddings(rows.unbind(0), [str(i) for i in range(len(rows))])
+    assert head.segment(picture, **sizes)[0].areas()[0]["class_index"] == 35_000

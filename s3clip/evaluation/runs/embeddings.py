@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from s3clip._version import __version__
 from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.image_transform import ImageTransform
 from s3clip.evaluation.benchmarks.sets import ClassificationSet
@@ -111,8 +112,11 @@ class ImageJob:
         return ImageOpening(self.backbone.image_transform())
 
     def place(self, image_key: str) -> Path:
-        """Return where in the cache of a model they go: sets share them."""
-        return Path("embeddings")
+        """Return where in the cache of a model they go: sets share them, versions of s3clip do not.
+
+        Another version may read pictures otherwise.
+        """
+        return Path(f"embeddings-{__version__}")
 
     def compute(self, prepared: dict[str, Tensor]) -> Tensor:
         """Return (images, dim)."""

@@ -84,12 +84,16 @@ class PixelJob:
         self.chosen = choose_methods(asked, which)
         texts = MethodTexts(backbone, which.synonyms, which.templates)
         self.texts = sum(map(len, texts.embeddings))
+        self._embeddings = hashlib.sha256()
         self.methods = [self._fit(each, texts) for each in self.chosen]
         self.seconds = {each.name: 0.0 for each in self.methods}
 
     def _fit(self, method: Method, texts: MethodTexts) -> PixelMethod:
+        embeddings = texts.of(method, self.asked.seed)
+        for own in embeddings:
+            self._embeddings.update(repr(own.shape).encode() + own.float().cpu().numpy().tobytes())
         head = SynonymousSpaceHead(self.backbone, config=method.config or CONTROL.config)
-        head.fit_embeddings(texts.of(method, self.asked.seed), texts.class_names).eval()
+        head.fit_embeddings(embeddings, texts.class_names).eval()
         return PixelMethod(method.name, head, "softmax_then_max" if method.config is None else "space")
 
     @property
@@ -103,17 +107,16 @@ class PixelJob:
         Args:
             image_key: of the backbone; to make it takes long.
         """
-        layout = self.which.layout
+        layout, bias = self.which.layout, self.backbone.logit_bias()
         facts = {
             "s3clip": __version__,
             "model": image_key,
-            "texts": self.backbone.text_key().hex(),
+            "logits": [self.backbone.logit_scale().item(), None if bias is None else bias.item()],
+            "texts": self._embeddings.hexdigest(),
             "patch_features": self.patch_features,
             "sizes": self.sizes,
             "threshold": layout.threshold,
             "reduce_zero_label": layout.reduce_zero_label,
-            "synonyms": self.which.synonyms.model_dump(mode="json"),
-            "templates": self.which.templates,
             "methods": {
                 each.name: None if each.config is None else each.config.model_dump(mode="json")
                 for each in self.chosen
