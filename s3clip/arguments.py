@@ -51,6 +51,7 @@ def whole_number(value: object, argument: str, *, least: int = 1) -> int:
 
 def is_whole(value: object) -> bool:
     """Whether `value` is a whole number, by what it says of itself (True is not a number)."""
+    value = plain(value)
     try:
         return not isinstance(value, bool) and isinstance(operator.index(value), int)  # type: ignore[arg-type]
     except TypeError:
@@ -63,7 +64,8 @@ def is_count(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether `value` is a real number, of Python or numpy (True is not a number, nor is NaN)."""
+    """Whether `value` is a real number, of Python, numpy or torch (True is not a number, nor is NaN)."""
+    value = plain(value)
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value
 
 
@@ -77,7 +79,12 @@ def is_scale(value: object) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Return a number of numpy as one of Python, which JSON can hold, and anything else as it is."""
+    """Return a number of numpy or torch as one of Python, which JSON can hold; anything else as it is.
+
+    So is what a numpy scalar, or an array or tensor of no dimensions, holds: True or a text.
+    """
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return value
     return operator.index(value) if isinstance(value, numbers.Integral) else float(value)

@@ -279,10 +279,9 @@ def from_embeddings(
         ValueError: counts or shapes that do not agree, an empty class, or a scale that is not > 0.
         TypeError: names or texts that are not strings.
     """
-    if isinstance(logit_scale, Tensor):
-        logit_scale = logit_scale.item()
-    if logit_scale is not None and not is_scale(logit_scale):
-        raise ValueError(f"logit_scale: expected a number > 0, at most {LARGEST_SCALE:g}, got {logit_scale}")
+    scale: float | None = plain(logit_scale)
+    if scale is not None and not is_scale(scale):
+        raise ValueError(f"logit_scale: expected a number > 0, at most {LARGEST_SCALE:g}, got {scale}")
     names, rows = checked_rows(embeddings, class_names)
     if texts is not None and [len(own) for own in texts] != [len(own) for own in rows]:
         raise ValueError("texts: expected one text for every row of embeddings, class by class")
@@ -296,7 +295,7 @@ def from_embeddings(
             )
         except ValidationError as error:
             raise ValueError(f"class {i}: {first_problem(error)}") from None
-    return ClassSpace(torch.cat(rows), tuple(classes), config, fitted_logit_scale=plain(logit_scale))
+    return ClassSpace(torch.cat(rows), tuple(classes), config, fitted_logit_scale=scale)
 
 
 def joined(known: BackboneFacts | None, found: dict[str, Tensor]) -> dict[str, Tensor]:
