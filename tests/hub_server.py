@@ -8,6 +8,8 @@ import base64
 import hashlib
 import json
 import re
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,8 +48,27 @@ class Repository:
         return commit if commit in self.commits else None
 
 
+@dataclass
+class Fault:
+    """What goes wrong with a file.
+
+    Attributes:
+        kind: a status, or what `Handler.go_wrong` knows.
+        method: the requests that it befalls; "": all.
+        times: how often; -1: always.
+        after: the header Retry-After.
+        code: the Hub's name of an error.
+    """
+
+    kind: int | str
+    method: str = ""
+    times: int = -1
+    after: str | None = None
+    code: str = "Fault"
+
+
 class Hub:
-    """What a server knows. Files in `cut` break off in the middle.
+    """What a server knows. Files in `cut` break off in the middle; `faults` are by the path of a file.
 
     `large` says how .safetensors files travel: "regular" (in the commit), "lfs" or "xet". Of Xet's files the
     server knows the hashes, {sha256: hash}, and the folder that stands for their storage.
@@ -57,7 +78,9 @@ class Hub:
         self.repositories: dict[str, Repository] = {}
         self.requests: list[str] = []
         self.cut: set[str] = set()
+        self.faults: dict[str, Fault] = {}
         self.before_commit = lambda: None
+        self.after_file = lambda path: None
         self.large = "regular"
         self.objects: dict[str, bytes] = {}
         self.xet_hashes: dict[str, str] = {}
@@ -253,6 +276,10 @@ class Handler(BaseHTTPRequestHandler):
             if isinstance(content, Pointer):
                 return self.redirect(content, name, commit)
             headers = [("ETag", f'"{blob(content)}"'), ("X-Repo-Commit", commit), ("Accept-Ranges", "bytes")]
+            fault = self.hub.faults.get(path)
+            if fault is not None and fault.times and fault.method in ("", self.command):
+                fault.times -= 1
+                return self.go_wrong(fault, content, headers)
             asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
             if asked and self.command == "GET" and asked[1] + asked[2] != "0":
                 first, last = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
@@ -260,7 +287,46 @@ class Handler(BaseHTTPRequestHandler):
                 part = content[first : last + 1]
                 return self.answer(206, headers=headers, raw=part, cut=path in self.hub.cut)
             self.answer(200, headers=headers, raw=content, cut=path in self.hub.cut)
+            if self.command == "GET":
+                self.hub.after_file(path)
         return None
+
+    def go_wrong(self, fault: Fault, content: bytes, headers: list[tuple[str, str]]) -> None:
+        kind, extra = fault.kind, [] if fault.after is None else [("Retry-After", fault.after)]
+        if isinstance(kind, int):
+            extra += [("X-Error-Code", fault.code), ("X-Error-Message", fault.code)]
+            return self.answer(kind, {"error": fault.code}, extra)
+        if kind in ("reset", "time-out"):
+            if kind == "time-out":
+                threading.Event().wait(1.5)
+            else:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            return self.connection.close()
+        if kind == "redirect loop":
+            return self.answer(302, headers=[("Location", self.path)])
+        if kind == "no Hub":
+            return self.answer(200, raw=b"<html>Log in to this network</html>")
+        bodies = {
+            "cut": content,
+            "no length": content,
+            "short": content[:-10],
+            "long": content + b"0123456789",
+            "wrong hash": bytes([*content[:-40], content[-40] ^ 1, *content[-39:]]),
+            "LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize %d\n"
+            % (hashlib.sha256(content).hexdigest().encode(), len(content)),
+            "HTML": b"<html>502</html>",
+            "{}": b"{}",
+        }
+        body = bodies[kind]
+        if kind == "no length":
+            self.send_response(200)
+            for name, value in headers:
+                self.send_header(name, value)
+            self.end_headers()
+            self.close_connection = True
+            return None if self.command == "HEAD" else self.wfile.write(body)
+        return self.answer(200, headers=headers, raw=body, cut=kind == "cut")
 
     def redirect(self, pointer: Pointer, name: str, commit: str):
         # Another host: clients follow redirects within the Hub when they ask for a file's metadata.

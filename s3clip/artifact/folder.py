@@ -37,6 +37,7 @@ from s3clip.class_space import (
 )
 from s3clip.config import HeadConfig
 from s3clip.files.addresses import regular_file
+from s3clip.files.hub import is_hub_name
 from s3clip.files.json import checked, parse_json, read_json, shown
 from s3clip.files.writing import locked_folder, write_atomically
 
@@ -261,6 +262,8 @@ def _backbone_facts(
     config: _ConfigFile, numbers: dict[str, float | None], fingerprint: dict[str, Tensor], path: Path
 ) -> BackboneFacts | None:
     if config.backbone is None:
+        if numbers["fitted_logit_scale"] is None and config.head.logit_scale is None:
+            raise _broken(path, "there is no backbone and no logit_scale: nothing multiplies the scores")
         return None
     if (scale := numbers["logit_scale"]) is None:
         raise _broken(path, "the logit_scale of the backbone is missing")
@@ -296,15 +299,16 @@ def _broken(path: Path, why: str) -> DamagedFileError:
     return DamagedFileError(f"{path}: {why}{_MEND}")
 
 
-def named_backbone(space: ClassSpace, folder: str) -> tuple[str | None, str | None]:
+def named_backbone(space: ClassSpace, folder: str, *, of_hub: bool = False) -> tuple[str | None, str | None]:
     """Return name and revision of the backbone that an artifact was made with; (None, None) if it had none.
 
     Args:
         space: as loaded.
         folder: where from, for messages.
+        of_hub: it comes from the Hub: whoever pushed it is not to say what is read of this machine.
 
     Raises:
-        ValueError: a backbone without a name, or a folder that is not there any more.
+        ValueError: a backbone without a name, or a folder that is not there any more, or not to be read.
     """
     if space.backbone is None:
         return None, None
@@ -313,6 +317,11 @@ def named_backbone(space: ClassSpace, folder: str) -> tuple[str | None, str | No
         raise ValueError(
             f"{folder}: the backbone it was made with has no name; give it as backbone=, "
             f"or backbone=None for a head that takes embeddings"
+        )
+    if of_hub and not is_hub_name(name):
+        raise ValueError(
+            f"{folder}: the backbone it names, {name!r}, is no repository of the Hub; give one as backbone=, or "
+            f"backbone=None for a head that takes embeddings"
         )
     if os.path.isabs(name) and not os.path.isdir(name):
         raise ValueError(

@@ -1,7 +1,6 @@
-"""A fitted class space on the Hub: one commit to push, one snapshot to load.
+"""A fitted class space on the Hub: one commit to push, two files of one commit to load.
 
-Not by the mixin of huggingface_hub, which would save the backbone too, sort the keys of a configuration and
-fetch its files one by one.
+Not by the mixin of huggingface_hub, which would save the backbone too, and sort the keys of a configuration.
 """
 
 import os
@@ -9,23 +8,56 @@ import tempfile
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    snapshot_download,
-)
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RevisionNotFoundError
 
 from s3clip._version import __version__
 from s3clip.artifact.card import model_card
-from s3clip.artifact.folder import SPACE_FILE, is_artifact, save_artifact
+from s3clip.artifact.folder import (
+    SPACE_FILE,
+    DamagedFileError,
+    is_artifact,
+    load_artifact,
+    save_artifact,
+)
 from s3clip.class_space import BackboneReference, ClassSpace
-from s3clip.files.hub import hub_connection, is_repository
+from s3clip.files.hub import fetch, hub_connection, is_repository
+from s3clip.files.json import LARGEST, read_json
 
 _TRIES = 5
 """Pushes that begin at the same commit: all but one of them start again from the commit of that one."""
+
+
+def load_from_hub(repo_id: str, **hub: Any) -> ClassSpace:
+    """Return a class space of the Hub; a file that the cache holds damaged is fetched again, once.
+
+    Args:
+        repo_id: "user/name".
+        hub: `revision`, `token`, `cache_dir` and `local_files_only`, as for `download_artifact`.
+
+    Raises:
+        ValueError: a broken artifact, or a newer format.
+        OSError: as `download_artifact`.
+    """
+    folder = download_artifact(repo_id, **hub)
+    try:
+        return load_artifact(folder)
+    except DamagedFileError as error:
+        damaged = error
+    advice = ""
+    if not (hub.get("local_files_only") or constants.HF_HUB_OFFLINE):
+        try:
+            folder = download_artifact(repo_id, **hub, force=True)
+            return load_artifact(folder)
+        except DamagedFileError as error:
+            damaged, advice = error, "it was fetched twice; "
+        except OSError as error:
+            advice = f"it cannot be fetched again ({error}); "
+    # The files themselves: what is deleted in the folder of a snapshot is but a link to them.
+    kept = " and ".join(os.path.realpath(path) for path in sorted(folder.iterdir()) if path.is_file())
+    raise DamagedFileError(f"{damaged}; {advice}if the repository is whole, delete {kept}") from damaged
 
 
 def download_artifact(
@@ -35,29 +67,50 @@ def download_artifact(
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
+    force: bool = False,
 ) -> Path:
-    """Return the folder of one snapshot of a class space, fetched where the cache does not have it.
+    """Return the folder of one commit of a class space, fetched where the cache does not have it.
+
+    Two files, and nothing else that a repository may hold: config.json, and the one that it names.
 
     Raises:
         OSError: the Hub's own errors: no such repository or revision, no access, no connection and nothing in
             the cache.
     """
+    place: dict[str, Any] = {
+        "cache_dir": cache_dir,
+        "local_files_only": local_files_only,
+        "token": token,
+        "force": force,
+    }
     try:
-        with hub_connection():
-            snapshot = snapshot_download(
-                repo_id,
-                revision=revision,
-                token=token,
-                cache_dir=None if cache_dir is None else os.fspath(cache_dir),
-                local_files_only=local_files_only,
-                allow_patterns=["config.json", "space-*.safetensors"],
-                library_name="s3clip",
-                library_version=__version__,
-            )
+        try:
+            return _both(repo_id, revision, place)
+        except RevisionNotFoundError:
+            if revision is not None:
+                raise
+            return _both(repo_id, revision, place)  # the history was written anew between the two
     except Exception as error:
         error.add_note(f"There is no folder {repo_id!r} here, so it was looked for on the Hub.")
         raise
-    return Path(snapshot)
+
+
+def _both(repo_id: str, revision: str | None, place: dict[str, Any]) -> Path:
+    config = fetch(repo_id, "config.json", revision=revision, **place, largest=LARGEST)
+    folder = config.parent
+    try:
+        content = read_json(config)
+    except ValueError:
+        return folder  # whoever loads it says so
+    name = content.get("space_file") if isinstance(content, dict) else None
+    if isinstance(name, str) and SPACE_FILE.fullmatch(name):
+        try:
+            # Of the commit of the first: a branch may move between the two.
+            fetch(repo_id, name, revision=folder.name, **place)
+        except EntryNotFoundError:
+            if place["local_files_only"]:
+                raise
+    return folder
 
 
 @hub_connection()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from s3clip.artifact.folder import load_artifact, named_backbone
-from s3clip.artifact.hub import download_artifact
+from s3clip.artifact.hub import load_from_hub
 from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.identity import check_fingerprint
 from s3clip.class_space import BackboneReference, ClassSpace
@@ -45,16 +45,16 @@ def open_artifact(
             folder. (The head compares fingerprints.)
         OSError: the Hub's own errors.
     """
-    folder = Path(repo_or_path)
-    if is_repository(where := os.fspath(repo_or_path)):
-        folder = download_artifact(where, revision=revision, **hub)
+    if is_hub := is_repository(where := os.fspath(repo_or_path)):
+        space = load_from_hub(where, revision=revision, **hub)
     elif revision is not None:
         raise ValueError(f"revision: {where} is a folder, or no repository of the form user/name")
-    space = load_artifact(folder)
+    else:
+        space = load_artifact(Path(repo_or_path))
     if isinstance(backbone, str | os.PathLike):
         name, saved_revision = os.fspath(backbone), None
         if name == "saved":
-            name, saved_revision = named_backbone(space, where)
+            name, saved_revision = named_backbone(space, where, of_hub=is_hub)
         backbone = None
         if name is not None:
             backbone = Backbone.from_pretrained(

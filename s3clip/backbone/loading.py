@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from s3clip.backbone.families import CLIP
+from s3clip.files.hub import stands_in_cache
 
 # Arguments of `from_pretrained` that say where files come from, which the processor needs too.
 _HUB_ARGUMENTS = "token cache_dir local_files_only force_download subfolder trust_remote_code".split()
@@ -26,6 +27,8 @@ def load(
         raise FileNotFoundError(f"name: there is no folder {name!r}; give that of a model, or a Hub id")
     hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
     kwargs["revision"] = revision or "main"
+    if not Path(name).is_dir() and stands_in_cache(name, revision=revision, **hub):
+        hub["local_files_only"] = kwargs["local_files_only"] = True
     model = None if text_tower else _without_text_tower(name, hub, kwargs)
     if model is None:
         model, loaded = AutoModel.from_pretrained(name, output_loading_info=True, **kwargs)

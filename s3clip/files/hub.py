@@ -1,17 +1,45 @@
-"""The connection to the Hub: what a repository is called, and the errors of its HTTP library."""
+"""The Hub: what a repository is called, files of one fetched or found in the cache, and what may go wrong.
+
+A server that is busy is asked again for `PATIENCE` seconds. Where the Hub cannot be asked at all, the file in
+the cache is taken, with a warning; where there is none, one sentence says why, and what can be done without a
+network.
+"""
 
 import os
 import re
-from collections.abc import Iterator
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RevisionNotFoundError,
+)
+
+from s3clip.files.waiting import seconds_to_wait
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 TRANSPORT_ERROR: Any = HfHubHTTPError.__mro__[1]
 """The base of the errors of its HTTP library: requests in older versions, httpx in newer ones."""
+
+PATIENCE = 30.0
+"""Seconds, in all, that are waited for a server that is busy; one that asks for more is not waited for."""
+_FIRST_WAIT = 0.5  # seconds, doubled each time
+_BUSY = (408, 429, 500, 502, 503, 504)
+_NO_ACCESS = (401, 403, 404)
+
+OFFLINE = "without a network, give a folder of this machine, or s3clip.demo.model_folder(), the demo model"
+
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -28,3 +56,194 @@ def hub_connection() -> Iterator[None]:
 def is_repository(name: str) -> bool:
     """Whether a name has the form user/name of a repository on the Hub, and no such folder is here."""
     return _REPOSITORY.fullmatch(name) is not None and not os.path.isdir(name)
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name can be of the Hub alone: no path of this machine, and no address."""
+    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) is not None
+
+
+def fetch(
+    repo_id: str,
+    file: str,
+    *,
+    repo_type: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    force: bool = False,
+    largest: int | None = None,
+) -> Path:
+    """Return a file of a repository, whole: from the Hub, or from its cache where the Hub cannot be asked.
+
+    Args:
+        repo_id: "user/name".
+        file: its path there.
+        repo_type: "dataset", or None for a model.
+        revision: branch, tag or commit; a file of a commit that is in the cache is not asked for.
+        token: of the Hub; None: the one of `hf auth login`.
+        cache_dir: the Hub's cache; None: the usual one.
+        local_files_only: ask the Hub for nothing.
+        force: fetch it anew, also where the cache has it.
+        largest: bytes that it may have.
+
+    Raises:
+        RevisionNotFoundError, EntryNotFoundError: no such revision or file; and the Hub's other errors of
+            access, where the cache has nothing.
+        FileNotFoundError: not in the cache, and the Hub is not to be asked.
+        ConnectionError: it cannot be reached, or is busy for too long, and the cache has nothing.
+        ValueError: it is larger than `largest`.
+    """
+    from huggingface_hub import hf_hub_download
+
+    folder = None if cache_dir is None else os.fspath(cache_dir)
+    where: dict[str, Any] = {"repo_type": repo_type, "revision": revision, "cache_dir": folder}
+    kept = None if force else _cached(repo_id, file, where)
+    if kept is not None and (local_files_only or _COMMIT.fullmatch(revision or "")):
+        return kept
+    if local_files_only:
+        return Path(hf_hub_download(repo_id, file, **where, local_files_only=True))  # its error says it
+    patience = PATIENCE if kept is None else 0.0
+    try:
+        _answered(lambda: _ask(repo_id, file, repo_type, revision, token, largest), patience)
+        found = _answered(
+            lambda: hf_hub_download(
+                repo_id, file, **where, token=token, force_download=force, library_name="s3clip"
+            ),
+            patience,
+        )
+        return Path(found)
+    except Exception as error:
+        return _fallen_back(error, kept, f"{repo_id}/{file}")
+
+
+def stands_in_cache(
+    name: str, *, revision: str | None = None, subfolder: str = "", local_files_only: bool = False, **hub: Any
+) -> bool:
+    """Whether a model can be had from the cache alone, since the Hub cannot be asked; a warning says so.
+
+    Args:
+        name: of the model, as transformers takes it.
+        revision: branch, tag or commit.
+        subfolder: of the repository.
+        local_files_only: the Hub is not to be asked, so that there is nothing to find out.
+        hub: `token` and `cache_dir`; what else there is has no meaning here.
+
+    Raises:
+        FileNotFoundError: there is no such model, or no access to it.
+        ConnectionError: the Hub cannot be reached, and the cache has nothing.
+    """
+    if local_files_only:
+        return False
+    hub = {key: value for key, value in hub.items() if key in ("token", "cache_dir")}
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            fetch(name, f"{subfolder}/config.json" if subfolder else "config.json", revision=revision, **hub)
+    except (RevisionNotFoundError, HFValidationError, LocalEntryNotFoundError):
+        return False  # transformers says it
+    except EntryNotFoundError:
+        return False  # of another kind than those with a config.json
+    except HfHubHTTPError as error:
+        raise FileNotFoundError(
+            f"name: no model {name!r} on the Hub that can be read ({_reason(error)}); check how it is spelt, "
+            f"or log in with `hf auth login`; {OFFLINE}"
+        ) from error
+    for each in said:
+        warnings.warn(str(each.message), stacklevel=3)
+    return bool(said)
+
+
+def _cached(repo_id: str, file: str, where: dict[str, Any]) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo_id, file, **where)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _ask(
+    repo_id: str,
+    file: str,
+    repo_type: str | None,
+    revision: str | None,
+    token: str | bool | None,
+    largest: int | None,
+) -> None:
+    """Ask for a file's metadata, once: huggingface_hub itself waits for as long as a server says."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(repo_id, file, repo_type=repo_type, revision=revision)
+    about = get_hf_file_metadata(url, token=token, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    if about.commit_hash is None or about.etag is None:
+        raise ConnectionError("what answers is not the Hub; is there a proxy?")
+    if largest is not None and about.size is not None and about.size > largest:
+        raise ValueError(f"{repo_id}/{file}: {about.size:,} bytes, more than is read ({largest:,})")
+
+
+def _answered(call: Callable[[], Result], patience: float) -> Result:
+    """Call the Hub, again where it is busy or hangs up, within so many seconds of waiting."""
+    waited, wait, broken = 0.0, _FIRST_WAIT, 0
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            status, after = _status(error)
+            broken += status is None
+            is_worth_it = status in _BUSY or (_hangs_up(error) and broken == 1)
+            pause = wait if after is None else after
+            if not is_worth_it or waited + pause > patience:
+                raise
+        time.sleep(pause)
+        waited, wait = waited + pause, wait * 2
+
+
+def _status(error: Exception) -> tuple[int | None, float | None]:
+    """Return the status of an answer, and the seconds that it asks to wait."""
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    if response is None or not isinstance(status, int):
+        return None, None
+    return status, seconds_to_wait(response.headers.get("Retry-After"))
+
+
+def _hangs_up(error: Exception) -> bool:
+    """Whether a connection was refused or broke off, which may be mended; a time-out has been waited for."""
+    slow = isinstance(error, TimeoutError) or "Timeout" in type(error).__name__
+    return _is_of_network(error) and not slow and not isinstance(error, OfflineModeIsEnabled)
+
+
+def _is_of_network(error: Exception) -> bool:
+    library = type(error).__module__.partition(".")[0] in ("requests", "urllib3", "httpx", "httpx2")
+    known = (TRANSPORT_ERROR, HfHubHTTPError, LocalEntryNotFoundError, ConnectionError, TimeoutError)
+    # A body that was cut is a plain OSError of huggingface_hub: of a disk that is full, the number is set.
+    cut = isinstance(error, OSError) and error.errno is None and "onsistency" in str(error)
+    return library or cut or isinstance(error, (*known, OverflowError, RecursionError))
+
+
+def _fallen_back(error: Exception, kept: Path | None, what: str) -> Path:
+    """Return the file of the cache, with a warning, or raise what is wrong in a sentence."""
+    if isinstance(error, RevisionNotFoundError) or not _is_of_network(error):
+        raise error
+    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+        raise error
+    if kept is None:
+        if _status(error)[0] in _NO_ACCESS:
+            raise error
+        raise ConnectionError(f"{what}: not in the cache, and {_reason(error)}; {OFFLINE}") from error
+    if not isinstance(error, OfflineModeIsEnabled):
+        warnings.warn(
+            f"{what}: {_reason(error)}; the copy of it in the cache is used, which may be older", stacklevel=4
+        )
+    return kept
+
+
+def _reason(error: Exception) -> str:
+    status, after = _status(error)
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set"
+    if status is None:
+        said = (str(error) or type(error).__name__).splitlines()[0][:200]
+        return f"the Hub cannot be reached ({said})"
+    asked = f", which asks to wait {after:,.0f} s" if status in _BUSY and after else ""
+    return f"the Hub answers HTTP {status}{asked}"

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from s3clip.files.json import parse_json, shown, unique
+from s3clip.files.json import LARGEST, parse_json, shown, unique
 from s3clip.files.text import read_text
 from s3clip.texts.lines import Lines, Table, split_lines, strings_of_list
 
@@ -37,9 +37,9 @@ def read_source(source: object) -> tuple[str, Any]:
 
 
 def _download(uri: str) -> Path:
-    from huggingface_hub import HfFileSystem, hf_hub_download
+    from huggingface_hub import HfFileSystem
 
-    from s3clip.files.hub import hub_connection
+    from s3clip.files.hub import fetch
 
     try:
         try:
@@ -50,8 +50,7 @@ def _download(uri: str) -> Path:
         else:
             new = parse_hf_uri(uri)
             kind, repo, revision, file = new.type, new.id, new.revision, new.path_in_repo
-        with hub_connection():
-            return Path(hf_hub_download(repo, file, repo_type=kind, revision=revision))
+        return fetch(repo, file, repo_type=kind, revision=revision, largest=LARGEST)
     except Exception as error:
         error.add_note(f"while reading the synonym file {uri}")
         raise

@@ -27,8 +27,10 @@ SECONDS = 20
 _MOST_FAILURES = 20
 
 
-def run(name: str, count: int, seed: int = 0, first: int = 0, *, report: float = 0.0) -> list[str]:
-    """Run cases, and return what is wrong with each that failed.
+def run(
+    name: str, count: int, seed: int = 0, first: int = 0, *, report: float = 0.0
+) -> tuple[int, list[str]]:
+    """Run cases; return how many there were, and what is wrong with each that failed.
 
     Args:
         name: of the target.
@@ -64,7 +66,7 @@ def run(name: str, count: int, seed: int = 0, first: int = 0, *, report: float =
                 why = f"the process ended with {child.exitcode}"
             failures.append(f"{name} --seed {seed} --first {done.value}: {why}")
             done.value += 1
-    return failures
+    return done.value - first, failures
 
 
 def _child(name: str, seed: int, first: int, end: int, done: Any, pipe: Any) -> None:
@@ -113,7 +115,7 @@ def main() -> None:
     for name in TARGETS if asked.target == "all" else [asked.target]:
         count = TARGETS[name].long if asked.count is None else asked.count
         began = time.monotonic()
-        failures = run(name, count, asked.seed, asked.first, report=60.0)
+        count, failures = run(name, count, asked.seed, asked.first, report=60.0)
         failed += len(failures)
         print("\n".join(failures), end="\n" if failures else "")
         print(

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from s3clip import SynonymSet
 from s3clip.cli import app
+from s3clip.files.waiting import seconds_to_wait
 from s3clip.texts.generation import PROMPT_VERSION, GenerationError, chat, generate_synonyms
-from s3clip.texts.generation.chat import _seconds
 from s3clip.texts.generation.journal import SUFFIX
 from s3clip.texts.generation.questions import batches, read_answer
 from tests.chat_server import KEY, ChatServer, answer, chat_server, completion, record
@@ -163,10 +163,10 @@ def test_a_hang_ends_with_a_time_out(server):
 
 def test_retry_after_is_seconds_or_a_date():
     soon = datetime.now(UTC) + timedelta(seconds=60)
-    assert chat._seconds("7") == 7
-    assert 57 < chat._seconds(format_datetime(soon, usegmt=True)) <= 60
-    assert chat._seconds("Sun, 06 Nov 1994 08:49:37 GMT") == chat._seconds("-3") == 0
-    assert chat._seconds("soon") is chat._seconds(None) is None
+    assert seconds_to_wait("7") == 7
+    assert 57 < seconds_to_wait(format_datetime(soon, usegmt=True)) <= 60
+    assert seconds_to_wait("Sun, 06 Nov 1994 08:49:37 GMT") == seconds_to_wait("-3") == 0
+    assert seconds_to_wait("soon") is seconds_to_wait(None) is None
 
 
 def test_everybody_waits_for_retry_after(server):
@@ -247,7 +247,7 @@ def test_offline_the_cause_is_named_at_once(server, monkeypatch: pytest.MonkeyPa
     "after", ["9" * 400, "9" * 5000, "Fri, 31 Dec 99999 23:59:59 GMT", "\u0663", "-1", ""]
 )
 def test_a_server_may_ask_to_wait_for_any_time(after: str):
-    seconds = _seconds(after)
+    seconds = seconds_to_wait(after)
     assert seconds is None or seconds >= 0
 
 

@@ -1,14 +1,12 @@
 """One chat model behind `InferenceClient`: waiting, trying again, counting, and keeping the key to itself."""
 
 import random
-import re
 import time
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from threading import Event, Lock
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from s3clip.files.waiting import seconds_to_wait
 from s3clip.texts.generation.questions import answer_schema
 
 TRIES = 6  # of a request
@@ -184,7 +182,7 @@ class Chat:
                 message = ""
         said = " ".join(self.scrubbed(str(message)).split())[:300]
         said = f"HTTP {status}" + (f" ({said})" if said else "")
-        return status, said, _seconds(response.headers.get("Retry-After"))
+        return status, said, seconds_to_wait(response.headers.get("Retry-After"))
 
     def _reply(self, output: Any) -> Reply:
         usage = getattr(output, "usage", None)
@@ -210,17 +208,3 @@ def _checked_key(key: str | None) -> str | None:
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise ValueError("api_key: is empty, or holds spaces or other characters that no key has")
     return key
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Read Retry-After: seconds, or a date of HTTP."""
-    if retry_after is None:
-        return None
-    if re.fullmatch(r"\s*-?\d+\s*", retry_after):
-        return max(0.0, float(retry_after.strip()[:20]))  # more digits are more than is waited for, too
-    try:
-        date = parsedate_to_datetime(retry_after)
-        date = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
-        return max(0.0, (date - datetime.now(UTC)).total_seconds())
-    except (IndexError, OverflowError, TypeError, ValueError):  # of a date that is none, or in no year
-        return None
