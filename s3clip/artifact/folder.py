@@ -320,8 +320,8 @@ def named_backbone(space: ClassSpace, folder: str, *, of_hub: bool = False) -> t
         )
     if of_hub and not is_hub_name(name):
         raise ValueError(
-            f"{folder}: the backbone it names, {name!r}, is no repository of the Hub; give one as backbone=, or "
-            f"backbone=None for a head that takes embeddings"
+            f"{folder}: the backbone it names, {name!r}, is no repository of the Hub; give one as backbone=, "
+            f"or backbone=None for a head that takes embeddings"
         )
     if os.path.isabs(name) and not os.path.isdir(name):
         raise ValueError(
