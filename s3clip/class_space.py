@@ -240,7 +240,9 @@ def from_embeddings(
         ValueError: counts or shapes that do not agree, an empty class, or a scale that is not > 0.
         TypeError: names or texts that are not strings.
     """
-    scale: float | None = plain(logit_scale)
+    # The parameter of SigLIP has the shape (1,).
+    is_tensor = isinstance(logit_scale, Tensor) and logit_scale.numel() == 1
+    scale: float | None = logit_scale.item() if is_tensor else plain(logit_scale)  # type: ignore[union-attr]
     if scale is not None and not (is_number(scale) and 0 < scale < math.inf):
         raise ValueError(f"logit_scale: expected a finite number > 0, got {scale}")
     names, rows = checked_rows(embeddings, class_names)
@@ -370,6 +372,7 @@ def drop(space: ClassSpace, classes: int | str | Iterable[int | str]) -> ClassSp
     Raises:
         ValueError: a name that no class or several classes have, a position out of range, or no class left.
     """
+    classes = plain(classes)
     single = isinstance(classes, str) or not isinstance(classes, Iterable)
     listed: Iterable[Any] = [classes] if single else classes  # type: ignore[assignment]
     gone = {class_position(space.class_names, which) for which in listed}
