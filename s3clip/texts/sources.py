@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from s3clip.files.json import parse_json, shown, unique
+from s3clip.files.json import parse_json, unique
+from s3clip.files.problems import shown
 from s3clip.files.text import read_text
 from s3clip.texts.lines import Lines, Table, split_lines, strings_of_list
 
