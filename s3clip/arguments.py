@@ -69,6 +69,15 @@ def is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value
 
 
+LARGEST_SCALE = 1e12
+"""Of what multiplies scores: logits stay finite in float32, also divided by the least temperature."""
+
+
+def is_scale(value: object) -> bool:
+    """Whether `value` can multiply scores: a number above 0 and not over `LARGEST_SCALE`."""
+    return is_number(value) and 0 < value <= LARGEST_SCALE  # type: ignore[operator]  # it is a number
+
+
 def plain(value: Any) -> Any:
     """Return a number of numpy or torch as one of Python, which JSON can hold; anything else as it is.
 

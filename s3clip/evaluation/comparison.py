@@ -134,20 +134,10 @@ def compare_embeddings(
 ) -> Comparison:
     """Score every method that needs no text encoded, on embeddings computed before.
 
-    Args:
-        embeddings: one (n_c, dim) tensor per class, its first row the class's own name.
-        class_names: one per class.
-        image_embeds: (images, dim), normalised or not; with `adapt` (images, views, dim).
-        labels: one per image: the position of a class or its name.
-        logit_scale: multiplies the cosines; 100 for OpenAI's CLIP.
-        methods: see `compare`, as for the arguments that follow.
-        configs: see `compare`.
-        control: see `compare`.
-        min_images: see `compare`.
-        bootstrap: see `compare`.
-        seed: see `compare`.
-        batch_size: see `compare`.
-        adapt: see `compare`.
+    `embeddings` has one (n_c, dim) tensor per class, its first row the class's own name, and `class_names` a
+    name for each. `image_embeds` is (images, dim), any length but zero; with `adapt`, (images, views, dim).
+    Labels are positions or names. `logit_scale` multiplies the cosines, by 100 for OpenAI's CLIP. The others
+    are those of `compare`.
 
     Raises:
         ValueError: counts or shapes that do not agree, a label or method that is not known, or no image

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from s3clip.arguments import is_number, plain
-from s3clip.class_space import Activation, Calibration
+from s3clip.class_space import TEMPERATURES, Activation, Calibration
 from s3clip.prediction.batches import AnsweringHead, all_logits
 from s3clip.prediction.class_labels import checked_labels
 
@@ -190,6 +190,7 @@ def _platt(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
             "labels: the logits are no larger where a class is there than where it is not; are the labels in "
             "the order of head.class_names?"
         )
+    slope = min(max(slope, 1 / TEMPERATURES[1]), 1 / TEMPERATURES[0])
     return 1 / slope, float(model.intercept_[0]) - slope * mean
 
 
