@@ -346,7 +346,7 @@ def test_numbers_that_are_none_of_the_right_ones_are_refused_in_any_type(kind):
     with pytest.raises(ValueError, match=r"n: expected a whole number >= 1, got"):
         whole_number(kind(2.0), "n")
     for value in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match="logit_scale: expected a finite number > 0, got"):
+        with pytest.raises(ValueError, match=r"logit_scale: expected a number > 0, .* got"):
             HeadConfig(logit_scale=kind(value))
 
 

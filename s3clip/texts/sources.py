@@ -37,13 +37,18 @@ def read_source(source: object) -> tuple[str, Any]:
     return where, _parsed(_download(where) if where.startswith(HUB) else Path(where), where)
 
 
-def _without_arrays(source: Any) -> Any:
-    """Return a source with the arrays and numbers of numpy in it as lists and numbers of Python."""
+def _without_arrays(source: Any, depth: int = 6) -> Any:
+    """Return a source with the arrays and numbers of numpy in it as lists and numbers of Python.
+
+    Classes are never deeper; what holds itself has no end.
+    """
     if hasattr(source, "tolist"):
         return source.tolist()
+    if not depth or not isinstance(source, (dict, list, tuple)):
+        return source
     if isinstance(source, dict):
-        return {key: _without_arrays(value) for key, value in source.items()}
-    return [_without_arrays(each) for each in source] if isinstance(source, (list, tuple)) else source
+        return {key: _without_arrays(value, depth - 1) for key, value in source.items()}
+    return [_without_arrays(each, depth - 1) for each in source]
 
 
 def _download(uri: str) -> Path:
