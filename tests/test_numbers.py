@@ -338,7 +338,7 @@ def test_what_is_no_number_is_none_of_any_type(head, value):
         HeadConfig(logit_scale=value if value is not None else "none")
 
 
-@pytest.mark.parametrize("kind", [float, np.float32, np.array, torch.tensor])
+@pytest.mark.parametrize("kind", [float, np.float16, np.float32, np.array, torch.tensor])
 def test_numbers_that_are_none_of_the_right_ones_are_refused_in_any_type(kind):
     assert not is_whole(kind(2.5))
     assert not is_number(kind(math.nan))
