@@ -83,7 +83,7 @@ def keep_inputs(inputs: Iterable[Path], written: Mapping[str, Iterable[Path]]) -
         written: by option, the files that it would write.
     """
     read = {os.path.realpath(file) for file in inputs}  # unlike `resolve`, also of a link to itself
-    seen: dict[Path, str] = {}
+    seen: dict[str, str] = {}
     for option, files in written.items():
         for place in map(os.path.realpath, files):
             if place in read:
