@@ -51,6 +51,7 @@ def whole_number(value: object, argument: str, *, least: int = 1) -> int:
 
 def is_whole(value: object) -> bool:
     """Whether `value` is a whole number, by what it says of itself (True is not a number)."""
+    value = plain(value)
     try:
         return not isinstance(value, bool) and isinstance(operator.index(value), int)  # type: ignore[arg-type]
     except TypeError:
@@ -63,12 +64,27 @@ def is_count(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether `value` is a real number, of Python or numpy (True is not a number, nor is NaN)."""
+    """Whether `value` is a real number, of Python, numpy or torch (True is not a number, nor is NaN)."""
+    value = plain(value)
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value
 
 
+LARGEST_SCALE = 1e12
+"""Of what multiplies scores: logits stay finite in float32, also divided by the least temperature."""
+
+
+def is_scale(value: object) -> bool:
+    """Whether `value` can multiply scores: a number above 0 and not over `LARGEST_SCALE`."""
+    return is_number(value) and 0 < value <= LARGEST_SCALE  # type: ignore[operator]  # it is a number
+
+
 def plain(value: Any) -> Any:
-    """Return a number of numpy as one of Python, which JSON can hold, and anything else as it is."""
+    """Return a number of numpy or torch as one of Python, which JSON can hold; anything else as it is.
+
+    So is what a numpy scalar, or an array or tensor of no dimensions, holds: True or a text.
+    """
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return value
     return operator.index(value) if isinstance(value, numbers.Integral) else float(value)

@@ -7,27 +7,48 @@ as it was. What follows from it (which texts are kept, the rows that `forward` m
 
 import hashlib
 import json
-import math
 import operator
 import os
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from s3clip.arguments import is_number, is_whole, plain
+from s3clip.arguments import LARGEST_SCALE, is_scale, is_whole, plain
 from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.encoding import checked_rows
 from s3clip.backbone.identity import check_fingerprint
 from s3clip.config import HeadConfig
+from s3clip.files.json import first_problem
 from s3clip.space.synonymous_space import SynonymousSpace, build_space
+from s3clip.texts.labels import LONGEST_NAME, LONGEST_TEXT, checked_name, problem_of_name, problem_of_text
 from s3clip.texts.synonyms import SynonymSet
 
 Activation = Literal["softmax", "sigmoid"]
+
+
+def _named(name: str) -> str:
+    if problem := problem_of_name(name):
+        raise ValueError(f"{problem}: {reprlib.repr(name)}" if name.strip() else problem)
+    return name
+
+
+def _text(text: str) -> str:
+    # What matched may be a name joined with a descriptor: "tabby cat, which has a striped coat".
+    if problem := problem_of_text(text, LONGEST_NAME + LONGEST_TEXT + 100):
+        raise ValueError(f"{problem}: {reprlib.repr(text)}" if text.strip() else problem)
+    return text
+
+
+Name = Annotated[str, AfterValidator(_named)]
+"""A name that can be shown; see `s3clip.texts.labels`."""
+
+_Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 class FittedClass(BaseModel):
@@ -42,10 +63,16 @@ class FittedClass(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: str
-    id: int | str | None = None
+    name: Name
+    id: _Number | Name | None = None
     rows: int = Field(ge=1)
-    texts: list[str] | None = None
+    texts: list[Annotated[str, AfterValidator(_text)]] | None = None
+
+
+TEMPERATURES = (1e-6, 1e6)
+"""Least and largest temperature: below, logits that float32 holds become infinite; CLIP's lie near 1."""
+LARGEST_BIAS = 1e12
+"""Largest bias of logits or of a calibration, of which float32 still holds sums with logits."""
 
 
 class Calibration(BaseModel):
@@ -53,8 +80,8 @@ class Calibration(BaseModel):
 
     Attributes:
         activation: "softmax" over the classes, or "sigmoid" of each.
-        temperature: divides the logits.
-        bias: is added to them afterwards.
+        temperature: divides the logits; within `TEMPERATURES`.
+        bias: is added to them afterwards; within `LARGEST_BIAS` of 0.
         thresholds: least logit at which a class is accepted: one for all classes, or one for each; None
             accepts all. Of logits, not of a softmax, which adds up to 1 whatever the image shows.
     """
@@ -62,8 +89,8 @@ class Calibration(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     activation: Activation
-    temperature: float = Field(1.0, gt=0)
-    bias: float = 0.0
+    temperature: float = Field(1.0, ge=TEMPERATURES[0], le=TEMPERATURES[1])
+    bias: float = Field(0.0, ge=-LARGEST_BIAS, le=LARGEST_BIAS)
     thresholds: tuple[float, ...] | None = None
 
     def probabilities(self, logits: Tensor, dim: int = -1) -> Tensor:
@@ -96,8 +123,8 @@ class BackboneReference(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: str | None
-    revision: str | None = None
+    name: Name | None
+    revision: Name | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +144,9 @@ class BackboneFacts:
     logit_scale: float
     logit_bias: float | None
     fingerprint: dict[str, Tensor]
+
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,10 +173,19 @@ class ClassSpace:
 
     def __post_init__(self) -> None:
         """Check that the parts belong together."""
-        if self.raw.ndim != 2 or not self.raw.shape[1] or not self.raw.is_floating_point():
+        if self.raw.ndim != 2 or 0 in self.raw.shape or self.raw.dtype not in _DTYPES:
             raise ValueError(
                 f"raw: expected floating (texts, dim), got {tuple(self.raw.shape)} {self.raw.dtype}"
             )
+        for name, scale in (
+            ("fitted_logit_scale", self.fitted_logit_scale),
+            ("backbone.logit_scale", None if self.backbone is None else self.backbone.logit_scale),
+        ):
+            if scale is not None and not is_scale(scale):
+                raise ValueError(f"{name}: expected a number > 0, at most {LARGEST_SCALE:g}, got {scale}")
+        bias = None if self.backbone is None else self.backbone.logit_bias
+        if bias is not None and not abs(bias) <= LARGEST_BIAS:
+            raise ValueError(f"backbone.logit_bias: expected a finite number, got {bias}")
         rows = sum(each.rows for each in self.classes)
         if rows != len(self.raw):
             raise ValueError(f"classes: they name {rows} texts, there are embeddings of {len(self.raw)}")
@@ -240,20 +279,23 @@ def from_embeddings(
         ValueError: counts or shapes that do not agree, an empty class, or a scale that is not > 0.
         TypeError: names or texts that are not strings.
     """
-    if isinstance(logit_scale, Tensor):
-        logit_scale = logit_scale.item()
-    if logit_scale is not None and not (is_number(logit_scale) and 0 < logit_scale < math.inf):
-        raise ValueError(f"logit_scale: expected a finite number > 0, got {logit_scale}")
+    scale: float | None = plain(logit_scale)
+    if scale is not None and not is_scale(scale):
+        raise ValueError(f"logit_scale: expected a number > 0, at most {LARGEST_SCALE:g}, got {scale}")
     names, rows = checked_rows(embeddings, class_names)
     if texts is not None and [len(own) for own in texts] != [len(own) for own in rows]:
         raise ValueError("texts: expected one text for every row of embeddings, class by class")
     if texts is not None and not all(isinstance(text, str) for own in texts for text in own):
         raise TypeError("texts: expected a list of strings for each class")
-    classes = tuple(
-        FittedClass(name=name, rows=len(own), texts=None if texts is None else list(texts[i]))
-        for i, (name, own) in enumerate(zip(names, rows, strict=True))
-    )
-    return ClassSpace(torch.cat(rows), classes, config, fitted_logit_scale=plain(logit_scale))
+    classes = []
+    for i, (name, own) in enumerate(zip(names, rows, strict=True)):
+        try:
+            classes.append(
+                FittedClass(name=name, rows=len(own), texts=None if texts is None else list(texts[i]))
+            )
+        except ValidationError as error:
+            raise ValueError(f"class {i}: {first_problem(error)}") from None
+    return ClassSpace(torch.cat(rows), tuple(classes), config, fitted_logit_scale=scale)
 
 
 def joined(known: BackboneFacts | None, found: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -280,50 +322,6 @@ def facts_of(backbone: Backbone, known: BackboneFacts | None) -> BackboneFacts:
         logit_bias=None if bias is None else bias.item(),
         fingerprint=joined(known, backbone.fingerprint()),
     )
-
-
-def to_state(space: ClassSpace) -> dict[str, Any]:
-    """Return all but the embeddings as JSON can hold it, for a state dict."""
-    facts = space.backbone
-    backbone = facts and {
-        **vars(facts),
-        "reference": facts.reference.model_dump(),
-        "fingerprint": {part: vectors.tolist() for part, vectors in facts.fingerprint.items()},
-    }
-    return {
-        "classes": [each.model_dump() for each in space.classes],
-        "config": space.config.model_dump(),
-        "templates": space.templates,
-        "fitted_logit_scale": space.fitted_logit_scale,
-        "calibration": space.calibration and space.calibration.model_dump(),
-        "backbone": backbone,
-    }
-
-
-def from_state(state: dict[str, Any], raw: Tensor, owners: Tensor) -> ClassSpace:
-    """Return the class space of which `to_state` was called, with its (texts, dim) embeddings.
-
-    Raises:
-        ValueError: owners that are not those of the classes, or anything else that does not fit.
-    """
-    facts, calibration, templates = state["backbone"], state["calibration"], state["templates"]
-    if facts is not None:
-        vectors = {part: torch.tensor(rows) for part, rows in facts["fingerprint"].items()}
-        vectors = {p: v if v.is_floating_point() else v.to(torch.uint8) for p, v in vectors.items()}
-        reference = BackboneReference.model_validate(facts["reference"])
-        facts = BackboneFacts(**{**facts, "reference": reference, "fingerprint": vectors})
-    space = ClassSpace(
-        raw=raw,
-        classes=tuple(FittedClass.model_validate(each) for each in state["classes"]),
-        config=HeadConfig.model_validate(state["config"]),
-        templates=None if templates is None else tuple(templates),
-        backbone=facts,
-        fitted_logit_scale=state["fitted_logit_scale"],
-        calibration=None if calibration is None else Calibration.model_validate(calibration),
-    )
-    if owners.dtype != torch.int64 or not torch.equal(owners.to(raw.device), space.owners):
-        raise ValueError("owners: they are not those of the classes, one number a row, ascending")
-    return space
 
 
 # ---- changing one ------------------------------------------------------------------------------------------
@@ -392,16 +390,12 @@ def rename(space: ClassSpace, which: int | str, name: str) -> ClassSpace:
         name: the new label.
 
     Raises:
-        ValueError: no such class, or several; a name of no printable characters.
+        ValueError: no such class, or several; a name that cannot be shown.
         TypeError: a name that is not a string.
     """
-    if not isinstance(name, str):
-        raise TypeError(f"name: expected a string, got {type(name).__name__}")
-    if not name.strip() or not name.isprintable():
-        raise ValueError(f"name: expected a label of printable characters, got {name!r}")
     position = class_position(space.class_names, which)
     classes = list(space.classes)
-    classes[position] = classes[position].model_copy(update={"name": name})
+    classes[position] = classes[position].model_copy(update={"name": checked_name(name)})
     return replace(space, classes=tuple(classes))
 
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from s3clip.arguments import is_number, plain, resolve_options
+from s3clip.arguments import LARGEST_SCALE, is_scale, plain, resolve_options
 from s3clip.space.metrics import METRICS
 from s3clip.space.scale_rules import SCALE_RULES
 
@@ -66,8 +66,8 @@ class HeadConfig(BaseModel):
     @field_validator("logit_scale", mode="before")
     @classmethod
     def _positive(cls, scale: Any) -> Any:
-        if scale is not None and not (is_number(scale) and 0 < scale < float("inf")):
-            raise ValueError(f"logit_scale: expected a finite number > 0, got {scale}")
+        if scale is not None and not is_scale(scale):
+            raise ValueError(f"logit_scale: expected a number > 0, at most {LARGEST_SCALE:g}, got {scale}")
         return plain(scale)
 
     @model_validator(mode="after")

@@ -244,8 +244,7 @@ def difference(own: Scored, plain: Scored, value: Callable[[Tensor, Tensor], flo
         resampled = resampled_class_means(change[None], counts, own.labels, scored)[:, 0]
     else:
         resampled = resampled_means(change[None], counts)[:, 0]
-    low, high = interval(resampled)
-    return Difference(value=value(change, own.labels), low=low, high=high)
+    return Difference.of(value(change, own.labels), interval(resampled))
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

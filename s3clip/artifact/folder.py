@@ -3,6 +3,10 @@
 Two files: `space-<16 hex of its sha256>.safetensors`, and `config.json`, which names it with its whole
 sha256. The first is written before the second, and both are renamed into place, so that a reader, or the next
 run after a kill, sees the old artifact or the new one, whole. Only safetensors and JSON are ever read.
+
+From format 2 on, the first holds a digest of all else that the second says, so that each vouches for the
+other: a byte that changed in either is found. Format 1 had none; of its config.json only what contradicts the
+embeddings is found.
 """
 
 import hashlib
@@ -15,30 +19,50 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from s3clip.class_space import BackboneFacts, BackboneReference, Calibration, ClassSpace, FittedClass
+from s3clip.arguments import LARGEST_SCALE, is_scale
+from s3clip.class_space import (
+    LARGEST_BIAS,
+    Activation,
+    BackboneFacts,
+    BackboneReference,
+    Calibration,
+    ClassSpace,
+    FittedClass,
+    Name,
+)
 from s3clip.config import HeadConfig
-from s3clip.files.json import checked, read_json
+from s3clip.files.addresses import regular_file
+from s3clip.files.json import checked, parse_json, read_json, shown
 from s3clip.files.writing import locked_folder, write_atomically
 
-FORMAT: Literal["s3clip-space/1"] = "s3clip-space/1"
+FORMAT: Literal["s3clip-space/2"] = "s3clip-space/2"
+_OLDER = "s3clip-space/1"
 SPACE_FILE = re.compile(r"space-([0-9a-f]{16})\.safetensors")
 _MEND = "; save the head again, or fetch the artifact anew"
 NUMBERS = ("logit_scale", "logit_bias", "fitted_logit_scale")
+_DIGEST = "config_sha256"  # the key in the metadata of the safetensors file
+_BESIDE = ("space_file", "space_sha256")  # what it cannot cover: they are of the file that holds it
+_PART = re.compile(r"fingerprint\.([a-z_]{1,40})")
+_MOST_PROBES = 1024
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class DamagedFileError(ValueError):
+    """A file is not as it was written: cut, edited, or no file of ours. Fetched again, it may be whole."""
 
 
 class _ConfigFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["s3clip-space/1"] = FORMAT
+    format: Literal["s3clip-space/1", "s3clip-space/2"] = FORMAT
     head: HeadConfig
     backbone: BackboneReference | None
-    activation: Literal["softmax", "sigmoid"]
-    templates: list[str] | None
+    activation: Activation
+    templates: list[Name] | None
     calibration: Calibration | None = None
     space_file: str
     space_sha256: str
@@ -74,27 +98,37 @@ def save_artifact(folder: str | os.PathLike[str], space: ClassSpace) -> Path:
     for name, value in numbers.items():
         if value is not None:
             tensors[name] = torch.tensor(value, dtype=torch.float64)
-    content = save_tensors(tensors)
-    digest = hashlib.sha256(content).hexdigest()
     config = _ConfigFile(
         head=space.config,
         backbone=None if backbone is None else backbone.reference,
         activation="softmax" if backbone is None else backbone.activation,
         templates=None if space.templates is None else list(space.templates),
         calibration=space.calibration,
-        space_file=f"space-{digest[:16]}.safetensors",
-        space_sha256=digest,
+        space_file="",
+        space_sha256="",
         classes=list(space.classes),
-    )
-    text = json.dumps(config.model_dump(), indent=1, ensure_ascii=False) + "\n"
+    ).model_dump()
+    content = save_tensors(tensors, {_DIGEST: config_digest(config)})
+    digest = hashlib.sha256(content).hexdigest()
+    config |= {"space_file": f"space-{digest[:16]}.safetensors", "space_sha256": digest}
+    text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
     # Two that save at once would each delete the file that the other's config.json names.
     with locked_folder(folder):
-        write_atomically(folder / config.space_file, content)
+        write_atomically(folder / config["space_file"], content)
         write_atomically(folder / "config.json", text.encode())
         for other in folder.glob("space-*.safetensors"):
-            if SPACE_FILE.fullmatch(other.name) and other.name != config.space_file:
+            if SPACE_FILE.fullmatch(other.name) and other.name != config["space_file"]:
                 other.unlink(missing_ok=True)
     return folder
+
+
+def config_digest(config: dict[str, Any]) -> str:
+    """Return 64 hex digits of what a config.json says, but for the name and the digest of the other file.
+
+    Of its values, so that JSON that is laid out in another way is the same.
+    """
+    covered = {key: value for key, value in config.items() if key not in _BESIDE}
+    return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
 
 
 def is_artifact(path: Path) -> bool:
@@ -111,69 +145,98 @@ def load_artifact(folder: str | os.PathLike[str]) -> ClassSpace:
 
     Raises:
         FileNotFoundError: no such folder, or one that holds no artifact.
-        ValueError: a newer format, a file that was cut or edited, shapes, dtypes or values that do not fit;
-            the message says which and how to rebuild.
+        DamagedFileError: (a ValueError) a file that was cut or edited, a key that stands twice, shapes,
+            dtypes or values that do not fit; the message says which and how to rebuild.
+        ValueError: a newer format.
     """
     folder = Path(folder)
     path = folder / "config.json"
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         what = "no config.json in it" if folder.is_dir() else "no such folder"
         if folder.is_file():
             what = "a file, where the folder that `s3clip fit` or save_pretrained() wrote is expected"
         raise FileNotFoundError(f"{folder} is not a saved class space: {what}")
-    config = _read_config(path)
+    config, said = _read_config(path)
     while True:
         match = SPACE_FILE.fullmatch(config.space_file)
         if match is None or match[1] != config.space_sha256[:16]:
             raise _broken(path, f"space_file {config.space_file!r} is not named after space_sha256")
         space_path = folder / config.space_file
         try:
-            content = space_path.read_bytes()
+            content = regular_file(space_path).read_bytes()
             break
         except FileNotFoundError:
             # Somebody may have saved anew between our two reads; then config.json names another file.
-            before, config = config, _read_config(path)
+            before = config
+            config, said = _read_config(path)
             if config.space_file == before.space_file:
                 raise _broken(path, f"{config.space_file} is missing from {folder}") from None
+        except ValueError as error:
+            raise _broken(space_path, str(error)) from None
     if hashlib.sha256(content).hexdigest() != config.space_sha256:
         raise _broken(space_path, "its sha256 is not the one in config.json: the file was cut or edited")
     try:
         tensors = load_tensors(content)
-    except (SafetensorError, ValueError) as error:
-        raise _broken(space_path, str(error)) from error
+    except Exception as error:  # of safetensors and torch: of a header that lies, each has errors of its own
+        raise _broken(space_path, f"no safetensors that torch reads ({error})") from error
+    _check_digest(config.format, said, content, path, space_path)
     return _check(config, tensors, path, space_path)
 
 
-def _read_config(path: Path) -> _ConfigFile:
-    content = _read_or_broken(path)
+def _check_digest(form: str, said: str, content: bytes, path: Path, space_path: Path) -> None:
+    # The library has read the header, so that its length is right.
+    header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")], str(space_path))
+    digest = header.get("__metadata__", {}).get(_DIGEST)
+    if digest is None and form != _OLDER:
+        raise _broken(space_path, f"the digest of config.json is missing, which {form} has")
+    # Also of format 1, which has none: else the number would be the way round the digest.
+    if digest is not None and digest != said:
+        raise _broken(
+            path,
+            f"it is not the one that {space_path.name} was written with: names, texts or settings changed",
+        )
+
+
+def _read_config(path: Path) -> tuple[_ConfigFile, str]:
+    """Return a config.json, and the digest of what it says."""
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise DamagedFileError(f"{error}{_MEND}") from error
     found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        if isinstance(found, str) and found.startswith("s3clip-space/"):
+    if found not in (_OLDER, FORMAT):
+        if isinstance(found, str) and re.fullmatch(r"s3clip-space/[1-9]\d*", found):
             raise ValueError(f"{path}: format {found!r} is newer than {FORMAT!r}; update s3clip")
-        raise _broken(path, f"format: expected {FORMAT!r}, got {found!r}")
+        raise _broken(path, f"format: expected {FORMAT!r}, got {shown(found)}")
     try:
         config = checked(content, _ConfigFile, str(path))
     except ValueError as error:
-        raise ValueError(f"{error}{_MEND}") from error
+        raise DamagedFileError(f"{error}{_MEND}") from error
     thresholds = None if config.calibration is None else config.calibration.thresholds
     if thresholds is not None and len(thresholds) not in (1, len(config.classes)):
         raise _broken(path, f"calibration: {len(thresholds)} thresholds for {len(config.classes)} classes")
-    return config
+    return config, config_digest(content)
 
 
 def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_path: Path) -> ClassSpace:
     raw, owners = tensors.pop("raw", None), tensors.pop("owners", None)
     if raw is None or owners is None:
         raise _broken(space_path, "the tensors 'raw' and 'owners' are missing")
-    if raw.ndim != 2 or raw.dtype not in (torch.float32, torch.float64) or not len(raw):
+    if raw.ndim != 2 or raw.dtype not in (torch.float32, torch.float64) or 0 in raw.shape:
         raise _broken(
             space_path, f"raw: expected (texts, dim) in float32, got {tuple(raw.shape)} {raw.dtype}"
         )
     if not bool(torch.isfinite(raw).all()):
         raise _broken(space_path, "raw holds NaN or Inf")
+    # Of any size, as only Python adds them: once they agree, torch can hold each.
+    rows = sum(fitted.rows for fitted in config.classes)
+    if rows != len(raw):
+        raise _broken(path, f"the classes name {rows} texts, the space file holds {len(raw)}")
+    if owners.dtype != torch.int64 or owners.shape != (rows,):
+        raise _broken(
+            space_path, f"owners: expected ({rows},) int64, got {tuple(owners.shape)} {owners.dtype}"
+        )
     counts = torch.tensor([fitted.rows for fitted in config.classes])
-    if not len(counts) or int(counts.sum()) != len(raw):
-        raise _broken(path, f"the classes name {int(counts.sum())} texts, the space file holds {len(raw)}")
     if not torch.equal(owners, torch.repeat_interleave(torch.arange(len(counts)), counts)):
         raise _broken(space_path, "owners do not agree with the classes of config.json")
     for fitted in config.classes:
@@ -208,33 +271,40 @@ def _take_numbers(tensors: dict[str, Tensor], path: Path) -> dict[str, float | N
     numbers: dict[str, float | None] = {}
     for name in NUMBERS:
         value = tensors.pop(name, None)
-        if value is not None and (value.numel() != 1 or not math.isfinite(value.item())):
-            raise _broken(path, f"{name}: expected one finite number, got {value}")
-        numbers[name] = None if value is None else value.item()
+        if value is None:
+            numbers[name] = None
+            continue
+        if value.numel() != 1 or value.dtype not in _FLOATS or not math.isfinite(value.item()):
+            raise _broken(path, f"{name}: expected one finite number, got {tuple(value.shape)} {value.dtype}")
+        number = numbers[name] = value.item()
+        if name != "logit_bias" and not is_scale(number):
+            raise _broken(path, f"{name}: expected a number > 0, at most {LARGEST_SCALE:g}, got {number}")
+        if abs(number) > LARGEST_BIAS:
+            raise _broken(path, f"{name}: expected at most {LARGEST_BIAS:g}, got {number}")
     return numbers
 
 
 def _take_fingerprint(tensors: dict[str, Tensor], dim: int, path: Path) -> dict[str, Tensor]:
+    """Take the parts of a fingerprint, of whatever name: embeddings, or the bytes of a digest.
+
+    `s3clip.backbone.identity` knows what they are, and compares those that both have.
+    """
     fingerprint = {}
-    shapes = {"image": (dim,), "texts": (3, dim), "more_texts": (6, dim), "tokenizer": (32,)}
-    for part, shape in shapes.items():
-        if (value := tensors.pop(f"fingerprint.{part}", None)) is None:
-            continue
-        if tuple(value.shape) != shape or not bool(torch.isfinite(value).all()):
-            raise _broken(path, f"fingerprint.{part}: expected finite {shape}, got {tuple(value.shape)}")
-        fingerprint[part] = value if part == "tokenizer" else value.float()
+    shapes = {"image": (dim,), "texts": (3, dim)}
+    for name in [name for name in tensors if _PART.fullmatch(name)]:
+        value, part = tensors.pop(name), name.partition(".")[2]
+        is_digest = value.dtype == torch.uint8 and part not in shapes
+        shape = shapes.get(part, value.shape[:1] if is_digest else (*value.shape[:-1][:1], dim))
+        fits = tuple(value.shape) == tuple(shape) and 0 < value.numel() <= _MOST_PROBES * dim
+        if not (fits and (is_digest or (value.dtype in _FLOATS and bool(torch.isfinite(value).all())))):
+            found = f"{tuple(value.shape)} {value.dtype}"
+            raise _broken(path, f"{name}: expected finite {tuple(shape)}, got {found}")
+        fingerprint[part] = value if is_digest else value.float()
     return fingerprint
 
 
-def _broken(path: Path, why: str) -> ValueError:
-    return ValueError(f"{path}: {why}{_MEND}")
-
-
-def _read_or_broken(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{error}{_MEND}") from error
+def _broken(path: Path, why: str) -> DamagedFileError:
+    return DamagedFileError(f"{path}: {why}{_MEND}")
 
 
 def named_backbone(space: ClassSpace, folder: str) -> tuple[str | None, str | None]:

@@ -76,6 +76,11 @@ def list_files(inputs: Iterable[str | os.PathLike[str]], out: Output | None = No
     """
     found: dict[str, InputFile] = {}
     for given in inputs:
+        if not isinstance(given, str | os.PathLike):
+            raise TypeError(
+                f"inputs: expected paths or addresses, got {type(given).__name__}; pictures in memory go to "
+                f"head.predict"
+            )
         place = address_of(given)
         folder, infos, left_out = _named_by(place)
         named = _without_results(folder, infos)
@@ -250,7 +255,9 @@ def _named_by(place: str) -> tuple[str | None, dict[str, dict[str, Any] | None],
     before_star = re.split(r"[*?\[]", path, maxsplit=1)[0].rpartition("/")[0]
     fixed = len(path if folder is not None else before_star)
     hidden = {name for name in details if "/." in name[fixed:] and "/." not in path[fixed:]}
-    infos = {f"{prefix}{name}": info for name, info in details.items() if name not in hidden}
+    shown = {name: info for name, info in details.items() if name not in hidden}
+    # Of the web the name is the whole address.
+    infos = {name if is_address(name) else f"{prefix}{name}": info for name, info in shown.items()}
     return folder, {path: infos.get(path) for path in _with_lance(sorted(infos))}, list(hidden)
 
 

@@ -37,6 +37,7 @@ from s3clip.bulk.summary import Summary
 from s3clip.bulk.work import Task, version_of
 from s3clip.files.writing import in_utf8
 from s3clip.head import SynonymousSpaceHead
+from s3clip.images.opening import one_or_several
 from s3clip.images.sources import Shard
 
 FEW_ROWS = 1000
@@ -101,11 +102,14 @@ def label(
         OSError: nothing can be written, as to a full disk; what was written is kept.
         ImportError: an extra is missing: `ray`, `lance`, or the package of a store.
     """
+    top_k, batch_size, part_size, workers, max_error_share = map(
+        plain, (top_k, batch_size, part_size, workers, max_error_share)
+    )
     _check(engine, workers, top_k, max_error_share, batch_size, part_size)
     top_k, batch_size, part_size, workers = map(plain, (top_k, batch_size, part_size, workers))
     output = Output(out)
     output.check()
-    found = list_files([inputs] if isinstance(inputs, str | os.PathLike) else inputs, output)
+    found = list_files(one_or_several(inputs), output)
     known = read_listing(output)
     files = into_shards(found, known, part_size)
     shards = make_shards(files, Columns(column, key_column))

@@ -71,7 +71,7 @@ def compare(
     if embeddings is not None and (images is not None or labels is not None):
         raise ValueError("--embeddings: it brings the labels; leave --images and --labels out")
     settings = None if config is None else head_config(config)
-    asked: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "methods": method or None,
         "configs": None if settings is None else {"config": settings},
         "min_images": min_images,
@@ -85,21 +85,21 @@ def compare(
             raise ValueError(f"{embeddings} has texts of its own; leave the synonym file and --backbone out")
         truth, scale = given.labels[:limit], given.logit_scale
         result = compare_embeddings(
-            given.texts, given.class_names, given.images[:limit], truth, logit_scale=scale, **asked
+            given.texts, given.class_names, given.images[:limit], truth, logit_scale=scale, **arguments
         )
     else:
         if classes is None or backbone is None:
             raise ValueError("expected a synonym file and --backbone, to encode the texts with")
         if given is not None:
-            truth, asked["image_embeds"] = given.labels[:limit], given.images[:limit]
+            truth, arguments["image_embeds"] = given.labels[:limit], given.images[:limit]
         else:
             files, named = labelled_images(images, labels, file_column, label_column)
-            truth, asked["images"] = named[:limit], files[:limit]
+            truth, arguments["images"] = named[:limit], files[:limit]
             keep_inputs(files, {"--out": [out / f"comparison.{ending}" for ending in ("json", "md", "png")]})
         synonyms = SynonymSet.read(classes, values=values)  # type: ignore[arg-type]  # as in fit
-        asked["templates"] = (template[0] if template and len(template) == 1 else template) or None
+        arguments["templates"] = (template[0] if template and len(template) == 1 else template) or None
         model = Backbone.from_pretrained(backbone, device=device)
-        result = compare_images(synonyms, truth, backbone=model, views=views, **asked)
+        result = compare_images(synonyms, truth, backbone=model, views=views, **arguments)
     say(str(result.table()))
     say(result.summary())
     result.save(out)

@@ -15,7 +15,7 @@ from s3clip.evaluation.methods import CONTROL
 from s3clip.evaluation.report.comparison import Comparison
 from s3clip.evaluation.scoring import ImageEmbeds, Problem, score_all
 from s3clip.evaluation.settings import ComparisonSettings, has_descriptors
-from s3clip.images.opening import open_image
+from s3clip.images.opening import one_or_several, open_image
 from s3clip.images.views import ViewSettings
 from s3clip.prediction.batches import as_embeds, check_embeds
 from s3clip.prediction.class_labels import class_positions
@@ -28,7 +28,7 @@ def compare(
     labels: Iterable[int | str],
     *,
     backbone: str | os.PathLike[str] | Backbone,
-    images: Sequence[Any] | None = None,
+    images: Iterable[Any] | None = None,
     image_embeds: Tensor | ImageEmbeds | None = None,
     templates: str | Sequence[str] | None = None,
     methods: Sequence[str] | None = None,
@@ -50,7 +50,7 @@ def compare(
         synonyms: what `SynonymousSpaceHead.fit_classes` takes.
         labels: one per image: the position of a class, or, as a string, a class's id or name.
         backbone: a Hub repository, a folder or a `Backbone`.
-        images: PIL images, paths, arrays or tensors; or
+        images: as for `predict`; or
         image_embeds: (images, dim) embeddings of the same model, in memory or on disk.
         templates: prompt templates, as `fit_classes` takes them.
         methods: keys of `s3clip.evaluation.METHODS`, all by default. The control is always among them.
@@ -79,19 +79,20 @@ def compare(
     chosen = settings.chosen(can_encode=True, has_descriptors=has_descriptors(classes))
     ids = [None if each.id is None else str(each.id) for each in classes.classes]
     positions = class_positions(labels, classes.class_names, ids)
-    given = image_embeds if images is None else images
+    given = image_embeds if images is None else list(one_or_several(images))
     assert given is not None  # one of the two is
     kept = _with_a_class(positions, len(given))
 
     model = backbone if isinstance(backbone, Backbone) else Backbone.from_pretrained(os.fspath(backbone))
     texts = MethodTexts(model, classes, templates)
+    chosen_views = ViewSettings(views=views, seed=settings.seed)
     encoded: ImageEmbeds
     if image_embeds is None:
         encoded = _encode_images(
             model,
             [given[i] for i in kept],
-            batch_size,
-            ViewSettings(views=views, seed=seed) if adapt else None,
+            settings.batch_size,
+            chosen_views if adapt else None,
         )
     else:
         encoded = (image_embeds if hasattr(image_embeds, "split") else as_embeds(image_embeds))[kept]
@@ -111,7 +112,7 @@ def compare(
     )
     about = {"backbone": model.name, "revision": model.revision, "templates": list(texts.templates)}
     if adapt and images is not None:
-        about["views"] = views
+        about["views"] = chosen_views.views
     return score_all(problem, chosen, settings, left_out=len(positions) - len(kept), about=about)
 
 
@@ -133,20 +134,10 @@ def compare_embeddings(
 ) -> Comparison:
     """Score every method that needs no text encoded, on embeddings computed before.
 
-    Args:
-        embeddings: one (n_c, dim) tensor per class, its first row the class's own name.
-        class_names: one per class.
-        image_embeds: (images, dim), normalised or not; with `adapt` (images, views, dim).
-        labels: one per image: the position of a class or its name.
-        logit_scale: multiplies the cosines; 100 for OpenAI's CLIP.
-        methods: see `compare`, as for the arguments that follow.
-        configs: see `compare`.
-        control: see `compare`.
-        min_images: see `compare`.
-        bootstrap: see `compare`.
-        seed: see `compare`.
-        batch_size: see `compare`.
-        adapt: see `compare`.
+    `embeddings` has one (n_c, dim) tensor per class, its first row the class's own name, and `class_names` a
+    name for each. `image_embeds` is (images, dim), any length but zero; with `adapt`, (images, views, dim).
+    Labels are positions or names. `logit_scale` multiplies the cosines, by 100 for OpenAI's CLIP. The others
+    are those of `compare`.
 
     Raises:
         ValueError: counts or shapes that do not agree, a label or method that is not known, or no image

@@ -78,7 +78,7 @@ def confusion_matrix(labels: Tensor, predicted: Tensor, classes: int, *, ignore_
 
     Returns:
         (classes, classes + 1) int64; the last column counts pixels taken for no class. Matrices of several
-        pictures add up.
+        images add up.
 
     Raises:
         ValueError: shapes that differ, or a label or prediction out of range.
@@ -120,13 +120,13 @@ def mean_iou(confusion: Tensor) -> float:
 
 
 def resampled_mean_iou(hits: Tensor, labelled: Tensor, predicted: Tensor, counts: Tensor) -> Tensor:
-    """Return `mean_iou` over the pictures of every resample.
+    """Return `mean_iou` over the images of every resample.
 
     Args:
-        hits: (pictures, classes) pixels of each class that were taken for it.
-        labelled: (pictures, classes) pixels of each class.
-        predicted: (pictures, classes) counted pixels that were taken for each class.
-        counts: (resamples, pictures), how often each picture was drawn.
+        hits: (images, classes) pixels of each class that were taken for it.
+        labelled: (images, classes) pixels of each class.
+        predicted: (images, classes) counted pixels that were taken for each class.
+        counts: (resamples, images), how often each image was drawn.
 
     Returns:
         (resamples,) float64; NaN where no pixel of a resample is of a class or was taken for one.

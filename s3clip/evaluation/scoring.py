@@ -86,7 +86,7 @@ class _Head(SynonymousSpaceHead):
 
 
 class _Run(NamedTuple):
-    """One method on one draw of its texts; of each image the class predicted, and whether it is right."""
+    """One method on one draw of its texts: the class of each image, whether it is right, and the numbers."""
 
     predicted: Tensor
     correct: Tensor
@@ -149,19 +149,15 @@ def score_all(
         _summary(
             name,
             own,
-            _difference(exact_top1[row], top1[:, row]),
-            _difference(exact_recall[row], recall[:, row]),
+            Difference.of(exact_top1[row], interval(top1[:, row])),
+            Difference.of(exact_recall[row], interval(recall[:, row])),
         )
         for row, (name, own) in enumerate(runs.items())
     ]
     recorded = {
         **about,
         "logit_scale": problem.logit_scale,
-        "min_images": settings.min_images,
-        "bootstrap": settings.bootstrap,
-        "draws": settings.draws,
-        "seed": settings.seed,
-        "batch_size": settings.batch_size,
+        **{name: getattr(settings, name) for name in settings.NUMBERS},
         "configs": {each.name: each.config.model_dump() for each in methods if each.config is not None},
     }
     return Comparison(
@@ -288,30 +284,15 @@ def _bootstrap(
     return top1, recall
 
 
-def _difference(value: float, resampled: Tensor) -> Difference:
-    low, high = interval(resampled)
-    return Difference(value=value, low=low, high=high)
-
-
 def _summary(name: str, runs: list[_Run], top1: Difference, recall: Difference) -> MethodScores:
     """Put the runs of a method together: means, and the standard deviation over draws."""
-
-    def mean(values: Iterable[float]) -> float:
-        return float(np.mean(list(values)))
-
-    each_top1 = [run.top1 for run in runs]
+    columns = {field: [getattr(run, field) for run in runs] for field in _Run._fields[2:]}
     return MethodScores(
         name=name,
-        top1=mean(each_top1),
-        top5=mean(run.top5 for run in runs),
-        recall=mean(run.recall for run in runs),
+        **{field: float(np.mean(values)) for field, values in columns.items()},
         top1_difference=top1,
         recall_difference=recall,
-        calibration_error=mean(run.calibration_error for run in runs),
-        image_ms=mean(run.image_ms for run in runs),
-        fit_ms=mean(run.fit_ms for run in runs),
-        dropped=mean(run.dropped for run in runs),
         seeds=len(runs),
-        top1_spread=float(np.std(each_top1)),
-        recall_spread=float(np.std([run.recall for run in runs])),
+        top1_spread=float(np.std(columns["top1"])),
+        recall_spread=float(np.std(columns["recall"])),
     )

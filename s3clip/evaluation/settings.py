@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from s3clip.arguments import whole_number
 from s3clip.config import HeadConfig
@@ -19,6 +20,8 @@ def has_descriptors(synonyms: SynonymSet) -> bool:
 class ComparisonSettings:
     """The arguments that `compare` and `compare_embeddings` share; see there."""
 
+    NUMBERS: ClassVar = ("min_images", "bootstrap", "draws", "seed", "batch_size")
+
     methods: Sequence[str] | None
     configs: Mapping[str, HeadConfig] | None
     control: str
@@ -31,7 +34,7 @@ class ComparisonSettings:
 
     def __post_init__(self) -> None:
         """Check them one by one; numbers may be of any type that is one, and become plain."""
-        for name in ("min_images", "bootstrap", "draws", "batch_size", "seed"):
+        for name in self.NUMBERS:
             number = whole_number(getattr(self, name), name, least=0 if name == "seed" else 1)
             object.__setattr__(self, name, number)
         for name in ("methods", "adapt"):

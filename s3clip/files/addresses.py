@@ -58,8 +58,12 @@ def regular_file(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def read_address(address: str) -> bytes:
+def read_address(address: str, *, timeout: float | None = None) -> bytes:
     """Return the content of a file at an address; of http and https without another package.
+
+    Args:
+        address: where.
+        timeout: seconds that a web server may be silent; None: 30.
 
     Raises:
         FileNotFoundError: there is none; so says the server, or the store.
@@ -76,7 +80,7 @@ def read_address(address: str) -> bytes:
     request = urllib.request.Request(address, headers={"User-Agent": f"s3clip/{__version__}"})
     with reaching(address):
         try:
-            with _web().open(request, timeout=_TIMEOUT) as answer:
+            with _web().open(request, timeout=_TIMEOUT if timeout is None else timeout) as answer:
                 content: bytes = answer.read(LARGEST_DOWNLOAD + 1)
                 length = answer.headers.get("Content-Length") or "0"
         except urllib.error.HTTPError as error:

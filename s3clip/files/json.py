@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from s3clip.files.addresses import regular_file
+
 LARGEST = 256 << 20
 """Bytes of JSON that are read. Parsed, they take about ten times that."""
 
@@ -54,7 +56,14 @@ def read_json(path: str | os.PathLike[str], *, largest: int = LARGEST) -> Any:
     path = Path(path)
     if (size := path.stat().st_size) > largest:
         raise ValueError(f"{path}: {size:,} bytes of JSON, more than is read ({largest:,})")
-    return parse_json(path.read_bytes(), str(path), largest=largest)
+    try:
+        with regular_file(path).open("rb") as file:  # else a pipe would be waited for
+            content = file.read(largest + 1)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if len(content) > largest:
+        raise ValueError(f"{path}: more bytes of JSON than is read ({largest:,})")
+    return parse_json(content, str(path), largest=largest)
 
 
 def checked(content: Any, model: type[Model], name: str) -> Model:

@@ -3,7 +3,8 @@
 import binascii
 import io
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Set
 from functools import cache
 from typing import Any
 
@@ -21,6 +22,10 @@ _NO_PIXELS = frozenset({"EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5", "IPTC"})
 
 _RANGES = (1, 255, 65_535)
 
+_ONE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, Mapping, Set)
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{32,}={0,2}\s*")
+_LONGEST_PATH = 4096  # characters; no system has longer ones
+
 
 class BrokenImageError(ValueError):
     """A file that is there but is not a picture that can be read."""
@@ -35,21 +40,35 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix.lower() for suffix, kind in known if kind in opened)
 
 
-def as_sequence(images: Any) -> Sequence[Any]:
-    """Return one or several images as a sequence of what `open_image` takes.
+def is_one(images: Any) -> bool:
+    """Whether this is one image, in whatever form or wrong one, and not several of them.
 
-    Several are a list, a tuple or another sequence, such as a column of `datasets`, whose items are read one
-    by one; an array or tensor of four dimensions; and an array of paths.
+    Several are whatever can be iterated: a list, a generator, a column of `datasets`; a data set of torch; an
+    array or tensor of four dimensions; an array of paths. A set is none of them, since it has no order.
     """
+    if isinstance(images, _ONE):
+        return True
+    if isinstance(images, np.ndarray) and images.dtype.kind in "OU":  # of paths, or of anything
+        return False
+    if isinstance(images, np.ndarray | torch.Tensor):
+        return images.ndim != 4
+    return not (
+        isinstance(images, Iterable) or (hasattr(images, "__getitem__") and hasattr(images, "__len__"))
+    )
+
+
+def one_or_several(images: Any) -> Iterable[Any]:
+    """Return one or several images, see `is_one`, as an iterable of what `open_image` takes."""
+    if is_one(images):
+        return [images]
     if isinstance(images, np.ndarray) and images.dtype.kind in "OU":
         return images.ravel().tolist()
-    if getattr(images, "ndim", 3) == 4:
-        return list(images)
-    is_one = isinstance(images, str | bytes | bytearray | memoryview) or not isinstance(images, Sequence)
-    return [images] if is_one else images
+    return images if isinstance(images, Iterable) else (images[i] for i in range(len(images)))
 
 
-def open_image(source: Any, *, name: str | None = None, background: Any = BACKGROUND) -> Image.Image:
+def open_image(
+    source: Any, *, name: str | None = None, background: Any = BACKGROUND, timeout: float | None = None
+) -> Image.Image:
     """Return a picture in 8-bit RGB, turned upright as its EXIF tag says. Of several frames, the first.
 
     How its mode becomes RGB:
@@ -63,11 +82,13 @@ def open_image(source: Any, *, name: str | None = None, background: Any = BACKGR
       where none does, from their least to their greatest value.
 
     Args:
-        source: a PIL image; a path; an address, http(s) among them, or a data URI; the bytes of a file; a
-            record {"bytes": ..., "path": ...} of `datasets`; a uint8 or uint16 array of shape (height,
-            width) or (height, width, 1, 3 or 4); or such a tensor, shape (1, 3 or 4, height, width).
+        source: a PIL image; a path; an address, http(s) among them; base64 text, also as a data URI; the
+            bytes of a file; a record {"bytes": ..., "path": ...} of `datasets`; a uint8 or uint16 array of
+            shape (height, width) or (height, width, 1, 3 or 4); or such a tensor, shape (1, 3 or 4, height,
+            width).
         name: what an error calls a file; None: its path.
         background: a color of Pillow: "white", "#808080", (0, 0, 0).
+        timeout: seconds that the server of a web address may be silent; None: 30.
 
     Raises:
         FileNotFoundError: no such file.
@@ -82,12 +103,12 @@ def open_image(source: Any, *, name: str | None = None, background: Any = BACKGR
         source = content if content is not None else source.get("path")
     if isinstance(source, Image.Image):
         return _as_rgb(source, name or "the PIL image given", background)
-    if isinstance(source, str) and source.startswith("data:image/"):
-        name = name or "the data URI given"
-        source = _data(source, name)
-    elif is_address(source):
+    if is_address(source):
         name = name or source
-        source = read_address(source)
+        source = read_address(source, timeout=timeout)
+    elif isinstance(source, str) and (content := _of_base64(source)) is not None:
+        name = name or "the base64 text given"
+        source = content
     if isinstance(source, bytes | bytearray | memoryview):
         return _opened(lambda: Image.open(io.BytesIO(source)), name or "the bytes given", background)
     if isinstance(source, str | os.PathLike):
@@ -107,8 +128,10 @@ def why_unreadable(error: Exception) -> str:
 def _opened(open_file: Callable[[], Image.Image], name: str, background: Any) -> Image.Image:
     try:
         image = open_file()
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        if not os.path.islink(error.filename or ""):
+            raise
+        raise BrokenImageError(f"{name}: not a readable image (a link to nothing)") from error
     except Exception as error:  # Pillow's readers let many kinds through: struct.error, SyntaxError, ...
         raise BrokenImageError(f"{name}: not a readable image ({why_unreadable(error)})") from error
     with image:
@@ -117,14 +140,30 @@ def _opened(open_file: Callable[[], Image.Image], name: str, background: Any) ->
         return _as_rgb(image, name, background)
 
 
-def _data(source: str, name: str) -> bytes:
-    head, _, content = source.partition(",")
+def _of_base64(text: str) -> bytes | None:
+    """Return what a data URI or base64 text holds; None of any other text, such as the path of a file."""
+    is_uri = text.startswith("data:image/")
+    head, _, content = text.partition(",") if is_uri else ("", "", text)
+    if not is_uri and not (_BASE64.fullmatch(text) and not os.path.lexists(text)):
+        return None
     try:
-        if not head.endswith(";base64"):
+        if is_uri and not head.endswith(";base64"):
             raise ValueError("expected data:image/...;base64,...")
-        return binascii.a2b_base64(content)
+        found = binascii.a2b_base64(content)
     except ValueError as error:  # binascii's own among them
-        raise BrokenImageError(f"{name}: not a readable image ({error})") from error
+        if not is_uri and len(text) < _LONGEST_PATH:
+            return None
+        raise BrokenImageError(f"the base64 text given: not a readable image ({error})") from error
+    # A path that is not there, such as photos/2024/holiday, may be base64 too.
+    return found if is_uri or len(text) >= _LONGEST_PATH or _is_picture(found) else None
+
+
+def _is_picture(content: bytes) -> bool:
+    try:
+        Image.open(io.BytesIO(content)).close()
+    except Exception:  # see `_opened`
+        return False
+    return True
 
 
 def _of_array(source: Any) -> Image.Image:
@@ -133,7 +172,10 @@ def _of_array(source: Any) -> Image.Image:
     elif isinstance(source, np.ndarray):
         array = source
     else:
-        raise TypeError(f"images: expected PIL images, paths, arrays or tensors, got {type(source).__name__}")
+        keys = f" of {', '.join(map(repr, source))}; give its image" if isinstance(source, Mapping) else ""
+        raise TypeError(
+            f"images: expected PIL images, paths, arrays or tensors, got {type(source).__name__}{keys}"
+        )
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     is_picture = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from s3clip.arguments import is_number, is_whole, whole_number
+from s3clip.arguments import is_number, is_whole, plain, whole_number
 
 RATIOS = (3 / 4, 4 / 3)
 """Between these lies a view's width to its height as against the plain view's: how much it is stretched."""
@@ -36,7 +36,9 @@ class ViewSettings:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        whole_number(self.views, "views")
+        object.__setattr__(self, "views", whole_number(self.views, "views"))
+        for name in ("seed", "crop_area"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
         if not is_whole(self.seed):
             raise ValueError(f"seed: expected a whole number, got {self.seed!r}")
         if not (is_number(self.crop_area) and 0 < self.crop_area <= 1):

@@ -14,18 +14,19 @@ Give the class to `pipeline` and keep the calls you have:
     classify("photo.jpg", candidate_labels={"cat": ["feline", "kitty"], "dog": ["hound"]}, top_k=1)
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.utils.data import Dataset
 from transformers import Pipeline, ZeroShotImageClassificationPipeline
-from transformers.image_utils import load_image
 
-from s3clip.arguments import is_count
+from s3clip.arguments import is_count, plain
 from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.identity import check_fingerprint
 from s3clip.config import HeadConfig
 from s3clip.head import SynonymousSpaceHead
+from s3clip.images.opening import is_one, one_or_several, open_image
 from s3clip.texts.synonyms import SynonymSet
 
 DEFAULT_HYPOTHESIS = "This is a photo of {}."
@@ -124,7 +125,10 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         """Return the labels of images with their scores, the best first.
 
         Args:
-            image: A PIL image, a path, a link or base64 text; a list, a generator or a dataset of these.
+            image: One or several, as for `s3clip.prediction.answers.predict`: what transformers' own takes (a
+                PIL image, a path, a link, base64 text; a list, a generator or a dataset of these), bytes,
+                arrays, tensors. A file is read as everywhere in s3clip, so that one that transformers' own
+                clips to black or white, or whose transparency it ignores, gets other scores.
             candidate_labels: Names, or a mapping from each name to its synonyms (a list, which may be empty),
                 or a `SynonymSet`, or one string of names separated by commas. Not needed where the pipeline
                 has a head. A text loses the whitespace around it before it is encoded.
@@ -135,9 +139,9 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
                 `num_workers`: As in every pipeline.
 
         Returns:
-            `[{"score": float, "label": str}, ...]`, a list of such lists for a list, an iterator over them
-            for a generator or a dataset. Scores are probabilities: of the softmax over the labels, or of the
-            sigmoid for a model that was trained with it.
+            `[{"score": float, "label": str}, ...]`, a list of such lists for several, an iterator over them
+            for a generator or a dataset of torch. Scores are probabilities: of the softmax over the labels,
+            or of the sigmoid for a model that was trained with it.
 
         Raises:
             ValueError: No image; no labels and no head; an empty label; a template without a place for the
@@ -153,8 +157,11 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         asked |= {key: kwargs.pop(key) for key in _TEXT_ARGUMENTS if key in kwargs}
         asked = self._text_defaults | {key: value for key, value in asked.items() if value is not None}
         labels, head = self._labels_and_head(**asked)
+        as_they_come = is_one(image) or isinstance(image, list | Dataset)
+        several: Any = image if as_they_come else (each for each in one_or_several(image))
         # Not the parent's, which insists on labels.
-        return Pipeline.__call__(self, image, head=head, labels=labels, **kwargs)  # type: ignore[no-untyped-call]
+        answers = Pipeline.__call__(self, several, head=head, labels=labels, **kwargs)  # type: ignore[no-untyped-call]
+        return answers if as_they_come or isinstance(image, Iterator) else list(answers)
 
     def _sanitize_parameters(  # type: ignore[override]
         self,
@@ -166,7 +173,7 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if top_k is not None and not is_count(top_k):
             raise ValueError(f"top_k: expected a whole number >= 1, or None for all labels, got {top_k!r}")
-        given = {"head": head, "labels": labels, "timeout": timeout, "top_k": top_k}
+        given = {"head": head, "labels": labels, "timeout": plain(timeout), "top_k": plain(top_k)}
         stages = (("timeout",), ("head",), ("labels", "top_k"))
         before, model, after = ({key: given[key] for key in s if given[key] is not None} for s in stages)
         return before, model, after
@@ -176,7 +183,7 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
     ) -> dict[str, Tensor]:
         """Return what the image tower reads of one image, on the CPU: this may run in a worker."""
         inputs = self._backbone.image_processor(
-            images=[load_image(image, timeout=timeout)], return_tensors="pt"
+            images=[open_image(image, timeout=timeout)], return_tensors="pt"
         )
         wanted = ("pixel_values", *self._backbone.image_inputs)
         return {key: inputs[key] for key in wanted if key in inputs}

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from s3clip.arguments import is_number, whole_number
+from s3clip.arguments import is_number, plain, whole_number
 from s3clip.backbone.backbone import Backbone
 from s3clip.config import HeadConfig
 from s3clip.images.views import ViewSettings
@@ -102,6 +102,7 @@ class TestTimeAdapter(nn.Module):
         super().__init__()
         if method not in ADAPTATIONS:
             raise ValueError(f"method: unknown method {method!r}; known: {', '.join(ADAPTATIONS)}")
+        confidence, lr = plain(confidence), plain(lr)
         if not (is_number(confidence) and 0 < confidence <= 1):
             raise ValueError(f"confidence: expected a share of the views in (0, 1], got {confidence!r}")
         steps = whole_number(steps, "steps", least=0)

@@ -49,8 +49,10 @@ def predict(
 
     Args:
         head: a fitted head.
-        images: one or several PIL images, paths, uint8 arrays (height, width, 3) or uint8 tensors
-            (3, height, width).
+        images: one, in any form that `s3clip.images.opening.open_image` takes: a PIL image, a path, a web
+            address, base64 text, bytes, a record or an item of `datasets`, a uint8 array (height, width, 3),
+            a uint8 tensor (3, height, width). Or several: a list, a generator, a column or a data set of
+            these, an array of paths, an array or tensor of four dimensions.
         image_embeds: (images, dim) embeddings instead; where they adapt, (images, views, dim), view 0 the
             plain image.
         top_k: how many classes; all of them where there are fewer.

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from s3clip.arguments import whole_number
 from s3clip.class_space import Calibration, FittedClass
-from s3clip.images.opening import BrokenImageError, open_image
+from s3clip.images.opening import BrokenImageError, one_or_several, open_image
 from s3clip.prediction.adaptation import AdaptableHead, TestTimeAdapter
 from s3clip.space.synonymous_space import unit_vectors
 
@@ -155,21 +156,19 @@ def opened_batches(
     """Open one or several images, batch by batch.
 
     Args:
-        images: one image in any form that `open_image` takes, or several: a list, a tuple, or an array of
-            four dimensions.
+        images: as for `predict`; of those that come one by one, a batch is held.
         batch_size: images at once.
         skip_broken: leave out an image that cannot be read, with a warning, instead of raising.
 
     Yields:
         The position of the batch's first image, which images of the batch could be read, and those.
     """
-    # An array of one dimension holds paths.
-    batched = isinstance(images, list | tuple) or getattr(images, "ndim", 3) in (1, 4)
-    listed = list(images) if batched else [images]
-    for start in range(0, len(listed), batch_size):
-        opened = [_open_or_skip(source, skip_broken) for source in listed[start : start + batch_size]]
+    remaining, start = iter(one_or_several(images)), 0
+    while batch := list(islice(remaining, batch_size)):
+        opened = [_open_or_skip(source, skip_broken) for source in batch]
         readable = [picture is not None for picture in opened]
         yield start, readable, [picture for picture in opened if picture is not None]
+        start += len(batch)
 
 
 def _open_or_skip(source: Any, skip_broken: bool) -> Image.Image | None:

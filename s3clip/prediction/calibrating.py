@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from s3clip.arguments import is_number
-from s3clip.class_space import Activation, Calibration
+from s3clip.arguments import is_number, plain
+from s3clip.class_space import TEMPERATURES, Activation, Calibration
 from s3clip.prediction.batches import AnsweringHead, all_logits
 from s3clip.prediction.class_labels import checked_labels
 
@@ -139,6 +139,7 @@ def rejection_threshold(scores: Tensor, false_accept_rate: float) -> float:
     Raises:
         ValueError: no negatives, or a rate outside [0, 1).
     """
+    false_accept_rate = plain(false_accept_rate)
     if not (is_number(false_accept_rate) and 0 <= false_accept_rate < 1):
         raise ValueError(f"false_accept_rate: expected a share in [0, 1), got {false_accept_rate!r}")
     if not len(scores):
@@ -189,6 +190,7 @@ def _platt(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
             "labels: the logits are no larger where a class is there than where it is not; are the labels in "
             "the order of head.class_names?"
         )
+    slope = min(max(slope, 1 / TEMPERATURES[1]), 1 / TEMPERATURES[0])
     return 1 / slope, float(model.intercept_[0]) - slope * mean
 
 

@@ -1,5 +1,6 @@
 """Labels of images, as positions of classes."""
 
+import operator
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from s3clip.arguments import is_whole
 
 
 def class_positions(
@@ -28,20 +31,20 @@ def class_positions(
     listed = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
     found: list[int | None] = []
     for label in listed:
-        if isinstance(label, int | np.integer) and not isinstance(label, bool):
-            if not 0 <= label < len(class_names):
-                raise ValueError(
-                    f"labels: position {label} is out of range for {len(class_names)} classes; give ids or "
-                    f"names as strings"
-                )
-            found.append(int(label))
-        elif isinstance(label, str):
+        if isinstance(label, str):
             meant = by_id.get(label) or by_name.get(label) or []
             if len(meant) > 1:
                 raise ValueError(
                     f"labels: {label!r} is the id or name of several classes, {meant}; give positions"
                 )
             found.append(meant[0] if meant else None)
+        elif is_whole(label):
+            if not 0 <= label < len(class_names):
+                raise ValueError(
+                    f"labels: position {label} is out of range for {len(class_names)} classes; give ids or "
+                    f"names as strings"
+                )
+            found.append(operator.index(label))
         else:
             raise TypeError(f"labels: expected positions or strings, got {label!r} ({type(label).__name__})")
     return found

@@ -6,13 +6,20 @@ from dataclasses import replace
 from typing import Any, Self
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
-from s3clip.class_space import Calibration, ClassSpace, FittedClass, from_state, to_state
+from s3clip.class_space import Calibration, ClassSpace, FittedClass
 from s3clip.config import HeadConfig
+from s3clip.files.json import checked, parse_json
+from s3clip.prediction.state import from_state, to_state
 from s3clip.space.built import BuiltSpace
 from s3clip.space.folding import FoldedSpace
 from s3clip.space.synonymous_space import SynonymousSpace, unit_vectors
+
+
+class _Unfitted(BaseModel):
+    config: HeadConfig
 
 
 class FittedSpace(nn.Module):
@@ -142,12 +149,15 @@ class ClassSpaceModule(nn.Module):
         """Take what `get_extra_state` gave, with the embeddings that are being loaded."""
         if not isinstance(state, Tensor):
             raise ValueError("state_dict: made by an older s3clip; save the head with save_pretrained there")
-        content = json.loads(bytes(state.cpu().numpy().data))
+        if state.dtype != torch.uint8 or state.ndim != 1:
+            raise ValueError(f"state_dict: expected bytes of JSON, got {tuple(state.shape)} {state.dtype}")
+        content = parse_json(bytes(state.cpu().numpy().data), "state_dict")
         raw, owners = self.__dict__.pop("_loading", (None, None))
         if (raw is None) != (owners is None):
             raise ValueError("state_dict: text_embeddings and owners belong together, and one is missing")
         if raw is None:
-            self._unfitted_config, self._fitted = HeadConfig.model_validate(content["config"]), None
+            config = checked(content, _Unfitted, "state_dict").config
+            self._unfitted_config, self._fitted = config, None
             return
         space = from_state(content, raw, owners)
         if self._fitted is not None and space.class_names != self.class_names:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from s3clip.class_space import class_position
 from s3clip.images.opening import open_image
 from s3clip.segmentation.palette import class_colours
 from s3clip.segmentation.result import Segmentation
@@ -51,7 +52,7 @@ def heat_map(image: Any, segmentation: Segmentation, which: int | str) -> Image.
     heat = segmentation.probabilities(which).numpy()[..., None]
     red = np.array([215, 48, 31], dtype=np.float32)
     mixed = Image.fromarray((grey * (1 - 0.85 * heat) + red * 0.85 * heat).round().astype(np.uint8))
-    name = segmentation.class_names[which] if isinstance(which, int) else which
+    name = segmentation.class_names[class_position(segmentation.class_names, which)]
     return _with_legend(mixed, [((215, 48, 31), f"{name}: probability 1"), (_PAPER, "probability 0")])
 
 

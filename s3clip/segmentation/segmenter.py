@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from s3clip.arguments import is_number, whole_number
+from s3clip.arguments import is_number, plain, whole_number
 from s3clip.backbone.backbone import Backbone
 from s3clip.class_space import Calibration, FittedClass, class_position
-from s3clip.images.opening import open_image
+from s3clip.images.opening import one_or_several, open_image
 from s3clip.segmentation.dense import DenseTower, check_method
 from s3clip.segmentation.result import MAX_BYTES, Segmentation, row_parts
 from s3clip.segmentation.scores import best_class, softmax_then_max
@@ -175,6 +175,7 @@ def segment_patches(
     names = [each.name for each in head.classes]
     if aggregation not in AGGREGATIONS:
         raise ValueError(f"aggregation: expected one of {', '.join(AGGREGATIONS)}, got {aggregation!r}")
+    threshold = plain(threshold)
     if threshold is not None and not (is_number(threshold) and 0 <= threshold <= 1):
         raise ValueError(f"threshold: expected a probability in [0, 1], got {threshold!r}")
     if background is not None and threshold is None:
@@ -254,9 +255,8 @@ def segment(
     if head.backbone is None:
         raise ValueError("segment: this head has no backbone, and patches need its image tower")
     head.space  # noqa: B018  # an unfitted head is named before anything is encoded
-    listed = list(images) if isinstance(images, list | tuple) or getattr(images, "ndim", 3) == 4 else [images]
     found = []
-    for image in listed:
+    for image in one_or_several(images):
         features = encode_patches(
             head.backbone,
             image,

@@ -13,7 +13,6 @@ All but "format" and "classes" may be left out. `s3clip.texts.formats` lists the
 
 import json
 import os
-import re
 import reprlib
 import tempfile
 import warnings
@@ -27,25 +26,20 @@ from pydantic_core import ErrorDetails
 from s3clip.files.json import problem_in_words, shown
 from s3clip.files.writing import write_atomically
 from s3clip.texts.formats import FORMAT, KINDS, TextKind, interpret
+from s3clip.texts.labels import problem_of_name, problem_of_text
 from s3clip.texts.prompts import resolve_templates
 from s3clip.texts.sources import BUILTIN, Source, read_source
 
-# Control characters and lone surrogates: no tokenizer reads them, and the latter cannot be written as UTF-8.
-_UNREADABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-
 
 def _label(text: str) -> str:
-    text = text.strip()
-    if not text:
-        raise ValueError("is empty")
-    if found := _UNREADABLE.search(text):
-        raise ValueError(f"holds the control character U+{ord(found.group()):04X}")
-    return text
+    if problem := problem_of_name(text.strip()):
+        raise ValueError(problem)
+    return text.strip()
 
 
 def _sentence(text: str) -> str:
-    # Language models answer with lists: line breaks and tabs are whitespace inside a sentence.
-    _label(re.sub(r"[\t\n\r]", " ", text))
+    if problem := problem_of_text(text.strip()):
+        raise ValueError(problem)
     return text.strip()
 
 
@@ -57,6 +51,7 @@ _Label = Annotated[str, AfterValidator(_label)]
 _Sentence = Annotated[str, AfterValidator(_sentence)]
 _Labels = Annotated[tuple[_Label, ...], BeforeValidator(_as_tuple)]
 _Sentences = Annotated[tuple[_Sentence, ...], BeforeValidator(_as_tuple)]
+_Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # as tables of any kind can hold it
 _Templates = Annotated[tuple[_Label, ...], BeforeValidator(_as_tuple), AfterValidator(resolve_templates)]
 
 
@@ -77,7 +72,7 @@ class SynonymClass(BaseModel):
     synonyms: _Labels = ()
     descriptors: _Sentences = ()
     prompts: _Sentences = ()
-    id: int | _Label | None = None
+    id: _Number | _Label | None = None
 
 
 class Generated(BaseModel):

@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 from s3clip import SynonymousSpaceHead, SynonymSet, cli
 from s3clip.artifact.card import model_card
-from s3clip.artifact.folder import load_artifact
+from s3clip.class_space import BackboneReference
 from s3clip.demo import model_folder
 from s3clip.files.hub import is_repository
 from tests import ROOT
@@ -249,12 +250,12 @@ def test_the_snippet_of_the_card_runs(hub: Hub, tmp_path: Path, monkeypatch: pyt
         assert "zero" in capsys.readouterr().out or fitted is not head
 
 
-def test_the_card_of_a_backbone_on_the_hub_names_it(tmp_path: Path):
+def test_the_card_of_a_backbone_on_the_hub_names_it():
     head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(["ox", "möwe | `x`"])
-    config = json.loads((head.save_pretrained(tmp_path) / "config.json").read_text())
-    config["backbone"] = {"name": "org/clip", "revision": "a" * 40}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    card = str(model_card(load_artifact(tmp_path), "user/space"))
+    facts = replace(
+        head.class_space.backbone, reference=BackboneReference(name="org/clip", revision="a" * 40)
+    )
+    card = str(model_card(replace(head.class_space, backbone=facts), "user/space"))
     for said in ("base_model: org/clip", "library_name: s3clip", "2 classes", "a" * 40, "a photo of a {}."):
         assert said in card
     assert "`` möwe | `x` ``" in card

@@ -4,6 +4,7 @@ import copy
 import functools
 import subprocess
 import sys
+import tempfile
 import warnings
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import normalizers
 from torch import nn
 
+from s3clip import SynonymousSpaceHead
 from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.digests import settings_digest, tensors_digest
 from s3clip.backbone.identity import check_fingerprint
@@ -301,3 +303,22 @@ def test_an_added_token_is_a_warning_and_old_fingerprints_are_taken():
     old = {part: plain.fingerprint()[part] for part in ("image", "texts")}
     check_fingerprint(old, more.fingerprint(), "pets")
     check_fingerprint(plain.fingerprint(), fresh("clip").fingerprint(), "pets")
+
+
+# ---- the cache --------------------------------------------------------------------------------------------
+
+
+@given(change=st.sampled_from(CHANGES), data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_cached_is_uncached_under_any_change(change, data):
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("S3CLIP_CACHE", folder)
+        backbone = fresh(data.draw(st.sampled_from(["clip", "metaclip_2", "siglip", "chinese_clip"])))
+        classes = {"Big DOG": ["façade"], "3 cats": ["a<new>b", "ox"]}
+        SynonymousSpaceHead(backbone).fit_classes(classes, templates=["{}"])
+        change(backbone, data.draw)
+        cached, anew = (
+            SynonymousSpaceHead(backbone).fit_classes(classes, templates=["{}"], cache=cache).text_embeddings
+            for cache in (True, False)
+        )
+        torch.testing.assert_close(cached, anew, atol=1e-6, rtol=0)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from s3clip.images.opening import BrokenImageError, as_sequence, image_suffixes, open_image
+from s3clip.images.opening import BrokenImageError, image_suffixes, one_or_several, open_image
 from s3clip.images.sources import Sample
 from s3clip.images.table_shards import TableShard
 from s3clip.images.tars import TarShard
@@ -205,13 +205,13 @@ def test_several_pictures_are_told_from_one(tmp_path):
         pass
 
     array = np.zeros((3, 4, 4, 3), np.uint8)
-    assert [each.shape for each in as_sequence(array)] == [(4, 4, 3)] * 3
-    assert len(as_sequence(torch.zeros(2, 3, 4, 4))) == 2
-    assert as_sequence(np.array(["a.png", "b.png"])) == ["a.png", "b.png"]
-    assert as_sequence(np.array([Path("a"), Path("b")])) == [Path("a"), Path("b")]
-    assert as_sequence(column := Column(["a.png"])) is column
+    assert [each.shape for each in one_or_several(array)] == [(4, 4, 3)] * 3
+    assert len(one_or_several(torch.zeros(2, 3, 4, 4))) == 2
+    assert one_or_several(np.array(["a.png", "b.png"])) == ["a.png", "b.png"]
+    assert one_or_several(np.array([Path("a"), Path("b")])) == [Path("a"), Path("b")]
+    assert one_or_several(column := Column(["a.png"])) is column
     for one in ("a.png", Path("a.png"), b"x", array[0], {"bytes": b""}, of(GREY), torch.zeros(3, 4, 4)):
-        (found,) = as_sequence(one)
+        (found,) = one_or_several(one)
         assert found is one
 
 

@@ -5,11 +5,12 @@ import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from s3clip._version import __version__
+from s3clip.files.writing import write_atomically
 from s3clip.printing import Cell, Column, Table, new_figure
 
 DEFAULT = "default"
@@ -28,6 +29,11 @@ class Difference(Value):
     value: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, value: float, interval: tuple[float, float]) -> Self:
+        """Return a difference with the two ends of its interval."""
+        return cls(value=value, low=interval[0], high=interval[1])
 
     def __str__(self) -> str:
         """In points: `+1.8 [-0.4, +4.0]`."""
@@ -160,9 +166,9 @@ class Comparison(Value):
         """Write `comparison.json` and `comparison.md` into a folder, made if need be, and return it."""
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
-        (place / "comparison.json").write_text(text + "\n", encoding="utf-8")
-        (place / "comparison.md").write_text(self.markdown(), encoding="utf-8")
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
+        for name, content in (("comparison.json", text), ("comparison.md", self.markdown())):
+            write_atomically(place / name, content.encode("utf-8", "backslashreplace"))
         return place
 
     def draw(self, path: str | os.PathLike[str], *, title: str | None = None) -> Path:
