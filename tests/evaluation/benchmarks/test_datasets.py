@@ -15,6 +15,7 @@ from s3clip import SynonymSet
 from s3clip.evaluation.benchmarks.opening import open_benchmark
 from s3clip.evaluation.benchmarks.sets import ClassificationSet
 from s3clip.evaluation.benchmarks.table import benchmarks, find_benchmark
+from s3clip.images.opening import BrokenImageError
 from s3clip.images.sources import read
 from s3clip.texts.sets import SUBSETS
 from tests.hub_server import Repository
