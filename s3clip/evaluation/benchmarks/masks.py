@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from s3clip.evaluation.benchmarks.table import Masks
+from s3clip.files.addresses import open_binary
 from s3clip.images.opening import BrokenImageError, why_unreadable
 from s3clip.images.sources import Sample
 from s3clip.images.walking import walk
@@ -101,10 +102,11 @@ def read_mask(pair: MaskedImage, *, reduce_zero_label: bool = False) -> Tensor:
 def mask_content(key: str, mask: Path) -> bytes:
     """Return the content of the file of a mask; for the errors see `read_mask`."""
     try:
-        return mask.read_bytes()
+        with open_binary(mask) as file:
+            return file.read()
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{key}: there is no mask {mask.name}") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _unreadable(key, mask, error) from error
 
 
