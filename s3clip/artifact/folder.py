@@ -24,6 +24,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from s3clip.arguments import LARGEST_SCALE, is_scale
+from s3clip.backbone.identity import checked_parts
 from s3clip.class_space import (
     LARGEST_BIAS,
     Activation,
@@ -48,7 +49,6 @@ NUMBERS = ("logit_scale", "logit_bias", "fitted_logit_scale")
 _DIGEST = "config_sha256"  # the key in the metadata of the safetensors file
 _BESIDE = ("space_file", "space_sha256")  # what it cannot cover: they are of the file that holds it
 _PART = re.compile(r"fingerprint\.([a-z_]{1,40})")
-_MOST_PROBES = 1024
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -286,22 +286,11 @@ def _take_numbers(tensors: dict[str, Tensor], path: Path) -> dict[str, float | N
 
 
 def _take_fingerprint(tensors: dict[str, Tensor], dim: int, path: Path) -> dict[str, Tensor]:
-    """Take the parts of a fingerprint, of whatever name: embeddings, or the bytes of a digest.
-
-    `s3clip.backbone.identity` knows what they are, and compares those that both have.
-    """
-    fingerprint = {}
-    shapes = {"image": (dim,), "texts": (3, dim)}
-    for name in [name for name in tensors if _PART.fullmatch(name)]:
-        value, part = tensors.pop(name), name.partition(".")[2]
-        is_digest = value.dtype == torch.uint8 and part not in shapes
-        shape = shapes.get(part, value.shape[:1] if is_digest else (*value.shape[:-1][:1], dim))
-        fits = tuple(value.shape) == tuple(shape) and 0 < value.numel() <= _MOST_PROBES * dim
-        if not (fits and (is_digest or (value.dtype in _FLOATS and bool(torch.isfinite(value).all())))):
-            found = f"{tuple(value.shape)} {value.dtype}"
-            raise _broken(path, f"{name}: expected finite {tuple(shape)}, got {found}")
-        fingerprint[part] = value if is_digest else value.float()
-    return fingerprint
+    parts = {name: tensors.pop(name) for name in list(tensors) if _PART.fullmatch(name)}
+    try:
+        return checked_parts({name.partition(".")[2]: value for name, value in parts.items()}, dim)
+    except ValueError as error:
+        raise _broken(path, str(error)) from None
 
 
 def _broken(path: Path, why: str) -> DamagedFileError:

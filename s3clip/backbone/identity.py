@@ -33,6 +33,9 @@ _TOKEN_TEXTS = (
     *("ΑΒΓ αβγ", "Привет", "שלום مرحبا", "नमस्ते สวัสดี", "中文 日本語カナ 한국어"),
 )
 
+_MOST_PROBES = 1024  # texts of a fingerprint
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 class _Backbone(Protocol):
     """What is read of a `Backbone`."""
@@ -87,6 +90,28 @@ def fingerprint(backbone: _Backbone) -> dict[str, Tensor]:
 def _tokens(backbone: _Backbone) -> list[Any]:
     given = backbone.tokens.read(list(_TOKEN_TEXTS))[0]
     return given or backbone.tokens.batch(list(_TOKEN_TEXTS), 0, torch.device("cpu"))["input_ids"].tolist()
+
+
+def checked_parts(parts: dict[str, Tensor], dim: int) -> dict[str, Tensor]:
+    """Return a fingerprint that was read: embeddings as float32, a digest as it is.
+
+    Parts of other names, of a later version, are kept: they are compared by what knows them.
+
+    Raises:
+        ValueError: another shape or type, or numbers that are not finite.
+    """
+    checked = {}
+    shapes = {"image": (dim,), "texts": (3, dim), "more_texts": (6, dim), "tokenizer": (32,)}
+    for part, value in parts.items():
+        is_digest = part == "tokenizer" or (value.dtype == torch.uint8 and part not in shapes)
+        shape = shapes.get(part, value.shape[:1] if is_digest else (*value.shape[:-1][:1], dim))
+        fits = tuple(value.shape) == tuple(shape) and 0 < value.numel() <= _MOST_PROBES * dim
+        dtypes = (torch.uint8,) if is_digest else _FLOATS
+        if not fits or value.dtype not in dtypes or not bool(torch.isfinite(value).all()):
+            found = f"{tuple(value.shape)} {value.dtype}"
+            raise ValueError(f"fingerprint.{part}: expected finite {tuple(shape)}, got {found}")
+        checked[part] = value if is_digest else value.float()
+    return checked
 
 
 def check_fingerprint(saved: dict[str, Tensor], found: dict[str, Tensor], folder: str) -> None:

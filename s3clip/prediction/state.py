@@ -6,6 +6,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from s3clip.backbone.identity import checked_parts
 from s3clip.class_space import (
     Activation,
     BackboneFacts,
@@ -73,8 +74,9 @@ def from_state(content: Any, raw: Tensor, owners: Tensor) -> ClassSpace:
     facts = None
     if (known := state.backbone) is not None:
         try:
-            fingerprint = {part: _as_tensor(rows) for part, rows in known.fingerprint.items()}
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            parts = {part: _as_tensor(rows) for part, rows in known.fingerprint.items()}
+            fingerprint = checked_parts(parts, raw.shape[-1])
+        except (IndexError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"state_dict: fingerprint: expected rows of numbers ({error})") from None
         facts = BackboneFacts(
             known.reference, known.activation, known.logit_scale, known.logit_bias, fingerprint

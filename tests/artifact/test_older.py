@@ -33,9 +33,17 @@ def test_an_older_artifact_answers_as_it_did(folder: Path, backbone: str | None)
 
 
 def test_every_format_has_one():
-    assert {f"s3clip-space/{folder.name}" for folder in SAVED.iterdir()} <= {
+    assert {f"s3clip-space/{folder.name}" for folder in SAVED.iterdir()} == {
         f"s3clip-space/{number}" for number in range(1, int(FORMAT.rpartition("/")[2]) + 1)
     }
+
+
+def test_an_older_artifact_is_saved_in_the_format_of_today(tmp_path: Path):
+    head = SynonymousSpaceHead.from_pretrained(SAVED / "1", backbone=None)
+    config = json.loads((head.save_pretrained(tmp_path) / "config.json").read_text(encoding="utf-8"))
+    before = json.loads((SAVED / "1" / "config.json").read_text(encoding="utf-8"))
+    changed = {key for key in config if config[key] != before[key]}
+    assert (config["format"], changed) == (FORMAT, {"format", "space_file", "space_sha256"})
 
 
 def test_a_newer_format_is_refused(tmp_path: Path):

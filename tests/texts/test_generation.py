@@ -12,12 +12,14 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from typer.testing import CliRunner
 
 from s3clip import SynonymSet
 from s3clip.cli import app
 from s3clip.texts.generation import PROMPT_VERSION, GenerationError, chat, generate_synonyms
+from s3clip.texts.generation.chat import _seconds
 from s3clip.texts.generation.journal import SUFFIX
 from s3clip.texts.generation.questions import batches, read_answer
 from tests.chat_server import KEY, ChatServer, answer, chat_server, completion, record
@@ -235,6 +237,20 @@ def test_a_server_that_always_fails_is_given_up(server):
     assert len(server.batches) < 100
 
 
+def test_offline_the_cause_is_named_at_once(server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(GenerationError, match=r"HF_HUB_OFFLINE is set.* with HF_HUB_OFFLINE=0"):
+        generate_synonyms(["cat"], model="m", base_url=server.address)
+
+
+@pytest.mark.parametrize(
+    "after", ["9" * 400, "9" * 5000, "Fri, 31 Dec 99999 23:59:59 GMT", "\u0663", "-1", ""]
+)
+def test_a_server_may_ask_to_wait_for_any_time(after: str):
+    seconds = _seconds(after)
+    assert seconds is None or seconds >= 0
+
+
 # ---------------------------------------------------------------------------------------------- class names
 
 
@@ -254,13 +270,20 @@ def test_duplicate_and_unknown_answers_are_refused():
     assert read({**cat, "name": "Cat "}, dog) == ([0, 1], "")
     assert read({**cat, "number": "0"}, dog)[0] == [1]
     assert read({**cat, "synonyms": "kitty"}, dog)[0] == [1]
-    assert read({**cat, "synonyms": ["a\u0000b"]}, dog)[0] == [1]
     assert read({**cat, "synonyms": [f"x{i}" for i in range(31)]}, dog)[0] == [1]
     assert read(cat, "dog", None)[0] == [0]
 
 
 @pytest.mark.parametrize("field", ["synonyms", "descriptors"])
-@pytest.mark.parametrize("texts", ["secret", ["secret\u0007"], [["secret"]], ["secret"] * 31])
+@pytest.mark.parametrize("wrong", ["a\u0000b", "a\u001b[2J", "a\u202eb", "a\ud800", "a" * 1001])
+def test_a_text_that_cannot_be_shown_costs_that_text(field: str, wrong: str):
+    said = {"number": 0, "name": "cat", "synonyms": [], "descriptors": [], field: ["one", wrong, "two"]}
+    found, problem = read_answer(json.dumps({"classes": [said]}), {0: "cat"})
+    assert (getattr(found[0], field), problem) == (("one", "two"), "")
+
+
+@pytest.mark.parametrize("field", ["synonyms", "descriptors"])
+@pytest.mark.parametrize("texts", ["secret", [["secret"]], ["secret"] * 31])
 def test_what_is_wrong_with_an_answer_is_said_without_its_words(field: str, texts: object):
     record = {"number": 0, "name": "cat", "synonyms": [], "descriptors": [], field: texts}
     found, problem = read_answer(json.dumps({"classes": [record]}), {0: "cat"})

@@ -1,6 +1,7 @@
 """One chat model behind `InferenceClient`: waiting, trying again, counting, and keeping the key to itself."""
 
 import random
+import re
 import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -166,6 +167,11 @@ class Chat:
     def _failure(self, error: Exception) -> tuple[int | None, str, float | None]:
         """Return the status, a line for people, and the seconds of Retry-After; none holds the key."""
         response = getattr(error, "response", None)
+        if type(error).__name__ == "OfflineModeIsEnabled":
+            raise GenerationError(
+                f"{self._model}: HF_HUB_OFFLINE is set, which keeps huggingface_hub's client from every "
+                f"server, that of base_url too; run this command with HF_HUB_OFFLINE=0"
+            )
         if response is None:
             timed_out = isinstance(error, TimeoutError) or "Timeout" in type(error).__name__
             return None, "no reply in time" if timed_out else _NO_CONNECTION, None
@@ -210,13 +216,11 @@ def _seconds(retry_after: str | None) -> float | None:
     """Read Retry-After: seconds, or a date of HTTP."""
     if retry_after is None:
         return None
-    try:
-        return max(0.0, float(int(retry_after)))
-    except ValueError:
-        pass
+    if re.fullmatch(r"\s*-?\d+\s*", retry_after):
+        return max(0.0, float(retry_after.strip()[:20]))  # more digits are more than is waited for, too
     try:
         date = parsedate_to_datetime(retry_after)
-    except ValueError:
+        date = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+        return max(0.0, (date - datetime.now(UTC)).total_seconds())
+    except (IndexError, OverflowError, TypeError, ValueError):  # of a date that is none, or in no year
         return None
-    date = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
-    return max(0.0, (date - datetime.now(UTC)).total_seconds())

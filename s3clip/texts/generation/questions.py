@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from s3clip.texts.labels import problem_of_name
 from s3clip.texts.synonyms import SynonymClass
 
 PROMPT_VERSION = 1
@@ -123,8 +124,9 @@ def read_answer(text: str, names: Mapping[int, str]) -> tuple[dict[int, SynonymC
 
 
 def _filled(texts: Iterable[str]) -> tuple[str, ...]:
-    """Drop empty and repeated texts; line breaks are spaces."""
-    return tuple(dict.fromkeys(plain for text in texts if (plain := " ".join(text.split()))))
+    """Drop empty and repeated texts, and those that cannot be shown; line breaks are spaces."""
+    plain = (" ".join(text.split()) for text in texts)
+    return tuple(dict.fromkeys(text for text in plain if not problem_of_name(text)))
 
 
 def _json_object(text: str) -> dict[str, Any] | None:
