@@ -177,7 +177,7 @@ def never_fatal(cache: TextCache) -> Iterator[None]:
     """Turn what goes wrong with the cache into one warning; it is left alone from then on."""
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, UnicodeError) as error:  # the last: words of a damaged file
         cache.failed = True
         warnings.warn(
             f"the cache of text embeddings at {cache.path} is not used: {error}; delete that file, or set "

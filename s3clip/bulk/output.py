@@ -253,7 +253,9 @@ class Output:
             with self._fs.open(path, "rb") as file:
                 metadata = pq.read_metadata(file).metadata or {}
             return checked(parse_json(metadata[_FOOTER], "its footer"), Part, "its footer")
-        except (pa.ArrowException, KeyError, ValueError) as error:
+        except (pa.ArrowException, KeyError, OSError, ValueError) as error:
+            if getattr(error, "errno", None) is not None:  # of the file system, and not of what pyarrow reads
+                raise
             raise ValueError(
                 f"out: {path} is no part that s3clip wrote ({error}); take it away, or give another folder"
             ) from error

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 from s3clip.files.json import parse_json
 from s3clip.files.writing import lock
 
-_END = re.compile(rb',"bytes":(\d+),"crc32":(\d+)\}\n')
+_END = re.compile(rb',"bytes":(\d{1,19}),"crc32":(\d{1,10})\}\n')
 
 
 class Entry(NamedTuple):
@@ -112,9 +112,13 @@ def _whole(path: Path, end: int, data_end: int) -> Iterator[tuple[Entry, tuple[i
             if (marks := _END.search(line)) is None or marks.end() != len(line):
                 return
             size, checksum = int(marks[1]), int(marks[2])
+            if (
+                size > os.fstat(file.fileno()).st_size - data_end
+            ):  # a damaged number would be memory asked for
+                return
             found = file.read(size)
             without = line[: line.rindex(b',"crc32"')]
-            if len(found) < size or zlib.crc32(without, zlib.crc32(found)) != checksum:
+            if zlib.crc32(without, zlib.crc32(found)) != checksum:
                 return
             entry = Entry(parse_json(line, str(path)), data, data_end, size)
             end, data_end = end + len(line), data_end + size
