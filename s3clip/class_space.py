@@ -440,6 +440,8 @@ def reconfigure(space: ClassSpace, **changes: Any) -> ClassSpace:
     """
     config = space.config.replaced(**changes)
     scale = None if changes.get("logit_scale") is not None else space.fitted_logit_scale
-    same = config == space.config and scale == space.fitted_logit_scale
-    kept = space.calibration if same else None
-    return replace(space, config=config, fitted_logit_scale=scale, calibration=kept)
+    changed = replace(space, config=config, fitted_logit_scale=scale)
+    # Of the scale it counts what it is, not where it stands.
+    settings, others = (each.config.model_dump(exclude={"logit_scale"}) for each in (space, changed))
+    same = settings == others and changed.fixed_logit_scale == space.fixed_logit_scale
+    return changed if same else replace(changed, calibration=None)
