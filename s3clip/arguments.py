@@ -75,7 +75,7 @@ LARGEST_SCALE = 1e12
 
 def is_scale(value: object) -> bool:
     """Whether `value` can multiply scores: a number above 0 and not over `LARGEST_SCALE`."""
-    return is_number(value) and 0 < value <= LARGEST_SCALE  # type: ignore[operator]  # it is a number
+    return is_number(value) and 0 < plain(value) <= LARGEST_SCALE
 
 
 def plain(value: Any) -> Any:

@@ -24,7 +24,7 @@ from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.encoding import checked_rows
 from s3clip.backbone.identity import check_fingerprint
 from s3clip.config import HeadConfig
-from s3clip.files.json import first_problem
+from s3clip.files.problems import first_problem
 from s3clip.space.synonymous_space import SynonymousSpace, build_space
 from s3clip.texts.labels import LONGEST_NAME, LONGEST_TEXT, checked_name, problem_of_name, problem_of_text
 from s3clip.texts.synonyms import SynonymSet
@@ -279,7 +279,9 @@ def from_embeddings(
         ValueError: counts or shapes that do not agree, an empty class, or a scale that is not > 0.
         TypeError: names or texts that are not strings.
     """
-    scale: float | None = plain(logit_scale)
+    # The parameter of SigLIP has the shape (1,).
+    is_tensor = isinstance(logit_scale, Tensor) and logit_scale.numel() == 1
+    scale: float | None = logit_scale.item() if is_tensor else plain(logit_scale)  # type: ignore[union-attr]
     if scale is not None and not is_scale(scale):
         raise ValueError(f"logit_scale: expected a number > 0, at most {LARGEST_SCALE:g}, got {scale}")
     names, rows = checked_rows(embeddings, class_names)
@@ -369,6 +371,7 @@ def drop(space: ClassSpace, classes: int | str | Iterable[int | str]) -> ClassSp
     Raises:
         ValueError: a name that no class or several classes have, a position out of range, or no class left.
     """
+    classes = plain(classes)
     single = isinstance(classes, str) or not isinstance(classes, Iterable)
     listed: Iterable[Any] = [classes] if single else classes  # type: ignore[assignment]
     gone = {class_position(space.class_names, which) for which in listed}
@@ -437,6 +440,8 @@ def reconfigure(space: ClassSpace, **changes: Any) -> ClassSpace:
     """
     config = space.config.replaced(**changes)
     scale = None if changes.get("logit_scale") is not None else space.fitted_logit_scale
-    same = config == space.config and scale == space.fitted_logit_scale
-    kept = space.calibration if same else None
-    return replace(space, config=config, fitted_logit_scale=scale, calibration=kept)
+    changed = replace(space, config=config, fitted_logit_scale=scale)
+    # Of the scale it counts what it is, not where it stands.
+    settings, others = (each.config.model_dump(exclude={"logit_scale"}) for each in (space, changed))
+    same = settings == others and changed.fixed_logit_scale == space.fixed_logit_scale
+    return changed if same else replace(changed, calibration=None)

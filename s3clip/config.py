@@ -1,10 +1,11 @@
 """Every setting of a head, checked when it is given."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from s3clip.arguments import LARGEST_SCALE, is_scale, plain, resolve_options
+from s3clip.files.problems import first_problem
 from s3clip.space.metrics import METRICS
 from s3clip.space.scale_rules import SCALE_RULES
 
@@ -49,6 +50,15 @@ class HeadConfig(BaseModel):
     centering: Literal["class_mean"] | None = None
     logit_scale: float | None = None
 
+    if not TYPE_CHECKING:  # type checkers know the fields
+
+        def __init__(self, /, **settings: Any) -> None:
+            """Take settings by name; ValueError names the first that is not known or not allowed."""
+            try:
+                super().__init__(**settings)
+            except ValidationError as error:
+                raise ValueError(first_problem(error, HeadConfig)) from None
+
     @field_validator("metric")
     @classmethod
     def _known_metric(cls, metric: str) -> str:
@@ -67,7 +77,7 @@ class HeadConfig(BaseModel):
     @classmethod
     def _positive(cls, scale: Any) -> Any:
         if scale is not None and not is_scale(scale):
-            raise ValueError(f"logit_scale: expected a number > 0, at most {LARGEST_SCALE:g}, got {scale}")
+            raise ValueError(f"expected a number > 0, at most {LARGEST_SCALE:g}, got {scale}")
         return plain(scale)
 
     @model_validator(mode="after")

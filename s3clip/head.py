@@ -82,7 +82,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
         name: str | os.PathLike[str],
         *,
         revision: str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
         config: HeadConfig | None = None,
         fused: bool = False,
@@ -352,7 +352,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
         backbone: Any = "saved",
         processor: Any = None,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         fused: bool = False,
     ) -> "SynonymousSpaceHead":
         """Load a saved class space, and the image tower of the backbone that it names.

@@ -4,10 +4,11 @@ import json
 import math
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from s3clip import HeadConfig
 from s3clip.arguments import resolve_options
+from s3clip.files.json import checked
 from s3clip.space.metrics import METRICS
 from s3clip.space.scale_rules import SCALE_RULES
 
@@ -41,9 +42,28 @@ def test_a_config_does_not_keep_the_dicts_of_its_caller():
     assert config.metric_options["k"] == 3
 
 
+class Outer(BaseModel):
+    """What holds a config, as the config.json of an artifact does."""
+
+    head: HeadConfig
+
+
 def test_unknown_keys_are_refused():
-    with pytest.raises(ValidationError, match="metrics"):
-        HeadConfig(**FULL, metrics="center")
+    for given, message in (
+        ({"metrik": "center"}, r"metrik: is not known; did you mean metric\?"),
+        ({"scale": 3}, r"scale: is not known; did you mean scale_rule\?"),
+        ({"zzz": 3}, "zzz: is not known; expected metric, metric_options, "),
+    ):
+        for way in (
+            lambda given: HeadConfig(**FULL, **given),
+            lambda given: HeadConfig(**FULL).replaced(**given),
+            lambda given: HeadConfig.model_validate(FULL | given),
+            lambda given: HeadConfig.model_validate_json(json.dumps(FULL | given)),
+            lambda given: checked(FULL | given, HeadConfig, "--config"),
+            lambda given: checked({"head": FULL | given}, Outer, "file"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                way(given)
 
 
 def test_an_unknown_metric_lists_the_known_ones():

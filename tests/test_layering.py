@@ -15,7 +15,8 @@ ROWS = (
     {"arguments", "files", "printing"},
     {"texts", "space"},
     {"config"},
-    {"images", "backbone"},
+    {"images"},
+    {"backbone"},
     {"class_space"},
     {"artifact", "prediction", "segmentation"},
     {"head"},
@@ -30,15 +31,20 @@ LARGEST_MODULE, LARGEST_TOP = 450, 8
 
 # Mathematics: tensors in, tensors out. `config` checks settings with pydantic on top.
 PURE = {
-    *("arguments", "config", "space", "texts.prompts", "texts.templates", "texts.wording"),
+    *("arguments", "config", "files.problems", "space", "texts.prompts", "texts.templates", "texts.wording"),
     *("backbone.prefix_tree", "images.augmix", "evaluation.scores"),
     *("segmentation.windows", "segmentation.scores", "segmentation.rle"),
 }
 THIRD_PARTY = {"torch", "numpy"}  # numpy: its sort, see s3clip/space/metrics.py
-OF_ONE = {"config": {"pydantic"}, "space.kernels": {"triton"}}  # imported by that module alone
+OF_ONE = {
+    "config": {"pydantic"},
+    "files.problems": {"pydantic", "pydantic_core"},
+    "space.kernels": {"triton"},
+}  # imported by that module alone
 STANDARD = {
     *(
         "collections",
+        "difflib",
         "dataclasses",
         "enum",
         "functools",
@@ -48,6 +54,7 @@ STANDARD = {
         "numbers",
         "operator",
         "re",
+        "reprlib",
     ),
     *("typing", "unicodedata"),
 }

@@ -38,7 +38,8 @@ from s3clip.class_space import (
 from s3clip.config import HeadConfig
 from s3clip.files.addresses import regular_file
 from s3clip.files.hub import is_hub_name
-from s3clip.files.json import checked, parse_json, read_json, shown
+from s3clip.files.json import checked, parse_json, read_json
+from s3clip.files.problems import shown
 from s3clip.files.writing import locked_folder, write_atomically
 
 FORMAT: Literal["s3clip-space/2"] = "s3clip-space/2"

@@ -22,7 +22,7 @@ def open_artifact(
     backbone: Any = "saved",
     processor: Any = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     **hub: Any,
 ) -> tuple[ClassSpace, Backbone | None]:
     """Return a saved class space, and the backbone to go with it.

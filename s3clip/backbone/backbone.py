@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from s3clip.backbone import identity
-from s3clip.backbone.families import family_of, warn_of_other_pixels, warn_of_untrained_texts
+from s3clip.backbone.families import check_loaded, family_of, warn_of_other_pixels, warn_of_untrained_texts
 from s3clip.backbone.image_transform import ImageTransform, check_images, check_pixels
 from s3clip.backbone.loading import halves, load
 from s3clip.backbone.prefix_tree import (
@@ -83,6 +83,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.family = family_of(model)
+        check_loaded(model)
         self.model = model
         self.tokenizer, self.image_processor = halves(processor)
         self.name = name or getattr(model, "name_or_path", None) or None
@@ -106,7 +107,7 @@ class Backbone(nn.Module):
         name: str | os.PathLike[str],
         *,
         revision: str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         text_tower: bool = True,
         **kwargs: Any,
@@ -116,7 +117,8 @@ class Backbone(nn.Module):
         Args:
             name: Hub id or folder.
             revision: Branch, tag or commit. The processor is read from the commit that the model came from.
-            dtype: Cast to it; None keeps what transformers loads.
+            dtype: Cast to it, a type or its name; "auto" is that of the checkpoint; None keeps what
+                transformers loads.
             device: Move to it; None keeps what transformers chooses.
             text_tower: Load the text tower and the tokenizer too. Without them (where the family allows it,
                 else they are loaded and dropped) only images can be encoded, with far less memory.

@@ -101,13 +101,10 @@ def checked_rows(
     """
     if isinstance(embeddings, Mapping) and class_names is None:
         class_names, embeddings = list(embeddings), list(embeddings.values())
-    if (
-        class_names is None
-        or isinstance(class_names, str)
-        or not all(isinstance(name, str) for name in class_names)
-    ):
+    listed = [None] if class_names is None or isinstance(class_names, str) else list(class_names)
+    if not all(isinstance(name, str) for name in listed):
         raise TypeError(f"class_names: expected a list of strings, got {class_names!r}")
-    names = [str(name) for name in class_names or ()]  # numpy has strings of its own
+    names = [str(name) for name in listed]  # numpy has strings of its own
     if not names or len(embeddings) != len(names):
         raise ValueError(
             f"embeddings, class_names: expected one tensor for each of one or more classes, "

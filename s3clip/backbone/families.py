@@ -159,11 +159,23 @@ def family_of(model: nn.Module) -> Family:
             return family
     core = getattr(model, "base_model", model)
     hint = f"; its base_model, a {type(core).__name__}, may have one" if core is not model else ""
+    if isinstance(inner := getattr(model, "module", None), nn.Module):
+        hint = f"; it wraps a {type(inner).__name__}: give its .module"
     raise TypeError(
         f"model: {type(model).__name__} has no joint space of single images and texts{hint}. Expected a dual "
         "encoder: get_image_features, get_text_features and logit_scale or temperature (CLIP, SigLIP and "
         "others of transformers), or encode_image, encode_text and logit_scale (open_clip)"
     )
+
+
+def check_loaded(model: nn.Module) -> None:
+    """Raise ValueError for a model whose weights, or some of them, are not in memory."""
+    absent = next((name for name, weight in model.named_parameters() if weight.is_meta), None)
+    if absent is not None:
+        raise ValueError(
+            f"model: the weights of {type(model).__name__} are not in memory (the first: {absent!r}, on the "
+            "device meta, as init_empty_weights and offloading leave them); load it without them"
+        )
 
 
 def warn_of_other_pixels(family: Family, image_processor: Any) -> None:

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from s3clip.images.opening import open_image
+
 
 @dataclass(frozen=True)
 class ImageTransform:
@@ -27,7 +29,7 @@ class ImageTransform:
 
     def __call__(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Return the arguments for one image or more, of any mode, read as RGB."""
-        colour = [image.convert("RGB") for image in images]
+        colour = [image if image.mode == "RGB" else open_image(image) for image in images]
         if self.of_one_image:
             return {"pixel_values": torch.stack([self.processor(image) for image in colour])}
         unresized = {} if self.resize else dict.fromkeys(("do_resize", "do_center_crop", "do_pad"), False)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from s3clip.backbone.families import CLIP
@@ -23,8 +24,16 @@ def load(
     from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
     # Else transformers says that it is no valid name of a repository.
-    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+    is_path = name.startswith((".", "/", "~")) or "\\" in name or name[1:2] == ":"
+    if is_path and not Path(name).is_dir():
         raise FileNotFoundError(f"name: there is no folder {name!r}; give that of a model, or a Hub id")
+    if (Path(name) / "adapter_config.json").is_file() and not (Path(name) / "config.json").is_file():
+        raise ValueError(
+            f"name: {name} holds an adapter of PEFT, not a model; merge it into its base model "
+            "(PeftModel.from_pretrained(base, name).merge_and_unload()) and pass Backbone(model, processor)"
+        )
+    place, asked = _of_dtype(place)
+    kwargs |= asked
     hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
     kwargs["revision"] = revision or "main"
     if not Path(name).is_dir() and stands_in_cache(name, revision=revision, **hub):
@@ -79,6 +88,22 @@ def _without_text_tower(name: str, hub: dict[str, Any], kwargs: dict[str, Any]) 
     return model if all(key.startswith(is_text) for key in (*loaded["missing_keys"], *mismatched)) else None
 
 
+def _of_dtype(place: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return `place` with a type in the place of its name, and what "auto" asks of transformers instead."""
+    import transformers
+
+    dtype = place.get("dtype")
+    if dtype == "auto":
+        named = "torch_dtype" if transformers.__version__.startswith("4.") else "dtype"
+        return {key: value for key, value in place.items() if key != "dtype"}, {named: "auto"}
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ValueError(
+            f'dtype: expected a floating type of torch, its name ("bfloat16") or "auto", got {dtype!r}'
+        )
+    return {**place, "dtype": found} if dtype is not None else place, {}
+
+
 def halves(processor: Any) -> tuple[Any, Any]:
     """Return the text half and the image half of a processor or a pair, None for what is missing.
 
@@ -91,6 +116,10 @@ def halves(processor: Any) -> tuple[Any, Any]:
         if len(processor) != 2:
             raise TypeError(
                 f"processor: expected a pair (tokenizer, image_processor), got {len(processor)} values"
+            )
+        if hasattr(processor[0], "image_mean") or hasattr(processor[1], "convert_tokens_to_ids"):
+            raise TypeError(
+                "processor: expected the pair (tokenizer, image_processor), got the two the other way round"
             )
         return processor
     parts = getattr(processor, "tokenizer", None), getattr(processor, "image_processor", None)

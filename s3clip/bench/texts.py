@@ -1,9 +1,9 @@
 """The prompts whose encoding is timed: of s3clip's own synonym sets, or of published lists."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from s3clip.files.json import read_json
 from s3clip.texts.prompts import join_descriptor, render
 from s3clip.texts.synonyms import SynonymSet
 from s3clip.texts.templates import TEMPLATES
@@ -59,7 +59,7 @@ def food_prompts(lists: Path | None, classes: int) -> list[str]:
 
 def _read(lists: Path, name: str) -> Any:
     try:
-        return json.loads((lists / name).read_text("utf-8"))
+        return read_json(lists / name)
     except OSError as error:
         raise FileNotFoundError(
             f"--lists: expected a folder with {name}, and {lists / name} cannot be read: {error.strerror}; "

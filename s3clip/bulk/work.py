@@ -53,12 +53,12 @@ class Task:
                 continue  # each is fetched at once, so none is half old; the next listing tells a change
             try:
                 now = state_now(file)
-            except FileNotFoundError:
-                if isinstance(self.shard, FileShard):
-                    continue  # a picture that is gone is a row with an error
-                return f"{in_utf8(file.path)}: gone while it was read"
             except (OSError, ValueError) as error:  # as of a Lance dataset that is gone
-                return f"{in_utf8(file.path)}: {' '.join(str(error).split())}"
+                if isinstance(self.shard, FileShard):
+                    continue  # a picture that is gone, or a link to itself, is a row with an error
+                gone = isinstance(error, FileNotFoundError)
+                said = "gone while it was read" if gone else " ".join(str(error).split())
+                return f"{in_utf8(file.path)}: {said}"
             if not file.state.agrees(now):
                 return f"{in_utf8(file.path)}: changed while it was read"
         return None

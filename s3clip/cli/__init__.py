@@ -39,7 +39,7 @@ app.add_typer(synonyms.app, name="synonyms")
 def _one_line(error: BaseException) -> str:
     from pydantic import ValidationError
 
-    from s3clip.files.json import first_problem
+    from s3clip.files.problems import first_problem
 
     if isinstance(error, ValidationError):
         return first_problem(error)

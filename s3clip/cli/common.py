@@ -82,10 +82,10 @@ def keep_inputs(inputs: Iterable[Path], written: Mapping[str, Iterable[Path]]) -
         inputs: the files that are read.
         written: by option, the files that it would write.
     """
-    read = {file.resolve() for file in inputs}
-    seen: dict[Path, str] = {}
+    read = {os.path.realpath(file) for file in inputs}  # unlike `resolve`, also of a link to itself
+    seen: dict[str, str] = {}
     for option, files in written.items():
-        for place in (file.resolve() for file in files):
+        for place in map(os.path.realpath, files):
             if place in read:
                 raise ValueError(f"{option}: {place} is read, and would be lost; give another place")
             if place in seen:

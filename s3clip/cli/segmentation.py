@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 from collections.abc import Iterable
 from itertools import chain
@@ -142,7 +143,7 @@ class _Wanted:
         return {
             file
             for file, match in named.items()
-            if match and match[1] in stems and file.resolve().parent == folder.resolve()
+            if match and match[1] in stems and Path(os.path.realpath(file)).parent == folder.resolve()
         }
 
     def save(self, i: int, found: Any) -> None:

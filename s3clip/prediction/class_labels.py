@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s3clip.arguments import is_whole
+from s3clip.arguments import is_whole, plain
 
 
 def class_positions(
@@ -66,12 +66,12 @@ def checked_labels(labels: Any, class_names: Sequence[str], images: int) -> Tens
     if isinstance(labels, np.ndarray) and labels.dtype.kind in "OSU":  # names, in an array
         labels = labels.tolist()
     if not isinstance(labels, Tensor | np.ndarray):
-        labels = list(labels)
+        labels = [plain(label) for label in labels]
     if len(labels) != images:
         raise ValueError(f"labels: expected one for each of {images} images, got {len(labels)}")
     if isinstance(labels, list) and any(isinstance(label, str) for label in labels):
         labels = _positions_of_names(labels, class_names)
-    table = torch.as_tensor(labels)
+    table = _comparable(torch.as_tensor(labels))
     if table.ndim == 2:
         if table.shape[1] != len(class_names) or not bool(((table == 0) | (table == 1)).all()):
             raise ValueError(
@@ -90,6 +90,11 @@ def checked_labels(labels: Any, class_names: Sequence[str], images: int) -> Tens
             f"labels: expected positions in 0..{len(class_names) - 1}, got {int(table[outside][0])}"
         )
     return table.long()
+
+
+def _comparable(labels: Tensor) -> Tensor:
+    """Return labels in a type that torch can compare."""
+    return labels.long() if labels.dtype in (torch.uint16, torch.uint32, torch.uint64) else labels
 
 
 def _positions_of_names(labels: Sequence[Any], class_names: Sequence[str]) -> list[int]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from s3clip.backbone.backbone import Backbone
 from s3clip.images.augmix import augmix
+from s3clip.images.opening import open_image
 from s3clip.images.views import ViewSettings, cut, picture_generator, random_crops, shrunk
 
 PIXEL_NUMBERS = 2**23
@@ -105,7 +106,7 @@ def encode_views(backbone: Backbone, pictures: Sequence[Image.Image], settings: 
     processor = Processor(backbone)
     encoded = []
     for picture in pictures:
-        picture = picture.convert("RGB")
+        picture = open_image(picture)
         plain = processor.view(picture)
         height, width = plain.shape[-2:]
         small = shrunk(picture, LARGEST_SIDE * min(height, width), backbone.device)

@@ -12,6 +12,7 @@ last block, weights of one patch for another, and whether the rest of the block 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -168,20 +169,31 @@ class DenseTower:
         The class token, where there is one, goes first. With `PATCH_FEATURES["patch"]` it is the model's own
         image embedding.
         """
-        # The public way to the input of the last block. It costs that block where another takes its place.
-        output = self._tower(
-            pixel_values=pixel_values,
-            interpolate_pos_encoding=True,
-            output_hidden_states=True,
-            return_dict=True,
-        )
-        if method.weights is None:
-            states = output.last_hidden_state
-            if not self.has_class_token:
-                return self._joint(states)  # SigLIP normalises what it returns
-        else:
-            states = self._last_block(output.hidden_states[-2], method, grid)
+        before, states = self._run(pixel_values)
+        if method.weights is not None:
+            states = self._last_block(before, method, grid)
+        elif not self.has_class_token:
+            return self._joint(states)  # SigLIP normalises what it returns
         return self._joint(self._tower.post_layernorm(states))
+
+    def _run(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what goes into the last block, and what the tower returns: (batch, tokens, width) each.
+
+        By a hook, since not every version of transformers gives the states between blocks. It costs the last
+        block where another takes its place.
+        """
+        thread, seen = get_ident(), []
+
+        def note(block: nn.Module, states: tuple[Any, ...], named: dict[str, Any]) -> None:
+            if get_ident() == thread:  # others may be running the same tower
+                seen.append(states[0] if states else named["hidden_states"])
+
+        hook = self._last.register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            output = self._tower(pixel_values=pixel_values, interpolate_pos_encoding=True)
+        finally:
+            hook.remove()
+        return seen[-1], output[0]
 
     def _last_block(self, states: Tensor, method: DenseMethod, grid: Grid) -> Tensor:
         """(batch, tokens, width) -> the same, with the weights of the method."""

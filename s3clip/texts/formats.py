@@ -34,7 +34,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 
-from s3clip.files.json import shown
+from s3clip.files.problems import shown
 from s3clip.texts.lines import (
     Lines,
     has_ids,

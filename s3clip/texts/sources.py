@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from s3clip.files.json import LARGEST, parse_json, shown, unique
+from s3clip.files.json import LARGEST, parse_json, unique
+from s3clip.files.problems import shown
 from s3clip.files.text import read_text
 from s3clip.texts.lines import Lines, Table, split_lines, strings_of_list
 
@@ -24,8 +25,8 @@ def read_source(source: object) -> tuple[str, Any]:
         FileNotFoundError: if there is no such file. Errors of the Hub pass through with a note.
         TypeError: if it is no `Source`.
     """
-    if isinstance(source, (dict, list, tuple)):
-        return f"the {type(source).__name__} of classes", source
+    if isinstance(source, (dict, list, tuple)) or (hasattr(source, "tolist") and not isinstance(source, str)):
+        return f"the {type(source).__name__} of classes", _without_arrays(source)
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"source: expected a path, a dict, a list or a SynonymSet, got {shown(source)}")
     where = os.fspath(source)
@@ -34,6 +35,20 @@ def read_source(source: object) -> tuple[str, Any]:
 
         return where, read_set(where.removeprefix(BUILTIN))
     return where, _parsed(_download(where) if where.startswith(HUB) else Path(where), where)
+
+
+def _without_arrays(source: Any, depth: int = 6) -> Any:
+    """Return a source with the arrays and numbers of numpy in it as lists and numbers of Python.
+
+    Classes are never deeper; what holds itself has no end.
+    """
+    if hasattr(source, "tolist"):
+        return source.tolist()
+    if not depth or not isinstance(source, (dict, list, tuple)):
+        return source
+    if isinstance(source, dict):
+        return {key: _without_arrays(value, depth - 1) for key, value in source.items()}
+    return [_without_arrays(each, depth - 1) for each in source]
 
 
 def _download(uri: str) -> Path:

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from s3clip.files.json import problem_in_words, shown
+from s3clip.files.problems import problem_in_words, shown
 from s3clip.files.writing import write_atomically
 from s3clip.texts.formats import FORMAT, KINDS, TextKind, interpret
 from s3clip.texts.labels import problem_of_name, problem_of_text

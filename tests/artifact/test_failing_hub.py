@@ -91,13 +91,17 @@ def test_a_head_is_whole_or_an_error(hub: Hub, waits: list[float], fault: str, w
         assert same(load(), old)
     new, paths = push(hub, 1)
     failing(hub, paths[which], ALWAYS[fault])
+    lines = 0
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
             loaded = load()
-        except (OSError, ValueError) as error:
-            assert "\n" not in str(error) or isinstance(error, huggingface_hub.errors.HfHubHTTPError)
+        except huggingface_hub.errors.HfHubHTTPError:  # in its own words, which are several lines
             loaded = None
+        except (OSError, ValueError) as error:
+            loaded = None
+            lines = str(error).count("\n")
+    assert lines == 0
     assert sum(waits) < 2 * hub_files.PATIENCE
     if loaded is not None:
         assert same(loaded, new) or (cached and same(loaded, old))
@@ -194,7 +198,7 @@ def test_a_damaged_cache_is_mended_once_and_named_else(
     at = content.index(b"zebra") if which == "config" else len(content) - 9
     content[at] ^= 1  # of the right size
     blob.write_bytes(content)
-    with pytest.raises(ValueError, match="if the repository is whole, delete .*") as offline:
+    with pytest.raises(ValueError, match="if the repository is whole, delete") as offline:
         load(local_files_only=True)
     assert str(blob) in str(offline.value)
     assert same(load(), head)

@@ -881,3 +881,16 @@ def test_a_text_tower_that_was_never_trained_is_a_warning():
     with torch.no_grad():
         model.text_model.final_layer_norm.bias.add_(0.01)
     backbone.encode_texts(["a cat"])
+
+
+def test_images_of_every_mode_are_read_as_everywhere():
+    """What is clear lies on white, as where `predict` opens it, and 16 bits are scaled."""
+    backbone = Backbone(*tiny_models.build("clip"))
+    ink = np.zeros((30, 30), dtype=np.uint8)
+    ink[8:20, 10:14] = 255
+    plain = Image.fromarray(np.dstack([255 - ink] * 3))
+    clear = Image.fromarray(np.dstack([np.zeros_like(ink)] * 3 + [ink]))
+    deep = Image.fromarray((255 - ink).astype(np.uint16) * 257)
+    expected = backbone.preprocess([plain])["pixel_values"]
+    for image in (clear, deep, plain.convert("L"), clear.convert("LA")):
+        torch.testing.assert_close(backbone.preprocess([image])["pixel_values"], expected)

@@ -386,7 +386,7 @@ def test_links(space, head, tmp_path: Path):
     with pytest.warns(UserWarning, match=r"passed over: 1 \.png$"):
         summary = label(folder / "*.png", head, tmp_path / "pictures", **SIZES)
     assert (summary.rows, summary.errors, summary.broken) == (1, 1, {})
-    assert "gone.png: no such file" in rows_of(tmp_path / "pictures")[0]["error"]
+    assert "gone.png: not a readable image (a link to nothing)" in rows_of(tmp_path / "pictures")[0]["error"]
 
 
 def test_names_that_are_no_utf8(head, space, tmp_path: Path):

@@ -228,3 +228,39 @@ def test_bad_rates_are_named(rate):
         head.fit_rejection(image_embeds=embeds, false_accept_rate=rate)
     with pytest.raises(ValueError, match="got none"):
         head.fit_rejection(image_embeds=embeds[:0])
+
+
+def test_positions_after_a_table_leave_no_threshold_of_the_table():
+    head, embeds, labels = problem(4)
+    table = torch.nn.functional.one_hot(labels, len(head.class_names))
+    fresh = head.calibrate(image_embeds=embeds, labels=labels).calibration
+    head.calibrate(image_embeds=embeds, labels=table)
+    assert len(head.calibration.thresholds) == len(head.class_names)
+    assert head.calibrate(image_embeds=embeds, labels=labels).calibration == fresh
+    # A rejection, one threshold for all, is not of the labels and stays.
+    head.fit_rejection(image_embeds=embeds.flip(1))
+    threshold = head.calibration.thresholds
+    assert head.calibrate(image_embeds=embeds, labels=labels).calibration.thresholds == threshold
+
+
+@pytest.mark.parametrize(
+    ("config", "fitted", "changed", "kept"),
+    [
+        (50.0, 100.0, 50.0, False),
+        (None, 100.0, 100.0, True),
+        (50.0, None, 50.0, True),
+        (50.0, None, 60.0, False),
+    ],
+)
+def test_a_calibration_is_of_the_scale_it_was_made_at(config, fitted, changed, kept):
+    """Whether it is kept hangs on the scale that counts, and not on where that stands."""
+    head = SynonymousSpaceHead(config=HeadConfig(logit_scale=config))
+    head.fit_embeddings([torch.eye(4)[:2], torch.eye(4)[2:]], ["a", "b"], logit_scale=fitted)
+    before = float(head.logit_scale)
+    head.calibration = Calibration(activation="softmax", temperature=2.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        head.reconfigure(logit_scale=changed)
+    assert float(head.logit_scale) == changed
+    assert (head.calibration is not None) == kept
+    assert not kept or float(head.logit_scale) == before

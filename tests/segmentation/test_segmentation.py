@@ -288,12 +288,15 @@ def test_repeating_a_synonym_moves_the_baseline_and_not_the_head(picture):
     more = [torch.cat([texts[0], *[texts[0][1:2]] * 10]), *texts[1:]]
     other = SynonymousSpaceHead(model, processor).fit_embeddings(more, names, logit_scale=20.0)
 
-    def nothing(which, way, threshold=0.25):
+    def nothing(which, way, threshold):
         labels = segment_patches(which, features, aggregation=way, threshold=threshold).labels
         return (labels < 0).float().mean().item()
 
-    assert nothing(other, "space", 0.35) == nothing(head, "space", 0.35)
-    assert nothing(other, "softmax_then_max", 0.1) > nothing(head, "softmax_then_max", 0.1) + 0.5
+    for way in ("space", "softmax_then_max"):
+        # Half of the pixels reach it, whatever the random weights are.
+        threshold = segment_patches(head, features, aggregation=way).probabilities().median().item()
+        before, after = nothing(head, way, threshold), nothing(other, way, threshold)
+        assert after == before if way == "space" else after > before + 0.05
 
 
 def test_areas_masks_and_the_pipelines_records_agree(fitted, picture):

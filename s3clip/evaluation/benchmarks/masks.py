@@ -1,7 +1,6 @@
 """Pictures with masks of class numbers, listed and read."""
 
 import io
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from s3clip.evaluation.benchmarks.table import Masks
+from s3clip.files.addresses import open_binary
 from s3clip.images.opening import BrokenImageError, why_unreadable
 from s3clip.images.sources import Sample
+from s3clip.images.walking import walk
 
 IGNORED = 255
 """The label of pixels that do not count."""
@@ -78,13 +79,10 @@ def masked_images(layout: Masks, folder: Path) -> list[MaskedImage]:
 
 
 def _keys(images: Path, suffix: str) -> Iterator[str]:
-    """Give the keys of all pictures in a folder and its sub-folders; links are followed."""
-    for where, folders, names in os.walk(images, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = Path(where).relative_to(images)
-        for name in names:
-            if name.endswith(suffix) and not name.startswith("."):
-                yield (below / name.removesuffix(suffix)).as_posix()
+    """Give the keys of all pictures below a folder, as `images.walking` finds files."""
+    for file in walk(str(images))[0]:
+        if file.endswith(suffix):
+            yield Path(file).relative_to(images).as_posix().removesuffix(suffix)
 
 
 def read_mask(pair: MaskedImage, *, reduce_zero_label: bool = False) -> Tensor:
@@ -104,10 +102,11 @@ def read_mask(pair: MaskedImage, *, reduce_zero_label: bool = False) -> Tensor:
 def mask_content(key: str, mask: Path) -> bytes:
     """Return the content of the file of a mask; for the errors see `read_mask`."""
     try:
-        return mask.read_bytes()
+        with open_binary(mask) as file:
+            return file.read()
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{key}: there is no mask {mask.name}") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _unreadable(key, mask, error) from error
 
 

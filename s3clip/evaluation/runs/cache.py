@@ -8,6 +8,7 @@ while these stay what they were, the shard need not be read again to know its im
 import hashlib
 import os
 from collections.abc import Container, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from s3clip.files.state import file_state
 from s3clip.images.sources import BrokenShardError, Record, Sample, Shard, Span
 from s3clip.images.table_shards import TableShard
 from s3clip.images.tars import TarShard
+
+_READERS = 16
 
 
 class Seen(NamedTuple):
@@ -81,7 +84,7 @@ class Cache:
             key: its `listing_key`.
         """
         listing = self._listings.get(key or "")
-        if listing is None or any(state_of(path) != state for path, state in listing["files"].items()):
+        if listing is None or not _are_as_they_were(listing["files"]):
             return None
         images = [
             Seen(Record(shard.name, index, name, label, error), None if each is None else bytes.fromhex(each))
@@ -127,6 +130,13 @@ def state_of(path: str) -> str:
         raise
     except OSError as error:
         return type(error).__name__
+
+
+def _are_as_they_were(states: dict[str, str]) -> bool:
+    if len(states) <= _READERS:
+        return all(state_of(path) == state for path, state in states.items())
+    with ThreadPoolExecutor(_READERS) as pool:  # each is read at both ends, which disks answer late
+        return all(map(str.__eq__, pool.map(state_of, states), states.values()))
 
 
 def files_of(shard: Shard) -> list[str]:

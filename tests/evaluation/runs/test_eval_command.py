@@ -206,7 +206,7 @@ BAD_ROWS = {
         "'zip'",
         "'folders'",
     ),
-    "unknown key": bad({"tilte": "Digits"}, "digits.json: tilte: is not known; expected name, "),
+    "unknown key": bad({"tilte": "Digits"}, "digits.json: tilte: is not known; did you mean title?"),
     "name that is a path": bad({"name": "../digits"}, "digits.json: name: "),
     "name of the table": bad({"name": "dtd"}, "digits.json: name: 'dtd' is a benchmark of the table"),
     "no such folder": bad(
