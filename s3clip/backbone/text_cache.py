@@ -155,9 +155,9 @@ def _checked(key: bytes, vector: bytes) -> bytes:
     return vector + hashlib.blake2b(vector, digest_size=_CHECKSUM, key=key).digest()
 
 
-def _is_whole(key: bytes, kept: Any, dim: int) -> bool:
+def _is_whole(key: Any, kept: Any, dim: int) -> bool:
     """Whether what was found is a vector of this width with its checksum."""
-    if not isinstance(kept, bytes) or len(kept) != 4 * dim + _CHECKSUM:
+    if not (isinstance(key, bytes) and isinstance(kept, bytes)) or len(kept) != 4 * dim + _CHECKSUM:
         return False
     return kept == _checked(key, kept[:-_CHECKSUM])
 
