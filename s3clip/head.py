@@ -15,7 +15,7 @@ from s3clip.artifact.folder import save_artifact
 from s3clip.artifact.hub import push_artifact
 from s3clip.artifact.opening import open_artifact, open_text_tower
 from s3clip.backbone.backbone import Backbone
-from s3clip.backbone.encoding import encode_classes
+from s3clip.backbone.encoding import encode_texts
 from s3clip.backbone.identity import check_fingerprint
 from s3clip.class_space import (
     Activation,
@@ -25,10 +25,10 @@ from s3clip.class_space import (
     ClassSpace,
     FittedClass,
 )
+from s3clip.class_space.fitted import ClassSpaceModule
 from s3clip.config import HeadConfig
 from s3clip.prediction.answers import predict, predict_proba
 from s3clip.prediction.calibrating import calibrate, fit_rejection
-from s3clip.prediction.fitted import ClassSpaceModule
 from s3clip.prediction.top_classes import TopClasses, top_classes
 from s3clip.segmentation.segmenter import segment
 from s3clip.texts.prompts import resolve_templates
@@ -398,7 +398,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
             image_embeds = self.backbone.encode_images(pixel_values, **image_inputs)
         elif image_inputs:
             raise TypeError(f"image_embeds takes no further inputs, got {sorted(image_inputs)}")
-        return fitted.unit_embeds(image_embeds)
+        return fitted.built.folded.unit_embeds(image_embeds)
 
     def _logits(self, scores: Tensor) -> Tensor:
         logits: Tensor = scores * self._scale()
@@ -429,7 +429,8 @@ class SynonymousSpaceHead(ClassSpaceModule):
     def _encoded(
         self, synonyms: SynonymSet, templates: Sequence[str], *, adding: bool, **encoding: Any
     ) -> tuple[tuple[FittedClass, ...], Tensor]:
-        texts, raw = encode_classes(self._text_backbone(adding), synonyms, templates, **encoding)
+        texts = synonyms.texts(templates)
+        raw = encode_texts(self._text_backbone(adding), texts, **encoding)
         return spaces.named_classes(synonyms, texts), raw
 
     def _text_backbone(self, adding: bool) -> Backbone:

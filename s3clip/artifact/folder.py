@@ -26,15 +26,14 @@ from torch import Tensor
 from s3clip.arguments import LARGEST_SCALE, is_scale
 from s3clip.backbone.identity import checked_parts
 from s3clip.class_space import (
-    LARGEST_BIAS,
     Activation,
     BackboneFacts,
     BackboneReference,
     Calibration,
     ClassSpace,
     FittedClass,
-    Name,
 )
+from s3clip.class_space.value import LARGEST_BIAS, Name
 from s3clip.config import HeadConfig
 from s3clip.files.addresses import regular_file
 from s3clip.files.hub import is_hub_name

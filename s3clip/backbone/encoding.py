@@ -1,6 +1,6 @@
-"""Classes in, rows out: the embeddings of their texts; each distinct prompt is encoded once, or cached."""
+"""Texts in, rows out: each distinct prompt is encoded once, or found in the cache."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -8,45 +8,37 @@ from torch import Tensor
 from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.text_cache import TextCache, never_fatal, text_cache
 from s3clip.space.synonymous_space import unit_vectors
-from s3clip.texts.prompts import class_texts
-from s3clip.texts.synonyms import SynonymSet
+from s3clip.texts.prompts import Text
 
 PROMPT_BLOCK = 16_384
 """Prompts whose embeddings are held at once while fitting (32 MiB at 512 dimensions)."""
 
 
-def encode_classes(
+def encode_texts(
     backbone: Backbone,
-    synonyms: SynonymSet,
-    templates: Sequence[str | Callable[[str], str]],
+    texts: Sequence[Sequence[Text]],
     *,
     batch_size: int = 256,
     progress: bool | None = None,
     cache: bool = True,
-) -> tuple[list[list[str]], Tensor]:
+) -> Tensor:
     """Encode the texts of every class.
 
     Args:
         backbone: with its text tower.
-        synonyms: the classes.
-        templates: prompt templates; a text's embedding is the normalised mean over them.
+        texts: of each class; the embedding of a text is the normalised mean over its prompts.
         batch_size: texts per call of the text tower.
         progress: show a progress bar; None: on a terminal.
         cache: look for texts on disk first, and keep new ones there; see `s3clip.backbone.text_cache`.
 
     Returns:
-        What each row stands for, class by class, and (texts, dim) unit embeddings in that order.
+        (texts, dim) unit embeddings, class by class.
     """
-    texts = [
-        class_texts(c.name, c.synonyms, c.descriptors, c.prompts, templates=templates)
-        for c in synonyms.classes
-    ]
-    labels = [[text.label for text in own] for own in texts]
     flat = [text.prompts for own in texts for text in own]
     row_of = {prompts: row for row, prompts in enumerate(dict.fromkeys(flat))}
     known = text_cache(backbone) if cache else None
     distinct = _encode_texts(backbone, list(row_of), known, batch_size, progress)
-    return labels, distinct[torch.tensor([row_of[prompts] for prompts in flat], device=distinct.device)]
+    return distinct[torch.tensor([row_of[prompts] for prompts in flat], device=distinct.device)]
 
 
 def _encode_texts(

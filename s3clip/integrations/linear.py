@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from s3clip.backbone.backbone import Backbone
-from s3clip.backbone.encoding import encode_classes
+from s3clip.backbone.encoding import encode_texts
 from s3clip.config import HeadConfig
 from s3clip.head import SynonymousSpaceHead
 from s3clip.texts.prompts import resolve_templates
@@ -56,7 +56,8 @@ def build_zero_shot_classifier(
         raise ValueError("templates: a function gives several classes the same text; it must put the name in")
     at_once = len(classnames.classes) if num_classes_per_batch is None else num_classes_per_batch
     backbone, size = Backbone(model, (tokenizer, None)), max(1, at_once * len(listed))
-    texts, raw = encode_classes(backbone, classnames, listed, batch_size=size, progress=use_tqdm)
+    texts = classnames.texts(listed)
+    raw = encode_texts(backbone, texts, batch_size=size, progress=use_tqdm)
     head = SynonymousSpaceHead(config=HeadConfig(metric="center", logit_scale=1.0))
     head.fit_embeddings(raw.split([len(own) for own in texts]), classnames.class_names)
     return head.to_linear().to(device)

@@ -13,7 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from s3clip.arguments import is_number, plain
-from s3clip.class_space import TEMPERATURES, Activation, Calibration
+from s3clip.class_space import Activation, Calibration
+from s3clip.class_space.value import TEMPERATURES
 from s3clip.prediction.batches import AnsweringHead, all_logits
 from s3clip.prediction.class_labels import checked_labels
 

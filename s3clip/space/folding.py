@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from s3clip.arguments import resolve_options
 from s3clip.space.metrics import METRICS, PointGroup, is_traced
-from s3clip.space.synonymous_space import SynonymousSpace
+from s3clip.space.synonymous_space import SynonymousSpace, unit_vectors
 
 BLOCK_ROWS = 32_768
 """Rows multiplied with the images at once. `forward` holds a few (batch, BLOCK_ROWS) matrices, whatever the
@@ -100,6 +100,24 @@ class FoldedSpace(nn.Module):
         self.register_buffer("class_order", class_order, persistent=False)
         self.register_buffer("mean", space.mean, persistent=False)
         self.register_buffer("spread", space.spread, persistent=False)
+
+    def unit_embeds(self, image_embeds: Any) -> Tensor:
+        """Return image embeddings with length 1, in the dtype of the space.
+
+        Args:
+            image_embeds: (batch, dim), normalised or not.
+
+        Raises:
+            TypeError: no tensor.
+            ValueError: another shape.
+        """
+        if not isinstance(image_embeds, Tensor):
+            raise TypeError(f"image_embeds: expected a torch.Tensor, got {type(image_embeds).__name__}")
+        if image_embeds.ndim != 2 or image_embeds.shape[1] != self.rows.shape[1]:
+            raise ValueError(
+                f"image_embeds: expected shape (batch, {self.rows.shape[1]}), got {tuple(image_embeds.shape)}"
+            )
+        return unit_vectors(image_embeds).to(self.rows.dtype)
 
     def linear(self) -> Tensor | None:
         """Return (dim, classes) weights whose product with images is `forward`, None where there are none."""

@@ -16,6 +16,7 @@ import os
 import reprlib
 import tempfile
 import warnings
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +28,7 @@ from s3clip.files.problems import problem_in_words, shown
 from s3clip.files.writing import write_atomically
 from s3clip.texts.formats import FORMAT, KINDS, TextKind, interpret
 from s3clip.texts.labels import problem_of_name, problem_of_text
-from s3clip.texts.prompts import resolve_templates
+from s3clip.texts.prompts import Text, class_texts, resolve_templates
 from s3clip.texts.sources import BUILTIN, Source, read_source
 
 
@@ -116,6 +117,13 @@ class SynonymSet(BaseModel):
     def class_names(self) -> list[str]:
         """The names, in order."""
         return [each.name for each in self.classes]
+
+    def texts(self, templates: str | Sequence[str | Callable[[str], str]]) -> list[list[Text]]:
+        """Return the texts of every class, as `s3clip.texts.prompts.class_texts` makes them."""
+        return [
+            class_texts(each.name, each.synonyms, each.descriptors, each.prompts, templates=templates)
+            for each in self.classes
+        ]
 
     def counts(self) -> dict[TextKind, int]:
         """Return how many texts of each kind there are."""

@@ -102,8 +102,7 @@ def test_there_is_a_journey_for_every_action(digits: Path):
 NOT_CALLED = {
     "bulk.on_ray.label_on_ray",
     "bulk.work.Task",
-    "class_space.ClassSpace",
-    "prediction.answers.Prediction",
+    "class_space.value.ClassSpace",
     "space.scale_rules.ScaleRule",
 }
 

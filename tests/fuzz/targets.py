@@ -151,7 +151,7 @@ def _head(base: Path) -> Any:
     import torch
 
     from s3clip.artifact.folder import load_artifact, save_artifact
-    from s3clip.prediction.fitted import ClassSpaceModule
+    from s3clip.class_space.fitted import ClassSpaceModule
     from tests import ROOT
 
     space = load_artifact(ROOT / "tests" / "artifact" / "saved" / "2")

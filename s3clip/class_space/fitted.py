@@ -9,13 +9,13 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from s3clip.class_space import Calibration, ClassSpace, FittedClass
+from s3clip.class_space.state import from_state, to_state
+from s3clip.class_space.value import Calibration, ClassSpace, FittedClass
 from s3clip.config import HeadConfig
 from s3clip.files.json import checked, parse_json
-from s3clip.prediction.state import from_state, to_state
 from s3clip.space.built import BuiltSpace
 from s3clip.space.folding import FoldedSpace
-from s3clip.space.synonymous_space import SynonymousSpace, unit_vectors
+from s3clip.space.synonymous_space import SynonymousSpace
 
 
 class _Unfitted(BaseModel):
@@ -52,25 +52,6 @@ class FittedSpace(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.value = replace(self.value, raw=self.built.raw)
         return self
-
-    def unit_embeds(self, image_embeds: Any) -> Tensor:
-        """Return image embeddings with length 1, in the dtype of the space.
-
-        Args:
-            image_embeds: (batch, dim), normalised or not.
-
-        Raises:
-            TypeError: no tensor.
-            ValueError: another shape.
-        """
-        rows = self.built.folded.rows
-        if not isinstance(image_embeds, Tensor):
-            raise TypeError(f"image_embeds: expected a torch.Tensor, got {type(image_embeds).__name__}")
-        if image_embeds.ndim != 2 or image_embeds.shape[1] != rows.shape[1]:
-            raise ValueError(
-                f"image_embeds: expected shape (batch, {rows.shape[1]}), got {tuple(image_embeds.shape)}"
-            )
-        return unit_vectors(image_embeds).to(rows.dtype)
 
 
 class ClassSpaceModule(nn.Module):

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from s3clip.backbone.identity import checked_parts
-from s3clip.class_space import (
+from s3clip.class_space.value import (
     Activation,
     BackboneFacts,
     BackboneReference,

@@ -1,0 +1,31 @@
+"""The fitted class space: the value that is saved, pushed, merged, counted and handed to every other room."""
+
+from s3clip.class_space.edits import add, class_position, drop, merge, reconfigure, rename
+from s3clip.class_space.making import facts_of, from_embeddings, joined, named_classes
+from s3clip.class_space.value import (
+    Activation,
+    BackboneFacts,
+    BackboneReference,
+    Calibration,
+    ClassSpace,
+    FittedClass,
+)
+
+__all__ = [
+    "Activation",
+    "BackboneFacts",
+    "BackboneReference",
+    "Calibration",
+    "ClassSpace",
+    "FittedClass",
+    "add",
+    "class_position",
+    "drop",
+    "facts_of",
+    "from_embeddings",
+    "joined",
+    "merge",
+    "named_classes",
+    "reconfigure",
+    "rename",
+]

@@ -1,0 +1,132 @@
+"""The edits of a class space: each returns a new one, whole, or raises and leaves the old one as it was."""
+
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s3clip.arguments import is_whole, plain
+from s3clip.backbone.identity import check_fingerprint
+from s3clip.class_space.value import ClassSpace, FittedClass
+from s3clip.texts.labels import checked_name
+
+
+def class_position(class_names: Sequence[str], which: int | str, argument: str = "classes") -> int:
+    """Return the position of a class: the one place that reads a class's name or position.
+
+    Args:
+        class_names: of all classes.
+        which: a position, counted from 0, or a name that no other class has.
+        argument: what an error calls it.
+
+    Raises:
+        TypeError: neither a number nor a name.
+        ValueError: a position out of range (negative ones are), or a name of no class or of several.
+    """
+    if not isinstance(which, str):
+        if not is_whole(which):
+            raise TypeError(f"{argument}: expected positions or names, got {type(which).__name__}: {which!r}")
+        which = operator.index(which)
+        if not 0 <= which < len(class_names):
+            raise ValueError(f"{argument}: position {which} is out of range for {len(class_names)} classes")
+        return which
+    positions = [i for i, name in enumerate(class_names) if name == which]
+    if len(positions) != 1:
+        what = f"at positions {positions}; give the position" if positions else "no class"
+        raise ValueError(f"{argument}: {which!r} names {what}")
+    return positions[0]
+
+
+def add(space: ClassSpace, classes: Iterable[FittedClass], raw: Tensor) -> ClassSpace:
+    """Append classes with their (texts, dim) raw embeddings; the calibration, of other classes, goes."""
+    return replace(
+        space,
+        raw=torch.cat([space.raw, raw.to(space.raw)]),
+        classes=(*space.classes, *classes),
+        calibration=None,
+    )
+
+
+def drop(space: ClassSpace, classes: int | str | Iterable[int | str]) -> ClassSpace:
+    """Take classes out, by position or by name.
+
+    Raises:
+        ValueError: a name that no class or several classes have, a position out of range, or no class left.
+    """
+    classes = plain(classes)
+    single = isinstance(classes, str) or not isinstance(classes, Iterable)
+    listed: Iterable[Any] = [classes] if single else classes  # type: ignore[assignment]
+    gone = {class_position(space.class_names, which) for which in listed}
+    left = [i for i in range(len(space.classes)) if i not in gone]
+    if not left:
+        raise ValueError("remove_classes: at least one class must be left")
+    rows = torch.isin(space.owners, torch.tensor(left, device=space.owners.device))
+    return replace(
+        space, raw=space.raw[rows], classes=tuple(space.classes[i] for i in left), calibration=None
+    )
+
+
+def rename(space: ClassSpace, which: int | str, name: str) -> ClassSpace:
+    """Give a class another label; its texts, and so the logits and the calibration, stay as they are.
+
+    Args:
+        space: the class space.
+        which: its position, or its name if no other class has it.
+        name: the new label.
+
+    Raises:
+        ValueError: no such class, or several; a name that cannot be shown.
+        TypeError: a name that is not a string.
+    """
+    position = class_position(space.class_names, which)
+    classes = list(space.classes)
+    classes[position] = classes[position].model_copy(update={"name": checked_name(name)})
+    return replace(space, classes=tuple(classes))
+
+
+def merge(space: ClassSpace, other: ClassSpace) -> ClassSpace:
+    """Append the classes of another class space of the same backbone; the settings stay those of the first.
+
+    Raises:
+        ValueError: they were fitted by other backbones, templates or scales.
+    """
+    own, others = ({} if each.backbone is None else each.backbone.fingerprint for each in (space, other))
+    if space.raw.shape[1] != other.raw.shape[1] or bool(own) != bool(others):
+        raise ValueError(
+            f"other: its texts lie in another space, of dimension {other.raw.shape[1]} "
+            f"({'with' if others else 'without'} a known backbone), those of this head in one of "
+            f"{space.raw.shape[1]} ({'with' if own else 'without'}); fit both on one backbone"
+        )
+    if ("texts" in own) != ("texts" in others):
+        raise ValueError(
+            "other: nothing says which text tower encoded the classes of one of the two, so they may not fit "
+            "together; fit one again on the whole model"
+        )
+    check_fingerprint(own, others, "other")
+    for argument, mine, its in (
+        ("templates", space.templates, other.templates),
+        ("logit_scale", space.fitted_logit_scale, other.fitted_logit_scale),
+    ):
+        if mine != its:
+            raise ValueError(f"other: fitted with {argument} {its}, this head with {mine}; fit one again")
+    return add(space, other.classes, other.raw)
+
+
+def reconfigure(space: ClassSpace, **changes: Any) -> ClassSpace:
+    """Change settings, the fields of `HeadConfig`; what changes drops the calibration.
+
+    A `logit_scale` takes the place of the one of `fit_embeddings`: the later word counts.
+
+    Raises:
+        ValueError: an unknown setting, or a value that is not allowed.
+    """
+    config = space.config.replaced(**changes)
+    scale = None if changes.get("logit_scale") is not None else space.fitted_logit_scale
+    changed = replace(space, config=config, fitted_logit_scale=scale)
+    # Of the scale it counts what it is, not where it stands.
+    settings, others = (each.config.model_dump(exclude={"logit_scale"}) for each in (space, changed))
+    same = settings == others and changed.fixed_logit_scale == space.fixed_logit_scale
+    return changed if same else replace(changed, calibration=None)

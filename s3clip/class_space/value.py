@@ -1,0 +1,236 @@
+"""The fitted class space, a frozen value, and the values in it.
+
+What follows from it (which texts are kept, the rows that `forward` multiplies) is built by `s3clip.space`.
+"""
+
+import hashlib
+import json
+import reprlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Literal
+
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from s3clip.arguments import LARGEST_SCALE, is_scale
+from s3clip.config import HeadConfig
+from s3clip.space.synonymous_space import SynonymousSpace, build_space
+from s3clip.texts.labels import LONGEST_NAME, LONGEST_TEXT, problem_of_name, problem_of_text
+
+Activation = Literal["softmax", "sigmoid"]
+
+
+def _named(name: str) -> str:
+    if problem := problem_of_name(name):
+        raise ValueError(f"{problem}: {reprlib.repr(name)}" if name.strip() else problem)
+    return name
+
+
+def _text(text: str) -> str:
+    # What matched may be a name joined with a descriptor: "tabby cat, which has a striped coat".
+    if problem := problem_of_text(text, LONGEST_NAME + LONGEST_TEXT + 100):
+        raise ValueError(f"{problem}: {reprlib.repr(text)}" if text.strip() else problem)
+    return text
+
+
+Name = Annotated[str, AfterValidator(_named)]
+"""A name that can be shown; see `s3clip.texts.labels`."""
+
+_Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
+class FittedClass(BaseModel):
+    """One class of a class space.
+
+    Attributes:
+        name: its name; names may repeat, classes are positions.
+        texts: what each of its rows stands for; None where only embeddings were given.
+        rows: how many rows it has.
+        id: the synonym file's id.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: Name
+    id: _Number | Name | None = None
+    rows: int = Field(ge=1)
+    texts: list[Annotated[str, AfterValidator(_text)]] | None = None
+
+
+TEMPERATURES = (1e-6, 1e6)
+"""Least and largest temperature: below, logits that float32 holds become infinite; CLIP's lie near 1."""
+LARGEST_BIAS = 1e12
+"""Largest bias of logits or of a calibration, of which float32 still holds sums with logits."""
+
+
+class Calibration(BaseModel):
+    """How logits become probabilities, and which of them are accepted.
+
+    Attributes:
+        activation: "softmax" over the classes, or "sigmoid" of each.
+        temperature: divides the logits; within `TEMPERATURES`.
+        bias: is added to them afterwards; within `LARGEST_BIAS` of 0.
+        thresholds: least logit at which a class is accepted: one for all classes, or one for each; None
+            accepts all. Of logits, not of a softmax, which adds up to 1 whatever the image shows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    activation: Activation
+    temperature: float = Field(1.0, ge=TEMPERATURES[0], le=TEMPERATURES[1])
+    bias: float = Field(0.0, ge=-LARGEST_BIAS, le=LARGEST_BIAS)
+    thresholds: tuple[float, ...] | None = None
+
+    def probabilities(self, logits: Tensor, dim: int = -1) -> Tensor:
+        """Return the probabilities of logits, whose classes lie along `dim`."""
+        scaled = self.scaled(logits)
+        return scaled.softmax(dim) if self.activation == "softmax" else scaled.sigmoid()
+
+    def scaled(self, logits: Tensor) -> Tensor:
+        """Return what the activation is taken of."""
+        return logits / self.temperature + self.bias
+
+    def accepts(self, logits: Tensor, classes: Tensor | None = None) -> Tensor:
+        """Return a mask of the logits that reach their threshold.
+
+        Args:
+            logits: (..., classes), or those of some classes.
+            classes: (...) the class of each logit; None: all classes, in their order.
+        """
+        if self.thresholds is None:
+            return torch.ones_like(logits, dtype=torch.bool)
+        # In float64: a threshold may lie right above the largest float32 that was seen.
+        least = torch.tensor(self.thresholds, dtype=torch.float64)
+        if classes is not None and len(least) > 1:
+            least = least[classes.cpu()]
+        return (logits.cpu().double() >= least).to(logits.device)
+
+
+class BackboneReference(BaseModel):
+    """Which backbone encoded the texts, as `from_pretrained` takes it; name None if it had none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: Name | None
+    revision: Name | None = None
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """What a head needs to know of its backbone to work without it, and to tell it from another.
+
+    Attributes:
+        reference: what to load it by.
+        activation: how its logits become probabilities.
+        logit_scale: multiplies the scores.
+        logit_bias: is added to them; None where it has none.
+        fingerprint: see `s3clip.backbone.identity`; the entries of texts only where it encoded some.
+    """
+
+    reference: BackboneReference
+    activation: Activation
+    logit_scale: float
+    logit_bias: float | None
+    fingerprint: dict[str, Tensor]
+
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassSpace:
+    """Raw text embeddings, the classes they belong to, and everything else that decides the logits.
+
+    Attributes:
+        raw: (texts, dim) text embeddings, class by class, the own name first; float32 or float64.
+        classes: the classes, in the order of the logits.
+        config: the settings.
+        templates: the prompt templates; None where only embeddings were given.
+        backbone: what is known of the backbone; None for a space that never had one.
+        fitted_logit_scale: the argument of `fit_embeddings`, which goes before any other scale.
+        calibration: how logits become probabilities; None: as the backbone's do.
+    """
+
+    raw: Tensor
+    classes: tuple[FittedClass, ...]
+    config: HeadConfig
+    templates: tuple[str, ...] | None = None
+    backbone: BackboneFacts | None = None
+    fitted_logit_scale: float | None = None
+    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the parts belong together."""
+        if self.raw.ndim != 2 or 0 in self.raw.shape or self.raw.dtype not in _DTYPES:
+            raise ValueError(
+                f"raw: expected floating (texts, dim), got {tuple(self.raw.shape)} {self.raw.dtype}"
+            )
+        for name, scale in (
+            ("fitted_logit_scale", self.fitted_logit_scale),
+            ("backbone.logit_scale", None if self.backbone is None else self.backbone.logit_scale),
+        ):
+            if scale is not None and not is_scale(scale):
+                raise ValueError(f"{name}: expected a number > 0, at most {LARGEST_SCALE:g}, got {scale}")
+        bias = None if self.backbone is None else self.backbone.logit_bias
+        if bias is not None and not abs(bias) <= LARGEST_BIAS:
+            raise ValueError(f"backbone.logit_bias: expected a finite number, got {bias}")
+        rows = sum(each.rows for each in self.classes)
+        if rows != len(self.raw):
+            raise ValueError(f"classes: they name {rows} texts, there are embeddings of {len(self.raw)}")
+        thresholds = None if self.calibration is None else self.calibration.thresholds
+        if thresholds is not None and len(thresholds) not in (1, len(self.classes)):
+            raise ValueError(f"calibration: {len(thresholds)} thresholds for {len(self.classes)} classes")
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, in the order of the logits."""
+        return [each.name for each in self.classes]
+
+    @cached_property
+    def owners(self) -> Tensor:
+        """(texts,) int64 ascending, the class of each row, on the device of `raw`."""
+        counts = torch.tensor([each.rows for each in self.classes], device=self.raw.device)
+        return torch.repeat_interleave(torch.arange(len(counts), device=self.raw.device), counts)
+
+    @property
+    def fixed_logit_scale(self) -> float | None:
+        """What multiplies the scores whatever the backbone says; None: the backbone's own scale does."""
+        fitted = self.fitted_logit_scale
+        return self.config.logit_scale if fitted is None else fitted
+
+    def build(self) -> SynonymousSpace:
+        """Return the space of every class, on the CPU where the device of `raw` has no float64.
+
+        Raises:
+            ValueError: embeddings of no length or direction, or classes that centering cannot tell apart.
+        """
+        # float64 is missing on MPS; building is small enough for the CPU.
+        at = torch.device("cpu") if self.raw.device.type == "mps" else self.raw.device
+        # Under autocast the products that decide what is kept would be taken in half precision.
+        with torch.autocast(at.type, enabled=False):
+            return build_space(
+                self.raw.to(at),
+                self.owners.to(at),
+                self.class_names,
+                scale_rule=self.config.scale_rule,
+                scale_options=self.config.scale_options,
+                keep_name=self.config.keep_name,
+                centering=self.config.centering,
+            )
+
+    def digest(self) -> str:
+        """Return 64 hex digits of all that decides logits and answers, but what the backbone is called."""
+        kept = self.backbone
+        settings = {
+            "classes": [each.model_dump() for each in self.classes],
+            "config": self.config.model_dump(),
+            "templates": self.templates,
+            "calibration": None if self.calibration is None else self.calibration.model_dump(),
+            "scale": self.fitted_logit_scale,
+            "backbone": None if kept is None else (kept.activation, kept.logit_scale, kept.logit_bias),
+        }
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        digest.update(self.raw.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
