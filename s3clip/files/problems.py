@@ -49,6 +49,7 @@ def shown(value: Any) -> str:
 
 _EXPECTED = {
     "string_type": "a text",
+    "string_unicode": "a text that UTF-8 can hold",
     "tuple": "a list",
     "list": "a list",
     "dict": "a record",

@@ -267,7 +267,7 @@ def _reason(error: ErrorDetails, records: list[Any]) -> str:
     if kind == "too_short":
         return "there are no classes"
     where = ""
-    if location[0] == "classes" and len(location) > 1:
+    if location[:1] == ("classes",) and len(location) > 1:
         position = int(location[1])
         record = records[position]
         name = record.get("name") if isinstance(record, dict) else None

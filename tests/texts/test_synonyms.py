@@ -362,6 +362,10 @@ OURS = '{"format": "s3clip-synonyms/1", '
         (r'{"cat": ["\u001b[31m"]}', r"class 0 \('cat'\): synonyms\[0\] holds the control character U\+001B"),
         (r'[{"name": "cat", "prompts": ["a\u0007"]}]', r"prompts\[0\] holds the control character U\+0007"),
         (r'["\ud83d"]', r"holds the control character U\+D83D"),
+        (
+            r'{"format": "s3clip-synonyms/1", "classes": ["a"], "\ud800": 1}',
+            "must be a text that UTF-8 can hold",
+        ),
         ('{"0": {"name": "cat"}}', "class '0': expected {name, alternates: .*keys \\['name'\\]"),
         ('{"x": {"name": "cat", "alternates": {}}}', "class 'x': expected a number"),
         (
