@@ -190,7 +190,8 @@ def test_whatever_the_names_are_each_file_is_taken_or_named(tmp_path_factory, na
     if error is not None:
         assert "give each name one dot" in str(error)
         return
-    lost = sum(int(str(each.message).split()[1]) for each in caught)
+    # Others come from what is left of earlier tests: a loop or a socket that is collected meanwhile.
+    lost = sum(int(str(each.message).split()[1]) for each in caught if each.category is UserWarning)
     assert pictures + labels + lost == len(names)
     for sample in found:  # the plain one is taken where there is one
         if f"{sample.key.removeprefix('t/')}.png" in names:
