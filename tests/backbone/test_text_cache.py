@@ -215,8 +215,10 @@ def test_a_locked_file_is_waited_for_two_seconds_once(
         start = time.perf_counter()
         with pytest.warns(UserWarning, match="locked") as caught:
             head.fit_classes({**PETS, "ox": ["cow", "bull"]})
-        assert time.perf_counter() - start < 4
-        assert len(caught) == 1
+        assert time.perf_counter() - start < 20, (
+            "seconds, however busy the machine; 30 for each of several asks before"
+        )
+        assert sum("locked" in str(each.message) for each in caught) == 1
     torch.testing.assert_close(head.text_embeddings[:5], expected)
 
 

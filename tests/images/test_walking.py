@@ -118,7 +118,7 @@ def test_one_folder_in_ten_shapes_gives_one_list_through_every_reader(tmp_path, 
             paths, labels = listed()
         assert [str(path) for path in paths] == expected
         assert labels in (None, ["cat", "cat", "cat", "dog-2", "dog", "dog"])
-        said = [str(each.message) for each in caught]
+        said = [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
         assert said == [] if warning is None else re.fullmatch(f"{re.escape(str(folder))}: {warning}", *said)
 
     def evaluated():

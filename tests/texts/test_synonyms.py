@@ -47,7 +47,7 @@ def read_with_warnings(source, **options):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         synonyms = SynonymSet.read(source, **options)
-    return synonyms, [str(each.message) for each in caught]
+    return synonyms, [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
 
 
 def written(folder, content, name="classes.json"):
