@@ -24,6 +24,7 @@ class Question(BaseModel):
 
 
 class _Line(Question):
+    server: str | None = None
     position: int
     own: SynonymClass = Field(alias="class")
 
@@ -31,13 +32,18 @@ class _Line(Question):
 class Journal:
     """A file of an answer a line, beside the output.
 
-    An answer is found again by the question, the class's position and its name; lines of other questions are
-    left alone. A line that a kill broke off is no answer.
+    An answer is found again by the question, the server, the class's position and its name; lines of other
+    questions are left alone. A line that a kill broke off is no answer.
+
+    Args:
+        path: of the file.
+        question: what answers depend on.
+        server: its address or provider: another one may have another model of that name.
     """
 
-    def __init__(self, path: Path, question: Question) -> None:
+    def __init__(self, path: Path, question: Question, server: str | None = None) -> None:
         self.path = path
-        self._question = question.model_dump()
+        self._question = {**question.model_dump(), "server": server}
         self._lock = Lock()
         self._file: int | None = None
 

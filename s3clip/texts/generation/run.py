@@ -96,7 +96,7 @@ def generate_synonyms(
         max_tokens=max_tokens,
         max_requests=max_requests,
     )
-    journal = None if out is None else _open_journal(Path(os.path.realpath(out)), asked)
+    journal = None if out is None else _open_journal(Path(os.path.realpath(out)), asked, base_url or provider)
     run = _Run(chat, own.class_names, domain, journal, progress)
     try:
         run.answer_all(classes_per_request, concurrency)
@@ -123,12 +123,12 @@ def generate_synonyms(
     return result
 
 
-def _open_journal(out: Path, asked: Question) -> Journal:
+def _open_journal(out: Path, asked: Question, server: str | None) -> Journal:
     if out.suffix.lower() != ".json":
         raise ValueError(f"out: expected a name that ends in .json, got {str(out)!r}")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"out: there is no folder {str(out.parent)!r}")
-    journal = Journal(out.with_name(out.name + SUFFIX), asked)
+    journal = Journal(out.with_name(out.name + SUFFIX), asked, server)
     if out.exists() and not journal.path.exists():
         raise FileExistsError(f"out: {out} is there already; name another file, or remove it first")
     return journal
