@@ -745,3 +745,13 @@ def test_the_files_of_other_libraries_hold_the_head(tmp_path: Path):
     once_more = SynonymousSpaceHead()
     once_more.load_state_dict(load_file(tmp_path / "accelerate" / "model.safetensors"))
     assert torch.equal(once_more(image_embeds=images), head(image_embeds=images))
+
+
+def test_a_mapping_of_embeddings_has_the_names():
+    rows = {"cat": torch.eye(3)[:1], "dog": torch.eye(3)[1:]}
+    head = SynonymousSpaceHead().fit_embeddings(rows, logit_scale=5.0)
+    listed = SynonymousSpaceHead().fit_embeddings(list(rows.values()), list(rows), logit_scale=5.0)
+    assert head.class_names == ["cat", "dog"]
+    assert torch.equal(head(image_embeds=torch.eye(3)), listed(image_embeds=torch.eye(3)))
+    with pytest.raises(ValueError, match="class_names: a mapping of embeddings has the names"):
+        SynonymousSpaceHead().fit_embeddings(rows, ["a", "b"], logit_scale=5.0)

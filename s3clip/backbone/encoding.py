@@ -91,7 +91,9 @@ def checked_rows(
         ValueError: counts or shapes that do not agree, or an empty class.
         TypeError: names that are not strings.
     """
-    if isinstance(embeddings, Mapping) and class_names is None:
+    if isinstance(embeddings, Mapping):
+        if class_names is not None:
+            raise ValueError("class_names: a mapping of embeddings has the names; leave class_names out")
         class_names, embeddings = list(embeddings), list(embeddings.values())
     listed = [None] if class_names is None or isinstance(class_names, str) else list(class_names)
     if not all(isinstance(name, str) for name in listed):
