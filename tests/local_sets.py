@@ -5,6 +5,8 @@ python -m tests.local_sets FOLDER OUT [LOG]     # also under torchrun; LOG count
 
 import json
 import os
+import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.evaluation.benchmarks.sets import ClassificationSet
 from s3clip.evaluation.runs import encoding
 from s3clip.images.sources import Sample
+from tests import ROOT
 
 SHARDS, IMAGES = 5, 150
 BROKEN = "2/broken.png"
@@ -95,6 +98,20 @@ def evaluate_one(which, out, **asked):
     )
     if run is not None:
         run.save(out)
+
+
+def launched(command, made):
+    """Run a launcher; anew if a process was aborted, as gloo's threads at times do at its end."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    for _ in range(4):
+        for path in made:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        ended = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180
+        )
+        if "SIGABRT" not in ended.stderr:
+            break
+    return ended
 
 
 def results(out):

@@ -1,5 +1,6 @@
 """The processes of a run: one, or as many as `accelerate launch` or torchrun started."""
 
+import atexit
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -54,4 +55,6 @@ def join_processes(device: str | None = None) -> Processes:
             "launcher"
         ) from error
     state = PartialState(cpu=device == "cpu", timeout=_LONGEST_WAIT)
+    # A process that ends while threads of its group still listen can be aborted after its work is done.
+    atexit.register(state.destroy_process_group)
     return Processes(state.process_index, state.num_processes, device or str(state.device))

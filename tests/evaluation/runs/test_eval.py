@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import warnings
@@ -29,8 +28,8 @@ from s3clip.evaluation.runs.embeddings import ImageJob, StoredRows, stored_rows
 from s3clip.evaluation.runs.encoding import encode, images_of
 from s3clip.evaluation.runs.run import evaluate
 from s3clip.evaluation.runs.store import Store
-from tests import ROOT, local_sets
-from tests.local_sets import BROKEN, IMAGES, open_digits, results, write_digits
+from tests import local_sets
+from tests.local_sets import BROKEN, IMAGES, launched, open_digits, results, write_digits
 
 FEW = {"methods": ["name", "default"], "bootstrap": 20, "batch_size": 4}
 
@@ -362,8 +361,7 @@ def test_two_processes_give_the_results_of_one(whole, digits, tmp_path):
     log = tmp_path / "log"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, "-m", "tests.local_sets", str(digits), str(tmp_path / "out"), str(log)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
+    ended = launched(command, [tmp_path / "out", log])
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert results(tmp_path / "out") == whole
     counted = Counter(log.read_text().splitlines())

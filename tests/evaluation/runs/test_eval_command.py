@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import re
-import subprocess
 import sys
 from collections import Counter
 from importlib.util import find_spec
@@ -17,7 +15,6 @@ from typer.testing import CliRunner
 from s3clip import Backbone, SynonymousSpaceHead, SynonymSet, cli
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.evaluation import METHODS
-from tests import ROOT
 from tests.images.test_sources import write_tar
 
 NAMES = SynonymSet.read(synonym_file()).class_names
@@ -382,8 +379,7 @@ def test_accelerate_launches_two_processes(digits, tmp_path):
         *(*launcher, "-m", "s3clip.cli", "eval", str(row), "--backbone", str(model_folder())),
         *("--out", str(tmp_path / "two"), "--device", "cpu", "--workers", "0", *FEW),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    ended = launched(command, [tmp_path / "two"])
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert without_measurements(tmp_path / "two") == without_measurements(tmp_path / "one")
     measured = json.loads((tmp_path / "two" / "run.json").read_text())["measured"]

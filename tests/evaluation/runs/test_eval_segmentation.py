@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -26,9 +25,9 @@ from s3clip.evaluation.methods import METHODS
 from s3clip.evaluation.runs.cache import content_id
 from s3clip.evaluation.runs.run import evaluate
 from s3clip.evaluation.runs.store import Store
-from tests import ROOT, local_masks
+from tests import local_masks
 from tests.local_masks import ABSENT, BROKEN, LISTED, PICTURES, open_masks, write_masks, write_row
-from tests.local_sets import results
+from tests.local_sets import launched, results
 from tests.tiny_models import build
 
 _VOC = ("JPEGImages/{}.jpg", "SegmentationClass/{}.png", "ImageSets/Segmentation/val.txt")
@@ -348,8 +347,7 @@ def test_two_processes_give_the_results_of_one(whole, data, tmp_path):
     log = tmp_path / "log"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, "-m", "tests.local_masks", str(data), str(tmp_path / "out"), str(log)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
+    ended = launched(command, [tmp_path / "out", log])
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert results(tmp_path / "out") == whole
     counted = Counter(log.read_text().splitlines())
