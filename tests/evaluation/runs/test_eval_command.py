@@ -16,6 +16,7 @@ from s3clip import Backbone, SynonymousSpaceHead, SynonymSet, cli
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.evaluation import METHODS
 from tests.images.test_sources import write_tar
+from tests.local_sets import launched
 
 NAMES = SynonymSet.read(synonym_file()).class_names
 FEW = ("--method", "name", "--method", "default", "--bootstrap", "20", "--batch-size", "8")
