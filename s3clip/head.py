@@ -199,10 +199,10 @@ class SynonymousSpaceHead(ClassSpaceModule):
         """Free the memory of the text tower, which is not needed once classes are fitted."""
         if self.backbone is None:
             raise ValueError("drop_text_tower: this head has no backbone")
-        if self._fitted is not None:
-            # Which text tower it was must be known when another is to go on with its work.
-            self._fitted.value = self.class_space
         self.backbone.drop_text_tower()
+        if self._fitted is not None:
+            # Which text tower it was, which the backbone remembers, goes with the class space from now on.
+            self._fitted.value = self.class_space
         return self
 
     # ---- what it holds ------------------------------------------------------------------------------------

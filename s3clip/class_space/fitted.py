@@ -168,6 +168,7 @@ class ClassSpaceModule(nn.Module):
         names = [f"{prefix}text_embeddings", f"{prefix}owners"]
         self._loading = tuple(state_dict.get(name) for name in names)
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+        self.__dict__.pop("_loading", None)  # still there where the state dict has no extra state
         unexpected[:] = [key for key in unexpected if key not in names]
 
     def _value(self) -> ClassSpace:
