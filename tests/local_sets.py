@@ -100,6 +100,9 @@ def evaluate_one(which, out, **asked):
         run.save(out)
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
 def launched(command, made):
     """Run a launcher; anew if a process was aborted, as gloo's threads at times do at its end."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
 import warnings
 from collections import Counter
@@ -29,7 +28,7 @@ from s3clip.evaluation.runs.encoding import encode, images_of
 from s3clip.evaluation.runs.run import evaluate
 from s3clip.evaluation.runs.store import Store
 from tests import local_sets
-from tests.local_sets import BROKEN, IMAGES, launched, open_digits, results, write_digits
+from tests.local_sets import BROKEN, IMAGES, TORCHRUN, launched, open_digits, results, write_digits
 
 FEW = {"methods": ["name", "default"], "bootstrap": 20, "batch_size": 4}
 
@@ -359,8 +358,7 @@ def test_worst_classes_are_counted(backbone, digits, tmp_path):
 def test_two_processes_give_the_results_of_one(whole, digits, tmp_path):
     pytest.importorskip("accelerate")
     log = tmp_path / "log"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "tests.local_sets", str(digits), str(tmp_path / "out"), str(log)]
+    command = [*TORCHRUN, "-m", "tests.local_sets", str(digits), str(tmp_path / "out"), str(log)]
     ended = launched(command, [tmp_path / "out", log])
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert results(tmp_path / "out") == whole

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import random
 import signal
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -27,7 +26,7 @@ from s3clip.evaluation.runs.run import evaluate
 from s3clip.evaluation.runs.store import Store
 from tests import local_masks
 from tests.local_masks import ABSENT, BROKEN, LISTED, PICTURES, open_masks, write_masks, write_row
-from tests.local_sets import launched, results
+from tests.local_sets import TORCHRUN, launched, results
 from tests.tiny_models import build
 
 _VOC = ("JPEGImages/{}.jpg", "SegmentationClass/{}.png", "ImageSets/Segmentation/val.txt")
@@ -345,8 +344,7 @@ def test_methods_and_patch_features(backbone, data, tmp_path):
 def test_two_processes_give_the_results_of_one(whole, data, tmp_path):
     pytest.importorskip("accelerate")
     log = tmp_path / "log"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "tests.local_masks", str(data), str(tmp_path / "out"), str(log)]
+    command = [*TORCHRUN, "-m", "tests.local_masks", str(data), str(tmp_path / "out"), str(log)]
     ended = launched(command, [tmp_path / "out", log])
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert results(tmp_path / "out") == whole
