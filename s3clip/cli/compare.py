@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from s3clip.cli.common import Device, Views, head_config, keep_inputs
+from s3clip.cli.common import AllowAddresses, Device, Views, head_config, keep_inputs
 from s3clip.printing import say
 
 
@@ -58,6 +58,7 @@ def compare(
         ),
     ] = None,
     views: Views = 64,
+    allow_addresses: AllowAddresses = None,
     device: Device = None,
 ) -> None:
     """Score every way to classify on your labelled images: which one is best for them?"""
@@ -93,7 +94,9 @@ def compare(
         if given is not None:
             truth, arguments["image_embeds"] = given.labels[:limit], given.images[:limit]
         else:
-            files, named = labelled_images(images, labels, file_column, label_column)
+            files, named = labelled_images(
+                images, labels, file_column, label_column, allow_addresses=allow_addresses or ()
+            )
             truth, arguments["images"] = named[:limit], files[:limit]
             keep_inputs(files, {"--out": [out / f"comparison.{ending}" for ending in ("json", "md", "png")]})
         synonyms = SynonymSet.read(classes, values=values)  # type: ignore[arg-type]  # as in fit
