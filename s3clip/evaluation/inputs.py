@@ -12,7 +12,7 @@ import torch
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
-from s3clip.files.reach import Reach, allowed_places
+from s3clip.files.reach import Reach, allowed_places, below
 from s3clip.files.text import read_text
 from s3clip.images.walking import find_images
 from s3clip.printing import from_spreadsheet
@@ -51,7 +51,7 @@ def labelled_images(
         folder: where the files of a CSV lie (beside it if None); without a CSV, the name of each of its
             sub-folders is the label of the images in it.
         labels: a CSV with a header.
-        file_column: its column of files: paths from the folder, and below it.
+        file_column: its column of files: paths from the folder, below it or below that of the CSV.
         label_column: its column of labels.
         allow_addresses: where else they may lie: "file" for anywhere on this machine, or "file:///folder".
 
@@ -71,7 +71,8 @@ def labelled_images(
             )
         return inside, [file.relative_to(folder).parts[0] for file in inside]
     rows = rows_of_labels(labels, file_column, label_column)
-    reach = Reach(str(labels.parent if folder is None else folder), allowed_places(allow_addresses))
+    own = below(labels.parent)
+    reach = Reach(str(labels.parent if folder is None else folder), (*allowed_places(allow_addresses), own))
     found = []
     for file, _ in rows:
         try:

@@ -136,6 +136,7 @@ def reaching(address: str, *others: type[Exception]) -> Iterator[None]:
         address: that is read.
         others: errors that are raised as they are, too.
     """
+    known: tuple[type[Exception], ...]
     known = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, *others)
     try:
         yield

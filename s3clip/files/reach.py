@@ -49,6 +49,11 @@ def allowed_places(given: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(place if is_address(place) else place.lower() for place in places))
 
 
+def below(folder: Path) -> str:
+    """Return what allows all that lies below a folder of this machine."""
+    return f"file://{folder.absolute()}"
+
+
 @dataclass(frozen=True)
 class Reach:
     """Where the names in a file may lead to.

@@ -18,9 +18,11 @@ from s3clip.files.addresses import is_address, read_address, regular_file
 BACKGROUND = "white"
 """What lies under transparent pictures: most of them, drawings and cut-out products, are made for paper."""
 
-DECODED_BYTES = 256 << 20
-"""What decoded pictures may take at once, 3 bytes a pixel, but for the last. A JPEG that takes more alone is
-decoded at half its size. Pillow begins to warn of a picture here, and reads none beyond twice as much."""
+DECODED_BYTES = 128 << 20
+"""What decoded pictures may take at once, 3 bytes a pixel, but for the last."""
+LARGEST_DECODED = 256 << 20
+"""What one of them may take. A picture of more is brought to half its size when it is opened, a JPEG while it
+is decoded. Pillow begins to warn of a picture here, and reads none beyond twice as much."""
 REDUCED = "s3clip_reduced"
 """The key in `info` of a picture that was decoded at less than its size; the value says so."""
 
@@ -28,7 +30,7 @@ _NO_PIXELS = frozenset({"EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5", "IPTC"})
 """Formats that Pillow knows by name and does not read, or reads by running another program."""
 
 _RANGES = (1, 255, 65_535)
-_AT_ONCE = 1 << 20  # values that are scaled in float64
+_AT_ONCE = 1 << 20  # pixels that are computed with at once
 
 _ONE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, Mapping, Set)
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{32,}={0,2}\s*")
@@ -163,26 +165,20 @@ def _opened(open_file: Callable[[], Image.Image], name: str, background: Any) ->
     with image:
         if image.format in _NO_PIXELS:
             raise BrokenImageError(f"{name}: not a readable image ({image.format} holds no pixels)")
-        reduced = _reduced(image)
+        width, height = image.size
+        factor = 1
+        while 3 * width * height > LARGEST_DECODED * factor**2:
+            factor *= 2
+        if factor == 1:
+            return _as_rgb(image, name, background, is_own=True)
+        image.draft(None, (max(1, width // factor), max(1, height // factor)))  # which only JPEGs know
         picture = _as_rgb(image, name, background, is_own=True)
-        if reduced is not None:
-            picture.info[REDUCED] = reduced
-            warnings.warn(f"{name}: {reduced}", stacklevel=3)
+        if 3 * picture.width * picture.height > LARGEST_DECODED:
+            picture = picture.reduce(factor)
+        said = f"decoded at 1/{factor} of its {width:,} x {height:,} pixels"
+        picture.info[REDUCED] = said
+        warnings.warn(f"{name}: {said}", stacklevel=3)
         return picture
-
-
-def _reduced(image: Image.Image) -> str | None:
-    """Have a JPEG of more than `DECODED_BYTES` decoded at a half, a quarter, ...; say so."""
-    width, height = image.size
-    factor = 1
-    while 3 * width * height > DECODED_BYTES * factor**2:
-        factor *= 2
-    if factor == 1 or image.format not in ("JPEG", "MPO"):
-        return None
-    image.draft(None, (width // factor, height // factor))
-    if image.size == (width, height):
-        return None
-    return f"decoded at {image.width:,} x {image.height:,} of its {width:,} x {height:,} pixels"
 
 
 def _of_base64(text: str) -> bytes | None:
@@ -244,9 +240,12 @@ def _as_rgb(image: Image.Image, name: str, background: Any, *, is_own: bool = Fa
             upright = Image.fromarray(_scaled(np.asarray(upright)))
         if not upright.has_transparency_data:
             return upright.convert("RGB")
-        over = (upright.convert("LA") if upright.mode == "La" else upright).convert("RGBA")
-        whole = Image.new("RGB", over.size, background)
-        whole.paste(over, mask=over)
+        whole = Image.new("RGB", upright.size, background)
+        rows = max(1, _AT_ONCE // upright.width)
+        for top in range(0, upright.height, rows):
+            strip = upright.crop((0, top, upright.width, min(top + rows, upright.height)))
+            over = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")
+            whole.paste(over, (0, top), mask=over)
         return whole
     except Exception as error:
         raise BrokenImageError(f"{name}: not a readable image ({why_unreadable(error)})") from error

@@ -27,7 +27,7 @@ from s3clip.evaluation.inputs import rows_of_labels
 from s3clip.files.addresses import is_address, open_binary
 from s3clip.files.hub import hub_connection
 from s3clip.files.json import checked, parse_json
-from s3clip.files.reach import Reach
+from s3clip.files.reach import Reach, below
 from s3clip.images.sources import BrokenShardError, Listed, Shard, file_shards, natural
 from s3clip.images.table_shards import TableShard
 from s3clip.images.tables import require_pyarrow
@@ -216,7 +216,7 @@ def _csv(layout: Csv, split: str, root: Path, allowed: tuple[str, ...]) -> Found
     file, folder = root / layout.file, root / layout.folder
     if not file.is_file():
         raise _NotThere(str(file))
-    reach = Reach(str(folder), allowed)
+    reach = Reach(str(folder), (*allowed, below(file.parent)))
     files = []
     for name, label in rows_of_labels(file, layout.file_column, layout.label_column):
         if not is_address(name):  # the same path in other words is the same key

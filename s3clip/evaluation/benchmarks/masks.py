@@ -3,7 +3,7 @@
 import io
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +30,13 @@ class MaskedImage:
         key: the picture's name in the set.
         image: the picture.
         mask: a picture of one channel or with a palette, whose values are labels.
-        reach: of a key that stands in a list: where it may lead.
+        refused: why neither is to be opened, where the key stands in a list and leads elsewhere.
     """
 
     key: str
     image: Path
     mask: Path
-    reach: Reach | None = None
+    refused: str | None = None
 
     @property
     def name(self) -> str:
@@ -44,14 +44,8 @@ class MaskedImage:
         return self.key
 
     def samples(self, start: int = 0) -> Iterator[Sample]:
-        """Give the picture; one that is not to be opened, or whose mask is not, fails to open."""
-        data: Path | Unread = self.image
-        if self.reach is not None:
-            try:
-                for place in (self.image, self.mask):
-                    self.reach.find(str(place))
-            except (OSError, ValueError) as error:
-                data = Unread(str(error))
+        """Give the picture."""
+        data = self.image if self.refused is None else Unread(self.refused)
         yield from (Sample(self.key, str(self.mask), data),)[start:]
 
 
@@ -82,11 +76,23 @@ def masked_images(layout: Masks, folder: Path, allowed: tuple[str, ...] = ()) ->
         key, times = Counter(keys).most_common(1)[0]
         if times > 1:
             raise ValueError(f"{listed}: {key!r} is listed {times} times")
-    reach = None if layout.listed is None else Reach(str(folder.absolute()), allowed)
-    return [
-        MaskedImage(key, images / f"{key}{layout.image_suffix}", masks / f"{key}{layout.mask_suffix}", reach)
+    found = [
+        MaskedImage(key, images / f"{key}{layout.image_suffix}", masks / f"{key}{layout.mask_suffix}")
         for key in keys
     ]
+    if layout.listed is None:
+        return found
+    reaches = Reach(str(images.absolute()), allowed), Reach(str(masks.absolute()), allowed)
+    return [replace(each, refused=_why_refused(each, *reaches)) for each in found]
+
+
+def _why_refused(pair: MaskedImage, images: Reach, masks: Reach) -> str | None:
+    try:
+        images.find(str(pair.image.absolute()))
+        masks.find(str(pair.mask.absolute()))
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def _keys(images: Path, suffix: str) -> Iterator[str]:

@@ -9,11 +9,10 @@ from s3clip.evaluation.benchmarks.classes import class_lookup, match_classes, po
 from s3clip.evaluation.benchmarks.layouts import open_layout
 from s3clip.evaluation.benchmarks.masks import IGNORED, MaskedImage
 from s3clip.evaluation.benchmarks.sets import ClassificationSet, SegmentationSet
-from s3clip.evaluation.benchmarks.table import Benchmark, Masks, places_of
-from s3clip.files.reach import OutOfReachError, Reach, allowed_places
+from s3clip.evaluation.benchmarks.table import Benchmark, Masks
+from s3clip.files.reach import allowed_places
 from s3clip.images.sources import FileShard, Shard
 from s3clip.texts.prompts import resolve_templates
-from s3clip.texts.sources import BUILTIN
 from s3clip.texts.synonyms import SynonymSet
 from s3clip.texts.templates import DEFAULT_TEMPLATES
 
@@ -34,8 +33,8 @@ def open_benchmark(
             looked for in the folder of its file.
         convention: "coop", "clip_benchmark" or "mmseg"; None: the benchmark's first.
         synonyms: other words for the same classes; None: those that the benchmark names.
-        allow_addresses: where the paths in a row of one's own, and in lists and tables of pictures, may lead
-            beside the folder that they begin at; see `s3clip.files.reach.allowed_places`.
+        allow_addresses: where the paths in lists and tables of pictures may lead beside the folder that they
+            begin at; see `s3clip.files.reach.allowed_places`. What a row names is opened wherever it is.
 
     Raises:
         FileNotFoundError: the set is not there; says what was looked for.
@@ -47,9 +46,6 @@ def open_benchmark(
     chosen, rules = benchmark.convention(convention)
     on_hub = str(root).startswith("hf://")
     allowed = allowed_places(allow_addresses)
-    if benchmark.folder is not None:
-        own_words = [] if synonyms is not None else [benchmark.synonyms]
-        _check_row(name, benchmark.folder, [*own_words, *places_of(rules)], allowed)
     found = open_layout(name, rules, benchmark.folder or (root if on_hub else Path(root)), allowed)
     words = SynonymSet.read(benchmark.synonyms) if synonyms is None else synonyms
     problems = list(found.problems)
@@ -83,18 +79,6 @@ def open_benchmark(
     if labels is not None:
         problems += _without_pictures(name, labels, words.class_names, lookup)
     return ClassificationSet(**about, problems=tuple(problems), lookup=lookup)
-
-
-def _check_row(row: str, folder: Path, names: Iterable[str], allowed: tuple[str, ...]) -> None:
-    """Check that what a row of one's own names is to be opened; the Hub, and what comes with s3clip, is."""
-    reach = Reach(str(folder), allowed)
-    for name in names:
-        if name.startswith((BUILTIN, "hf://")):
-            continue
-        try:
-            reach.find(name)
-        except OutOfReachError as error:
-            raise ValueError(f"{row}: {error}") from None
 
 
 def _listed_labels(shards: Sequence[Shard]) -> list[int | str | None] | None:

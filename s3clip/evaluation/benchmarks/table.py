@@ -211,22 +211,6 @@ class Benchmark(_Row):
         return chosen, self.conventions[chosen]
 
 
-def places_of(convention: Convention) -> list[str]:
-    """Return the folders and files that the layouts of a convention name, from the folder of the row."""
-    found = []
-    for layout in convention.layouts:
-        named = {key: value for key, value in layout if isinstance(value, str)}
-        folder = named.get("folder", ".")
-        # The other names begin at the folder, but for two that stand beside it.
-        beside = (
-            {"truth"} if isinstance(layout, FlatImageNet) else {"file"} if isinstance(layout, Csv) else set()
-        )
-        for key in ("folder", "file", "truth", "images", "masks", "listed"):
-            if key in named:
-                found.append(named[key] if key in beside | {"folder"} else os.path.join(folder, named[key]))
-    return found
-
-
 @cache
 def benchmarks() -> dict[str, Benchmark]:
     """Return the rows of the table by name."""

@@ -144,7 +144,7 @@ def files_of(shard: Shard) -> list[str]:
     """Return the files that a shard is made of; those of single samples are their own, see `file_of`."""
     if isinstance(shard, TarShard | TableShard):
         return [_absolute(shard.path)]
-    if not isinstance(shard, MaskedImage) or any(isinstance(each.data, Unread) for each in shard.samples()):
+    if not isinstance(shard, MaskedImage) or shard.refused is not None:
         return []
     return [_absolute(shard.image), _absolute(shard.mask)]
 
