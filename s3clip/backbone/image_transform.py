@@ -52,12 +52,14 @@ class ImageTransform:
 
 def checked_images(images: Iterable[Image.Image]) -> Iterator[Image.Image]:
     """Give the images; raise ValueError for none, TypeError for something else than PIL images."""
-    i = -1
-    for i, image in enumerate(images):
+    count = 0  # `enumerate` would hold an image while the next one is opened
+    for image in images:
         if not isinstance(image, Image.Image):
-            raise TypeError(f"images: expected PIL images, got {type(image).__name__} at position {i}")
+            raise TypeError(f"images: expected PIL images, got {type(image).__name__} at position {count}")
+        count += 1
         yield image
-    if i < 0:
+        del image
+    if count == 0:
         raise ValueError("images: expected at least one image, got none")
 
 

@@ -124,11 +124,13 @@ def _opened(first: int, samples: Sequence[Sample], preprocess: ImageTransform | 
     reduced: dict[int, str] = {}
 
     def opened() -> Iterator[Image.Image]:
-        for number, picture in enumerate(open_samples(samples, errors)):
+        number = 0  # `enumerate` would hold a picture while the next one is opened
+        for picture in open_samples(samples, errors):
             if (note := picture.info.get(REDUCED)) is not None:
                 reduced[number] = note
+            number += 1
             yield picture
-            del picture  # the next one is not to be opened beside it
+            del picture
 
     assert preprocess is not None  # the job has one wherever there are pictures
     inputs = preprocess(opened()) or None

@@ -172,9 +172,8 @@ def _opened(open_file: Callable[[], Image.Image], name: str, background: Any) ->
         if factor == 1:
             return _as_rgb(image, name, background, is_own=True)
         image.draft(None, (max(1, width // factor), max(1, height // factor)))  # which only JPEGs know
-        picture = _as_rgb(image, name, background, is_own=True)
-        if 3 * picture.width * picture.height > LARGEST_DECODED:
-            picture = picture.reduce(factor)
+        left = factor if image.size == (width, height) else 1
+        picture = _as_rgb(image, name, background, is_own=True, factor=left)
         said = f"decoded at 1/{factor} of its {width:,} x {height:,} pixels"
         picture.info[REDUCED] = said
         warnings.warn(f"{name}: {said}", stacklevel=3)
@@ -228,8 +227,10 @@ def _of_array(source: Any) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array if array.dtype == np.uint8 else _scaled(array)))
 
 
-def _as_rgb(image: Image.Image, name: str, background: Any, *, is_own: bool = False) -> Image.Image:
-    """Return a picture in RGB; one that is nobody else's is changed, and not copied before."""
+def _as_rgb(
+    image: Image.Image, name: str, background: Any, *, is_own: bool = False, factor: int = 1
+) -> Image.Image:
+    """Return a picture in RGB, its sides divided; one that is nobody else's is changed, not copied before."""
     try:
         upright = image
         if is_own:
@@ -238,17 +239,26 @@ def _as_rgb(image: Image.Image, name: str, background: Any, *, is_own: bool = Fa
             upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I") or upright.mode == "F":  # convert() would clip these to 8 bits
             upright = Image.fromarray(_scaled(np.asarray(upright)))
-        if not upright.has_transparency_data:
-            return upright.convert("RGB")
-        whole = Image.new("RGB", upright.size, background)
-        rows = max(1, _AT_ONCE // upright.width)
-        for top in range(0, upright.height, rows):
-            strip = upright.crop((0, top, upright.width, min(top + rows, upright.height)))
-            over = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")
-            whole.paste(over, (0, top), mask=over)
-        return whole
+        if upright.has_transparency_data:
+            whole = _laid_on(upright, background)
+            return whole.reduce(factor) if factor > 1 else whole
+        if factor > 1 and upright.mode in ("L", "RGB"):  # rather before it is copied than after
+            return upright.reduce(factor).convert("RGB")
+        whole = upright.convert("RGB")
+        return whole.reduce(factor) if factor > 1 else whole
     except Exception as error:
         raise BrokenImageError(f"{name}: not a readable image ({why_unreadable(error)})") from error
+
+
+def _laid_on(image: Image.Image, background: Any) -> Image.Image:
+    """Return a picture with transparency in RGB, laid on a color."""
+    whole = Image.new("RGB", image.size, background)
+    rows = max(1, _AT_ONCE // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        over = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")
+        whole.paste(over, (0, top), mask=over)
+    return whole
 
 
 def _scaled(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
