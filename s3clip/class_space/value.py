@@ -8,13 +8,14 @@ import json
 import reprlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from s3clip.arguments import LARGEST_SCALE, is_scale
+from s3clip.class_space.shares import check_shares
 from s3clip.config import HeadConfig
 from s3clip.space.synonymous_space import SynonymousSpace, build_space
 from s3clip.texts.labels import LONGEST_NAME, LONGEST_TEXT, problem_of_name, problem_of_text
@@ -92,6 +93,13 @@ class Calibration(BaseModel):
         """Return what the activation is taken of."""
         return logits / self.temperature + self.bias
 
+    def shifted(self, offsets: Tensor) -> "Calibration":
+        """Return the same of logits to which (classes,) offsets were added."""
+        if self.thresholds is None:
+            return self
+        least = torch.tensor(self.thresholds, dtype=torch.float64) + offsets.double().cpu()
+        return self.model_copy(update={"thresholds": tuple(least.tolist())})
+
     def accepts(self, logits: Tensor, classes: Tensor | None = None) -> Tensor:
         """Return a mask of the logits that reach their threshold.
 
@@ -151,6 +159,7 @@ class ClassSpace:
         backbone: what is known of the backbone; None for a space that never had one.
         fitted_logit_scale: the argument of `fit_embeddings`, which goes before any other scale.
         calibration: how logits become probabilities; None: as the backbone's do.
+        class_shares: of the images, in the order of the classes, with a sum of 1; None: nobody said.
     """
 
     raw: Tensor
@@ -160,6 +169,7 @@ class ClassSpace:
     backbone: BackboneFacts | None = None
     fitted_logit_scale: float | None = None
     calibration: Calibration | None = None
+    class_shares: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts belong together."""
@@ -182,6 +192,8 @@ class ClassSpace:
         thresholds = None if self.calibration is None else self.calibration.thresholds
         if thresholds is not None and len(thresholds) not in (1, len(self.classes)):
             raise ValueError(f"calibration: {len(thresholds)} thresholds for {len(self.classes)} classes")
+        if self.class_shares is not None:
+            check_shares(self.class_shares, len(self.classes))
 
     @property
     def class_names(self) -> list[str]:
@@ -223,7 +235,7 @@ class ClassSpace:
     def digest(self) -> str:
         """Return 64 hex digits of all that decides logits and answers, but what the backbone is called."""
         kept = self.backbone
-        settings = {
+        settings: dict[str, Any] = {
             "classes": [each.model_dump() for each in self.classes],
             "config": self.config.model_dump(),
             "templates": self.templates,
@@ -231,6 +243,8 @@ class ClassSpace:
             "scale": self.fitted_logit_scale,
             "backbone": None if kept is None else (kept.activation, kept.logit_scale, kept.logit_bias),
         }
+        if self.class_shares is not None:  # digests of class spaces without are what they were
+            settings["class_shares"] = self.class_shares
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         digest.update(self.raw.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()

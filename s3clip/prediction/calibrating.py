@@ -51,7 +51,7 @@ def calibrate(
     """
     if labels is None:
         raise ValueError("labels: expected the class of each image, got None")
-    logits, _ = all_logits(head, images, image_embeds, batch_size)
+    logits = _logits_without_shares(head, images, image_embeds, batch_size)
     truth = checked_labels(labels, [each.name for each in head.classes], len(logits))
     fitted = fit_calibration(logits, truth.to(logits.device), head.activation)
     # A rejection fitted before still holds: one threshold for all classes, where a table gives each its own.
@@ -88,10 +88,17 @@ def fit_rejection(
     Raises:
         ValueError: not fitted, no such images, or a rate outside [0, 1).
     """
-    logits, _ = all_logits(head, images, image_embeds, batch_size)
+    logits = _logits_without_shares(head, images, image_embeds, batch_size)
     threshold = rejection_threshold(logits.amax(-1), false_accept_rate)
-    head.calibration = head.current_calibration.model_copy(update={"thresholds": (threshold,)})
+    before = head.calibration or Calibration(activation=head.activation)
+    head.calibration = before.model_copy(update={"thresholds": (threshold,)})
     return head
+
+
+def _logits_without_shares(head: AnsweringHead, *images: Any) -> Tensor:
+    """Return (images, classes): what is fitted to them holds whatever shares the classes have."""
+    logits, _ = all_logits(head, *images)
+    return logits if head.share_offsets is None else logits.double() - head.share_offsets
 
 
 def fit_calibration(logits: Tensor, labels: Tensor, activation: Activation) -> Calibration:
@@ -148,7 +155,8 @@ def rejection_threshold(scores: Tensor, false_accept_rate: float) -> float:
     ordered = np.sort(scores.double().cpu().numpy())[::-1]
     # 1e-9: 0.29 x 100 is 28.999999999999996.
     accepted = int(false_accept_rate * len(ordered) + 1e-9)
-    return float(np.nextafter(ordered[accepted], np.inf))
+    # Logits are float32 at most: none lies between, and no sum with the shares of classes rounds onto it.
+    return float(np.nextafter(np.float32(ordered[accepted]), np.float32(np.inf)))
 
 
 def _temperature(logits: np.ndarray, positions: np.ndarray) -> float:
