@@ -28,6 +28,7 @@ from s3clip.class_space.fitted import ClassSpaceModule
 from s3clip.config import HeadConfig
 from s3clip.prediction.answers import predict, predict_proba
 from s3clip.prediction.calibrating import calibrate, fit_rejection
+from s3clip.prediction.conformal import predict_sets
 from s3clip.prediction.linear_weights import to_linear
 from s3clip.prediction.top_classes import TopClasses, top_classes
 from s3clip.segmentation.segmenter import segment
@@ -239,7 +240,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
         """How logits become probabilities: "sigmoid" where the family was trained so, else "softmax"."""
         if self.backbone is not None:
             return self.backbone.activation
-        return super().activation
+        return self._known_activation()  # compilers cannot read super().activation
 
     def fingerprint(self) -> dict[str, Tensor]:
         """Return the backbone's embeddings of fixed inputs: see `s3clip.backbone.identity`.
@@ -308,6 +309,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
 
     predict = predict
     predict_proba = predict_proba
+    predict_sets = predict_sets
     segment = segment
     to_linear = to_linear
 

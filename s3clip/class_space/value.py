@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from s3clip.arguments import LARGEST_SCALE, is_scale
@@ -75,6 +75,8 @@ class Calibration(BaseModel):
         bias: is added to them afterwards; within `LARGEST_BIAS` of 0.
         thresholds: least logit at which a class is accepted: one for all classes, or one for each; None
             accepts all. Of logits, not of a softmax, which adds up to 1 whatever the image shows.
+        coverage: how often the set of labels of an image is to hold the class it shows; None without sets.
+        least_probability: at which a class is in the set.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -83,6 +85,14 @@ class Calibration(BaseModel):
     temperature: float = Field(1.0, ge=TEMPERATURES[0], le=TEMPERATURES[1])
     bias: float = Field(0.0, ge=-LARGEST_BIAS, le=LARGEST_BIAS)
     thresholds: tuple[float, ...] | None = None
+    coverage: float | None = Field(None, gt=0, lt=1)
+    least_probability: float | None = Field(None, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _sets_are_whole(self) -> "Calibration":
+        if (self.coverage is None) != (self.least_probability is None):
+            raise ValueError("coverage and least_probability belong together, and one is missing")
+        return self
 
     def probabilities(self, logits: Tensor, dim: int = -1) -> Tensor:
         """Return the probabilities of logits, whose classes lie along `dim`."""
@@ -114,6 +124,16 @@ class Calibration(BaseModel):
         if classes is not None and len(least) > 1:
             least = least[classes.cpu()]
         return (logits.cpu().double() >= least).to(logits.device)
+
+    def in_sets(self, logits: Tensor) -> Tensor:
+        """Return a mask of the (images, classes) logits whose class is in the set of labels of its image."""
+        assert self.least_probability is not None  # it is asked where there are sets
+        probable = self.probabilities(logits) >= self.least_probability
+        return probable & self.accepts(logits).gather(1, logits.argmax(1, keepdim=True))
+
+    def without_sets(self) -> "Calibration":
+        """Return the same without what a coverage was chosen for."""
+        return self.model_copy(update={"coverage": None, "least_probability": None})
 
 
 class BackboneReference(BaseModel):
@@ -234,16 +254,19 @@ class ClassSpace:
 
     def digest(self) -> str:
         """Return 64 hex digits of all that decides logits and answers, but what the backbone is called."""
-        kept = self.backbone
+        kept, calibration = self.backbone, self.calibration
+        later = {"coverage", "least_probability"}
         settings: dict[str, Any] = {
             "classes": [each.model_dump() for each in self.classes],
             "config": self.config.model_dump(),
             "templates": self.templates,
-            "calibration": None if self.calibration is None else self.calibration.model_dump(),
+            "calibration": calibration
+            and calibration.model_dump(exclude=later if calibration.coverage is None else None),
             "scale": self.fitted_logit_scale,
             "backbone": None if kept is None else (kept.activation, kept.logit_scale, kept.logit_bias),
         }
-        if self.class_shares is not None:  # digests of class spaces without are what they were
+        # Digests of class spaces that have nothing of what came later are what they were.
+        if self.class_shares is not None:
             settings["class_shares"] = self.class_shares
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         digest.update(self.raw.detach().cpu().contiguous().view(torch.uint8).numpy().data)
