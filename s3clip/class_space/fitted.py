@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from s3clip.class_space.state import from_state, to_state
 from s3clip.class_space.value import Calibration, ClassSpace, FittedClass
-from s3clip.config import HeadConfig
+from s3clip.config import HeadConfig, SavedConfig
 from s3clip.files.json import checked, parse_json
 from s3clip.space.built import BuiltSpace
 from s3clip.space.folding import FoldedSpace
@@ -19,7 +19,7 @@ from s3clip.space.synonymous_space import SynonymousSpace
 
 
 class _Unfitted(BaseModel):
-    config: HeadConfig
+    config: SavedConfig
 
 
 class FittedSpace(nn.Module):
