@@ -42,8 +42,7 @@ from s3clip.files.problems import shown
 from s3clip.files.writing import locked_folder, write_atomically
 
 FORMAT: Literal["s3clip-space/3"] = "s3clip-space/3"
-_WITHOUT_DIGEST = "s3clip-space/1"
-_OLDER = (_WITHOUT_DIGEST, "s3clip-space/2")
+_OLDER = ("s3clip-space/1", "s3clip-space/2")
 SPACE_FILE = re.compile(r"space-([0-9a-f]{16})\.safetensors")
 _MEND = "; save the head again, or fetch the artifact anew"
 NUMBERS = ("logit_scale", "logit_bias", "fitted_logit_scale")
@@ -189,7 +188,7 @@ def _check_digest(form: str, said: str, content: bytes, path: Path, space_path: 
     # The library has read the header, so that its length is right.
     header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")], str(space_path))
     digest = header.get("__metadata__", {}).get(_DIGEST)
-    if digest is None and form != _WITHOUT_DIGEST:
+    if digest is None and form != _OLDER[0]:
         raise _broken(space_path, f"the digest of config.json is missing, which {form} has")
     # Also of format 1, which has none: else the number would be the way round the digest.
     if digest is not None and digest != said:

@@ -42,8 +42,22 @@ def test_an_older_artifact_is_saved_in_the_format_of_today(tmp_path: Path):
     head = SynonymousSpaceHead.from_pretrained(SAVED / "1", backbone=None)
     config = json.loads((head.save_pretrained(tmp_path) / "config.json").read_text(encoding="utf-8"))
     before = json.loads((SAVED / "1" / "config.json").read_text(encoding="utf-8"))
-    changed = {key for key in config if config[key] != before[key]}
-    assert (config["format"], changed) == (FORMAT, {"format", "space_file", "space_sha256"})
+    assert (config.pop("format"), before.pop("format")) == (FORMAT, "s3clip-space/1")
+    before["head"]["points"] = "texts"
+    for each in before["classes"]:
+        each["variants"] = None
+    assert {key for key in config if config[key] != before[key]} == {"space_file", "space_sha256"}
+
+
+@pytest.mark.parametrize("form", ["1", "2"])
+def test_what_older_ones_hold_are_texts_and_stays_so(form: str):
+    head = SynonymousSpaceHead.from_pretrained(SAVED / form, backbone=str(model_folder()))
+    assert head.config.points == "texts"
+    assert head.classes[0].rows == len(head.classes[0].texts or []) == 8  # four names, with a descriptor each
+    head.add_classes([{"name": "one", "synonyms": ["ace"], "descriptors": ["a stroke"]}], cache=False)
+    assert head.classes[-1].texts == ["one", "ace", "one, which is a stroke", "ace, which is a stroke"]
+    with pytest.raises(ValueError, match=r"points: .*fit again with HeadConfig\(points='concepts'\)"):
+        head.reconfigure(points="concepts")
 
 
 def test_a_newer_format_is_refused(tmp_path: Path):
