@@ -13,7 +13,7 @@ from s3clip.printing import say
 
 if TYPE_CHECKING:
     from s3clip import SynonymousSpaceHead
-    from s3clip.inspection import TextReport
+    from s3clip.inspection import ClassReport, TextReport
 
 
 def inspect(
@@ -62,17 +62,7 @@ def inspect(
         say(json.dumps(listed, indent=1, ensure_ascii=False))
         return
     if output is Format.CSV:
-        header = ["class_index", "class", "text", "status", "duplicate_of", "shared_with", "scale"]
-        header += ["variants", "distance", "leans_to", "kept_by"]
-        rows = []
-        for r in reports:
-            for t in r.texts:
-                shared = _names(every, t.shared_with)
-                beside = [len(t.variants), *_reason_cells(every, t.reason)]
-                rows.append(
-                    [r.index, r.name, t.text, t.status, t.duplicate_of or "", shared, r.scale, *beside]
-                )
-        print_rows(header, rows, output)
+        _print_csv(reports, every)
         return
     unit = " margins" if fitted.space.relative else ""
     for r in reports:
@@ -82,6 +72,18 @@ def inspect(
             say("  death times: " + " ".join(f"{death:.4f}" for death in r.death_times))
         for t in r.texts:
             _say_text(t, every, unit, with_variants=name is not None)
+
+
+def _print_csv(reports: list["ClassReport"], every: list["ClassReport"]) -> None:
+    header = ["class_index", "class", "text", "status", "duplicate_of", "shared_with", "scale"]
+    header += ["variants", "distance", "leans_to", "kept_by"]
+    rows = []
+    for r in reports:
+        for t in r.texts:
+            said = [t.text, t.status, t.duplicate_of or "", _names(every, t.shared_with)]
+            reason = _reason_cells(every, t.reason)
+            rows.append([r.index, r.name, *said, r.scale, len(t.variants), *reason])
+    print_rows(header, rows, Format.CSV)
 
 
 def _say_text(text: "TextReport", every: list[Any], unit: str, *, with_variants: bool) -> None:
