@@ -13,12 +13,20 @@ from torch import Tensor
 from s3clip.class_space import Activation
 from s3clip.config import HeadConfig
 from s3clip.evaluation.methods import Method, softmax_max
-from s3clip.evaluation.report.comparison import Comparison, Difference, MethodScores, versions
+from s3clip.evaluation.report.comparison import (
+    DEFAULT,
+    Best,
+    Comparison,
+    Difference,
+    MethodScores,
+    versions,
+)
 from s3clip.evaluation.scores import (
     expected_calibration_error,
     interval,
     resampled_class_means,
     resampled_means,
+    simultaneous_intervals,
 )
 from s3clip.evaluation.settings import ComparisonSettings
 from s3clip.head import SynonymousSpaceHead
@@ -123,12 +131,7 @@ def score_all(
     for batch in problem.image_embeds.split(settings.batch_size):
         check_embeds(batch, first)
         first += len(batch)
-    counts = torch.bincount(problem.labels, minlength=len(problem.class_names))
-    scored = counts >= settings.min_images
-    if not bool(scored.any()):
-        raise ValueError(
-            f"min_images: no class has {settings.min_images} images; the most is {int(counts.max())}"
-        )
+    scored = scored_classes(problem.labels, len(problem.class_names), settings.min_images)
     runs: dict[str, list[_Run]] = {}
     for method in methods:
         runs[method.name] = []
@@ -141,7 +144,7 @@ def score_all(
         [torch.stack([run.correct for run in own]).double().mean(0) for own in runs.values()]
     )
     differences -= differences[list(runs).index(settings.control)].clone()
-    top1, recall = _bootstrap(differences, problem.labels, scored, settings)
+    top1, recall = resampled_differences(differences, problem.labels, scored, settings)
     exact_top1 = differences.mean(1).tolist()
     every = torch.ones(1, len(problem.labels))
     exact_recall = resampled_class_means(differences, every, problem.labels, scored)[0].tolist()
@@ -160,8 +163,10 @@ def score_all(
         **{name: getattr(settings, name) for name in settings.NUMBERS},
         "configs": {each.name: each.config.model_dump() for each in methods if each.config is not None},
     }
+    ordered = sorted(found, key=lambda scores: (-scores.top1, -scores.recall, scores.name))
     return Comparison(
-        scores=tuple(sorted(found, key=lambda scores: (-scores.top1, -scores.recall, scores.name))),
+        scores=tuple(ordered),
+        best=_best(ordered, settings.control, list(runs), top1, recall),
         control=settings.control,
         images=len(problem.labels),
         left_out=left_out,
@@ -171,6 +176,58 @@ def score_all(
         settings=recorded,
         versions=versions(),
         predicted={name: own[0].predicted for name, own in runs.items()},
+    )
+
+
+def scored_classes(labels: Tensor, classes: int, min_images: int) -> Tensor:
+    """Return (classes,) bool, those that count in recall. Args: labels: (images,) positions of classes.
+
+    Raises:
+        ValueError: none has so many images.
+    """
+    counts = torch.bincount(labels, minlength=classes)
+    if int(counts.max()) < min_images:
+        raise ValueError(f"min_images: no class has {min_images} images; the most is {int(counts.max())}")
+    return counts >= min_images
+
+
+def _best(
+    ordered: list[MethodScores], control: str, rows: list[str], top1: Tensor, recall: Tensor
+) -> Best | None:
+    """Return the best method, beside the default or the control.
+
+    Args:
+        ordered: the scores, the best first.
+        control: what differences are taken from.
+        rows: the names of the methods in the order of the next two.
+        top1: (resamples, rows) differences from the control.
+        recall: the same.
+    """
+    if len(ordered) < 2:
+        return None
+    by_name = {scores.name: scores for scores in ordered}
+    default = by_name.get(DEFAULT)
+    best = ordered[0] if default is None or default.top1 < ordered[0].top1 else default
+    rival = by_name[control] if default is None or best is default else default
+    if best is rival:  # the control is the best, and the default was not compared
+        rival = ordered[1]
+    in_advance = best is default or (default is None and best is by_name[control])
+    row, other = rows.index(best.name), rows.index(rival.name)
+    differences = []
+    for what, resampled in (("top1", top1), ("recall", recall)):
+        exact = torch.tensor([getattr(by_name[name], f"{what}_difference").value for name in rows]).double()
+        exact, moved = exact - exact[other], resampled - resampled[:, other, None]
+        low, high = simultaneous_intervals(exact, moved)[row].tolist()
+        # What was chosen before these images were seen has no luck to be corrected for.
+        ends = interval(moved[:, row]) if in_advance else (low, high)
+        differences.append(Difference.of(float(exact[row]), ends))
+    place = 1 + sum(scores.top1 > rival.top1 for scores in ordered)
+    return Best(
+        name=best.name,
+        rival=rival.name,
+        place=place,
+        top1_difference=differences[0],
+        recall_difference=differences[1],
     )
 
 
@@ -272,10 +329,13 @@ def resamples(images: int, settings: ComparisonSettings, numbers: int) -> Iterat
         yield part, torch.zeros(drawn.shape).scatter_add_(1, drawn, torch.ones(drawn.shape))
 
 
-def _bootstrap(
+def resampled_differences(
     differences: Tensor, labels: Tensor, scored: Tensor, settings: ComparisonSettings
 ) -> tuple[Tensor, Tensor]:
-    """Resample the images, the same for all rows -> (resamples, rows) means, and means over classes."""
+    """Resample the images, the same for all rows -> (resamples, rows) means, and means over classes.
+
+    `differences` is (rows, images), dense or sparse.
+    """
     # Made before the loop: small tensors that stay, between large ones that go, would keep memory from reuse.
     top1, recall = torch.empty(2, settings.bootstrap, len(differences), dtype=torch.float64)
     for part, counts in resamples(len(labels), settings, len(scored)):
