@@ -201,5 +201,5 @@ def _use(
     line += [part for template in templates for part in ("--template", template)]
     line += ["--config", json.dumps(changes, ensure_ascii=False)] if changes else []
     fit = shlex.join([*line, "--out", str(out / "head")])
-    adapting = "" if adapt is None else f", and then s3clip predict with --adapt {adapt} --views {views}"
+    adapting = "" if adapt is None else f" (and predict with --adapt {adapt} --views {views})"
     return f"To use it: {fit}{adapting}"

@@ -144,7 +144,7 @@ def compare_words(
     ]
     return WordComparison(
         words=tuple(_worst_first(found)),
-        single=sum(not own for own in words),
+        single=sum(not any(each.is_name for each in own) for own in words),
         images=len(truth),
         left_out=strange,
         classes=len(scored),

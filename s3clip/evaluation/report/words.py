@@ -59,7 +59,7 @@ class WordComparison(Value):
 
     Attributes:
         words: one for each that can be left out; classes stand in the order of their worst words.
-        single: words that cannot: a class has no other name.
+        single: names that cannot, since their class has no other.
         images: how many images were scored.
         left_out: how many images had a label that is none of the classes.
         classes: how many classes there are.
@@ -112,8 +112,8 @@ class WordComparison(Value):
             f"classes with {self.settings['min_images']} images or more. A row leaves one word out, with its "
             f"descriptors, and fits again: images of its class, images answered otherwise without it, right "
             f"only with it, right only without it; what the word adds, in points with 95 % paired-bootstrap "
-            f"intervals. Without a name, the next word takes its place. Not left out: {self.single} words "
-            f"that are the only name of their class."
+            f"intervals. Without a name, the next word takes its place. Not left out: {self.single} names "
+            f"whose class has no other."
         )
 
     def conclusion(self) -> str:
