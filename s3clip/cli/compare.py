@@ -195,7 +195,9 @@ def _use(
         texts.classes(synonyms, result.settings["seed"]).write(path)
         classes, templates = [str(path)], [texts.templates] if texts.templates else templates
     # softmax_max answers as the nearest text does.
-    config = result.settings["configs"].get(name, {"metric": "nearest", "scale_rule": None})
+    config = result.settings["configs"].get(
+        name, {"points": "texts", "metric": "nearest", "scale_rule": None}
+    )
     changes = HeadConfig(**config).changes()
     line = ["s3clip", "fit", *classes, "--backbone", backbone]
     line += [part for template in templates for part in ("--template", template)]

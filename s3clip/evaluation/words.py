@@ -98,14 +98,14 @@ def compare_words(
     correct = answers.predicted == truth
 
     counts = torch.bincount(truth, minlength=len(scored)).tolist()
-    templates = head.templates or ()
+    templates, points = head.templates or (), head.config.points
     effects: list[dict[str, Any]] = []
     adds: list[Tensor] = []
-    for position, own in enumerate(classes.texts(templates)):
+    for position, own in enumerate(classes.texts(templates, points)):
         row_of = {text: row for row, text in enumerate(own)}
         for word, is_name, left in words[position]:
             alone = SynonymSet(classes=(left,))
-            texts_left = alone.texts(templates)
+            texts_left = alone.texts(templates, points)
             rows = [row_of[text] for text in texts_left[0]]
             predicted = answers.without(position, rows, named_classes(alone, texts_left)[0])
             added = correct.long() - (predicted == truth).long()
@@ -116,7 +116,7 @@ def compare_words(
                     "class_name": classes.class_names[position],
                     "word": word,
                     "is_name": is_name,
-                    "texts": len(gone),
+                    "points": len(gone),
                     "kept": answers.kept(position, gone),
                     "class_images": counts[position],
                     "changed": int((predicted != answers.predicted).sum()),

@@ -246,7 +246,7 @@ def test_every_metric_of_ours_is_compared_once_in_every_setting():
     assert len({config.model_dump_json() for config in ours}) == len(ours)
     assert len(ours) == (8 + 1) * 2 * 2  # local_center with and without renormalising
     assert METHODS["default"].config == HeadConfig()
-    assert METHODS["center"].config == HeadConfig(metric="center", scale_rule=None, centering=None)
+    assert METHODS["center"].config == HeadConfig(points="texts", metric="center", scale_rule=None)
 
 
 # ---- the whole ------------------------------------------------------------------------------------------

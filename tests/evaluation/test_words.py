@@ -29,7 +29,8 @@ CONFIGS = {
     "centered": HeadConfig(centering="class_mean"),
     "star": HeadConfig(metric="local_star"),
     "quantile": HeadConfig(scale_rule="quantile", scale_options={"q": 0.5}),
-    "center": HeadConfig(metric="center", scale_rule=None),
+    "texts": HeadConfig(points="texts"),
+    "center": HeadConfig(points="texts", metric="center", scale_rule=None),
 }
 
 
@@ -96,7 +97,7 @@ def test_answers_are_those_of_a_plain_refit_without_the_word(name, images):
             for row, text in enumerate(head.classes[each.class_index].texts)
             if text == each.word or text.startswith(f"{each.word}, which")
         ]
-        assert (each.texts, each.kept) == (len(own), len(kept.intersection(own)))
+        assert (each.points, each.kept) == (len(own), len(kept.intersection(own)))
 
 
 def test_every_word_is_left_out_once(result):

@@ -23,7 +23,7 @@ class WordEffect(Value):
         class_name: the name of that.
         word: a name or synonym with all its descriptors, or a sentence.
         is_name: whether it is the class's own name, whose place the next word takes.
-        texts: how many texts it has.
+        points: how many points it has: one, or with `points="texts"` one for each descriptor too.
         kept: how many of them the space keeps.
         class_images: images of its class.
         changed: images that are answered otherwise without it.
@@ -38,7 +38,7 @@ class WordEffect(Value):
     class_name: str
     word: str
     is_name: bool
-    texts: int
+    points: int
     kept: int
     class_images: int
     changed: int
@@ -91,7 +91,7 @@ class WordComparison(Value):
                 [
                     each.class_name,
                     f"{each.word} (name)" if each.is_name else each.word,
-                    f"{each.kept}/{each.texts}",
+                    f"{each.kept}/{each.points}",
                     each.class_images,
                     each.changed,
                     each.gained,
