@@ -72,6 +72,13 @@ def compare(
         ),
     ] = None,
     views: Views = 64,
+    learn: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Compare what learns from the labels too, on images that it did not see: logistic, "
+            "class_means or tip_adapter; several times for more."
+        ),
+    ] = None,
     words: Annotated[
         bool,
         typer.Option(
@@ -93,14 +100,15 @@ def compare(
         raise ValueError(f"--limit: expected a whole number >= 1, got {limit}")
     if embeddings is not None and (images is not None or labels is not None):
         raise ValueError("--embeddings: it brings the labels; leave --images and --labels out")
-    if words and (method or adapt):
-        raise ValueError("--words: it compares words, not methods; leave --method and --adapt out")
+    if words and (method or adapt or learn):
+        raise ValueError("--words: it compares words, not methods; leave --method, --adapt and --learn out")
     settings = None if config is None else head_config(config)
     numbers: dict[str, Any] = {"min_images": min_images, "bootstrap": bootstrap, "seed": seed}
     compared: dict[str, Any] = {
         "methods": method or None,
         "configs": None if settings is None else {"config": settings},
         "adapt": tuple(adapt or ()),
+        "learn": tuple(learn or ()),
         **numbers,
     }
     given = read_embeddings(embeddings) if embeddings is not None else None
@@ -153,6 +161,8 @@ def _show(result: "Comparison | WordComparison", out: Path, every: bool, use: st
     say(result.summary())
     result.save(out)
     if isinstance(result, Comparison):
+        if result.curve:
+            say(f"By the number of labelled images, top-1 / recall (worst draw):\n{result.curve_table()}")
         try:
             result.draw(out / "comparison.png")
         except ImportError as error:

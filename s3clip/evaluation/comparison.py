@@ -40,6 +40,7 @@ def compare(
     seed: int = 0,
     batch_size: int = 64,
     adapt: Sequence[str] = (),
+    learn: Sequence[str] = (),
     views: int = ViewSettings.views,
 ) -> Comparison:
     """Score every method on images or image embeddings, with a model that encodes the texts.
@@ -64,13 +65,15 @@ def compare(
         adapt: methods of test-time adaptation, of `s3clip.space.shift.ADAPTATIONS`: the name alone, the
             default head and `configs` are compared with each of them too, as "default+shift". `image_embeds`
             are then (images, views, dim), view 0 the plain image. The embeddings of all views are held.
+        learn: what learns from the labels, of `s3clip.evaluation.learners.LEARNERS`: each image is asked of
+            what other images taught, in folds, and there is a curve by the number of labelled images.
         views: how many are made of each image to adapt to.
 
     Raises:
         ValueError: counts that do not agree, a label or method that is not known, or no image left.
     """
     settings = ComparisonSettings(
-        methods, configs, control, min_images, bootstrap, draws, seed, batch_size, adapt
+        methods, configs, control, min_images, bootstrap, draws, seed, batch_size, adapt, learn
     )
     classes = SynonymSet.read(synonyms)
     chosen = settings.chosen(can_encode=True, has_descriptors=has_descriptors(classes))
@@ -157,6 +160,7 @@ def compare_embeddings(
     seed: int = 0,
     batch_size: int = 64,
     adapt: Sequence[str] = (),
+    learn: Sequence[str] = (),
 ) -> Comparison:
     """Score every method that needs no text encoded, on embeddings computed before.
 
@@ -170,7 +174,7 @@ def compare_embeddings(
             left.
     """
     settings = ComparisonSettings(
-        methods, configs, control, min_images, bootstrap, 1, seed, batch_size, adapt
+        methods, configs, control, min_images, bootstrap, 1, seed, batch_size, adapt, learn
     )
     chosen = settings.chosen(can_encode=False, has_descriptors=False)
     positions = class_positions(labels, class_names, [None] * len(class_names))
@@ -218,8 +222,9 @@ def _encode_images(model: Backbone, images: list[Any], batch_size: int, views: V
 def _plain_and_views(embeds: ImageEmbeds, settings: ComparisonSettings) -> tuple[ImageEmbeds, Tensor | None]:
     """(images, dim) of the plain images and, where some method adapts, (images, views, dim)."""
     if not isinstance(embeds, Tensor):
-        if settings.adapt:
-            raise ValueError("adapt: it takes embeddings of views, in memory")
+        for name in ("adapt", "learn"):
+            if getattr(settings, name):
+                raise ValueError(f"{name}: it takes embeddings in memory")
         return embeds, None
     embeds = embeds.float().cpu()
     if not settings.adapt:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from s3clip.class_space import Activation
 from s3clip.config import HeadConfig
-from s3clip.evaluation.methods import Method, softmax_max
+from s3clip.evaluation.learners import LEARNERS, asked, folds, learning_curve
+from s3clip.evaluation.methods import DEFAULT, Method, softmax_max
 from s3clip.evaluation.report.comparison import (
-    DEFAULT,
     Best,
     Comparison,
+    CurvePoint,
     Difference,
     MethodScores,
     versions,
@@ -137,7 +138,7 @@ def score_all(
         runs[method.name] = []
         for draw in range(settings.draws if method.random else 1):
             embeddings = problem.texts_of(method, settings.seed + draw)
-            runs[method.name].append(_run(method, problem, embeddings, scored, settings.batch_size))
+            runs[method.name].append(_run(method, problem, embeddings, scored, settings))
 
     # A row for each method: the most that grows with the number of images.
     differences = torch.stack(
@@ -166,7 +167,14 @@ def score_all(
     ordered = sorted(found, key=lambda scores: (-scores.top1, -scores.recall, scores.name))
     return Comparison(
         scores=tuple(ordered),
-        best=_best(ordered, settings.control, list(runs), top1, recall),
+        best=_best(
+            [scores for scores in ordered if scores.name not in settings.learn],
+            settings.control,
+            [name for name in runs if name not in settings.learn],
+            top1[:, : len(runs) - len(settings.learn)],  # what learns from the labels comes last
+            recall[:, : len(runs) - len(settings.learn)],
+        ),
+        curve=_curve(problem, settings, scored),
         control=settings.control,
         images=len(problem.labels),
         left_out=left_out,
@@ -206,7 +214,7 @@ def _best(
     if len(ordered) < 2:
         return None
     by_name = {scores.name: scores for scores in ordered}
-    default = by_name.get(DEFAULT)
+    default = by_name.get(DEFAULT.name)
     best = ordered[0] if default is None or default.top1 < ordered[0].top1 else default
     rival = by_name[control] if default is None or best is default else default
     if best is rival:  # the control is the best, and the default was not compared
@@ -231,29 +239,60 @@ def _best(
     )
 
 
-def _classifier(
-    method: Method, problem: Problem, embeddings: list[Tensor]
-) -> tuple[SynonymousSpaceHead | None, Callable[[Tensor], Tensor]]:
-    """Fit a method: its head, if it has one, and the logits of a batch of images, or of their views."""
-    if method.config is None:
-        return None, lambda batch: softmax_max(batch, embeddings, logit_scale=problem.logit_scale)
-    head = _Head(problem, method.config)
-    own_scale = method.config.logit_scale
+def _curve(problem: Problem, settings: ComparisonSettings, scored: Tensor) -> list[CurvePoint]:
+    """Return the learning curves of all learners."""
+    if not settings.learn:
+        return []
+    images = problem.image_embeds
+    assert isinstance(images, Tensor)  # checked where they are taken
+    head = _fitted(problem, HeadConfig(), problem.texts_of(DEFAULT, settings.seed))
+    fold = folds(images, problem.labels, settings.seed)
+    options = {"draws": settings.draws, "seed": settings.seed}
+    with torch.inference_mode():
+        return learning_curve(head, settings.learn, images, problem.labels, fold, scored, **options)
+
+
+def _fitted(problem: Problem, config: HeadConfig, embeddings: list[Tensor]) -> SynonymousSpaceHead:
+    own_scale = config.logit_scale
     scale = problem.logit_scale if own_scale is None else own_scale
-    head.fit_embeddings(embeddings, problem.class_names, logit_scale=scale).eval()
+    head = _Head(problem, config)
+    return head.fit_embeddings(embeddings, problem.class_names, logit_scale=scale).eval()
+
+
+def _classifier(
+    method: Method, problem: Problem, embeddings: list[Tensor], seed: int
+) -> tuple[SynonymousSpaceHead | None, Callable[[Tensor], Tensor], ImageEmbeds]:
+    """Fit a method: its head, if it has one, what gives the logits of a batch of its inputs, and these."""
+    images = problem.image_embeds
+    if method.config is None:
+        scale = problem.logit_scale
+        return None, lambda batch: softmax_max(batch, embeddings, logit_scale=scale), images
+    head = _fitted(problem, method.config, embeddings)
     if method.adapt is not None:
-        return head, TestTimeAdapter(head, method.adapt)
-    return head, lambda batch: head(image_embeds=batch)
+        assert problem.view_embeds is not None  # views are there where a method adapts
+        return head, TestTimeAdapter(head, method.adapt), problem.view_embeds
+    if method.learn is not None:
+        assert isinstance(images, Tensor)  # checked where they are taken
+        fold = folds(images, problem.labels, seed)
+        with torch.inference_mode():
+            logits = asked(LEARNERS[method.learn], head, images, problem.labels, fold)
+        return head, lambda batch: batch, logits
+    return head, lambda batch: head(image_embeds=batch), images
 
 
-def _run(method: Method, problem: Problem, embeddings: list[Tensor], scored: Tensor, batch_size: int) -> _Run:
+def _run(
+    method: Method,
+    problem: Problem,
+    embeddings: list[Tensor],
+    scored: Tensor,
+    settings: ComparisonSettings,
+) -> _Run:
     """Fit a method and score all images."""
     started = time.perf_counter()
-    head, classify = _classifier(method, problem, embeddings)
+    head, classify, inputs = _classifier(method, problem, embeddings, settings.seed)
     fit_ms = 1000 * (time.perf_counter() - started)
 
-    inputs = problem.image_embeds if method.adapt is None else problem.view_embeds
-    assert inputs is not None  # views are there where a method adapts
+    batch_size = settings.batch_size
     probabilities = torch.exp if head is None else head.probabilities
     seconds, each = 0.0, []
     with torch.inference_mode():

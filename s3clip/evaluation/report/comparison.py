@@ -123,12 +123,33 @@ class Best(Value):
         return self.top1_difference.low > 0
 
 
+class CurvePoint(Value):
+    """How good a learner is with some labelled images, on images that it did not see.
+
+    Attributes:
+        method: its name.
+        labelled: how many images it learned from.
+        top1: share of images whose best class is right, the mean over draws of the labelled ones.
+        recall: mean over classes of the same.
+        worst_top1: of the draws.
+        worst_recall: of the draws.
+    """
+
+    method: str
+    labelled: int
+    top1: float
+    recall: float
+    worst_top1: float
+    worst_recall: float
+
+
 class Comparison(Value):
     """The scores of all methods on the same images, the best top-1 first.
 
     Attributes:
         scores: one per method.
         best: which of them is best, and how sure that is; None where there is one only.
+        curve: of what learns from labelled images, by their number.
         control: the name of the method that differences are taken from.
         images: how many images were scored.
         left_out: how many images had a label that is none of the classes.
@@ -143,6 +164,7 @@ class Comparison(Value):
 
     scores: tuple[MethodScores, ...]
     best: Best | None = None
+    curve: tuple[CurvePoint, ...] = ()
     control: str
     images: int
     left_out: int
@@ -179,6 +201,22 @@ class Comparison(Value):
             ],
         )
 
+    def curve_table(self) -> Table:
+        """Return a row for each learner, by labelled images: top-1 / recall, percent (of the worst draw)."""
+        sizes = list(dict.fromkeys(point.labelled for point in self.curve))
+        shown = {
+            (point.method, point.labelled): f"{100 * point.top1:.1f} / {100 * point.recall:.1f} "
+            f"({100 * point.worst_top1:.1f} / {100 * point.worst_recall:.1f})"
+            for point in self.curve
+        }
+        return Table(
+            ["labelled images", *(Column(str(size), "s") for size in sizes)],
+            [
+                [name, *(shown.get((name, size)) for size in sizes)]
+                for name in dict.fromkeys(point.method for point in self.curve)
+            ],
+        )
+
     def summary(self) -> str:
         """Return one sentence on what was compared."""
         left_out = f", {self.left_out} images of no class left out" if self.left_out else ""
@@ -207,7 +245,9 @@ class Comparison(Value):
 
     def markdown(self) -> str:
         """Return the table, the summary and the conclusion as Markdown."""
-        return f"{self.table().markdown()}\n\n{self.summary()}\n\n{markdown_text(self.conclusion())}\n"
+        curve = f"\n\n{self.curve_table().markdown()}" if self.curve else ""
+        said = f"{self.summary()}\n\n{markdown_text(self.conclusion())}"
+        return f"{self.table().markdown()}{curve}\n\n{said}\n"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
