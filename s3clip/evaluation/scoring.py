@@ -83,15 +83,15 @@ class _Head(SynonymousSpaceHead):
 
     def __init__(self, problem: Problem, config: HeadConfig) -> None:
         super().__init__(config=config)
-        self._problem = problem
+        self._bias_of_model, self._activation_of_model = problem.logit_bias, problem.activation
 
     @property
     def logit_bias(self) -> float | None:
-        return self._problem.logit_bias
+        return self._bias_of_model
 
     @property
     def activation(self) -> Activation:
-        return self._problem.activation
+        return self._activation_of_model
 
 
 class _Run(NamedTuple):
@@ -234,6 +234,7 @@ def _best(
         name=best.name,
         rival=rival.name,
         place=place,
+        among=len(ordered),
         top1_difference=differences[0],
         recall_difference=differences[1],
     )

@@ -119,6 +119,7 @@ def test_the_comparison_has_learners_and_their_curve(problem, tmp_path):
             ten = asked(learner, head, images, labels, fold, labelled=10).argmax(1) == labels
             assert own[0].top1 == pytest.approx(float(ten.double().mean()))
     assert found.best.name in ("center", "default")  # of what needs no labels
+    assert found.best.among == 2
     assert len(found.curve_table().rows) == 3
     found.save(tmp_path)
     assert Comparison.model_validate_json((tmp_path / "comparison.json").read_text()).curve == found.curve

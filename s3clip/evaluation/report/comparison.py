@@ -105,7 +105,8 @@ class Best(Value):
     Attributes:
         name: of the best; the default where nothing has a better top-1.
         rival: what it is compared with: the default, or the control where that is the best or is missing.
-        place: of the rival among all methods; equals share the better one.
+        place: of the rival; equals share the better one.
+        among: how many methods there are, without those that learn from the labels.
         top1_difference: the best's top-1 minus the rival's. Where the best was chosen for being the best of
             all, its interval holds for all methods at once: the best of many is best by luck too.
         recall_difference: the same for recall.
@@ -114,6 +115,7 @@ class Best(Value):
     name: str
     rival: str
     place: int
+    among: int
     top1_difference: Difference
     recall_difference: Difference
 
@@ -228,19 +230,19 @@ class Comparison(Value):
 
     def conclusion(self) -> str:
         """Return one sentence: which method is best on these images, by how much, and whether by chance."""
-        best, methods = self.best, len(self.scores)
+        best = self.best
         if best is None:
             return f"Only {self.control} was compared."
         said = (
             f"Best on these {self.images} images: {best.name} with {100 * self[best.name].top1:.1f} % top-1, "
-            f"{best.top1_difference} points over {best.rival} (place {best.place} of {methods}; recall "
+            f"{best.top1_difference} points over {best.rival} (place {best.place} of {best.among}; recall "
             f"{best.recall_difference})"
         )
         if best.name == DEFAULT or best.rival not in (DEFAULT, self.control):  # not chosen for being best
             return f"{said}, {'beyond chance' if best.beyond_chance else 'which may be chance'}."
         if best.beyond_chance:
-            return f"{said}, beyond chance, the choice among {methods} methods counted in."
-        luck = f"which may be the luck of the best of {methods} methods"
+            return f"{said}, beyond chance, the choice among {best.among} methods counted in."
+        luck = f"which may be the luck of the best of {best.among} methods"
         return f"{said}, {luck}: no reason to leave {best.rival}."
 
     def markdown(self) -> str:
