@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from s3clip.arguments import LARGEST_SCALE, is_scale
+from s3clip.class_space.examples import Examples, LearnedResidual
 from s3clip.class_space.shares import check_shares
 from s3clip.config import HeadConfig
 from s3clip.space.synonymous_space import SynonymousSpace, build_space
@@ -160,6 +161,7 @@ class ClassSpace:
         fitted_logit_scale: the argument of `fit_embeddings`, which goes before any other scale.
         calibration: how logits become probabilities; None: as the backbone's do.
         class_shares: of the images, in the order of the classes, with a sum of 1; None: nobody said.
+        few_shot: labelled images, or what was learned of them alone; None: there were none.
     """
 
     raw: Tensor
@@ -170,6 +172,7 @@ class ClassSpace:
     fitted_logit_scale: float | None = None
     calibration: Calibration | None = None
     class_shares: tuple[float, ...] | None = None
+    few_shot: Examples | LearnedResidual | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts belong together."""
@@ -194,6 +197,8 @@ class ClassSpace:
             raise ValueError(f"calibration: {len(thresholds)} thresholds for {len(self.classes)} classes")
         if self.class_shares is not None:
             check_shares(self.class_shares, len(self.classes))
+        if self.few_shot is not None:
+            self.few_shot.check(len(self.classes), self.raw.shape[1])
 
     @property
     def class_names(self) -> list[str]:
@@ -245,6 +250,15 @@ class ClassSpace:
         }
         if self.class_shares is not None:  # digests of class spaces without are what they were
             settings["class_shares"] = self.class_shares
+        tensors = [self.raw]
+        if (kept := self.few_shot) is not None:
+            settings["few_shot"] = None if kept.report is None else kept.report.model_dump()
+            if isinstance(kept, Examples):
+                settings["examples"] = (kept.logit_scale, kept.false_accept_rate)
+                tensors += [kept.embeds, kept.labels]
+            else:
+                tensors += [kept.weights, kept.bias]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        digest.update(self.raw.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        for each in tensors:
+            digest.update(each.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()

@@ -55,7 +55,7 @@ def calibrate(
     truth = checked_labels(labels, [each.name for each in head.classes], len(logits))
     fitted = fit_calibration(logits, truth.to(logits.device), head.activation)
     # A rejection fitted before still holds: one threshold for all classes, where a table gives each its own.
-    before = None if head.calibration is None else head.calibration.thresholds
+    before = (head.calibration or head.uncalibrated).thresholds
     if fitted.thresholds is None and before is not None and len(before) == 1:
         fitted = fitted.model_copy(update={"thresholds": before})
     head.calibration = fitted
@@ -90,7 +90,7 @@ def fit_rejection(
     """
     logits = _logits_without_shares(head, images, image_embeds, batch_size)
     threshold = rejection_threshold(logits.amax(-1), false_accept_rate)
-    before = head.calibration or Calibration(activation=head.activation)
+    before = head.calibration or head.uncalibrated
     head.calibration = before.model_copy(update={"thresholds": (threshold,)})
     return head
 
