@@ -10,9 +10,11 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from s3clip.class_space.edits import set_shares
+from s3clip.class_space.edits import set_shares, teach
+from s3clip.class_space.examples import FewShotReport
+from s3clip.class_space.few_shot import learn
 from s3clip.class_space.shares import in_logits, share_offsets
-from s3clip.class_space.state import from_state, to_state
+from s3clip.class_space.state import FEW_SHOT_TENSORS, few_shot_tensors, from_state, to_state
 from s3clip.class_space.value import Activation, Calibration, ClassSpace, FittedClass
 from s3clip.config import HeadConfig
 from s3clip.files.json import checked, parse_json
@@ -20,8 +22,12 @@ from s3clip.space.built import BuiltSpace
 from s3clip.space.folding import FoldedSpace
 from s3clip.space.synonymous_space import SynonymousSpace
 
+_TENSORS = ("text_embeddings", "owners", *FEW_SHOT_TENSORS)
+"""Of a state dict."""
+
 _DROPPED = {
     "calibration": "the calibration was of other classes or settings and is dropped; calibrate() again",
+    "few_shot": "the labelled images were all of classes that are gone, and are dropped",
     "class_shares": "the class shares were of other classes and are dropped; set_class_shares() again",
 }
 """What is said where a change takes a field of the class space away."""
@@ -59,6 +65,10 @@ class FittedSpace(nn.Module):
         self.built = built or BuiltSpace(
             value.build(), config.metric, config.metric_options, raw=value.raw, fused=fused
         )
+        if value.few_shot is not None and built is None:
+            kept, residual = learn(value.few_shot, self.built)
+            value = replace(value, few_shot=kept)
+            self.built.add_residual(residual)
         shares = value.class_shares
         offsets = None if shares is None else share_offsets(shares).to(precise).to(value.raw.device)
         self.register_buffer("share_offsets", offsets, persistent=False)
@@ -179,6 +189,16 @@ class ClassSpaceModule(nn.Module):
         return self
 
     @property
+    def few_shot(self) -> FewShotReport | None:
+        """What labelled images gained, and how many there are of each class; None without."""
+        kept = None if self._fitted is None else self._fitted.value.few_shot
+        return None if kept is None else kept.report
+
+    def forget_examples(self) -> Self:
+        """Take out labelled images and what was learned of them: logits are those of the words again."""
+        return self._take(teach(self._value(), None))
+
+    @property
     def activation(self) -> Activation:
         """How logits become probabilities, as far as the class space knows; else "softmax"."""
         return self._known_activation()
@@ -189,9 +209,25 @@ class ClassSpaceModule(nn.Module):
 
         It is of the logits as they are: thresholds, kept for logits without the shares of classes, are moved.
         """
-        calibration = self.calibration or Calibration(activation=self.activation)
+        calibration = self.calibration or self.uncalibrated
         offsets = self.share_offsets
         return calibration if offsets is None else calibration.shifted(offsets)
+
+    @property
+    def uncalibrated(self) -> Calibration:
+        """What probabilities are without a calibration: the model's own.
+
+        Where labelled images show none of the classes, with the threshold of logits that they ask for.
+        """
+        report = self.few_shot
+        threshold = None if report is None else report.threshold
+        bias = self._bias()
+        least = None if threshold is None else (threshold + (0.0 if bias is None else float(bias)),)
+        return Calibration(activation=self.activation, thresholds=least)
+
+    def _bias(self) -> Tensor | float | None:
+        """What is added to the logits, as far as the class space knows."""
+        return None if self._fitted is None else self._fitted.known_bias
 
     @property
     def share_offsets(self) -> Tensor | None:
@@ -217,14 +253,14 @@ class ClassSpaceModule(nn.Module):
         if state.dtype != torch.uint8 or state.ndim != 1:
             raise ValueError(f"state_dict: expected bytes of JSON, got {tuple(state.shape)} {state.dtype}")
         content = parse_json(bytes(state.cpu().numpy().data), "state_dict")
-        raw, owners = self.__dict__.pop("_loading", (None, None))
+        raw, owners, *few_shot = self.__dict__.pop("_loading", (None,) * len(_TENSORS))
         if (raw is None) != (owners is None):
             raise ValueError("state_dict: text_embeddings and owners belong together, and one is missing")
         if raw is None:
             config = checked(content, _Unfitted, "state_dict").config
             self._unfitted_config, self._fitted = config, None
             return
-        space = from_state(content, raw, owners)
+        space = from_state(content, raw, owners, dict(zip(FEW_SHOT_TENSORS, few_shot, strict=True)))
         if self._fitted is not None and space.class_names != self.class_names:
             raise ValueError(
                 f"state_dict: it holds {len(space.classes)} classes {space.class_names[:3]}, this head is "
@@ -237,6 +273,8 @@ class ClassSpaceModule(nn.Module):
             raw, owners = self._fitted.built.raw, self._fitted.built.owners
             destination[f"{prefix}text_embeddings"] = raw if keep_vars else raw.detach()
             destination[f"{prefix}owners"] = owners if keep_vars else owners.detach()
+            for name, part in few_shot_tensors(self._fitted.value.few_shot).items():
+                destination[f"{prefix}{name}"] = part
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(
@@ -249,7 +287,7 @@ class ClassSpaceModule(nn.Module):
         unexpected: Any,
         errors: Any,
     ) -> None:
-        names = [f"{prefix}text_embeddings", f"{prefix}owners"]
+        names = [f"{prefix}{name}" for name in _TENSORS]
         self._loading = tuple(state_dict.get(name) for name in names)
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
         self.__dict__.pop("_loading", None)  # still there where the state dict has no extra state

@@ -30,6 +30,10 @@ class AnsweringHead(AdaptableHead, Protocol):
         """How common the classes are, where somebody said so."""
 
     @property
+    def uncalibrated(self) -> Calibration:
+        """What that is without a calibration."""
+
+    @property
     def current_calibration(self) -> Calibration:
         """How its logits become probabilities."""
 
@@ -93,6 +97,36 @@ def embedded_batches(
         else:
             embeds = adapter.encode(opened)
         yield _scored(head, readable, embeds, start, adapter)
+
+
+@torch.no_grad()
+def embeddings(
+    head: AnsweringHead, images: Any, image_embeds: Tensor | None, batch_size: int
+) -> Iterator[Tensor]:
+    """Yield (b, dim) embeddings of length one, of images or of embeddings computed before.
+
+    Args and errors: as for `embedded_batches`.
+    """
+    for start, embeds in _embedded(head, images, image_embeds, batch_size):
+        check_embeds(embeds, start)
+        yield head.folded.unit_embeds(embeds)
+
+
+def _embedded(
+    head: AnsweringHead, images: Any, image_embeds: Tensor | None, batch_size: int
+) -> Iterator[tuple[int, Tensor]]:
+    if (images is None) == (image_embeds is None):
+        got = "neither" if images is None else "both"
+        raise ValueError(f"images, image_embeds: expected exactly one of the two, got {got}")
+    batch_size = whole_number(batch_size, "batch_size")
+    if image_embeds is not None:
+        for number, chunk in enumerate(as_embeds(image_embeds).to(head.space.raw.device).split(batch_size)):
+            yield number * batch_size, chunk
+    elif head.backbone is None:
+        raise ValueError("images: this head has no backbone; give image_embeds=")
+    else:
+        for start, _, opened in opened_batches(images, batch_size, False):
+            yield start, head.backbone.encode_images(**head.backbone.preprocess(opened))
 
 
 @torch.no_grad()

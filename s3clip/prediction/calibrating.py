@@ -68,7 +68,7 @@ def calibrate(
         raise ValueError("coverage: expected labels of one class an image, got a table; leave coverage out")
     fitted = fit_calibration(logits, truth, head.activation)
     # A rejection fitted before still holds: one threshold for all classes, where a table gives each its own.
-    before = None if head.calibration is None else head.calibration.thresholds
+    before = (head.calibration or head.uncalibrated).thresholds
     if fitted.thresholds is None and before is not None and len(before) == 1:
         fitted = fitted.model_copy(update={"thresholds": before})
     if coverage is not None:
@@ -122,7 +122,7 @@ def fit_rejection(
     """
     logits = _without_shares(head, all_logits(head, images, image_embeds, batch_size)[0])
     threshold = rejection_threshold(logits.amax(-1), false_accept_rate)
-    before = head.calibration or Calibration(activation=head.activation)
+    before = head.calibration or head.uncalibrated
     head.calibration = before.without_sets().model_copy(update={"thresholds": (threshold,)})
     if before.coverage is not None:
         warnings.warn(
