@@ -426,7 +426,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
     def _encoded(
         self, synonyms: SynonymSet, templates: Sequence[str], *, adding: bool, **encoding: Any
     ) -> tuple[tuple[FittedClass, ...], Tensor]:
-        texts = synonyms.texts(templates)
+        texts = synonyms.texts(templates, self.config.points)
         raw = encode_texts(self._text_backbone(adding), texts, **encoding)
         return spaces.named_classes(synonyms, texts), raw
 

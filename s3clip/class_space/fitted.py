@@ -16,7 +16,7 @@ from s3clip.class_space.few_shot import learn
 from s3clip.class_space.shares import in_logits, share_offsets
 from s3clip.class_space.state import FEW_SHOT_TENSORS, few_shot_tensors, from_state, to_state
 from s3clip.class_space.value import Activation, Calibration, ClassSpace, FittedClass
-from s3clip.config import HeadConfig
+from s3clip.config import HeadConfig, SavedConfig
 from s3clip.files.json import checked, parse_json
 from s3clip.space.built import BuiltSpace
 from s3clip.space.folding import FoldedSpace
@@ -34,7 +34,7 @@ _DROPPED = {
 
 
 class _Unfitted(BaseModel):
-    config: HeadConfig
+    config: SavedConfig
 
 
 class FittedSpace(nn.Module):

@@ -40,6 +40,7 @@ def _text(text: str) -> str:
 Name = Annotated[str, AfterValidator(_named)]
 """A name that can be shown; see `s3clip.texts.labels`."""
 
+_Text = Annotated[str, AfterValidator(_text)]
 _Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
@@ -49,6 +50,8 @@ class FittedClass(BaseModel):
     Attributes:
         name: its name; names may repeat, classes are positions.
         texts: what each of its rows stands for; None where only embeddings were given.
+        variants: what else is in the mean of each row: a concept's name with each descriptor; None where no
+            row has more than its text.
         rows: how many rows it has.
         id: the synonym file's id.
     """
@@ -58,7 +61,15 @@ class FittedClass(BaseModel):
     name: Name
     id: _Number | Name | None = None
     rows: int = Field(ge=1)
-    texts: list[Annotated[str, AfterValidator(_text)]] | None = None
+    texts: list[_Text] | None = None
+    variants: list[list[_Text]] | None = None
+
+    @model_validator(mode="after")
+    def _agreeing(self) -> "FittedClass":
+        for argument, own in (("texts", self.texts), ("variants", self.variants)):
+            if own is not None and len(own) != self.rows:
+                raise ValueError(f"class {self.name!r}: {len(own)} {argument} for {self.rows} rows")
+        return self
 
 
 TEMPERATURES = (1e-6, 1e6)
