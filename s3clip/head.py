@@ -393,7 +393,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
         return fitted.built.folded.unit_embeds(image_embeds)
 
     def _logits(self, scores: Tensor, embeds: Tensor, classes: Tensor | None = None) -> Tensor:
-        """Return logits: those of the space, what labelled images add, and the shares of classes, in order."""
+        """Return logits: those of the space, then what labelled images add, then the shares of classes."""
         logits: Tensor = scores * self._scale()
         residual, shares = self._checked().built.residual(embeds, classes), self.share_offsets
         shares = shares if shares is None or classes is None else shares[classes]

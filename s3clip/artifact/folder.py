@@ -31,9 +31,11 @@ from s3clip.class_space import (
     BackboneReference,
     Calibration,
     ClassSpace,
+    Examples,
+    FewShotReport,
     FittedClass,
+    LearnedResidual,
 )
-from s3clip.class_space.examples import FewShotReport
 from s3clip.class_space.shares import check_shares
 from s3clip.class_space.state import (
     FEW_SHOT_TENSORS,
@@ -262,15 +264,9 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
         raise _broken(space_path, "owners do not agree with the classes of config.json")
     numbers = _take_numbers(tensors, space_path)
     fingerprint = _take_fingerprint(tensors, raw.shape[1], space_path)
-    taught = {name: tensors.pop(name, None) for name in FEW_SHOT_TENSORS}
+    few_shot = _take_few_shot(config, tensors, raw.shape[1], space_path)
     if tensors:
         raise _broken(space_path, f"unknown tensors {sorted(tensors)}")
-    try:
-        few_shot = few_shot_of(config.few_shot, config.examples, taught)
-        if few_shot is not None:
-            few_shot.check(len(config.classes), raw.shape[1])
-    except ValueError as error:
-        raise _broken(space_path, str(error)) from None
     return ClassSpace(
         raw=raw,
         classes=tuple(config.classes),
@@ -311,6 +307,19 @@ def _take_numbers(tensors: dict[str, Tensor], path: Path) -> dict[str, float | N
         if abs(number) > LARGEST_BIAS:
             raise _broken(path, f"{name}: expected at most {LARGEST_BIAS:g}, got {number}")
     return numbers
+
+
+def _take_few_shot(
+    config: _ConfigFile, tensors: dict[str, Tensor], dim: int, path: Path
+) -> Examples | LearnedResidual | None:
+    taught = {name: tensors.pop(name, None) for name in FEW_SHOT_TENSORS}
+    try:
+        found = few_shot_of(config.few_shot, config.examples, taught)
+        if found is not None:
+            found.check(len(config.classes), dim)
+    except ValueError as error:
+        raise _broken(path, str(error)) from None
+    return found
 
 
 def _take_fingerprint(tensors: dict[str, Tensor], dim: int, path: Path) -> dict[str, Tensor]:

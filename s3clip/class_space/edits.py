@@ -207,8 +207,9 @@ def _unchosen(space: ClassSpace, verb: str, position: dict[int, int] | None = No
     kept = space.few_shot
     if isinstance(kept, LearnedResidual):
         raise ValueError(
-            f"{verb}: what labelled images added was saved without them (examples=False), and stands for these "
-            f"classes and settings alone; load a head that keeps them, or call head.forget_examples() first"
+            f"{verb}: what labelled images added was saved without them (examples=False), and stands for "
+            f"these classes and settings alone; load a head that keeps them, or call head.forget_examples() "
+            f"first"
         )
     if kept is None or position is None:
         return kept and replace(kept, report=None)

@@ -1,4 +1,4 @@
-"""Labelled images in a class space: as they are kept, or what was learned of them alone; and what they gained."""
+"""Labelled images in a class space: as they are kept, or what was learned of them; and what they gained."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -71,7 +71,7 @@ class Examples:
     report: FewShotReport | None = None
 
     def check(self, classes: int, dim: int) -> None:
-        """Raise ValueError where it is not that of so many classes and dimensions, or holds what is no image."""
+        """Raise ValueError where they are not of so many classes and dimensions, or hold what is no image."""
         count = len(self.labels) if self.labels.ndim == 1 else -1
         if self.embeds.shape != (count, dim) or self.embeds.dtype != torch.float16 or not count:
             raise ValueError(

@@ -285,13 +285,13 @@ class ClassSpace:
         if self.class_shares is not None:
             settings["class_shares"] = self.class_shares
         tensors = [self.raw]
-        if (kept := self.few_shot) is not None:
-            settings["few_shot"] = None if kept.report is None else kept.report.model_dump()
-            if isinstance(kept, Examples):
-                settings["examples"] = (kept.logit_scale, kept.false_accept_rate)
-                tensors += [kept.embeds, kept.labels]
+        if (taught := self.few_shot) is not None:
+            settings["few_shot"] = None if taught.report is None else taught.report.model_dump()
+            if isinstance(taught, Examples):
+                settings["examples"] = (taught.logit_scale, taught.false_accept_rate)
+                tensors += [taught.embeds, taught.labels]
             else:
-                tensors += [kept.weights, kept.bias]
+                tensors += [taught.weights, taught.bias]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for each in tensors:
             digest.update(each.detach().cpu().contiguous().view(torch.uint8).numpy().data)

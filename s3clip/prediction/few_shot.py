@@ -16,7 +16,7 @@ from s3clip.prediction.batches import AnsweringHead, as_embeds, check_embeds, em
 from s3clip.prediction.class_labels import class_positions
 
 MOST_NUMBERS = 2**26
-"""Of images x the wider of classes and dimensions, half a gigabyte in float64: of more images, some are taken."""
+"""Images x the wider of classes and dimensions: half a gigabyte in float64; of more images, some are taken."""
 
 
 class TeachableHead(AnsweringHead, Protocol):
@@ -76,8 +76,8 @@ def fit_few_shot(
     before = space.few_shot
     if add and before is not None and not isinstance(before, Examples):
         raise ValueError(
-            "add: this head was saved without its labelled images (examples=False), so that none can be added; "
-            "give all of them with add=False"
+            "add: this head was saved without its labelled images (examples=False), so that none can be "
+            "added; give all of them with add=False"
         )
     taken = _spread(positions, MOST_NUMBERS // max(len(head.classes), space.raw.shape[1]))
     embeds = _embedded(head, images, image_embeds, taken, len(positions), batch_size)
@@ -119,8 +119,8 @@ def _spread(labels: Tensor, most: int) -> Tensor:
     if len(labels) <= most:
         return torch.arange(len(labels))
     warnings.warn(
-        f"labels: of {len(labels)} images {most} are used, the first ones of every class; more would not fit in "
-        f"memory, and add little",
+        f"labels: of {len(labels)} images {most} are used, the first ones of every class; more would not fit "
+        f"in memory, and add little",
         stacklevel=3,
     )
     by_class = labels.argsort(stable=True)
@@ -175,8 +175,8 @@ def _distinct(examples: Examples, taken: Tensor) -> Examples:
     if bool((other := labels != labels[first]).any()):
         again = int(other.nonzero()[0])
         raise ValueError(
-            f"labels: image {int(taken[again])} is image {int(taken[first[again]])} again, with another label; "
-            f"give each image once"
+            f"labels: image {int(taken[again])} is image {int(taken[first[again]])} again, with another "
+            f"label; give each image once"
         )
     kept = (first == torch.arange(len(first))).to(examples.embeds.device)
     return replace(examples, embeds=examples.embeds[kept], labels=examples.labels[kept])

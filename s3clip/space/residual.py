@@ -1,4 +1,4 @@
-"""What labelled images add to the logits: a linear residual of the image embedding, the space being its prior.
+"""What labelled images add to the logits: a linear residual of the embedding, the space being its prior.
 
 With v a unit embedding, m the mean of the labelled ones and r their root mean square distance from it, logits
 become those of the space plus W (v - m) / r, and W is what makes

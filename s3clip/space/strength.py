@@ -1,9 +1,9 @@
-"""How strongly to hold on to the space: chosen by cross-validation on the labelled images, "as it is" among all.
+"""How strongly to hold on to the space: chosen by cross-validation, "as it is" being one of the choices.
 
-Each image is scored by residuals that were learned without it. A strength counts where it lowers the log-loss
-of these images by more than chance (one standard error of the paired differences), and lowers neither accuracy
-nor mean recall by more than chance. Of those that count, the best one is taken or, where that is no better
-beyond half a standard error, a stronger one. Where none counts the space stays as it is.
+Each labelled image is scored by residuals that were learned without it. A strength counts where it lowers
+the log-loss of these images by more than chance (one standard error of the paired differences), and lowers
+neither accuracy nor mean recall by more than chance. Of those that count, the best one is taken or, where
+that is no better beyond half a standard error, a stronger one. Where none counts the space stays as it is.
 
 Log-loss decides, since of a hundred images accuracy changes on a few. Recall is the mean over classes; of
 classes that were not seen nothing is known, and they count as the classes do that were seen least (of one
@@ -19,8 +19,10 @@ from torch import Tensor
 
 from s3clip.space.residual import Basis, fit, log_prior
 
-STRENGTHS = (200.0, 60.0, 20.0, 6.0)
+STRENGTHS = (250.0, 80.0, 30.0, 10.0)
 """Divided by the number of images: with few of them, the space is held on to."""
+WEAKEST, ENOUGH_A_CLASS = 2.5, 20
+"""One more, where the classes that were seen have so many images each, on average."""
 FOLDS = 10
 ENOUGH = 2000
 """Images that are asked; of more, some folds alone are computed."""
@@ -118,7 +120,7 @@ def ask(found: Basis, logits: Tensor, labels: Tensor, groups: Tensor, strengths:
 
 def chosen(asked: Asked, classes: int) -> int | None:
     """Return which strength is taken, by position; None: none. Args: classes: how many there are."""
-    if len(asked.labels) < 2:
+    if len(asked.labels) < FOLDS:  # fewer show nothing beyond chance
         return None
     mean, error = _mean_and_error(asked.gains)
     change = asked.after - asked.before[:, None]
@@ -146,7 +148,9 @@ def choose(found: Basis, logits: Tensor, labels: Tensor, groups: Tensor) -> Choi
         The choice. What it gains is estimated fold by fold: with the strength that the other folds choose, so
         that choosing the best of several adds nothing to it.
     """
-    strengths = [each / len(labels) for each in STRENGTHS]
+    a_class = len(labels) / len(labels.unique())
+    counted = (*STRENGTHS, WEAKEST) if a_class >= ENOUGH_A_CLASS else STRENGTHS
+    strengths = [each / len(labels) for each in counted]
     asked = ask(found, logits, labels, groups, strengths)
     position, classes = chosen(asked, logits.shape[1]), logits.shape[1]
     after = asked.before.clone()
@@ -158,16 +162,17 @@ def choose(found: Basis, logits: Tensor, labels: Tensor, groups: Tensor) -> Choi
             after[out] = asked.after[out, position if own is None else own]
     return Choice(
         None if position is None else strengths[position],
-        _estimate(asked.before, after, _of_images(asked.labels)),
-        _estimate(asked.before, after, _of_classes(asked.labels, None)),
+        *(
+            _estimate(asked.before, after, weights, changed=position is not None)
+            for weights in (_of_images(asked.labels), _of_classes(asked.labels, None))
+        ),
     )
 
 
-def _estimate(before: Tensor, after: Tensor, weights: Tensor) -> Estimate:
+def _estimate(before: Tensor, after: Tensor, weights: Tensor, *, changed: bool) -> Estimate:
+    if not changed:
+        return Estimate(float(weights @ before), 0.0, 0.0, 0.0)
     change = after - before
-    if not bool(change.any()):
-        share = float(weights @ before) if len(before) else 0.0
-        return Estimate(share, 0.0, 0.0, 0.0)
     gain = float(weights @ change)
     # As if one image more had been mended and one been spoilt (after Agresti and Min 2005).
     spread = float((weights.square() * change.square()).sum() + 2 * weights.square().mean())
