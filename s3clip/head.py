@@ -17,17 +17,12 @@ from s3clip.artifact.opening import open_artifact, open_text_tower
 from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.encoding import encode_texts
 from s3clip.backbone.identity import check_fingerprint
-from s3clip.class_space import (
-    Activation,
-    BackboneFacts,
-    BackboneReference,
-    ClassSpace,
-    FittedClass,
-)
+from s3clip.class_space import Activation, BackboneFacts, BackboneReference, ClassSpace, FittedClass
 from s3clip.class_space.fitted import ClassSpaceModule
 from s3clip.config import HeadConfig
 from s3clip.prediction.answers import predict, predict_proba
 from s3clip.prediction.calibrating import calibrate, fit_rejection
+from s3clip.prediction.conformal import predict_sets
 from s3clip.prediction.few_shot import fit_few_shot
 from s3clip.prediction.linear_weights import to_linear
 from s3clip.prediction.top_classes import TopClasses, top_classes
@@ -241,7 +236,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
         """How logits become probabilities: "sigmoid" where the family was trained so, else "softmax"."""
         if self.backbone is not None:
             return self.backbone.activation
-        return super().activation
+        return self._known_activation()  # compilers cannot read super().activation
 
     def fingerprint(self) -> dict[str, Tensor]:
         """Return the backbone's embeddings of fixed inputs: see `s3clip.backbone.identity`.
@@ -310,6 +305,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
 
     predict = predict
     predict_proba = predict_proba
+    predict_sets = predict_sets
     segment = segment
     to_linear = to_linear
 
@@ -430,7 +426,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
     def _encoded(
         self, synonyms: SynonymSet, templates: Sequence[str], *, adding: bool, **encoding: Any
     ) -> tuple[tuple[FittedClass, ...], Tensor]:
-        texts = synonyms.texts(templates)
+        texts = synonyms.texts(templates, self.config.points)
         raw = encode_texts(self._text_backbone(adding), texts, **encoding)
         return spaces.named_classes(synonyms, texts), raw
 

@@ -45,7 +45,7 @@ from s3clip.class_space.state import (
     few_shot_tensors,
 )
 from s3clip.class_space.value import LARGEST_BIAS, Name
-from s3clip.config import HeadConfig
+from s3clip.config import SavedConfig
 from s3clip.files.addresses import regular_file
 from s3clip.files.hub import is_hub_name
 from s3clip.files.json import checked, parse_json, read_json
@@ -71,7 +71,7 @@ class _ConfigFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal["s3clip-space/1", "s3clip-space/2", "s3clip-space/3"] = FORMAT
-    head: HeadConfig
+    head: SavedConfig
     backbone: BackboneReference | None
     activation: Activation
     templates: list[Name] | None
@@ -262,9 +262,6 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
     counts = torch.tensor([fitted.rows for fitted in config.classes])
     if not torch.equal(owners, torch.repeat_interleave(torch.arange(len(counts)), counts)):
         raise _broken(space_path, "owners do not agree with the classes of config.json")
-    for fitted in config.classes:
-        if fitted.texts is not None and len(fitted.texts) != fitted.rows:
-            raise _broken(path, f"class {fitted.name!r}: {len(fitted.texts)} texts for {fitted.rows} rows")
     numbers = _take_numbers(tensors, space_path)
     fingerprint = _take_fingerprint(tensors, raw.shape[1], space_path)
     few_shot = _take_few_shot(config, tensors, raw.shape[1], space_path)

@@ -129,6 +129,7 @@ def merge(space: ClassSpace, other: ClassSpace) -> ClassSpace:
     check_fingerprint(own, others, "other")
     for argument, mine, its in (
         ("templates", space.templates, other.templates),
+        ("points", *(None if each.templates is None else each.config.points for each in (space, other))),
         ("logit_scale", space.fitted_logit_scale, other.fitted_logit_scale),
     ):
         if mine != its:
@@ -145,9 +146,14 @@ def reconfigure(space: ClassSpace, **changes: Any) -> ClassSpace:
     A `logit_scale` takes the place of the one of `fit_embeddings`: the later word counts.
 
     Raises:
-        ValueError: an unknown setting, or a value that is not allowed.
+        ValueError: an unknown setting, a value that is not allowed, or other points than those there are.
     """
     config = space.config.replaced(**changes)
+    if config.points != space.config.points:
+        raise ValueError(
+            f"points: what is kept are embeddings of {space.config.points}, from which those of "
+            f"{config.points} cannot be had; fit again with HeadConfig(points={config.points!r})"
+        )
     scale = None if changes.get("logit_scale") is not None else space.fitted_logit_scale
     changed = replace(space, config=config, fitted_logit_scale=scale)
     # Of the scale it counts what it is, not where it stands.
@@ -224,7 +230,9 @@ def set_shares(space: ClassSpace, shares: Mapping[int | str, float] | None) -> C
             share below `SMALLEST_SHARE`, or shares that do not add up to 1 or leave nothing for the rest.
     """
     resolved = None if shares is None else _resolved(space.class_names, shares)
-    return replace(space, class_shares=resolved)
+    # Sets of labels were chosen by probabilities that are others now; all else is of logits without shares.
+    calibration = None if space.calibration is None else space.calibration.without_sets()
+    return replace(space, class_shares=resolved, calibration=calibration)
 
 
 def _resolved(class_names: Sequence[str], given: Mapping[int | str, float]) -> tuple[float, ...]:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from s3clip.class_space.edits import set_shares, teach
 from s3clip.class_space.examples import FewShotReport
 from s3clip.class_space.few_shot import learn
-from s3clip.class_space.shares import share_offsets
+from s3clip.class_space.shares import in_logits, share_offsets
 from s3clip.class_space.state import FEW_SHOT_TENSORS, few_shot_tensors, from_state, to_state
 from s3clip.class_space.value import Activation, Calibration, ClassSpace, FittedClass
-from s3clip.config import HeadConfig
+from s3clip.config import HeadConfig, SavedConfig
 from s3clip.files.json import checked, parse_json
 from s3clip.space.built import BuiltSpace
 from s3clip.space.folding import FoldedSpace
@@ -34,7 +34,7 @@ _DROPPED = {
 
 
 class _Unfitted(BaseModel):
-    config: HeadConfig
+    config: SavedConfig
 
 
 class FittedSpace(nn.Module):
@@ -181,6 +181,11 @@ class ClassSpaceModule(nn.Module):
         fitted = self._checked()
         value = set_shares(fitted.value, shares)
         self._fitted = FittedSpace(value, built=fitted.built).train(self.training)
+        if value.calibration != fitted.value.calibration:
+            warnings.warn(
+                "the coverage was of other class shares and is dropped; calibrate(coverage=) again",
+                stacklevel=2,
+            )
         return self
 
     @property
@@ -196,8 +201,7 @@ class ClassSpaceModule(nn.Module):
     @property
     def activation(self) -> Activation:
         """How logits become probabilities, as far as the class space knows; else "softmax"."""
-        facts = None if self._fitted is None else self._fitted.value.backbone
-        return "softmax" if facts is None else facts.activation
+        return self._known_activation()
 
     @property
     def current_calibration(self) -> Calibration:
@@ -234,7 +238,7 @@ class ClassSpaceModule(nn.Module):
         known = self.calibration
         activation = self.activation if known is None else known.activation
         temperature = 1.0 if known is None else known.temperature
-        return offsets[0 if activation == "softmax" else 1] * temperature
+        return in_logits(offsets, activation, temperature)
 
     def get_extra_state(self) -> Tensor:
         """Return what a state dict holds besides tensors, names, texts and settings, as the bytes of JSON."""
@@ -288,6 +292,10 @@ class ClassSpaceModule(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
         self.__dict__.pop("_loading", None)  # still there where the state dict has no extra state
         unexpected[:] = [key for key in unexpected if key not in names]
+
+    def _known_activation(self) -> Activation:
+        facts = None if self._fitted is None else self._fitted.value.backbone
+        return "softmax" if facts is None else facts.activation
 
     def _value(self) -> ClassSpace:
         return self._checked().value

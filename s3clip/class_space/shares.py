@@ -24,6 +24,11 @@ def check_shares(shares: Sequence[float], classes: int) -> None:
         raise ValueError(f"class_shares: expected a sum of 1, got {math.fsum(shares)}")
 
 
+def in_logits(offsets: Tensor, activation: str, temperature: float) -> Tensor:
+    """Return those (classes,) of the (2, classes) `share_offsets` that logits of a temperature are given."""
+    return offsets[0 if activation == "softmax" else 1] * temperature
+
+
 def share_offsets(shares: Sequence[float]) -> Tensor:
     """Return what shares add to logits, in units of the temperature: (2, classes) in float64.
 

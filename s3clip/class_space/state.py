@@ -18,7 +18,7 @@ from s3clip.class_space.value import (
     FittedClass,
     Name,
 )
-from s3clip.config import HeadConfig
+from s3clip.config import SavedConfig
 from s3clip.files.json import checked
 
 
@@ -108,7 +108,7 @@ class _State(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     classes: list[FittedClass]
-    config: HeadConfig
+    config: SavedConfig
     templates: list[Name] | None
     fitted_logit_scale: float | None
     calibration: Calibration | None
