@@ -33,6 +33,7 @@ from s3clip.class_space import (
     ClassSpace,
     FittedClass,
 )
+from s3clip.class_space.shares import check_shares
 from s3clip.class_space.value import LARGEST_BIAS, Name
 from s3clip.config import SavedConfig
 from s3clip.files.addresses import regular_file
@@ -65,6 +66,7 @@ class _ConfigFile(BaseModel):
     activation: Activation
     templates: list[Name] | None
     calibration: Calibration | None = None
+    class_shares: list[float] | None = None
     space_file: str
     space_sha256: str
     classes: list[FittedClass]
@@ -105,6 +107,7 @@ def save_artifact(folder: str | os.PathLike[str], space: ClassSpace) -> Path:
         activation="softmax" if backbone is None else backbone.activation,
         templates=None if space.templates is None else list(space.templates),
         calibration=space.calibration,
+        class_shares=None if space.class_shares is None else list(space.class_shares),
         space_file="",
         space_sha256="",
         classes=list(space.classes),
@@ -216,6 +219,11 @@ def _read_config(path: Path) -> tuple[_ConfigFile, str]:
     thresholds = None if config.calibration is None else config.calibration.thresholds
     if thresholds is not None and len(thresholds) not in (1, len(config.classes)):
         raise _broken(path, f"calibration: {len(thresholds)} thresholds for {len(config.classes)} classes")
+    if config.class_shares is not None:
+        try:
+            check_shares(config.class_shares, len(config.classes))
+        except ValueError as error:
+            raise _broken(path, str(error)) from None
     return config, config_digest(content)
 
 
@@ -252,6 +260,7 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
         backbone=_backbone_facts(config, numbers, fingerprint, space_path),
         fitted_logit_scale=numbers["fitted_logit_scale"],
         calibration=config.calibration,
+        class_shares=None if config.class_shares is None else tuple(config.class_shares),
     )
 
 
