@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from s3clip.cli.common import Device, Views, head_config, keep_inputs
+from s3clip.cli.common import AllowAddresses, Device, Views, head_config, keep_inputs
 from s3clip.printing import say
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def compare(
         ),
     ] = None,
     views: Views = 64,
+    allow_addresses: AllowAddresses = None,
     learn: Annotated[
         list[str] | None,
         typer.Option(
@@ -135,7 +136,9 @@ def compare(
     if given is not None:
         truth, scored["image_embeds"] = given.labels[:limit], given.images[:limit]
     else:
-        files, named = labelled_images(images, labels, file_column, label_column)
+        files, named = labelled_images(
+            images, labels, file_column, label_column, allow_addresses=allow_addresses or ()
+        )
         truth, scored["images"] = named[:limit], files[:limit]
         inputs += files
     keep_inputs(inputs, places)

@@ -211,7 +211,7 @@ def _encode_images(model: Backbone, images: list[Any], batch_size: int, views: V
     chunks = []
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
-            opened = [open_image(image) for image in images[start : start + batch_size]]
+            opened = (open_image(image) for image in images[start : start + batch_size])
             if views is None:
                 chunks.append(model.encode_images(**model.preprocess(opened)))
             else:
