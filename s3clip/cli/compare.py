@@ -76,8 +76,8 @@ def compare(
     learn: Annotated[
         list[str] | None,
         typer.Option(
-            help="Compare what learns from the labels too, on images that it did not see: logistic, "
-            "class_means or tip_adapter; several times for more."
+            help="Compare what learns from the labels too, on images that it did not see: "
+            "few_shot, and beside it logistic, class_means or tip_adapter; several times for more."
         ),
     ] = None,
     words: Annotated[
