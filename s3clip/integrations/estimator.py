@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d, validate_data
 
+from s3clip.arguments import plain
 from s3clip.config import HeadConfig
 from s3clip.head import SynonymousSpaceHead
 
@@ -89,7 +90,7 @@ class SynonymousSpaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
             image_labels = column_or_1d(image_labels)
             place = np.searchsorted(self.classes_, image_labels).clip(max=len(self.classes_) - 1)
             if (unknown := self.classes_[place] != image_labels).any():
-                raise ValueError(f"image_labels: {image_labels[unknown][0]!r} is no class of y")
+                raise ValueError(f"image_labels: {plain(image_labels[unknown][0])!r} is no class of y")
             head.fit_few_shot(image_embeds=torch.tensor(images), labels=place, batch_size=1024)
         self.head_ = head.eval()
         return self

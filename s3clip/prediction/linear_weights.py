@@ -22,8 +22,8 @@ def to_linear(head: AnsweringHead, *, bias: bool = False) -> Tensor | tuple[Tens
 
     Returns:
         (dim, classes), as open_clip's `build_zero_shot_classifier` gives it: the logits are `logit_scale`
-        times `features @ classifier` for unit features, plus the bias of a sigmoid family. With `bias` a pair:
-        these, and (classes,) what is added to that product.
+        times `features @ classifier` for unit features, plus the bias of a sigmoid family. With `bias` a
+        pair: these, and (classes,) what is added to that product.
 
     Raises:
         ValueError: not fitted, a metric that is not one vector a class, or, without `bias`, labelled images

@@ -148,7 +148,7 @@ def journal(base: Path) -> Case:
 
 
 def _head(base: Path, taught: str = "") -> Any:
-    """Save a class space, with labelled images ("examples"), or with what was learned of some ("residual")."""
+    """Save a class space, with labelled images ("examples") or what was learned of some ("residual")."""
     import torch
 
     from s3clip.artifact.folder import load_artifact, save_artifact
@@ -548,6 +548,7 @@ TARGETS = {
     "journal": Target(journal),
     "artifact": Target(artifact),
     "artifact-mended": Target(artifact_mended),
+    "artifact-residual": Target(lambda base: artifact_mended(base, "residual")),
     "state-dict": Target(state_dict),
     "tar": Target(tar),
     "arrays": Target(arrays),
