@@ -70,9 +70,8 @@ def inspect(
     for r in reports:
         scale = f"ε = {r.scale:.4f}" if math.isfinite(r.scale) else "ε = ∞"
         seen = "" if fitted.few_shot is None else f", {fitted.few_shot.seen[r.index]} labelled images"
-        say(
-            f"{r.index} {r.name}: {r.count('kept')} of {len(r.texts)} {fitted.config.points} kept, {scale}{seen}"
-        )
+        kept = f"{r.count('kept')} of {len(r.texts)} {fitted.config.points} kept"
+        say(f"{r.index} {r.name}: {kept}, {scale}{seen}")
         if r.death_times:
             say("  death times: " + " ".join(f"{death:.4f}" for death in r.death_times))
         for t in r.texts:
