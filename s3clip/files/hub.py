@@ -131,6 +131,7 @@ def stands_in_cache(
         hub: `token` and `cache_dir`; what else there is has no meaning here.
 
     Raises:
+        EntryNotFoundError: it has no config.json, and so is of another kind.
         FileNotFoundError: there is no such model, or no access to it.
         ConnectionError: the Hub cannot be reached, and the cache has nothing.
     """
@@ -144,7 +145,7 @@ def stands_in_cache(
     except (RevisionNotFoundError, HFValidationError, LocalEntryNotFoundError):
         return False  # transformers says it
     except EntryNotFoundError:
-        return False  # of another kind than those with a config.json
+        raise
     except HfHubHTTPError as error:
         raise FileNotFoundError(
             f"name: no model {name!r} on the Hub that can be read ({_reason(error)}); check how it is spelt, "
