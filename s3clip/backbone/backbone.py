@@ -140,7 +140,8 @@ class Backbone(nn.Module):
         place = {key: value for key, value in (("dtype", dtype), ("device", device)) if value is not None}
         try:
             loaded = load(name, revision, place, text_tower, **kwargs)
-            backbone = cls(loaded.model, loaded.processor, name=loaded.name, revision=loaded.revision)
+            backbone = cls(loaded.model, loaded.processor, name=loaded.name)
+            backbone.revision = loaded.revision  # of an adapter its own, not that of its base
         except (OSError, TypeError, ValueError) as error:
             explain(error, name, revision, **kwargs)
             raise

@@ -17,7 +17,7 @@ from s3clip.backbone.families import CLIP
 from s3clip.backbone.names import ModelName, is_public
 from s3clip.backbone.open_clip_loading import CONFIG as OPEN_CLIP_CONFIG
 from s3clip.backbone.open_clip_loading import load_open_clip
-from s3clip.files.hub import fetch, stands_in_cache
+from s3clip.files.hub import commit_of, fetch, find_model
 from s3clip.files.json import checked, read_json
 
 # Arguments of `from_pretrained` that say where files come from, which the processor needs too.
@@ -88,13 +88,13 @@ def _without_scheme(
     kwargs: dict[str, Any],
 ) -> Loaded:
     hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
-    is_folder = Path(name).is_dir()
-    kind, from_cache = _TRANSFORMERS, False
+    is_folder, kind, from_cache = Path(name).is_dir(), _TRANSFORMERS, False
     if "subfolder" not in hub and (is_folder or hub.get("local_files_only")):
         kind = _kind(name, revision, hub)
-    elif not is_folder:
+    if kind == _TRANSFORMERS and not is_folder:
         try:
-            from_cache = stands_in_cache(name, revision=revision, **hub)
+            commit, from_cache = find_model(name, revision=revision, **hub)
+            revision = commit or revision
         except EntryNotFoundError:
             if "subfolder" not in hub:
                 kind = _kind(name, revision, hub)
@@ -109,8 +109,8 @@ def _without_scheme(
         return _without_scheme(name, revision, place, text_tower, dtype, {**kwargs, "subfolder": subfolder})
     if from_cache:
         kwargs = {**kwargs, "local_files_only": True}
-    model, processor, commit = _load_transformers(name, revision, text_tower, {**kwargs, **dtype})
-    return Loaded(_placed(model, place), processor, name, commit)
+    model, processor = _load_transformers(name, revision, text_tower, {**kwargs, **dtype})
+    return Loaded(_placed(model, place), processor, name, revision)
 
 
 def _placed(model: nn.Module, place: dict[str, Any]) -> nn.Module:
@@ -196,12 +196,12 @@ def _load_adapter(
         _file(name, "adapter_model.bin", revision, hub)
     model: Any = PeftModel.from_pretrained(loaded.model, str(path.parent))
     model = model.merge_and_unload() if merge else model
-    return Loaded(model.eval(), loaded.processor, name, path.parent.name if of_hub else revision)
+    return Loaded(model.eval(), loaded.processor, name, commit_of(path) or revision)
 
 
 def _load_transformers(
     name: str, revision: str | None, text_tower: bool, kwargs: dict[str, Any]
-) -> tuple[nn.Module, Any, str | None]:
+) -> tuple[nn.Module, Any]:
     from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
     hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
@@ -216,10 +216,9 @@ def _load_transformers(
                 f"first: {missing[0]!r}), so it is not one of a dual encoder; name a checkpoint trained as "
                 "one, or load the model yourself and pass it as Backbone(model, processor)"
             )
-    commit = getattr(model.config, "_commit_hash", None) or revision
     processors: Any = AutoProcessor if text_tower else AutoImageProcessor
-    processor = processors.from_pretrained(name, revision=commit or "main", **hub)
-    return model, processor if text_tower else (None, processor), commit
+    processor = processors.from_pretrained(name, revision=revision or "main", **hub)
+    return model, processor if text_tower else (None, processor)
 
 
 def _without_text_tower(name: str, hub: dict[str, Any], kwargs: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from s3clip.backbone.names import ModelName
-from s3clip.files.hub import fetch, is_hub_name
+from s3clip.files.hub import commit_of, fetch, is_hub_name
 from s3clip.files.json import checked, read_json
 
 CONFIG = "open_clip_config.json"
@@ -66,7 +66,7 @@ def load_open_clip(
         # Of the commit of the first: a branch may move between the two.
         _fetch_weights(name.place, folder.name, force=force, **hub)
         model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}", **kwargs)
-        return model, (_tokenizer(open_clip, name.place, folder, text, hub), preprocess), folder.name
+        return model, (_tokenizer(open_clip, name.place, folder, text, hub), preprocess), commit_of(config)
     if revision is not None:
         raise ValueError(f"revision: {name.text} is not of a repository of the Hub")
     if name.scheme == "local-dir":
