@@ -12,7 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from s3clip import Backbone, HeadConfig, SynonymousSpaceHead, cli
-from tests.checkpoints import CHECKPOINTS, Checkpoint, narrow_timm, small
+from s3clip.backbone.identity import check_fingerprint
+from tests.checkpoints import CHECKPOINTS, Checkpoint, narrow_timm, put, small
 
 CLASSES = ["a red fox", "blue whale", "oak"]
 TEMPLATES = ["a photo of a {}.", "{} in the wild"]
