@@ -60,6 +60,8 @@ class _ConfigFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal["s3clip-space/1", "s3clip-space/2"] = FORMAT
+    # By it transformers' `pipeline` knows what it is given; those of before have none.
+    model_type: Literal["s3clip"] = "s3clip"
     head: HeadConfig
     backbone: BackboneReference | None
     activation: Activation
