@@ -499,7 +499,7 @@ def test_a_head_of_embeddings_must_answer_as_the_model_does(clip):
         ({"candidate_labels": [["cat"]]}, ValueError, "candidate_labels: .*class 0.*must be a text"),
         ({"candidate_labels": {"cat": "feline"}}, ValueError, "candidate_labels: .*'cat'.*list of texts"),
         ({"candidate_labels": {"cat": [""]}}, ValueError, "candidate_labels: .*'cat'.*is empty"),
-        ({"candidate_labels": {None: []}}, ValueError, "candidate_labels: .*must be a text, not None"),
+        ({"candidate_labels": {None: []}}, ValueError, "candidate_labels: .*must be a text, not nothing"),
         ({"candidate_labels": 7}, TypeError, "candidate_labels: expected a list of names.*got int"),
         ({"candidate_labels": b"cat"}, TypeError, "candidate_labels: expected a list of names.*got bytes"),
         ({"candidate_labels": LABELS, "hypothesis_template": "a cat"}, ValueError, "'a cat'"),
