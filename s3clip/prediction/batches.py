@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from s3clip.arguments import whole_number
-from s3clip.class_space import Calibration, FittedClass
+from s3clip.class_space import Calibration, Examples, FittedClass
 from s3clip.images.opening import BrokenImageError, one_or_several, open_image
 from s3clip.prediction.adaptation import AdaptableHead, TestTimeAdapter
 from s3clip.space.synonymous_space import unit_vectors
@@ -28,6 +28,14 @@ class AnsweringHead(AdaptableHead, Protocol):
     @property
     def class_shares(self) -> Sequence[float] | None:
         """How common the classes are, where somebody said so."""
+
+    @property
+    def examples(self) -> Examples | None:
+        """The labelled images that are kept."""
+
+    @property
+    def uncalibrated(self) -> Calibration:
+        """What that is without a calibration."""
 
     @property
     def current_calibration(self) -> Calibration:
@@ -95,6 +103,36 @@ def embedded_batches(
             yield Batch(readable, raw.new_zeros(0, len(head.classes)), raw.new_zeros(0, raw.shape[1]))
         else:
             yield _scored(head, readable, embeds, start, adapter)
+
+
+@torch.no_grad()
+def embeddings(
+    head: AnsweringHead, images: Any, image_embeds: Tensor | None, batch_size: int
+) -> Iterator[Tensor]:
+    """Yield (b, dim) embeddings of length one, of images or of embeddings computed before.
+
+    Args and errors: as for `embedded_batches`.
+    """
+    for start, embeds in _embedded(head, images, image_embeds, batch_size):
+        check_embeds(embeds, start)
+        yield head.folded.unit_embeds(embeds)
+
+
+def _embedded(
+    head: AnsweringHead, images: Any, image_embeds: Tensor | None, batch_size: int
+) -> Iterator[tuple[int, Tensor]]:
+    if (images is None) == (image_embeds is None):
+        got = "neither" if images is None else "both"
+        raise ValueError(f"images, image_embeds: expected exactly one of the two, got {got}")
+    batch_size = whole_number(batch_size, "batch_size")
+    if image_embeds is not None:
+        for number, chunk in enumerate(as_embeds(image_embeds).to(head.space.raw.device).split(batch_size)):
+            yield number * batch_size, chunk
+    elif head.backbone is None:
+        raise ValueError("images: this head has no backbone; give image_embeds=")
+    else:
+        for start, _, opened in opened_batches(images, batch_size, False):
+            yield start, head.backbone.encode_images(**head.backbone.preprocess(opened))
 
 
 @torch.no_grad()
