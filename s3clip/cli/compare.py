@@ -6,9 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from s3clip.cli.common import Device, Views, head_config, keep_inputs
+from s3clip.cli.stopping import encoded_texts, keeps
 from s3clip.printing import say
 
 
+@keeps(lambda **_: f"{encoded_texts()}; to begin anew")
 def compare(
     out: Annotated[Path, typer.Option(help="Folder for comparison.json, .md and .png.")],
     classes: Annotated[
