@@ -1,4 +1,4 @@
-"""Worker processes that read and open images: begun so that Ctrl-C is for the process that has them to answer."""
+"""Worker processes that read and open images."""
 
 import signal
 from collections.abc import Iterator

@@ -93,25 +93,21 @@ def stopped(
     assert "Error" not in said
     lines = [each for each in said.splitlines() if each.startswith("stopped")]
     assert len(lines) == 1, said
-    assert (found := LINE.fullmatch(lines[0])), lines
+    found = LINE.fullmatch(lines[0])
+    assert found, lines
     assert said.splitlines()[-1] == lines[0]
     wait_for(lambda: not any(map(is_there, workers)))
     assert shlex.split(found["command"]) == ["s3clip", *line]
     return found.groupdict(), workers
 
 
-def goes_on(found: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def go_on(found: dict[str, str], out: Path) -> None:
     """Run the command of the line."""
-    program, *line = shlex.split(found["command"])
-    assert program == "s3clip"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "s3clip.cli", *line],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
+    line = shlex.split(found["command"])[1:]
+    command = multiprocessing.get_context("fork").Process(target=child, args=(line, out, lambda: None))
+    command.start()
+    command.join(120)
+    assert command.exitcode == 0, (out / "stderr").read_text()
 
 
 def rows(folder: Path) -> list[dict[str, object]]:
@@ -139,7 +135,7 @@ def test_label(place: Path, tmp_path: Path, number: int, group: bool):
     done = {file.name: file.stat().st_mtime_ns for file in out.glob("*-*.parquet")}
     assert 0 < len(done) < 15
     if number == signal.SIGINT and group:
-        goes_on(found)
+        go_on(found, tmp_path / "said")
         assert len(rows(out)) == 120
         assert {name: (out / name).stat().st_mtime_ns for name in done} == done
         assert not [file.name for file in out.iterdir() if file.name.endswith(".unfinished")]
@@ -162,7 +158,7 @@ def test_eval(place: Path, tmp_path: Path):
     assert not (out / "run.json").exists()
     kept = encoded()
     assert 0 < kept < 120
-    goes_on(found)
+    go_on(found, tmp_path / "said")
     run = json.loads((out / "run.json").read_text())
     assert run["benchmarks"][0]["counts"]["scored"] == 120
     assert run["measured"]["benchmarks"][0]["images_encoded"] == 120 - kept
@@ -198,7 +194,7 @@ def test_generate_does_not_wait_for_a_silent_server(server: ChatServer, tmp_path
     assert len(kept) == 2
     answered = -(10**6)
     server.asked.clear()
-    goes_on(found)
+    go_on(found, tmp_path / "said")
     assert len(server.asked) == 4
     assert not journal.exists()
     assert len(json.loads(out.read_text())["classes"]) == 6
@@ -252,9 +248,7 @@ def test_the_real_command(place: Path, tmp_path: Path):
         "--head",
         str(place / "head"),
     ]
-    running = subprocess.Popen(
-        line, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONWARNINGS": ""}
-    )
+    running = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: "torch" in Path(f"/proc/{running.pid}/maps").read_text())
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
