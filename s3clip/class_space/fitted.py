@@ -29,16 +29,24 @@ class FittedSpace(nn.Module):
         value: the class space; `value.raw` and the buffers stay one, wherever the module is moved.
         device: where it goes; None: where `value.raw` is.
         fused: as for the head.
+        progress: as for `ClassSpace.build`.
     """
 
-    def __init__(self, value: ClassSpace, *, device: torch.device | None = None, fused: bool = False) -> None:
+    def __init__(
+        self,
+        value: ClassSpace,
+        *,
+        device: torch.device | None = None,
+        fused: bool = False,
+        progress: bool | None = None,
+    ) -> None:
         super().__init__()
         # Half precision stores a direction to 3 digits only: keep what comes exactly, and at least float32.
         precise = torch.promote_types(value.raw.dtype, torch.float32)
         value = replace(value, raw=value.raw.detach().to(device=device, dtype=precise))
         config = value.config
         self.built = BuiltSpace(
-            value.build(), config.metric, config.metric_options, raw=value.raw, fused=fused
+            value.build(progress), config.metric, config.metric_options, raw=value.raw, fused=fused
         )
         self.value = value
         # Plain numbers for `forward`, which compilers read.
@@ -179,9 +187,10 @@ class ClassSpaceModule(nn.Module):
             raise ValueError("the head is not fitted: call fit_classes() or fit_embeddings() first")
         return self._fitted
 
-    def _take(self, space: ClassSpace) -> Self:
+    def _take(self, space: ClassSpace, *, progress: bool | None = None) -> Self:
         """Build what follows from a class space, then take both at once, or leave everything as it was."""
-        fitted = FittedSpace(space, device=self._device(), fused=self.fused).train(self.training)
+        fitted = FittedSpace(space, device=self._device(), fused=self.fused, progress=progress)
+        fitted.train(self.training)
         forgotten = self.calibration is not None and space.calibration is None
         self._fitted = fitted
         if forgotten:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from s3clip.arguments import check_text_count
 from s3clip.texts.templates import DEFAULT_TEMPLATES, TEMPLATES
 
 _PLACEHOLDER = re.compile(r"(\{(?:c|article)?\})")
@@ -66,7 +67,8 @@ def class_texts(
 
     Raises:
         TypeError: if a single string is given where a sequence of texts belongs.
-        ValueError: for a template `resolve_templates` refuses, or an empty descriptor.
+        ValueError: for a template `resolve_templates` refuses, an empty descriptor, or more texts than a
+            class may have.
     """
     for argument, given in (("synonyms", synonyms), ("descriptors", descriptors), ("prompts", prompts)):
         if isinstance(given, str):
@@ -75,6 +77,7 @@ def class_texts(
             )
     if isinstance(templates, str) or not any(callable(each) for each in templates):
         templates = resolve_templates(templates)  # type: ignore[arg-type]  # texts, or named as none
+    check_text_count(name, len({name, *synonyms}) * (1 + len(descriptors)) + len(prompts))
     # A synonym's bare prompts serve all of its descriptors.
     bare = {text: tuple(_filled(template, text) for template in templates) for text in (name, *synonyms)}
     texts = [Text(text, rendered) for text, rendered in bare.items()]
