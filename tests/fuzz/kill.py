@@ -1,10 +1,10 @@
 """kill -9 at random moments: `python -m tests.fuzz.kill TARGET [--count N] [--seed S] [--first I]`.
 
 A job runs in a process that was forked from one with the imports; after a random time it is killed, alone, with
-all its workers, or one of its workers is. Then the job runs again. Its result has to be that of a job that nobody
-killed, what was written before the kill has to be used, and nothing may be left: no file that an undisturbed
-job does not leave, no lock, no process. (What a killed save leaves goes once it is an hour old: the files are
-made two hours older before the job runs again.)
+all its workers, or one of its workers is. Then the job runs again. Its result has to be that of a job that
+nobody killed, what was written before the kill has to be used, and nothing may be left: no file that an
+undisturbed job does not leave, no lock, no process. (What a killed save leaves goes once it is an hour old: it
+is made two hours older before the job runs again.)
 """
 
 import argparse
@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import _utils as utils
 
 from s3clip import SynonymousSpaceHead
 from s3clip.artifact.folder import load_artifact
@@ -79,6 +80,7 @@ def run(name: str, count: int, seed: int = 0, first: int = 0) -> tuple[int, list
         How many of the kills came before the end of the job, and what is wrong with each that failed.
     """
     job, failures, in_time = JOBS[name], [], 0
+    _import_all()
     base = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
     beside = None
     try:
@@ -104,6 +106,16 @@ def run(name: str, count: int, seed: int = 0, first: int = 0) -> tuple[int, list
             beside.kill()
         shutil.rmtree(base, ignore_errors=True)
     return in_time, failures
+
+
+def _import_all() -> None:
+    """Import what is imported late, and let workers of torch look twice a second for their parent."""
+    torch.set_num_threads(1)
+    utils.MP_STATUS_CHECK_INTERVAL = 0.5
+    head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(
+        {"zero": ["nought"], "one": []}, cache=False
+    )
+    head.predict(held_out_digits()[0][:2])
 
 
 def _killed(job: Job, base: Path, duration: float, draw: random.Random, number: int) -> bool:
