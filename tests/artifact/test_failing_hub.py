@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from s3clip.demo import model_folder
 from s3clip.files import hub as hub_files
 from tests.artifact.test_hub import OPTIONS, load, same, space
 from tests.hub_server import Fault, Hub, Repository
+from tests.proxy_server import FAULTS, Proxy, proxy_server
 
 ALWAYS = {
     "401": Fault(401),
@@ -342,3 +344,67 @@ def test_a_repository_that_is_gone_is_not_mended_by_waiting(hub: Hub, waits: lis
     with pytest.raises(RepositoryNotFoundError):
         load("user/none")
     assert not waits
+
+
+# ---- through a proxy ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proxy(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy between huggingface_hub and the Hub."""
+    with proxy_server() as server:
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, server.address)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        end_sessions()
+        yield server
+    monkeypatch.undo()
+    end_sessions()
+
+
+def test_all_goes_through_a_proxy(hub: Hub, proxy: Proxy):
+    head = space(0)
+    head.push_to_hub("user/space", **OPTIONS)
+    assert same(load(), head)
+    assert set(proxy.passed) == set(hub.requests)
+
+
+@pytest.mark.parametrize("which", ["config", "tensors"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_proxy_that_fails(hub: Hub, proxy: Proxy, waits: list[float], fault: str, which: str):
+    old, _ = push(hub, 0)
+    new, paths = push(hub, 1)
+    proxy.fault, proxy.fails = fault, lambda path: path.endswith(paths[which])
+    for kept in (False, True):
+        loaded = None
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            with suppress(OSError, ValueError):
+                loaded = load()
+        assert kept or loaded is None
+        if loaded is not None:
+            assert same(loaded, new)
+            # What is cached needs no body of an answer.
+            is_told = any("the copy of it in the cache is used" in str(each.message) for each in said)
+            assert is_told or which == "tensors" or fault in ("cut", "changed")
+        assert sum(waits) < 4 * hub_files.PATIENCE
+        proxy.fault = None
+        assert same(load(), new)
+        proxy.fault = fault
+    assert not same(new, old)
+
+
+def test_a_proxy_that_is_not_there(
+    hub: Hub, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+):
+    push(hub, 0)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{closed.getsockname()[1]}")
+        end_sessions()
+        with pytest.raises(ConnectionError, match="cannot be reached") as said:
+            load()
+    assert "\n" not in str(said.value)
+    assert sum(waits) < hub_files.PATIENCE

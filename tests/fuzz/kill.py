@@ -1,10 +1,10 @@
-"""kill -9 at random moments: `python -m tests.fuzz.kill TARGET [--count N] [--seed S] [--first I]`.
+"""kill -9 at random moments: `python -m tests.fuzz.kill TARGET... [--count N] [--seed S] [--first I]`.
 
-A job runs in a process that was forked from one with the imports; after a random time it is killed, alone, with
-all its workers, or one of its workers is. Then the job runs again. Its result has to be that of a job that
-nobody killed, what was written before the kill has to be used, and nothing may be left: no file that an
-undisturbed job does not leave, no lock, no process. (What a killed save leaves goes once it is an hour old: it
-is made two hours older before the job runs again.)
+A job runs in a process that was forked from one with the imports. After a random time it is killed, alone or
+with all its workers, or one of its workers is. Then the job runs again. Its result has to be that of a job
+that nobody killed, what was written before has to be used, and nothing may be left: no file that a whole job
+does not leave, no lock, no process. (A killed save leaves a file that goes once it is an hour old; it is made
+so old.)
 """
 
 import argparse
@@ -447,13 +447,13 @@ JOBS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.kill")
-    parser.add_argument("target", choices=[*JOBS, "all"])
+    parser.add_argument("target", nargs="+", choices=[*JOBS, "all"])
     parser.add_argument("--count", type=int, default=100, help="of kills")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
     asked = parser.parse_args()
     failed = 0
-    for name in JOBS if asked.target == "all" else [asked.target]:
+    for name in JOBS if "all" in asked.target else asked.target:
         began = time.monotonic()
         in_time, failures = run(name, asked.count, asked.seed, asked.first)
         failed += len(failures)
