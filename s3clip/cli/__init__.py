@@ -38,6 +38,9 @@ app.command("eval")(eval.evaluate)
 app.add_typer(synonyms.app, name="synonyms")
 
 
+_LONGEST = 1_000
+
+
 def _one_line(error: BaseException) -> str:
     from pydantic import ValidationError
 
@@ -46,7 +49,9 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, ValidationError):
         return first_problem(error)
     said = " ".join([str(error), *getattr(error, "__notes__", ())])
-    return " ".join(said.split()) or type(error).__name__
+    line = " ".join(said.split()) or type(error).__name__
+    # It may hold what a file or a server said.
+    return line if len(line) <= 2 * _LONGEST else f"{line[:_LONGEST]} ... {line[-_LONGEST:]}"
 
 
 def main() -> None:
@@ -62,3 +67,12 @@ def main() -> None:
     except (ValueError, TypeError, OSError, SafetensorError) as error:
         say(f"error: {_one_line(error)}", error=True)
         sys.exit(2)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):  # torch raises nothing more special
+            raise
+        say(
+            "error: a process that opens images was killed, perhaps for want of memory; what is done is kept: "
+            "run the command again, with fewer --workers",
+            error=True,
+        )
+        sys.exit(1)

@@ -6,12 +6,14 @@ goes into the template unchanged, braces, percent signs and underscores included
 """
 
 import re
+import reprlib
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from s3clip.arguments import check_text_count
+from s3clip.texts.labels import problem_of_name
 from s3clip.texts.templates import DEFAULT_TEMPLATES, TEMPLATES
 
 _PLACEHOLDER = re.compile(r"(\{(?:c|article)?\})")
@@ -101,7 +103,7 @@ def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
 
     Raises:
         ValueError: for no template at all, and for a template without a placeholder for the name, with both
-            kinds of it, or with any other brace.
+            kinds of it, with any other brace, too long, or with control characters.
         TypeError: if a template is not a string.
     """
     if isinstance(templates, str):
@@ -119,6 +121,8 @@ def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     for template in resolved:
         if not isinstance(template, str):
             raise TypeError(f"templates: expected strings, got {template!r} ({type(template).__name__})")
+        if template and (problem := problem_of_name(template)):
+            raise ValueError(f"templates: {reprlib.repr(template)} {problem}")
         _pieces(template)
     return resolved
 

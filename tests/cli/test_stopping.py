@@ -254,3 +254,29 @@ def test_the_real_command(place: Path, tmp_path: Path):
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130, said
     assert said == f"stopped: nothing is kept; to begin anew: {shlex.join(line)}\n"
+
+
+def test_a_worker_that_is_killed_is_one_line(place: Path, tmp_path: Path):
+    mark, said = tmp_path / "mark", tmp_path / "said"
+    said.mkdir()
+    line = [
+        "eval",
+        str(place / "own.json"),
+        "--backbone",
+        str(model_folder()),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    line += ["--workers", "1", "--batch-size", "4"]
+    command = multiprocessing.get_context("fork").Process(
+        target=child, args=(line, said, lambda: slow("encode_images", mark, 0.05))
+    )
+    command.start()
+    wait_for(lambda: mark.exists() or not command.is_alive())
+    for worker in children(command.pid or 0):
+        os.kill(worker, signal.SIGKILL)
+    command.join(60)
+    assert command.exitcode == 1
+    *_, last = (said / "stderr").read_text().splitlines()
+    assert last.startswith("error: a process that opens images was killed")
+    assert "Traceback" not in (said / "stderr").read_text()
