@@ -71,8 +71,8 @@ def main() -> None:
         if "DataLoader worker" not in str(error):  # torch raises nothing more special
             raise
         say(
-            "error: a process that opens images was killed, perhaps for want of memory; what is done is kept: "
-            "run the command again, with fewer --workers",
+            "error: a process that opens images was killed, perhaps for want of memory; what is done is "
+            "kept: run the command again, with fewer --workers",
             error=True,
         )
         sys.exit(1)

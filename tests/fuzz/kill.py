@@ -383,6 +383,7 @@ def _serve(base: Path) -> None:
 
     server = ChatServer()
     server.delay, server.behave = 0.01, behave
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that are gone
     (base / "address").write_text(server.address)
     server.serve_forever(0.01)
 

@@ -1,4 +1,4 @@
-"""Classes of very many texts: refused where they would take hours or all memory, and walked in linear memory."""
+"""Classes of very many texts: refused where they would take hours or all memory; memory that is linear."""
 
 import subprocess
 import sys
