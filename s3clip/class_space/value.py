@@ -264,7 +264,7 @@ class ClassSpace:
         # float64 is missing on MPS; building is small enough for the CPU.
         at = torch.device("cpu") if self.raw.device.type == "mps" else self.raw.device
         bar = tqdm(  # type: ignore[no-untyped-call]
-            total=2 * len(self.raw),
+            total=3 * len(self.raw),
             desc="spaces",
             unit=" texts",
             disable=None if progress is None else not progress,

@@ -111,8 +111,10 @@ def fetch(
         commit = _answered(lambda: _ask(repo_id, file, repo_type, revision, token, largest), patience)
 
         def download(force: bool) -> str:
-            return hf_hub_download(
-                repo_id, file, **where, token=token, force_download=force, library_name="s3clip"
+            return str(
+                hf_hub_download(
+                    repo_id, file, **where, token=token, force_download=force, library_name="s3clip"
+                )
             )
 
         try:
@@ -195,16 +197,16 @@ def _ask(
 
 def _head(url: str, token: str | bool | None) -> Any:
     """Return the answer to a HEAD; redirects within the Hub are followed, those to its storage are not."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+    from huggingface_hub import constants, utils
 
-    session: Any = get_session()
-    headers = {**build_hf_headers(token=token, library_name="s3clip"), "Accept-Encoding": "identity"}
+    hub: Any = utils  # says of none of these that it exports it
+    session = hub.get_session()
+    headers = {**hub.build_hf_headers(token=token, library_name="s3clip"), "Accept-Encoding": "identity"}
     # requests before version 1 of huggingface_hub, then httpx
     stay = {"allow_redirects": False} if hasattr(session, "adapters") else {"follow_redirects": False}
     for _ in range(_MOST_REDIRECTS):
         answer = session.head(url, headers=headers, timeout=constants.HF_HUB_ETAG_TIMEOUT, **stay)
-        hf_raise_for_status(answer)
+        hub.hf_raise_for_status(answer)
         target = urljoin(url, answer.headers.get("Location") or url)
         if answer.status_code < 300 or urlsplit(target).netloc != urlsplit(url).netloc:
             return answer

@@ -17,6 +17,10 @@ CACHED_NUMBERS = 2**19
 read several times faster than what it does not."""
 
 
+def untold(count: int) -> None:
+    """Take what nobody asks about: so many points more are done."""
+
+
 def chordal_distances(points: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Return the pairwise distances |a - b| of the points after projection to the unit sphere.
 
@@ -112,7 +116,7 @@ def minimum_spanning_tree(distances: Tensor, sizes: Tensor | None = None) -> Spa
 
 
 def spanning_tree_of_points(
-    points: Tensor, margins: Tensor, progress: Callable[[int], object] | None = None
+    points: Tensor, margins: Tensor, progress: Callable[[int], object] = untold
 ) -> SpanningTree:
     """Return the minimum spanning tree of points as `minimum_spanning_tree` of their distances does.
 
@@ -136,8 +140,7 @@ def spanning_tree_of_points(
         cosines = torch.einsum("cnd,cd->cn", exact, exact[trees, nearest])
         lengths = cosines.mul_(-2).add_(2).clamp_min_(0).sqrt_()
         lengths[trees, nearest] = 0
-        if progress is not None:
-            progress(len(trees))
+        progress(len(trees))
         return lengths.div_(size).div_(size[trees, nearest, None])
 
     return SpanningTree(*_prim_walk(lengths_from, lengths_from(torch.zeros_like(trees))))

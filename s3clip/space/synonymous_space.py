@@ -22,6 +22,7 @@ from s3clip.space.rips import (
     minimum_spanning_tree,
     normalized,
     spanning_tree_of_points,
+    untold,
     within,
 )
 from s3clip.space.scale_rules import SCALE_RULES
@@ -144,7 +145,7 @@ def build_space(
     scale_options: Mapping[str, Any] | None = None,
     keep_name: str = "tie",
     centering: str | None = None,
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[int], object] = untold,
 ) -> SynonymousSpace:
     """Build the synonymous space of every class from raw text embeddings.
 
@@ -165,7 +166,7 @@ def build_space(
         scale_options: the options of the rule.
         keep_name: "tie" (the component of the own name wins among the largest) or "always".
         centering: None or "class_mean".
-        progress: called with how many texts more are done; each is done twice.
+        progress: called with how many texts more are done; each is done three times.
 
     Raises:
         ValueError: embeddings that are not finite or of length zero, an unknown setting, classes that
@@ -207,16 +208,18 @@ def build_space(
                 f"of it (two classes with the same single text?); rename one, or set centering=None"
             )
     if relative:
-        margins[distinct] = _margins(points, distinct, owners, classes)
+        margins[distinct] = _margins(points, distinct, owners, classes, progress)
+    progress(0 if relative else len(distinct))
 
     keep = torch.zeros(len(owners), dtype=torch.bool, device=owners.device)
     scales = unit.new_full((classes,), torch.inf, dtype=torch.float64)
-    deaths, death_owners = [], []
+    sizes = torch.bincount(own)
+    # Tensors that are made whole, here and below: small ones kept among large ones that go leave holes.
+    deaths = unit.new_empty(len(own) - classes, dtype=torch.float64)
     for group, rows in equal_sizes(own, 1):
         members = distinct[rows]
         tree, to_name = _spanning_tree(points, margins, members, progress)
-        deaths.append(tree.lengths.sort(-1).values.flatten())
-        death_owners.append(group.repeat_interleave(rows.shape[1] - 1))
+        deaths[rows[:, 1:] - 1 - group[:, None]] = tree.lengths.sort(-1).values
         # One class has no other to measure margins by: a relative rule keeps it whole.
         if rule is None or (rule.relative and not relative):
             keep[members] = True
@@ -224,16 +227,14 @@ def build_space(
         scale = rule(tree.lengths, **(scale_options or {}))
         scales[group] = scale
         keep[members] = chosen_component(to_name, tree, scale, keep_name=keep_name)
-    death_owner = torch.cat(death_owners)
-    by_class = death_owner.argsort(stable=True)
     return SynonymousSpace(
         raw=raw,
         owners=owners,
         kept=torch.nonzero(keep)[:, 0],
         duplicate_of=stands_for,
         scales=scales,
-        deaths=torch.cat(deaths)[by_class],
-        death_owners=death_owner[by_class],
+        deaths=deaths,
+        death_owners=torch.arange(classes, device=own.device).repeat_interleave(sizes - 1),
         margins=margins,
         mean=mean,
         spread=spread,
@@ -257,7 +258,7 @@ def edge_lengths(points: Tensor, margins: Tensor) -> Tensor:
 
 
 def _spanning_tree(
-    points: Tensor, margins: Tensor, rows: Tensor, progress: Callable[[int], object] | None = None
+    points: Tensor, margins: Tensor, rows: Tensor, progress: Callable[[int], object] = untold
 ) -> tuple[SpanningTree, Tensor]:
     """Return the minimum spanning trees of some rows of a table, and the lengths of their edges to point 0.
 
@@ -281,8 +282,7 @@ def _spanning_tree(
     for part, some in zip(lengths.split(step), rows.split(step), strict=True):
         part.copy_(edge_lengths(points[some], margins[some]))
     tree = minimum_spanning_tree(lengths)
-    if progress is not None:
-        progress(rows.numel())
+    progress(rows.numel())
     return tree, lengths[:, 0]
 
 
@@ -364,21 +364,27 @@ def _from_mean(unit: Tensor, mean: Tensor) -> Tensor:
     return seen
 
 
-def _margins(points: Tensor, rows: Tensor, owners: Tensor, classes: int) -> Tensor:
+def _margins(
+    points: Tensor,
+    rows: Tensor,
+    owners: Tensor,
+    classes: int,
+    progress: Callable[[int], object] = untold,
+) -> Tensor:
     """(rows,) distance of some points to the centre of the nearest class but their own."""
     centres = _class_centres(points, rows, owners, classes)
     exact = centres.double()
-    margins = []
-    for part in _parts(rows, max(classes, points.shape[1])):
+    margins = points.new_empty(len(rows))
+    width = max(classes, points.shape[1])
+    for part, own in zip(_parts(rows, width), _parts(margins, width), strict=True):
         cosines = points[part].double() @ exact.T
         nearest = cosines.scatter_(1, owners[part, None], -torch.inf).argmax(1)
-        margins.append((points[part] - centres[nearest]).norm(dim=1))
-    return torch.cat(margins).clamp_min(SMALLEST_MARGIN)
+        own.copy_((points[part] - centres[nearest]).norm(dim=1))
+        progress(len(part))
+    return margins.clamp_min_(SMALLEST_MARGIN)
 
 
-def _merge_duplicates(
-    unit: Tensor, owners: Tensor, progress: Callable[[int], object] | None = None
-) -> Tensor:
+def _merge_duplicates(unit: Tensor, owners: Tensor, progress: Callable[[int], object] = untold) -> Tensor:
     """Return for each row the row that stands for it, whatever the order of the texts.
 
     The own name stands for what equals it; among others, the one nearest to the own name.
@@ -393,8 +399,7 @@ def _merge_duplicates(
         pairs = torch.zeros_like(rows[:, 0])
         for part in points.split(height, 1):
             pairs += (part @ points.mT > 1 - 1e-4).sum((1, 2))
-            if progress is not None:
-                progress(part[:, :, 0].numel())
+            progress(part[:, :, 0].numel())
         close = pairs > rows.shape[1]
         if not bool(close.any()):
             continue

@@ -92,7 +92,7 @@ def test_a_walk_takes_memory_linear_in_the_points():
     assert large - small < 8_000**2 * 8 / 10  # a tenth of a number in float64 for each pair
 
 
-def test_a_bar_counts_every_text_twice(monkeypatch: pytest.MonkeyPatch):
+def test_a_bar_counts_every_text_three_times(monkeypatch: pytest.MonkeyPatch):
     counted: list[int] = []
     monkeypatch.setattr(synonymous_space, "LARGEST_MATRIX", 100)
     plain = value.tqdm
@@ -103,5 +103,24 @@ def test_a_bar_counts_every_text_twice(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(value, "tqdm", Bar)
     SynonymousSpaceHead().fit_embeddings([rows(30), rows(4), rows(4)], ["a", "b", "c"], logit_scale=1.0)
-    assert sum(counted) == 2 * 38
+    assert sum(counted) == 3 * 38
     assert len(counted) > 30  # a class that walks alone moves it at every step
+
+
+MANY = """
+import resource, torch
+from s3clip.space.synonymous_space import build_space
+torch.set_num_threads(1)
+for classes in (1_000, 8_000):
+    raw = torch.randn(classes, 16, generator=torch.Generator().manual_seed(0))
+    build_space(raw, torch.arange(classes), list(map(str, range(classes))), scale_rule="margin")
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="memory is read from resource")
+def test_many_classes_take_memory_linear_in_their_number():
+    line = [sys.executable, "-c", MANY]
+    found = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    small, large = (int(each) * (1 if sys.platform == "darwin" else 1024) for each in found)
+    assert large - small < 8_000**2 * 8 / 8  # an eighth of a number in float64 for each pair
