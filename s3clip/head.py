@@ -120,10 +120,10 @@ class SynonymousSpaceHead(ClassSpaceModule):
         """
         synonyms = SynonymSet.read(classes)
         chosen = templates if templates is not None else synonyms.templates
-        resolved = resolve_templates(DEFAULT_TEMPLATES if chosen is None else chosen)
+        used = resolve_templates(DEFAULT_TEMPLATES if chosen is None else chosen)
         encoding: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "cache": cache}
-        named, raw = self._encoded(synonyms, resolved, adding=False, **encoding)
-        return self._take(ClassSpace(raw, named, self.config, resolved, self._kept_facts()))
+        named, raw = self._encoded(synonyms, used, adding=False, **encoding)
+        return self._take(ClassSpace(raw, named, self.config, used, self._kept_facts()), progress=progress)
 
     def fit_embeddings(
         self,
@@ -164,7 +164,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
             )
         encoding: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "cache": cache}
         added = self._encoded(SynonymSet.read(classes), space.templates, adding=True, **encoding)
-        return self._take(spaces.add(space, *added))
+        return self._take(spaces.add(space, *added), progress=progress)
 
     def remove_classes(self, classes: int | str | Iterable[int | str]) -> "SynonymousSpaceHead":
         """Drop classes by position or by name; nothing is encoded again: `s3clip.class_space.drop`."""
