@@ -195,7 +195,23 @@ def rejection_threshold(scores: Tensor, false_accept_rate: float) -> float:
 
 
 def _temperature(logits: np.ndarray, positions: np.ndarray) -> float:
-    """Return the temperature of the largest likelihood, within exp(-10) and exp(10)."""
+    """Return the best temperature; a warning where there is none that is not at the end of the range."""
+    if bool((logits[np.arange(len(logits)), positions] == logits.max(1)).all()):
+        warnings.warn(
+            "labels: every image is classified right, so that probabilities of 0 and 1 fit best; calibrate "
+            "on more images",
+            stacklevel=4,
+        )
+    return best_temperature(logits, positions)
+
+
+def best_temperature(logits: np.ndarray, positions: np.ndarray) -> float:
+    """Return the temperature of the largest likelihood, within exp(-10) and exp(10).
+
+    Args:
+        logits: (images, classes).
+        positions: (images,) the class of each.
+    """
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp
 
@@ -207,12 +223,6 @@ def _temperature(logits: np.ndarray, positions: np.ndarray) -> float:
         return float((logsumexp(beta * below, axis=1) - beta * own).mean())
 
     found = minimize_scalar(loss, bounds=(-10, 10), method="bounded", options={"xatol": 1e-9})
-    if not own.any():  # the search for a largest beta ended somewhere
-        warnings.warn(
-            "labels: every image is classified right, so that probabilities of 0 and 1 fit best; calibrate "
-            "on more images",
-            stacklevel=4,
-        )
     return float(np.exp(-found.x))
 
 
