@@ -84,7 +84,7 @@ def scores(head: SynonymousSpaceHead, images: Tensor, labels: Tensor) -> list[fl
 
 
 def shares(problem: Problem, seed: int) -> list[float]:
-    """Top-1 and recall, then how much they change by true shares, by those uncalibrated, and by wrong ones."""
+    """Top-1, recall, and their change by true shares, by true ones uncalibrated, and by wrong ones."""
     _, head, images, labels = problem
     shown, rest = halves(labels, seed)
     counts = torch.bincount(labels, minlength=len(head.classes)).double() + 0.5

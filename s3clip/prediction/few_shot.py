@@ -71,7 +71,7 @@ def fit_few_shot(
     false_accept_rate = plain(false_accept_rate)
     if not (is_number(false_accept_rate) and 0 <= false_accept_rate < 1):
         raise ValueError(f"false_accept_rate: expected a share in [0, 1), got {false_accept_rate!r}")
-    space, scale = head.class_space, float(head.logit_scale)
+    space, scale = head.class_space, head.logit_scale.item()
     positions = torch.tensor(label_positions(labels, head.classes), dtype=torch.int64)
     before = space.few_shot
     if add and before is not None and not isinstance(before, Examples):

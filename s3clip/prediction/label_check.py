@@ -14,7 +14,7 @@ from s3clip.space.residual import basis, fit
 from s3clip.space.strength import choose, fold_of
 
 LEAST_ODDS = 30
-"""How many times as probable another class has to be: at 5 % of wrong labels, most that are listed are wrong."""
+"""How many times as probable another class has to be: of 5 % of wrong labels it finds most, and little else."""
 
 
 @dataclass(frozen=True)
