@@ -229,9 +229,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
     @property
     def logit_bias(self) -> Tensor | float | None:
         """What is added to the logits: the backbone's, None where it has none."""
-        if self.backbone is not None:
-            return self.backbone.logit_bias()
-        return None if self._fitted is None else self._fitted.known_bias
+        return super().logit_bias if self.backbone is None else self.backbone.logit_bias()
 
     @property
     def activation(self) -> Activation:
@@ -253,7 +251,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
     def extra_repr(self) -> str:
         """What `print(head)` shows besides the submodules."""
         fitted = "not fitted" if self._fitted is None else repr(self.space)
-        taught = "" if self.few_shot is None else f", few_shot={self.few_shot}"
+        taught = "" if self.few_shot is None else f"\nfew_shot: {self.few_shot.summary()}"
         return f"classes={len(self.classes)}, {fitted}, metric={self.config.metric!r}{taught}"
 
     # ---- using it -----------------------------------------------------------------------------------------
@@ -277,6 +275,11 @@ class SynonymousSpaceHead(ClassSpaceModule):
         """
         embeds = self._unit_embeds(pixel_values, image_embeds, image_inputs)
         return self._logits(self.folded(embeds), embeds)
+
+    def word_logits(self, image_embeds: Tensor) -> Tensor:
+        """Return the logits of (batch, dim) embeddings without what labelled images add: as of patches."""
+        embeds = self._unit_embeds(None, image_embeds, {})
+        return self._logits(self.folded(embeds))
 
     @torch.no_grad()
     def top_classes(
@@ -396,10 +399,11 @@ class SynonymousSpaceHead(ClassSpaceModule):
             raise TypeError(f"image_embeds takes no further inputs, got {sorted(image_inputs)}")
         return fitted.built.folded.unit_embeds(image_embeds)
 
-    def _logits(self, scores: Tensor, embeds: Tensor, classes: Tensor | None = None) -> Tensor:
+    def _logits(self, scores: Tensor, embeds: Tensor | None = None, classes: Tensor | None = None) -> Tensor:
         """Return logits: those of the space, then what labelled images add, then the shares of classes."""
         logits: Tensor = scores * self._scale()
-        residual, shares = self._checked().built.residual(embeds, classes), self.share_offsets
+        residual = None if embeds is None else self._checked().built.residual(embeds, classes)
+        shares = self.share_offsets
         shares = shares if shares is None or classes is None else shares[classes]
         for added in (self.logit_bias, residual, shares):
             if added is not None:

@@ -51,6 +51,21 @@ class FewShotReport(BaseModel):
     recall: Gain
     threshold: float | None = Field(ge=-LARGEST_THRESHOLD, le=LARGEST_THRESHOLD)
 
+    def summary(self) -> str:
+        """Return a sentence on what labelled images gain."""
+        images, classes = sum(self.seen), sum(count > 0 for count in self.seen)
+        what = f"{images} labelled images of {classes} of {len(self.seen)} classes"
+        if self.none:
+            what += f", {self.none} of none of them"
+        if self.strength is None:
+            return f"{what}; no residual gains more than chance, so the logits are those of the words"
+        top1, recall = (
+            f"{100 * each.before:.1f} → {100 * (each.before + each.gain):.1f} % "
+            f"({100 * each.gain:+.1f} [{100 * each.low:+.1f}, {100 * each.high:+.1f}])"
+            for each in (self.top1, self.recall)
+        )
+        return f"{what}; by cross-validation top-1 {top1}, mean recall {recall}"
+
 
 @dataclass(frozen=True, eq=False)
 class Examples:

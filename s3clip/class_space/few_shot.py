@@ -88,10 +88,10 @@ def _threshold(kept: Examples, logits: Tensor, learned: Residual | None) -> floa
     if learned is not None:
         unit = torch.nn.functional.normalize(kept.embeds[out].cpu().float(), dim=1)
         found = found + unit.to(learned.weights.cpu()) @ learned.weights.cpu() + learned.bias.cpu()
-    return rejection_threshold(found.amax(1), kept.false_accept_rate)
+    return least_threshold(found.amax(1), kept.false_accept_rate)
 
 
-def rejection_threshold(scores: Tensor, false_accept_rate: float) -> float:
+def least_threshold(scores: Tensor, false_accept_rate: float) -> float:
     """Return the least threshold that at most this share of negatives reaches.
 
     Args:

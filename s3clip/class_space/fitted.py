@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
+import numpy as np
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
 from s3clip.class_space.edits import set_shares, teach
-from s3clip.class_space.examples import FewShotReport
+from s3clip.class_space.examples import Examples, FewShotReport
 from s3clip.class_space.few_shot import learn
 from s3clip.class_space.shares import in_logits, share_offsets
 from s3clip.class_space.state import FEW_SHOT_TENSORS, few_shot_tensors, from_state, to_state
@@ -194,6 +195,20 @@ class ClassSpaceModule(nn.Module):
         kept = None if self._fitted is None else self._fitted.value.few_shot
         return None if kept is None else kept.report
 
+    @property
+    def examples(self) -> Examples | None:
+        """The labelled images, where there are some and they are kept."""
+        kept = None if self._fitted is None else self._fitted.value.few_shot
+        return kept if isinstance(kept, Examples) else None
+
+    def residual(self, embeds: Tensor) -> Tensor | None:
+        """Return (images, classes) what labelled images add to the logits; None where they add nothing.
+
+        Args:
+            embeds: (images, dim) of length one.
+        """
+        return self._checked().built.residual(embeds)
+
     def forget_examples(self) -> Self:
         """Take out labelled images and what was learned of them: logits are those of the words again."""
         return self._take(teach(self._value(), None))
@@ -221,12 +236,15 @@ class ClassSpaceModule(nn.Module):
         """
         report = self.few_shot
         threshold = None if report is None else report.threshold
-        bias = self._bias()
-        least = None if threshold is None else (threshold + (0.0 if bias is None else float(bias)),)
+        if threshold is not None and (bias := self.logit_bias) is not None:
+            # One step up: no sum of a lower logit with the bias rounds onto it.
+            threshold = float(np.nextafter(np.float32(threshold + float(bias)), np.float32(np.inf)))
+        least = None if threshold is None else (threshold,)
         return Calibration(activation=self.activation, thresholds=least)
 
-    def _bias(self) -> Tensor | float | None:
-        """What is added to the logits, as far as the class space knows."""
+    @property
+    def logit_bias(self) -> Tensor | float | None:
+        """What is added to the logits, as far as the class space knows; None where there is none."""
         return None if self._fitted is None else self._fitted.known_bias
 
     @property

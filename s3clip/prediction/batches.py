@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from s3clip.arguments import whole_number
-from s3clip.class_space import Calibration, FittedClass
+from s3clip.class_space import Calibration, Examples, FittedClass
 from s3clip.images.opening import BrokenImageError, one_or_several, open_image
 from s3clip.prediction.adaptation import AdaptableHead, TestTimeAdapter
 from s3clip.space.synonymous_space import unit_vectors
@@ -28,6 +28,10 @@ class AnsweringHead(AdaptableHead, Protocol):
     @property
     def class_shares(self) -> Sequence[float] | None:
         """How common the classes are, where somebody said so."""
+
+    @property
+    def examples(self) -> Examples | None:
+        """The labelled images that are kept."""
 
     @property
     def uncalibrated(self) -> Calibration:

@@ -16,7 +16,7 @@ from s3clip.prediction.batches import AnsweringHead, as_embeds, check_embeds, em
 from s3clip.prediction.class_labels import class_positions
 
 MOST_NUMBERS = 2**26
-"""Images x the wider of classes and dimensions: half a gigabyte in float64; of more images, some are taken."""
+"""Images x the wider of classes and dimensions: half a gigabyte in float64. Of more, some are taken."""
 
 
 class TeachableHead(AnsweringHead, Protocol):

@@ -170,14 +170,15 @@ def choose(found: Basis, logits: Tensor, labels: Tensor, groups: Tensor) -> Choi
 
 
 def _estimate(before: Tensor, after: Tensor, weights: Tensor, *, changed: bool) -> Estimate:
+    share = min(1.0, float(weights @ before))  # sums of shares round
     if not changed:
-        return Estimate(float(weights @ before), 0.0, 0.0, 0.0)
+        return Estimate(share, 0.0, 0.0, 0.0)
     change = after - before
-    gain = float(weights @ change)
+    gain = max(-1.0, min(1.0, float(weights @ change)))
     # As if one image more had been mended and one been spoilt (after Agresti and Min 2005).
     spread = float((weights.square() * change.square()).sum() + 2 * weights.square().mean())
     margin = _Z * math.sqrt(spread)
-    return Estimate(float(weights @ before), gain, max(-1.0, gain - margin), min(1.0, gain + margin))
+    return Estimate(share, gain, max(-1.0, gain - margin), min(1.0, gain + margin))
 
 
 def _log_loss(logits: Tensor, labels: Tensor) -> Tensor:
