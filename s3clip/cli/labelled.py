@@ -260,13 +260,12 @@ def _check(
         [
             str(files[each.image]),
             names[each.given],
-            f"{each.given_probability:.4f}",
             names[each.likely],
-            f"{each.likely_probability:.4f}",
+            f"{each.wrong:.4f}",
         ]
         for each in doubts
     ]
-    print_rows(["file", "label", "probability", "likely", "probability_of_likely"], rows, output)
+    print_rows(["file", "label", "likely", "wrong"], rows, output)
     write_contact_sheet(head, files, doubts, page)
     if output is Format.TABLE:
         say(f"Of your {len(files):,} labels the other images contradict {len(doubts):,}; look at {page}.")

@@ -36,8 +36,7 @@ def write_contact_sheet(
     names = [_text(name) for name in head.class_names]
     figures = "\n".join(
         f'<figure><img alt="{_text(files[each.image].name)}" src="{thumbnail(files[each.image])}">'
-        f"<figcaption><del>{names[each.given]}</del> {each.given_probability:.1%}<br>"
-        f"<ins>{names[each.likely]}</ins> {each.likely_probability:.1%}<br>"
+        f"<figcaption><del>{names[each.given]}</del><br><ins>{names[each.likely]}</ins><br>{each.wrong:.1%}<br>"
         f"{_text(str(files[each.image]))}</figcaption></figure>"
         for each in doubts[:MOST_SHOWN]
     )
@@ -50,7 +49,7 @@ def write_contact_sheet(
         f"<title>s3clip: doubtful labels</title>\n<style>{_STYLE}</style></head>\n<body>\n"
         f"<h1>Doubtful labels</h1>\n<p>{len(doubts):,} of {len(files):,} labels are contradicted by the "
         f"words and the other images{shown}: the label an image has, struck out, and what it seems to show, "
-        f"each with its probability as learned without the image. The least probable label comes first.</p>\n"
+        f"and how likely the label is wrong, as learned without the image.</p>\n"
         f"{figures}\n</body></html>\n"
     )
     write_atomically(path, page.encode())

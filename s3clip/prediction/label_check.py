@@ -1,5 +1,6 @@
 """Labels that the other images contradict."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,8 @@ from s3clip.prediction.few_shot import TeachableHead, label_positions
 from s3clip.space.residual import basis, fit
 from s3clip.space.strength import choose, fold_of
 
-LEAST_ODDS = 30
-"""How many times as probable another class has to be: of 5 % of wrong labels it finds most, and little else."""
+WRONG = 0.05
+"""The share of labels that are taken to be wrong, and then any class's, before an image is looked at."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,13 @@ class LabelDoubt:
         image: its position among those given.
         given: the position of the class that it is labelled with.
         likely: of the class that it seems to show.
-        given_probability: of the class it is labelled with, in [0, 1], as learned without this image.
-        likely_probability: of the other one.
+        wrong: the probability that the label is wrong, in [0, 1], as learned without this image.
     """
 
     image: int
     given: int
     likely: int
-    given_probability: float
-    likely_probability: float
+    wrong: float
 
 
 @torch.no_grad()
@@ -47,10 +46,11 @@ def check_labels(
 ) -> list[LabelDoubt]:
     """Return the images whose label is contradicted by the words and the other labelled images.
 
-    Each image is asked by what `fit_few_shot` would learn without it and its copies, ten parts in turn; it is
-    listed where another class is `LEAST_ODDS` times as probable as the one it is labelled with. (After
-    Northcutt et al., "Confident Learning", JAIR 2021, whose thresholds, one a class, found less here.) The
-    head stays as it is; labelled images that it has count for nothing.
+    Each image is asked by what `fit_few_shot` would learn without it and its copies, ten parts in turn. The
+    class it is labelled with has a probability of p; by Bayes' rule the label is wrong with a probability of
+    w / (w + (1 - WRONG) p), where w = WRONG / classes. Those above a half are listed. (The confident learning
+    of Northcutt et al., JAIR 2021, with its thresholds, one a class, found less here.) The head stays as it
+    is; labelled images that it has count for nothing.
 
     Args:
         head: a fitted head.
@@ -60,7 +60,7 @@ def check_labels(
         batch_size: images per call of the image tower.
 
     Returns:
-        The doubtful ones, the least probable label first.
+        The doubtful ones, the most likely wrong first.
 
     Raises:
         ValueError, TypeError: see `fit_few_shot`.
@@ -76,16 +76,14 @@ def check_labels(
     with torch.autocast(embeds.device.type, enabled=False):
         parts = [head.folded(part) * head.logit_scale for part in embeds.split(1024)]
     logits = _held_out(torch.cat(parts).cpu().double(), embeds.cpu().double(), own)
-    temperature = best_temperature(logits.numpy(), own.numpy())
-    probabilities = (logits / temperature).softmax(1)
-    best, likely = probabilities.max(1)
-    given = probabilities.gather(1, own[:, None])[:, 0]
-    # Of logits, which still differ where probabilities round to 0.
-    odds = (logits.amax(1) - logits.gather(1, own[:, None])[:, 0]) / temperature
-    order = odds.argsort(descending=True, stable=True)
+    temperature = best_temperature(logits.numpy(), own.numpy(), WRONG)
+    logs = (logits / temperature).log_softmax(1).gather(1, own[:, None])[:, 0]
+    by_chance = math.log(WRONG / (1 - WRONG) / logits.shape[1])
+    order = logs.argsort(stable=True)
+    likely = logits.argmax(1)
     return [
-        LabelDoubt(int(asked[i]), int(own[i]), int(likely[i]), float(given[i]), float(best[i]))
-        for i in order[odds[order].exp() >= LEAST_ODDS].tolist()
+        LabelDoubt(int(asked[i]), int(own[i]), int(likely[i]), 1 / (1 + math.exp(float(logs[i]) - by_chance)))
+        for i in order[(logs[order] < by_chance) & (likely[order] != own[order])].tolist()
     ]
 
 
