@@ -28,7 +28,7 @@ _TENSORS = ("text_embeddings", "owners", *FEW_SHOT_TENSORS)
 
 _DROPPED = {
     "calibration": "the calibration was of other classes or settings and is dropped; calibrate() again",
-    "few_shot": "the labelled images were all of classes that are gone, and are dropped",
+    "few_shot": "the labelled images were of other classes and are dropped; fit_few_shot() again",
     "class_shares": "the class shares were of other classes and are dropped; set_class_shares() again",
 }
 """What is said where a change takes a field of the class space away."""
@@ -211,7 +211,7 @@ class ClassSpaceModule(nn.Module):
 
     def forget_examples(self) -> Self:
         """Take out labelled images and what was learned of them: logits are those of the words again."""
-        return self._take(teach(self._value(), None))
+        return self._take(teach(self._value(), None), asked=("few_shot",))
 
     @property
     def activation(self) -> Activation:
@@ -323,12 +323,19 @@ class ClassSpaceModule(nn.Module):
             raise ValueError("the head is not fitted: call fit_classes() or fit_embeddings() first")
         return self._fitted
 
-    def _take(self, space: ClassSpace) -> Self:
-        """Build what follows from a class space, then take both at once, or leave everything as it was."""
+    def _take(self, space: ClassSpace, asked: tuple[str, ...] = ()) -> Self:
+        """Build what follows from a class space, then take both at once, or leave everything as it was.
+
+        Args:
+            space: to be taken.
+            asked: fields that were to go, of which nothing needs to be said.
+        """
         fitted = FittedSpace(space, device=self._device(), fused=self.fused).train(self.training)
         before = None if self._fitted is None else self._fitted.value
         self._fitted = fitted
         for field, message in _DROPPED.items():
+            if field in asked:
+                continue
             if getattr(before, field, None) is not None and getattr(space, field) is None:
                 warnings.warn(message, stacklevel=3)
         return self

@@ -5,7 +5,7 @@ The mathematics is in `s3clip.space.shift`, the views of an image in `view_embed
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -128,7 +128,7 @@ class TestTimeAdapter(nn.Module):
         )
 
     @torch.no_grad()
-    def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def encode(self, pictures: Iterable[Image.Image]) -> Tensor:
         """Return the embeddings of the views of pictures: (pictures, views, dim), view 0 the plain one.
 
         Raises:

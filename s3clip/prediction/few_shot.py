@@ -71,8 +71,10 @@ def fit_few_shot(
     false_accept_rate = plain(false_accept_rate)
     if not (is_number(false_accept_rate) and 0 <= false_accept_rate < 1):
         raise ValueError(f"false_accept_rate: expected a share in [0, 1), got {false_accept_rate!r}")
-    space, scale = head.class_space, head.logit_scale.item()
+    space, scale = head.class_space, head.logit_scale.detach().item()
     positions = torch.tensor(label_positions(labels, head.classes), dtype=torch.int64)
+    if not len(positions):
+        raise ValueError("labels: expected labelled images, got none")
     before = space.few_shot
     if add and before is not None and not isinstance(before, Examples):
         raise ValueError(
@@ -143,8 +145,6 @@ def _embedded(
     elif images is not None:
         images = _some(one_or_several(images), taken, labels)
     parts = [each.half() for each in embeddings(head, images, image_embeds, batch_size)]
-    if not parts:
-        raise ValueError("images: expected labelled images, got none")
     found = torch.cat(parts)
     # What float16 rounds may be no number: nothing that `predict` takes is.
     check_embeds(found)
