@@ -24,7 +24,9 @@ from s3clip.prediction.answers import predict, predict_proba
 from s3clip.prediction.calibrating import calibrate, fit_rejection
 from s3clip.prediction.conformal import predict_sets
 from s3clip.prediction.few_shot import fit_few_shot
+from s3clip.prediction.label_check import check_labels
 from s3clip.prediction.linear_weights import to_linear
+from s3clip.prediction.suggesting import suggest
 from s3clip.prediction.top_classes import TopClasses, top_classes
 from s3clip.segmentation.segmenter import segment
 from s3clip.texts.prompts import resolve_templates
@@ -309,6 +311,8 @@ class SynonymousSpaceHead(ClassSpaceModule):
     predict = predict
     predict_proba = predict_proba
     predict_sets = predict_sets
+    suggest = suggest
+    check_labels = check_labels
     segment = segment
     to_linear = to_linear
 
