@@ -66,11 +66,8 @@ class SynonymousSpaceHead(ClassSpaceModule):
                 f"config: expected a HeadConfig, got {type(config).__name__}; HeadConfig(**settings)"
             )
         super().__init__(config or HeadConfig(), fused=fused)
-        self.backbone: Backbone | None
-        if model is None or isinstance(model, Backbone):
-            self.backbone = model
-        else:
-            self.backbone = Backbone(model, processor)
+        given = model is None or isinstance(model, Backbone)
+        self.backbone: Backbone | None = model if given else Backbone(model, processor)
         # How its backbone was looked for, to load the text tower alike; no token, which pickles would spread.
         self._hub: dict[str, Any] = {}
 
@@ -278,8 +275,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
 
     def word_logits(self, image_embeds: Tensor) -> Tensor:
         """Return the logits of (batch, dim) embeddings without what labelled images add: as of patches."""
-        embeds = self._unit_embeds(None, image_embeds, {})
-        return self._logits(self.folded(embeds))
+        return self._logits(self.folded(self._unit_embeds(None, image_embeds, {})))
 
     @torch.no_grad()
     def top_classes(
