@@ -227,7 +227,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
     @property
     def logit_bias(self) -> Tensor | float | None:
         """What is added to the logits: the backbone's, None where it has none."""
-        return super().logit_bias if self.backbone is None else self.backbone.logit_bias()
+        return self._known_bias() if self.backbone is None else self.backbone.logit_bias()
 
     @property
     def activation(self) -> Activation:

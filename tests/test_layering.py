@@ -60,7 +60,7 @@ STANDARD = {
     *("typing", "unicodedata"),
 }
 # What knows the libraries of models: the room of the backbone, and what is measured against transformers.
-TRANSFORMERS = ("backbone.", "integrations.pipeline", "bench.")
+TRANSFORMERS = ("backbone.", "integrations.pipeline", "integrations.auto_classes", "bench.")
 
 
 def modules():

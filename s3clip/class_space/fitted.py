@@ -247,6 +247,9 @@ class ClassSpaceModule(nn.Module):
     @property
     def logit_bias(self) -> Tensor | float | None:
         """What is added to the logits, as far as the class space knows; None where there is none."""
+        return self._known_bias()
+
+    def _known_bias(self) -> float | None:
         return None if self._fitted is None else self._fitted.known_bias
 
     @property

@@ -93,7 +93,7 @@ def fit(
     total, kept = sum(len(r.texts) for r in reports), sum(r.count("kept") for r in reports)
     dropped = sum(r.count("dropped") for r in reports)
     say(
-        f"{len(reports)} classes, {total} texts: {kept} kept, {dropped} dropped, "
+        f"{len(reports)} classes, {total} {head.config.points}: {kept} kept, {dropped} dropped, "
         f"{total - kept - dropped} repeated"
     )
     if len(reports) == 1:

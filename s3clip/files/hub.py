@@ -131,33 +131,36 @@ def fetch(
         return _fallen_back(error, kept, f"{repo_id}/{file}")
 
 
-def stands_in_cache(
+def find_model(
     name: str, *, revision: str | None = None, subfolder: str = "", local_files_only: bool = False, **hub: Any
-) -> bool:
-    """Whether a model can be had from the cache alone, since the Hub cannot be asked; a warning says so.
+) -> tuple[str | None, bool]:
+    """Return the commit of a model, and whether it can be had from the cache alone, as a warning then says.
 
     Args:
         name: of the model, as transformers takes it.
         revision: branch, tag or commit.
         subfolder: of the repository.
-        local_files_only: the Hub is not to be asked, so that there is nothing to find out.
+        local_files_only: the Hub is not to be asked.
         hub: `token` and `cache_dir`; what else there is has no meaning here.
 
+    Returns:
+        The commit, None where transformers says what is wrong; and True where the Hub cannot be asked.
+
     Raises:
+        EntryNotFoundError: it has no config.json, and so is of another kind.
         FileNotFoundError: there is no such model, or no access to it.
         ConnectionError: the Hub cannot be reached, and the cache has nothing.
     """
-    if local_files_only:
-        return False
     hub = {key: value for key, value in hub.items() if key in ("token", "cache_dir")}
+    file = f"{subfolder}/config.json" if subfolder else "config.json"
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            fetch(name, f"{subfolder}/config.json" if subfolder else "config.json", revision=revision, **hub)
+            found = fetch(name, file, revision=revision, local_files_only=local_files_only, **hub)
     except (RevisionNotFoundError, HFValidationError, LocalEntryNotFoundError):
-        return False  # transformers says it
+        return None, False
     except EntryNotFoundError:
-        return False  # of another kind than those with a config.json
+        raise
     except HfHubHTTPError as error:
         raise FileNotFoundError(
             f"name: no model {name!r} on the Hub that can be read ({_reason(error)}); check how it is spelt, "
@@ -165,7 +168,14 @@ def stands_in_cache(
         ) from error
     for each in said:
         warnings.warn(str(each.message), stacklevel=3)
-    return bool(said)
+    return commit_of(found), bool(said)
+
+
+def commit_of(file: Path) -> str | None:
+    """Return the commit of a file that `fetch` returned, None for one that is not of the cache."""
+    parts = file.parts
+    after = parts.index("snapshots") + 1 if "snapshots" in parts else len(parts)
+    return parts[after] if after < len(parts) else None
 
 
 def _cached(repo_id: str, file: str, where: dict[str, Any]) -> Path | None:
