@@ -141,7 +141,7 @@ def score_local_center(
         return products[..., 0]
     weight = tables["weight"]
     k = chosen_count(k, products.shape[-1])
-    # By lerp, and not as (1 - w) * mean + w * name, which OpenVINO 2026.4 computes wrongly for several classes.
+    # By lerp: (1 - w) * mean + w * name is computed wrongly for several classes by OpenVINO 2026.4.
     if not renormalize:
         to_name = products[..., 0].clone()  # first: the products are scratch
         return torch.lerp(_mean_of_largest(products, k), to_name, weight)
@@ -330,8 +330,8 @@ def fold_subspace(group: PointGroup, *, r: int) -> Folded:
 def score_subspace(products: Tensor, tables: Mapping[str, Tensor], *, r: int) -> Tensor:
     """Cosine to the image's projection on the affine subspace of the texts, c + U Uᵀ(v - c).
 
-    Signed, unlike the length of a projection: in a centered space most scores are negative. With a the part of
-    c at right angles to U, the projection is a + U Uᵀv: its two parts are at right angles too.
+    Signed, unlike the length of a projection: in a centered space most scores are negative. With a the part
+    of c at right angles to U, the projection is a + U Uᵀv: its two parts are at right angles too.
     """
     along = products[..., 1:].square().sum(-1)
     inner = products[..., 0] + along
