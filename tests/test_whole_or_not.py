@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import warnings
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ def head_of(names, seed, **settings):
     return SynonymousSpaceHead().fit_embeddings(texts, names, logit_scale=10.0).reconfigure(**settings)
 
 
+SHOWN = torch.randn(20, 8, generator=torch.Generator().manual_seed(3))
+LABELS = ["cat", "dog", "bird", None] * 5
 OTHER = head_of(["fish", "newt"], 2)
 CHANGES = {
     "fit_embeddings": lambda head: head.fit_embeddings([torch.eye(8)[:2]], ["one"], logit_scale=3.0),
@@ -32,6 +35,8 @@ CHANGES = {
     "load_state_dict": lambda head: head.load_state_dict(
         head_of(["cat", "dog", "bird", "bee", "ant"], 5, metric="center").state_dict()
     ),
+    "fit_few_shot": lambda head: head.fit_few_shot(image_embeds=SHOWN, labels=LABELS, add=True),
+    "forget_examples": lambda head: head.forget_examples(),
     "half": lambda head: head.reconfigure(logit_scale=7.0),
 }
 
@@ -81,6 +86,12 @@ def test_a_change_that_is_interrupted_at_any_call_leaves_the_head_as_it_was(name
     change = CHANGES[name]
     head = head_of(["cat", "dog", "bird", "bee", "ant"], 1)
     head.calibration = Calibration(activation="softmax", temperature=2.0, thresholds=(0.5,))
+    if "examples" in name or name in ("remove_classes", "reconfigure"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            calibration = head.calibration
+            head.fit_few_shot(image_embeds=SHOWN, labels=[0, 1, 2, 3] * 5)
+            head.calibration = calibration
     before = what_it_says(head)
     changed = copy.deepcopy(head)
     count = made(change, changed)

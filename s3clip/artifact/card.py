@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from s3clip._version import __version__
 from s3clip.backbone.names import hub_repository, is_public
-from s3clip.class_space import ClassSpace
+from s3clip.class_space import ClassSpace, Examples
 
 _TEMPLATE = Path(__file__).parent / "model_card.md"
 _EXAMPLES = 20
@@ -28,6 +28,7 @@ def model_card(space: ClassSpace, repo_id: str) -> ModelCard:
         base_model=None if name is None else hub_repository(name),
         tags=["s3clip", "zero-shot-image-classification", "synonyms"],
     )
+    kept = space.few_shot
     settings = space.config.model_dump(exclude_none=True)
     kwargs: dict[str, Any] = {
         "repo_id": repo_id,
@@ -39,6 +40,8 @@ def model_card(space: ClassSpace, repo_id: str) -> ModelCard:
         "backbone": None if name is None else _literal(name),
         "revision": reference.revision if reference is not None else None,
         "templates": [_literal(each) for each in space.templates or ()],
+        "few_shot": None if kept is None or kept.report is None else kept.report.summary(),
+        "examples_kept": isinstance(kept, Examples),
         "settings": json.dumps(settings, indent=2),
         "version": __version__,
     }

@@ -2,24 +2,40 @@
 
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
+import numpy as np
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from s3clip.class_space.state import from_state, to_state
-from s3clip.class_space.value import Calibration, ClassSpace, FittedClass
-from s3clip.config import HeadConfig
+from s3clip.class_space.edits import set_shares, teach
+from s3clip.class_space.examples import Examples, FewShotReport
+from s3clip.class_space.few_shot import learn
+from s3clip.class_space.shares import in_logits, share_offsets
+from s3clip.class_space.state import FEW_SHOT_TENSORS, few_shot_tensors, from_state, to_state
+from s3clip.class_space.value import Activation, Calibration, ClassSpace, FittedClass
+from s3clip.config import HeadConfig, SavedConfig
 from s3clip.files.json import checked, parse_json
 from s3clip.space.built import BuiltSpace
 from s3clip.space.folding import FoldedSpace
 from s3clip.space.synonymous_space import SynonymousSpace
 
+_TENSORS = ("text_embeddings", "owners", *FEW_SHOT_TENSORS)
+"""Of a state dict."""
+
+_DROPPED = {
+    "calibration": "the calibration was of other classes or settings and is dropped; calibrate() again",
+    "few_shot": "the labelled images were of other classes and are dropped; fit_few_shot() again",
+    "class_shares": "the class shares were of other classes and are dropped; set_class_shares() again",
+}
+"""What is said where a change takes a field of the class space away."""
+
 
 class _Unfitted(BaseModel):
-    config: HeadConfig
+    config: SavedConfig
 
 
 class FittedSpace(nn.Module):
@@ -29,17 +45,34 @@ class FittedSpace(nn.Module):
         value: the class space; `value.raw` and the buffers stay one, wherever the module is moved.
         device: where it goes; None: where `value.raw` is.
         fused: as for the head.
+        built: what was built of it, where that is there already.
     """
 
-    def __init__(self, value: ClassSpace, *, device: torch.device | None = None, fused: bool = False) -> None:
+    share_offsets: Tensor | None
+
+    def __init__(
+        self,
+        value: ClassSpace,
+        *,
+        device: torch.device | None = None,
+        fused: bool = False,
+        built: BuiltSpace | None = None,
+    ) -> None:
         super().__init__()
         # Half precision stores a direction to 3 digits only: keep what comes exactly, and at least float32.
         precise = torch.promote_types(value.raw.dtype, torch.float32)
         value = replace(value, raw=value.raw.detach().to(device=device, dtype=precise))
         config = value.config
-        self.built = BuiltSpace(
+        self.built = built or BuiltSpace(
             value.build(), config.metric, config.metric_options, raw=value.raw, fused=fused
         )
+        if value.few_shot is not None and built is None:
+            kept, residual = learn(value.few_shot, self.built)
+            value = replace(value, few_shot=kept)
+            self.built.add_residual(residual)
+        shares = value.class_shares
+        offsets = None if shares is None else share_offsets(shares).to(precise).to(value.raw.device)
+        self.register_buffer("share_offsets", offsets, persistent=False)
         self.value = value
         # Plain numbers for `forward`, which compilers read.
         self.fixed_scale = value.fixed_logit_scale
@@ -120,6 +153,114 @@ class ClassSpaceModule(nn.Module):
         if self._fitted is not None or calibration is not None:
             self._checked().value = replace(self._value(), calibration=calibration)
 
+    @property
+    def class_shares(self) -> tuple[float, ...] | None:
+        """How common each class is among the images, where `set_class_shares` said so."""
+        return None if self._fitted is None else self._fitted.value.class_shares
+
+    def set_class_shares(self, shares: Mapping[int | str, float] | None) -> Self:
+        """Say how common the classes are among the images to come: all logits follow. None takes it back.
+
+        The logit of class c gets temperature · log(share · classes) more, so that probabilities are those of
+        Bayes' rule: what they were, times the share, divided by their sum. Where they are sigmoids, the odds
+        of each class are multiplied by those of its share, over those of 1 / classes. Calibration and
+        thresholds are of the logits without, so that it does not matter what comes first.
+
+        Never guess: true shares gain many points of accuracy where classes are unequal, and wrong ones lose
+        more. Rare classes are found less often than before in any case.
+
+        Args:
+            shares: of the images, by position or by name: {"shoe": 0.6, "hat": 0.1}. Classes that are not
+                named have what is left, in equal parts.
+
+        Returns:
+            The head itself.
+
+        Raises:
+            TypeError, ValueError: see `s3clip.class_space.set_shares`.
+        """
+        fitted = self._checked()
+        value = set_shares(fitted.value, shares)
+        self._fitted = FittedSpace(value, built=fitted.built).train(self.training)
+        if value.calibration != fitted.value.calibration:
+            warnings.warn(
+                "the coverage was of other class shares and is dropped; calibrate(coverage=) again",
+                stacklevel=2,
+            )
+        return self
+
+    @property
+    def few_shot(self) -> FewShotReport | None:
+        """What labelled images gained, and how many there are of each class; None without."""
+        kept = None if self._fitted is None else self._fitted.value.few_shot
+        return None if kept is None else kept.report
+
+    @property
+    def examples(self) -> Examples | None:
+        """The labelled images, where there are some and they are kept."""
+        kept = None if self._fitted is None else self._fitted.value.few_shot
+        return kept if isinstance(kept, Examples) else None
+
+    def residual(self, embeds: Tensor) -> Tensor | None:
+        """Return (images, classes) what labelled images add to the logits; None where they add nothing.
+
+        Args:
+            embeds: (images, dim) of length one.
+        """
+        return self._checked().built.residual(embeds)
+
+    def forget_examples(self) -> Self:
+        """Take out labelled images and what was learned of them: logits are those of the words again."""
+        return self._take(teach(self._value(), None), asked=("few_shot",))
+
+    @property
+    def activation(self) -> Activation:
+        """How logits become probabilities, as far as the class space knows; else "softmax"."""
+        return self._known_activation()
+
+    @property
+    def current_calibration(self) -> Calibration:
+        """The calibration or, where there is none, what the model's own probabilities are.
+
+        It is of the logits as they are: thresholds, kept for logits without the shares of classes, are moved.
+        """
+        calibration = self.calibration or self.uncalibrated
+        offsets = self.share_offsets
+        return calibration if offsets is None else calibration.shifted(offsets)
+
+    @property
+    def uncalibrated(self) -> Calibration:
+        """What probabilities are without a calibration: the model's own.
+
+        Where labelled images show none of the classes, with the threshold of logits that they ask for.
+        """
+        report = self.few_shot
+        threshold = None if report is None else report.threshold
+        if threshold is not None and (bias := self.logit_bias) is not None:
+            # One step up: no sum of a lower logit with the bias rounds onto it.
+            threshold = float(np.nextafter(np.float32(threshold + float(bias)), np.float32(np.inf)))
+        least = None if threshold is None else (threshold,)
+        return Calibration(activation=self.activation, thresholds=least)
+
+    @property
+    def logit_bias(self) -> Tensor | float | None:
+        """What is added to the logits, as far as the class space knows; None where there is none."""
+        return self._known_bias()
+
+    def _known_bias(self) -> float | None:
+        return None if self._fitted is None else self._fitted.known_bias
+
+    @property
+    def share_offsets(self) -> Tensor | None:
+        """(classes,) what `set_class_shares` adds to the logits; None: nothing."""
+        offsets = None if self._fitted is None else self._fitted.share_offsets
+        if offsets is None:
+            return None
+        known = self.calibration
+        activation = self.activation if known is None else known.activation
+        temperature = 1.0 if known is None else known.temperature
+        return in_logits(offsets, activation, temperature)
+
     def get_extra_state(self) -> Tensor:
         """Return what a state dict holds besides tensors, names, texts and settings, as the bytes of JSON."""
         settings = {"config": self.config.model_dump()}
@@ -133,14 +274,14 @@ class ClassSpaceModule(nn.Module):
         if state.dtype != torch.uint8 or state.ndim != 1:
             raise ValueError(f"state_dict: expected bytes of JSON, got {tuple(state.shape)} {state.dtype}")
         content = parse_json(bytes(state.cpu().numpy().data), "state_dict")
-        raw, owners = self.__dict__.pop("_loading", (None, None))
+        raw, owners, *few_shot = self.__dict__.pop("_loading", (None,) * len(_TENSORS))
         if (raw is None) != (owners is None):
             raise ValueError("state_dict: text_embeddings and owners belong together, and one is missing")
         if raw is None:
             config = checked(content, _Unfitted, "state_dict").config
             self._unfitted_config, self._fitted = config, None
             return
-        space = from_state(content, raw, owners)
+        space = from_state(content, raw, owners, dict(zip(FEW_SHOT_TENSORS, few_shot, strict=True)))
         if self._fitted is not None and space.class_names != self.class_names:
             raise ValueError(
                 f"state_dict: it holds {len(space.classes)} classes {space.class_names[:3]}, this head is "
@@ -153,6 +294,8 @@ class ClassSpaceModule(nn.Module):
             raw, owners = self._fitted.built.raw, self._fitted.built.owners
             destination[f"{prefix}text_embeddings"] = raw if keep_vars else raw.detach()
             destination[f"{prefix}owners"] = owners if keep_vars else owners.detach()
+            for name, part in few_shot_tensors(self._fitted.value.few_shot).items():
+                destination[f"{prefix}{name}"] = part
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(
@@ -165,11 +308,15 @@ class ClassSpaceModule(nn.Module):
         unexpected: Any,
         errors: Any,
     ) -> None:
-        names = [f"{prefix}text_embeddings", f"{prefix}owners"]
+        names = [f"{prefix}{name}" for name in _TENSORS]
         self._loading = tuple(state_dict.get(name) for name in names)
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
         self.__dict__.pop("_loading", None)  # still there where the state dict has no extra state
         unexpected[:] = [key for key in unexpected if key not in names]
+
+    def _known_activation(self) -> Activation:
+        facts = None if self._fitted is None else self._fitted.value.backbone
+        return "softmax" if facts is None else facts.activation
 
     def _value(self) -> ClassSpace:
         return self._checked().value
@@ -179,16 +326,21 @@ class ClassSpaceModule(nn.Module):
             raise ValueError("the head is not fitted: call fit_classes() or fit_embeddings() first")
         return self._fitted
 
-    def _take(self, space: ClassSpace) -> Self:
-        """Build what follows from a class space, then take both at once, or leave everything as it was."""
+    def _take(self, space: ClassSpace, asked: tuple[str, ...] = ()) -> Self:
+        """Build what follows from a class space, then take both at once, or leave everything as it was.
+
+        Args:
+            space: to be taken.
+            asked: fields that were to go, of which nothing needs to be said.
+        """
         fitted = FittedSpace(space, device=self._device(), fused=self.fused).train(self.training)
-        forgotten = self.calibration is not None and space.calibration is None
+        before = None if self._fitted is None else self._fitted.value
         self._fitted = fitted
-        if forgotten:
-            warnings.warn(
-                "the calibration was of other classes or settings and is dropped; calibrate() again",
-                stacklevel=3,
-            )
+        for field, message in _DROPPED.items():
+            if field in asked:
+                continue
+            if getattr(before, field, None) is not None and getattr(space, field) is None:
+                warnings.warn(message, stacklevel=3)
         return self
 
     def _device(self) -> torch.device | None:

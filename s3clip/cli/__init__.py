@@ -7,7 +7,7 @@ import warnings
 import typer
 from safetensors import SafetensorError
 
-from s3clip.cli import bench, bulk, compare, eval, heads, inspection, report, segmentation, synonyms
+from s3clip.cli import bench, bulk, compare, eval, heads, inspection, labelled, report, segmentation, synonyms
 from s3clip.printing import say
 
 app = typer.Typer(
@@ -22,6 +22,9 @@ for verb in (
     heads.demo,
     heads.fit,
     heads.predict,
+    labelled.calibrate,
+    labelled.reject,
+    labelled.shares,
     inspection.inspect,
     heads.push,
     heads.export,

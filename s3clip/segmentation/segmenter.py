@@ -43,8 +43,12 @@ class SegmentingHead(Protocol):
     def current_calibration(self) -> Calibration:
         """How logits become probabilities."""
 
-    def __call__(self, *, image_embeds: Tensor) -> Tensor:
-        """Return (batch, classes) logits of (batch, dim) embeddings."""
+    @property
+    def share_offsets(self) -> Tensor | None:
+        """(classes,) what the shares of the classes add to the logits."""
+
+    def word_logits(self, image_embeds: Tensor, /) -> Tensor:
+        """Return (batch, classes) logits of (batch, dim) embeddings, without what labelled images add."""
 
 
 class WindowSizes(NamedTuple):
@@ -184,7 +188,7 @@ def segment_patches(
     nothing = None if background is None else class_position(names, background, "background")
     by_text = aggregation == "softmax_then_max"
     rows = features.patches.flatten(0, 2).split(PATCHES_AT_ONCE)
-    logits = torch.cat([_text_logits(head, part) if by_text else head(image_embeds=part) for part in rows])
+    logits = torch.cat([_text_logits(head, part) if by_text else head.word_logits(part) for part in rows])
     windows, tall, wide, _ = features.patches.shape
     patches = PatchLogits(
         logits.float().unflatten(0, (windows, tall, wide)).permute(0, 3, 1, 2).contiguous(),
@@ -282,4 +286,6 @@ def segment(
 def _text_logits(head: SegmentingHead, patches: Tensor) -> Tensor:
     """Return the logits of unit embeddings against every text as it was given: (patches, texts)."""
     texts = unit_vectors(head.space.raw)
-    return unit_vectors(patches).to(texts) @ texts.T * head.logit_scale.to(texts)
+    logits = unit_vectors(patches).to(texts) @ texts.T * head.logit_scale.to(texts)
+    offsets = head.share_offsets
+    return logits if offsets is None else logits + offsets[head.space.owners].to(logits)

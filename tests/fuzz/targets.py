@@ -1,5 +1,6 @@
 """What is fuzzed: for each target how its files are made, and what may come of reading one."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -7,7 +8,7 @@ import random
 import tarfile
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -147,24 +148,36 @@ def journal(base: Path) -> Case:
 # ---- artifacts ---------------------------------------------------------------------------------------------
 
 
-def _head(base: Path) -> Any:
+def _head(base: Path, taught: str = "") -> Any:
+    """Save a class space, with labelled images ("examples") or what was learned of some ("residual")."""
     import torch
 
     from s3clip.artifact.folder import load_artifact, save_artifact
-    from s3clip.class_space.fitted import ClassSpaceModule
+    from s3clip.class_space import Examples, LearnedResidual
+    from s3clip.class_space.fitted import ClassSpaceModule, FittedSpace
     from tests import ROOT
 
     space = load_artifact(ROOT / "tests" / "artifact" / "saved" / "2")
+    if taught:
+        shown = torch.randn(24, space.raw.shape[1], generator=torch.Generator().manual_seed(0))
+        embeds = torch.nn.functional.normalize(shown, dim=1).half()
+        examples = Examples(embeds, torch.arange(24) % 4 - 1, logit_scale=10.0)
+        space = FittedSpace(replace(space, few_shot=examples)).value
+        strong = space.few_shot.report.model_copy(update={"strength": 1.0})
+        space = replace(space, few_shot=replace(space.few_shot, report=strong))
+        if taught == "residual":
+            weights = torch.ones(space.raw.shape[1], len(space.classes))
+            space = replace(space, few_shot=LearnedResidual(weights, weights[0], strong))
     save_artifact(base / "space", space)
     torch.set_num_threads(1)
     return space, ClassSpaceModule
 
 
-def artifact(base: Path) -> Case:
+def artifact(base: Path, taught: str = "examples") -> Case:
     """Files that were damaged: what loads is what was saved, bit for bit."""
     from s3clip.artifact.folder import load_artifact
 
-    space, _ = _head(base)
+    space, _ = _head(base, taught)
     expected, files = space.digest(), {path.name: path.read_bytes() for path in (base / "space").iterdir()}
     config = json.loads(files["config.json"])
 
@@ -185,7 +198,7 @@ def artifact(base: Path) -> Case:
     return case
 
 
-def artifact_mended(base: Path) -> Case:  # noqa: C901
+def artifact_mended(base: Path, taught: str = "examples") -> Case:  # noqa: C901
     """Files of somebody who also mends the checksums: they are refused, or give logits that are numbers."""
     import torch
     from safetensors.torch import load, save
@@ -193,7 +206,7 @@ def artifact_mended(base: Path) -> Case:  # noqa: C901
     from s3clip import SynonymousSpaceHead
     from s3clip.artifact.folder import config_digest
 
-    _head(base)
+    _head(base, taught)
     config = json.loads((base / "space" / "config.json").read_text())
     original = (base / "space" / config["space_file"]).read_bytes()
     tensors = load(original)
@@ -253,13 +266,13 @@ def artifact_mended(base: Path) -> Case:  # noqa: C901
     return case
 
 
-def state_dict(base: Path) -> Case:
+def state_dict(base: Path, taught: str = "examples") -> Case:
     """State dicts, as torch.load gives them: refused, or taken."""
     import torch
 
     from s3clip import SynonymousSpaceHead
 
-    _head(base)
+    _head(base, taught)
     state = SynonymousSpaceHead.from_pretrained(base / "space", backbone=None).state_dict()
     key = next(key for key in state if key.endswith("_extra_state"))
     content = json.loads(bytes(state[key].numpy()))
@@ -313,10 +326,30 @@ def tar(base: Path) -> Case:
                     file.addfile(info, io.BytesIO(content))
             seeds[f"{form}.{ending}"] = sink.getvalue()
 
+    def headers(rng: random.Random) -> bytes:
+        """Headers of every kind in any order, whose sizes are true or not."""
+        found = b""
+        for _ in range(rng.choice((1, 2, 5, 40))):
+            kind = rng.choice((b"0", b"L", b"K", b"x", b"g", b"X", b"S", b"1", b"2", b"5"))
+            content = rng.choice(
+                (b"", b"a.png", b"x" * 700, b"11 path=b\n", b"20 size=99999999999\n", _png())
+            )
+            content = rng.choice((content, b"30 GNU.sparse.major=1\n", b"1" * 300, b"9" * 40 + b" a=b\n"))
+            info = tarfile.TarInfo(rng.choice(("a.png", "a.cls", "x/b.jpg", "././@LongLink")))
+            info.type = kind
+            info.size = rng.choice((len(content), len(content), 2**20, 2**33 - 1, 2**62))
+            times = rng.choice((1, 1, 1, 60, 400))
+            found += (info.tobuf(tarfile.GNU_FORMAT) + content + b"\0" * (-len(content) % 512)) * times
+        return found + b"\0" * rng.choice((0, 1024))
+
     def case(rng: random.Random, folder: Path) -> None:
         name = rng.choice(list(seeds))
         path = folder / f"x.{name.partition('.')[2]}"
-        path.write_bytes(mutated_bytes(rng, seeds[name], list(seeds.values())))
+        content = mutated_bytes(rng, seeds[name], list(seeds.values()))
+        if rng.random() < 0.3:
+            content = headers(rng)
+            content = gzip.compress(content, 1) if rng.random() < 0.5 else content
+        path.write_bytes(content)
         try:
             for sample in TarShard("x", path, grouped=rng.random() < 0.7).samples(rng.choice((0, 0, 1))):
                 assert isinstance(sample.key, str)
@@ -408,6 +441,96 @@ def tables(base: Path) -> Case:
                         raise WrongAnswer(f"{len(keys)} keys of {block.shape}")
         except BrokenShardError:
             return
+
+    return case
+
+
+def addresses(base: Path) -> Case:  # noqa: C901
+    """Tables whose cells name files: nothing outside of their folder is opened, here or in the network."""
+    import os
+    import socket
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from s3clip.images.sources import open_samples
+    from s3clip.images.table_shards import TableShard
+
+    server = socket.create_server(("127.0.0.1", 0))
+    server.setblocking(False)
+    port = server.getsockname()[1]
+    (base / "own" / "sub").mkdir(parents=True)
+    (base / "out").mkdir()
+    for name in ("own/a.png", "own/sub/b.png"):
+        (base / name).write_bytes(_png())
+    from PIL import Image
+
+    for name in ("out/c.png", "e.png", "ownother.png"):
+        Image.new("RGB", (7, 7)).save(base / name)  # told from the others by its size
+    for name, target in (
+        ("away", "../out"),
+        ("away.png", "../e.png"),
+        ("home", "."),
+        ("in.png", "sub/b.png"),
+    ):
+        (base / "own" / name).symlink_to(target)
+    os.mkfifo(base / "own" / "pipe.png")
+    parts = (
+        "a.png",
+        "sub",
+        "b.png",
+        "..",
+        ".",
+        "away",
+        "away.png",
+        "home",
+        "in.png",
+        "c.png",
+        "e.png",
+        "out",
+    )
+    parts += ("own", "ownother.png", "pipe.png", "", "%2e%2e", "\\..", "~", "\0", "*", "x" * 300)
+    starts = ("", "", "/", f"{base}/", f"{base}/own/", "file://", f"file://{base}/", f"local://{base}/own/")
+    starts += (
+        f"file://localhost{base}/",
+        f"simplecache::file://{base}/",
+        f"zip://c.png::file://{base}/",
+        "file:",
+    )
+    starts += (f"http://127.0.0.1:{port}/", f"HTTP://user@127.0.0.1:{port}/", f"https://127.0.0.1:{port}/")
+    starts += (f"http://[::ffff:127.0.0.1]:{port}/", f"http://2130706433:{port}/", f"ftp://127.0.0.1:{port}/")
+    starts += (
+        f"simplecache::http://127.0.0.1:{port}/",
+        "memory://",
+        "data:image/png;base64,",
+        "//",
+        "\\\\host\\",
+    )
+    private = (f"http://127.0.0.1:{port}/", f"http://localhost:{port}/", f"http://2130706433:{port}/")
+
+    def case(rng: random.Random, folder: Path) -> None:
+        names = []
+        for _ in range(8):
+            name = rng.choice(starts) + "/".join(rng.choice(parts) for _ in range(rng.randrange(1, 5)))
+            if rng.random() < 0.2:
+                name = mutated_bytes(rng, name.encode()).decode("utf-8", "replace")
+            names.append(name)
+        allowed: tuple[str, ...] = ()
+        if rng.random() < 0.3:  # a scheme does not allow what is private
+            allowed, names = ("http", "https"), [rng.choice(private) + name for name in names]
+        path = base / "own" / "t.parquet"
+        cells: Any = names if rng.random() < 0.5 else [{"bytes": None, "path": name} for name in names]
+        pq.write_table(pa.table({"image": cells}), path)
+        errors: dict[int, str] = {}
+        shard = TableShard("t", path, label_column=None, allowed=allowed)
+        for picture in open_samples(list(shard.samples()), errors):
+            if picture.size == (7, 7):
+                raise WrongAnswer(f"opened outside: {names}")
+        try:
+            server.accept()
+        except BlockingIOError:
+            return
+        raise WrongAnswer(f"asked this machine: {names}")
 
     return case
 
@@ -536,10 +659,12 @@ TARGETS = {
     "journal": Target(journal),
     "artifact": Target(artifact),
     "artifact-mended": Target(artifact_mended),
+    "artifact-residual": Target(lambda base: artifact_mended(base, "residual")),
     "state-dict": Target(state_dict),
     "tar": Target(tar),
     "arrays": Target(arrays),
     "tables": Target(tables),
+    "addresses": Target(addresses),
     "output": Target(output),
     "run-json": Target(run_json),
     "store": Target(store),
