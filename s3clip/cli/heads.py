@@ -25,22 +25,21 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the picture and the saved head.")] = Path(
         "s3clip-demo"
     ),
+    photos: Annotated[
+        Path | None,
+        typer.Option(help="Only write a hundred sample pictures into this folder, by class."),
+    ] = None,
 ) -> None:
-    """Classify handwritten digits with the small CLIP that comes with s3clip: offline, in seconds."""
+    """Show what the choice of names does, on handwritten digits: offline, with a small CLIP of its own."""
+    if photos is not None:
+        from s3clip.demo import write_photos
+
+        say(f"Wrote {len(write_photos(photos))} pictures into {photos}")
+        return
     from s3clip.demo.run import run_demo
 
     result = run_demo(out)
-    say(
-        f"{result.images} held-out handwritten digits, 10 classes with {result.texts} texts, "
-        f"of which the space keeps {result.kept}. Top-1 accuracy:"
-    )
-    for method, accuracy in result.accuracy.items():
-        say(f"  {method:<18} {accuracy:6.1%}")
-    say(
-        f"Saved the head to {result.head_folder} and loaded it again: logits differ by at most "
-        f"{result.reload_difference:.1e}."
-    )
-    say(f"Picture: {result.picture}")
+    say(f"{result}\n\nPicture: {result.picture}. Head: {result.head_folder}")
 
 
 def fit(
