@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from s3clip.cli.common import Device, Views, head_config, keep_inputs
+from s3clip.cli.common import Device, OptionalBackbone, Views, class_source, head_config, keep_inputs
 from s3clip.printing import say
 
 
@@ -15,10 +15,7 @@ def compare(
         str | None,
         typer.Argument(help="Synonym file, as for `s3clip fit`; none if --embeddings brings the texts too."),
     ] = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="CLIP-like model: a Hub repository (openai/clip-vit-base-patch32) or a folder."),
-    ] = None,
+    backbone: OptionalBackbone = None,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -96,7 +93,7 @@ def compare(
             files, named = labelled_images(images, labels, file_column, label_column)
             truth, arguments["images"] = named[:limit], files[:limit]
             keep_inputs(files, {"--out": [out / f"comparison.{ending}" for ending in ("json", "md", "png")]})
-        synonyms = SynonymSet.read(classes, values=values)  # type: ignore[arg-type]  # as in fit
+        synonyms = SynonymSet.read(class_source(classes), values=values)  # type: ignore[arg-type]  # as in fit
         arguments["templates"] = (template[0] if template and len(template) == 1 else template) or None
         model = Backbone.from_pretrained(backbone, device=device)
         result = compare_images(synonyms, truth, backbone=model, views=views, **arguments)

@@ -1,6 +1,7 @@
 """What one does with a head: fit, predict, push and export it, and the demo."""
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,14 +12,21 @@ from s3clip.cli.common import (
     BatchSize,
     Device,
     Format,
-    HeadSource,
+    HeadArgument,
+    InsteadOfHead,
+    OptionalBackbone,
+    OptionalHead,
     Output,
+    RequiredBackbone,
     Revision,
+    SavedBackbone,
     Views,
+    class_source,
+    fitted_head,
     head_config,
     print_rows,
 )
-from s3clip.printing import say
+from s3clip.printing import counted, say
 
 
 def demo(
@@ -47,13 +55,11 @@ def fit(
         str,
         typer.Argument(
             help='Synonym file: JSON such as {"cat": ["feline", "kitty"], "dog": []}, a text file with one '
-            "class a line, hf://datasets/user/name/file.json, or builtin:food101 (see s3clip synonyms list)."
+            "class a line, hf://datasets/user/name/file.json, builtin:food101 (see s3clip synonyms list); or "
+            'names: "cat,dog".'
         ),
     ],
-    backbone: Annotated[
-        str,
-        typer.Option(help="CLIP-like model: a Hub repository (openai/clip-vit-base-patch32) or a folder."),
-    ],
+    backbone: RequiredBackbone,
     out: Annotated[Path, typer.Option(help="Folder to save the head in.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the backbone.")] = None,
     template: Annotated[
@@ -78,7 +84,7 @@ def fit(
     from s3clip.inspection import inspect_head
 
     settings = None if config is None else head_config(config)
-    synonyms = SynonymSet.read(classes, values=values)  # type: ignore[arg-type]  # read() names a wrong one
+    synonyms = SynonymSet.read(class_source(classes), values=values)  # type: ignore[arg-type]  # read() names a wrong one
     templates = template[0] if template and len(template) == 1 else template
     head = SynonymousSpaceHead.from_backbone(backbone, revision=revision, device=device, config=settings)
     head.fit_classes(synonyms, templates=templates or None, batch_size=batch_size)
@@ -87,7 +93,7 @@ def fit(
     total, kept = sum(len(r.texts) for r in reports), sum(r.count("kept") for r in reports)
     dropped = sum(r.count("dropped") for r in reports)
     say(
-        f"{len(reports)} classes, {total} texts: {kept} kept, {dropped} dropped, "
+        f"{counted(len(reports), 'class')}, {counted(total, 'text')}: {kept} kept, {dropped} dropped, "
         f"{total - kept - dropped} repeated"
     )
     if len(reports) == 1:
@@ -97,12 +103,11 @@ def fit(
 
 def predict(
     images: Annotated[list[str], typer.Argument(help="Image files, folders or globs.")],
-    head: HeadSource,
+    head: OptionalHead = None,
+    classes: InsteadOfHead = None,
+    backbone: OptionalBackbone = None,
     top_k: Annotated[int, typer.Option(help="How many classes to print for each image.")] = 1,
     output: Output = Format.TABLE,
-    backbone: Annotated[
-        str, typer.Option(help="The model, if it is not where it was when the head was fitted.")
-    ] = "saved",
     revision: Revision = None,
     batch_size: BatchSize = 32,
     adapt: Annotated[
@@ -115,15 +120,15 @@ def predict(
     views: Views = 64,
     device: Device = None,
 ) -> None:
-    """Classify images with a saved head.
+    """Classify images with a saved head, or with --classes and --backbone.
 
     An image that cannot be read is named, the others are classified all the same, and the exit status is 1.
     """
-    from s3clip import SynonymousSpaceHead, TestTimeAdapter
+    from s3clip import TestTimeAdapter
     from s3clip.images.walking import find_images
 
     files = find_images(images)
-    fitted = SynonymousSpaceHead.from_pretrained(head, revision=revision, backbone=backbone, device=device)
+    fitted = fitted_head(head, classes, backbone, revision, device)
     adapter = None if adapt is None else TestTimeAdapter(fitted, adapt, views=views)
     answers = fitted.predict(files, top_k=top_k, batch_size=batch_size, adapt=adapter)
     if output is Format.JSON:
@@ -168,10 +173,11 @@ def push(
 ) -> None:
     """Push a saved head to the Hub: a few MB, without its model. Log in with `hf auth login` first."""
     from s3clip.artifact.folder import load_artifact
-    from s3clip.artifact.hub import push_artifact
+    from s3clip.artifact.hub import push_artifact, pushed_to, without_local_names
 
+    space = load_artifact(head)
     address = push_artifact(
-        load_artifact(head),
+        space,
         repository,
         private=private,
         revision=revision,
@@ -179,15 +185,21 @@ def push(
         create_pr=pull_request,
         replace_card=replace_card,
     )
-    say(f"Pushed to {address}. Try: s3clip predict IMAGES --head {repository}")
+    name, pull = pushed_to(address)
+    words = ["s3clip predict IMAGES --head", name]
+    if (where := pull or revision) is not None:
+        words += ["--revision", shlex.quote(where)]
+    if space.backbone is not None and without_local_names(space) is not space:
+        local = space.backbone.reference.name
+        say(f"Its model is a folder of this machine, {local}, not named on the Hub: others give theirs.")
+        words += ["--backbone", shlex.quote(str(local))]
+    say(f"Pushed to {address}. Try: {' '.join(words)}")
 
 
 def export(
-    head: HeadSource,
+    head: HeadArgument,
     out: Annotated[Path, typer.Option(help="ONNX file to write.")],
-    backbone: Annotated[
-        str, typer.Option(help="The model, if it is not where it was when the head was fitted.")
-    ] = "saved",
+    backbone: SavedBackbone = "saved",
     revision: Revision = None,
 ) -> None:
     """Write the image tower and the head as one ONNX graph, from pixels to logits."""

@@ -167,8 +167,8 @@ def with_wrong_words(words: list[tuple[str, ...]], seed: int, share: float = WRO
         share: of all synonyms, in [0, 1].
 
     Returns:
-        The same, with each drawn synonym in a class that is not its own, as long as none has more than half of
-        those that are drawn.
+        The same, with each drawn synonym in a class that is not its own, as long as none has more than half
+        of those that are drawn.
     """
     places = [(c, i) for c, own in enumerate(words) for i in range(1, len(own))]
     drawn = np.random.default_rng(seed).choice(len(places), round(share * len(places)), replace=False)

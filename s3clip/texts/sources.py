@@ -12,6 +12,7 @@ from s3clip.texts.lines import Lines, Table, split_lines, strings_of_list
 
 BUILTIN = "builtin:"  # before the name of a set that comes with s3clip
 HUB = "hf://"
+SUFFIXES = (".json", ".txt", ".csv", ".yaml", ".yml")
 _KINDS = "a file whose name ends in .json, .txt, .csv or .yaml"
 
 Source = str | os.PathLike[str] | dict[str, Any] | list[Any] | tuple[Any, ...]
@@ -77,7 +78,7 @@ def _parsed(path: Path, where: str) -> Any:
         raise ValueError(f"{where}: is a directory; expected {_KINDS}")
     if not path.exists():
         raise FileNotFoundError(f"no synonym file {str(path)!r}: looked for {path.absolute()}")
-    if kind not in (".json", ".txt", ".csv", ".yaml", ".yml"):
+    if kind not in SUFFIXES:
         raise ValueError(f"{where}: expected {_KINDS}")
     text = read_text(path, where)
     if not text.strip():

@@ -268,6 +268,8 @@ def test_the_command_line_pushes_and_reads(hub: Hub, tmp_path: Path, monkeypatch
     pushed = CliRunner().invoke(cli.app, ["push", str(tmp_path / "space"), "user/space", "--private"])
     assert pushed.exit_code == 0, pushed.output
     assert hub.repositories["user/space"].private
+    assert "--head user/space" in pushed.output
+    assert "--revision" not in pushed.output
     shown = CliRunner().invoke(cli.app, ["inspect", "user/space", "--revision", "main"])
     assert shown.exit_code == 0, shown.output
     assert "0 zebra" in shown.output
