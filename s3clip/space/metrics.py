@@ -392,3 +392,4 @@ METRICS: dict[str, Metric] = {
         Metric("subspace", fold_subspace, score_subspace, {"r": Option(3, "a whole number >= 1", is_count)}),
     )
 }
+"""Point-to-space metrics by name, with the options of each."""

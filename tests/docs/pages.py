@@ -1,4 +1,4 @@
-"""Pages of the docs as a reader uses them: blocks run in order, in an empty folder, with nothing but what is there.
+"""Pages of the docs as a reader uses them: blocks run in order, in an empty folder, with what the page made.
 
 A page has
 
@@ -19,6 +19,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from s3clip import cli
 from tests import ROOT
@@ -82,11 +84,11 @@ def _command(words: list[str]) -> None:
     assert Path(words[0]).name == "s3clip", f"only s3clip commands are run: {words}"
     before, sys.argv = sys.argv, words
     try:
-        cli.main()
-    except SystemExit as stopped:
-        assert not stopped.code, words
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
     finally:
         sys.argv = before
+    assert not stopped.value.code, words
 
 
 def same(expected: str, said: str) -> bool:

@@ -1,4 +1,4 @@
-"""Every block of code in the README and the docs runs, in order, in an empty folder, and prints what is said."""
+"""Every block of README and docs runs, in order, in an empty folder, and prints what the page says."""
 
 import re
 from pathlib import Path
