@@ -22,6 +22,7 @@ ROWS = (
     {"head"},
     {"integrations", "inspection", "bulk", "evaluation", "bench"},
     {"demo"},
+    {"app"},
     {"cli", "__main__"},
 )
 BESIDE = {

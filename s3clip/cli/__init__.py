@@ -9,6 +9,7 @@ import typer
 from safetensors import SafetensorError
 
 from s3clip._version import __version__
+from s3clip.cli import app as app_command
 from s3clip.cli import bench, bulk, compare, eval, heads, inspection, report, segmentation, synonyms
 from s3clip.printing import say
 
@@ -50,6 +51,7 @@ for verb in (
     compare.compare,
     report.report,
     bench.bench,
+    app_command.app,
 ):
     app.command()(verb)
 app.command("eval")(eval.evaluate)
@@ -74,6 +76,8 @@ def main() -> None:
     warnings.showwarning = lambda message, *rest, **more: say(f"warning: {message}", error=True)
     try:
         app()
-    except (ValueError, TypeError, OSError, SafetensorError) as error:
+    except (ValueError, TypeError, OSError, SafetensorError, ImportError) as error:
+        if isinstance(error, ImportError) and "s3clip[" not in str(error):
+            raise  # no extra that is missing, but something broken
         say(f"error: {_one_line(error)}", error=True)
         sys.exit(2)

@@ -78,15 +78,15 @@ class DemoResult:
         """Return it as it is printed."""
         best, *_, worst = self.single
         rows = [
-            ("one name each, the worst choice", worst.accuracy, _some(worst.words)),
-            ("one name each, the best choice", best.accuracy, _some(best.words)),
-            ("all names, the usual ensemble", self.ensemble.accuracy, _with_wrong_words(self.ensemble)),
-            ("all names, synonymous space", self.space.accuracy, _with_wrong_words(self.space)),
+            ("one name, the worst choice", worst.accuracy, _some(worst.words)),
+            ("one name, the best choice", best.accuracy, _some(best.words)),
+            ("all, the usual ensemble", self.ensemble.accuracy, _with_wrong_words(self.ensemble)),
+            ("all, synonymous space", self.space.accuracy, _with_wrong_words(self.space)),
         ]
-        lines = [f"  {name:<31} {accuracy:7.1%}   {rest}" for name, accuracy, rest in rows]
+        lines = [f"  {name:<27} {accuracy:6.1%}   {rest}" for name, accuracy, rest in rows]
         head = (
-            f"{self.images} handwritten digits that the model never saw, {len(best.words)} classes with "
-            f"{len(self.single)} names each. Right answers:"
+            f"Right answers on {self.images} unseen digits, with {len(self.single)} names for each of "
+            f"{len(best.words)} classes:"
         )
         return "\n".join([head, "", *lines])
 
@@ -155,7 +155,7 @@ def _some(words: tuple[str, ...]) -> str:
 
 def _with_wrong_words(method: AllNames) -> str:
     worst = min(method.wrong_words)
-    return f"with a fifth of the words wrong {method.mean:.1%} (worst of {DRAWS} draws {worst:.1%})"
+    return f"{method.mean:.1%} if a fifth is wrong, at worst {worst:.1%}"
 
 
 def with_wrong_words(words: list[tuple[str, ...]], seed: int, share: float = WRONG) -> list[tuple[str, ...]]:
