@@ -1,13 +1,22 @@
 """Every setting of a head, checked when it is given."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from s3clip.arguments import LARGEST_SCALE, is_scale, plain, resolve_options
 from s3clip.files.problems import first_problem
 from s3clip.space.metrics import METRICS
 from s3clip.space.scale_rules import SCALE_RULES
+from s3clip.texts.prompts import Points
 
 
 class _FrozenDict(dict[str, Any]):
@@ -29,6 +38,8 @@ class HeadConfig(BaseModel):
     when a default does.
 
     Attributes:
+        points: what a point of a space is: "concepts", a name or synonym together with its descriptors, or
+            "texts", each by itself. Read when texts are encoded, and fixed from then on.
         metric: how near an image lies to a space, a key of `s3clip.space.metrics.METRICS`.
         metric_options: the options of the metric.
         scale_rule: how the ε of each class is chosen, a key of `s3clip.space.SCALE_RULES`; None keeps every
@@ -42,6 +53,7 @@ class HeadConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    points: Points = "concepts"
     metric: str = "local_center"
     metric_options: dict[str, Any] = Field(default_factory=dict, validate_default=True)
     scale_rule: str | None = "margin"
@@ -97,3 +109,11 @@ class HeadConfig(BaseModel):
         if changes.get("scale_rule", self.scale_rule) != self.scale_rule:
             del kept["scale_options"]
         return HeadConfig(**{**kept, **changes})
+
+
+def _as_saved(settings: Any) -> Any:
+    return {"points": "texts", **settings} if isinstance(settings, dict) else settings
+
+
+SavedConfig = Annotated[HeadConfig, BeforeValidator(_as_saved)]
+"""Settings that were saved: by an s3clip that did not know `points`, those of texts."""

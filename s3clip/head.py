@@ -21,7 +21,6 @@ from s3clip.class_space import (
     Activation,
     BackboneFacts,
     BackboneReference,
-    Calibration,
     ClassSpace,
     FittedClass,
 )
@@ -29,6 +28,8 @@ from s3clip.class_space.fitted import ClassSpaceModule
 from s3clip.config import HeadConfig
 from s3clip.prediction.answers import predict, predict_proba
 from s3clip.prediction.calibrating import calibrate, fit_rejection
+from s3clip.prediction.conformal import predict_sets
+from s3clip.prediction.linear_weights import to_linear
 from s3clip.prediction.top_classes import TopClasses, top_classes
 from s3clip.segmentation.segmenter import segment
 from s3clip.texts.prompts import resolve_templates
@@ -239,13 +240,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
         """How logits become probabilities: "sigmoid" where the family was trained so, else "softmax"."""
         if self.backbone is not None:
             return self.backbone.activation
-        facts = self._known_facts()
-        return "softmax" if facts is None else facts.activation
-
-    @property
-    def current_calibration(self) -> Calibration:
-        """The calibration or, where there is none, what the model's own probabilities are."""
-        return self.calibration or Calibration(activation=self.activation)
+        return self._known_activation()  # compilers cannot read super().activation
 
     def fingerprint(self) -> dict[str, Tensor]:
         """Return the backbone's embeddings of fixed inputs: see `s3clip.backbone.identity`.
@@ -282,7 +277,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
             ValueError: both inputs or neither, not fitted, or a wrong embedding size.
         """
         embeds = self._unit_embeds(pixel_values, image_embeds, image_inputs)
-        return self._logits(self.folded(embeds))
+        return self._logits(self.folded(embeds), self.share_offsets)
 
     @torch.no_grad()
     def top_classes(
@@ -301,7 +296,11 @@ class SynonymousSpaceHead(ClassSpaceModule):
         """
         k = whole_number(k, "k")
         embeds = self._unit_embeds(pixel_values, image_embeds, image_inputs)
-        blocks = ((classes, self._logits(scores)) for classes, scores in self.folded.scores_by_block(embeds))
+        offsets = self.share_offsets
+        blocks = (
+            (classes, self._logits(scores, None if offsets is None else offsets[classes]))
+            for classes, scores in self.folded.scores_by_block(embeds)
+        )
         return top_classes(blocks, k, self.current_calibration)
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -310,25 +309,9 @@ class SynonymousSpaceHead(ClassSpaceModule):
 
     predict = predict
     predict_proba = predict_proba
+    predict_sets = predict_sets
     segment = segment
-
-    def to_linear(self) -> Tensor:
-        """Return the weights of a linear classifier that scores as this head does: `FoldedSpace.linear`.
-
-        Returns:
-            (dim, classes), as open_clip's `build_zero_shot_classifier` gives it: the logits are `logit_scale`
-            times `features @ classifier` for unit features, plus the bias of a sigmoid family.
-
-        Raises:
-            ValueError: not fitted, or a metric that is not one vector a class.
-        """
-        weights = self.folded.linear()
-        if weights is None:
-            raise ValueError(
-                f"to_linear: the metric {self.config.metric!r} with {self.config.metric_options} is not one "
-                f'vector a class; head.reconfigure(metric="center") is, and encodes nothing again'
-            )
-        return weights
+    to_linear = to_linear
 
     # ---- keeping it ---------------------------------------------------------------------------------------
 
@@ -400,10 +383,11 @@ class SynonymousSpaceHead(ClassSpaceModule):
             raise TypeError(f"image_embeds takes no further inputs, got {sorted(image_inputs)}")
         return fitted.built.folded.unit_embeds(image_embeds)
 
-    def _logits(self, scores: Tensor) -> Tensor:
+    def _logits(self, scores: Tensor, share_offsets: Tensor | None) -> Tensor:
         logits: Tensor = scores * self._scale()
         bias = self.logit_bias
-        return logits if bias is None else logits + bias
+        logits = logits if bias is None else logits + bias
+        return logits if share_offsets is None else logits + share_offsets.to(logits)
 
     def _scale(self) -> Tensor | float:
         fixed = self.config.logit_scale if self._fitted is None else self._fitted.fixed_scale
@@ -429,7 +413,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
     def _encoded(
         self, synonyms: SynonymSet, templates: Sequence[str], *, adding: bool, **encoding: Any
     ) -> tuple[tuple[FittedClass, ...], Tensor]:
-        texts = synonyms.texts(templates)
+        texts = synonyms.texts(templates, self.config.points)
         raw = encode_texts(self._text_backbone(adding), texts, **encoding)
         return spaces.named_classes(synonyms, texts), raw
 

@@ -33,16 +33,17 @@ from s3clip.class_space import (
     ClassSpace,
     FittedClass,
 )
+from s3clip.class_space.shares import check_shares
 from s3clip.class_space.value import LARGEST_BIAS, Name
-from s3clip.config import HeadConfig
+from s3clip.config import SavedConfig
 from s3clip.files.addresses import regular_file
 from s3clip.files.hub import is_hub_name
 from s3clip.files.json import checked, parse_json, read_json
 from s3clip.files.problems import shown
 from s3clip.files.writing import locked_folder, write_atomically
 
-FORMAT: Literal["s3clip-space/2"] = "s3clip-space/2"
-_OLDER = "s3clip-space/1"
+FORMAT: Literal["s3clip-space/3"] = "s3clip-space/3"
+_OLDER = ("s3clip-space/1", "s3clip-space/2")
 SPACE_FILE = re.compile(r"space-([0-9a-f]{16})\.safetensors")
 _MEND = "; save the head again, or fetch the artifact anew"
 NUMBERS = ("logit_scale", "logit_bias", "fitted_logit_scale")
@@ -59,12 +60,13 @@ class DamagedFileError(ValueError):
 class _ConfigFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["s3clip-space/1", "s3clip-space/2"] = FORMAT
-    head: HeadConfig
+    format: Literal["s3clip-space/1", "s3clip-space/2", "s3clip-space/3"] = FORMAT
+    head: SavedConfig
     backbone: BackboneReference | None
     activation: Activation
     templates: list[Name] | None
     calibration: Calibration | None = None
+    class_shares: list[float] | None = None
     space_file: str
     space_sha256: str
     classes: list[FittedClass]
@@ -105,6 +107,7 @@ def save_artifact(folder: str | os.PathLike[str], space: ClassSpace) -> Path:
         activation="softmax" if backbone is None else backbone.activation,
         templates=None if space.templates is None else list(space.templates),
         calibration=space.calibration,
+        class_shares=None if space.class_shares is None else list(space.class_shares),
         space_file="",
         space_sha256="",
         classes=list(space.classes),
@@ -188,7 +191,7 @@ def _check_digest(form: str, said: str, content: bytes, path: Path, space_path: 
     # The library has read the header, so that its length is right.
     header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")], str(space_path))
     digest = header.get("__metadata__", {}).get(_DIGEST)
-    if digest is None and form != _OLDER:
+    if digest is None and form != _OLDER[0]:
         raise _broken(space_path, f"the digest of config.json is missing, which {form} has")
     # Also of format 1, which has none: else the number would be the way round the digest.
     if digest is not None and digest != said:
@@ -205,7 +208,7 @@ def _read_config(path: Path) -> tuple[_ConfigFile, str]:
     except ValueError as error:
         raise DamagedFileError(f"{error}{_MEND}") from error
     found = content.get("format") if isinstance(content, dict) else None
-    if found not in (_OLDER, FORMAT):
+    if found not in (*_OLDER, FORMAT):
         if isinstance(found, str) and re.fullmatch(r"s3clip-space/[1-9]\d*", found):
             raise ValueError(f"{path}: format {found!r} is newer than {FORMAT!r}; update s3clip")
         raise _broken(path, f"format: expected {FORMAT!r}, got {shown(found)}")
@@ -216,6 +219,11 @@ def _read_config(path: Path) -> tuple[_ConfigFile, str]:
     thresholds = None if config.calibration is None else config.calibration.thresholds
     if thresholds is not None and len(thresholds) not in (1, len(config.classes)):
         raise _broken(path, f"calibration: {len(thresholds)} thresholds for {len(config.classes)} classes")
+    if config.class_shares is not None:
+        try:
+            check_shares(config.class_shares, len(config.classes))
+        except ValueError as error:
+            raise _broken(path, str(error)) from None
     return config, config_digest(content)
 
 
@@ -240,9 +248,6 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
     counts = torch.tensor([fitted.rows for fitted in config.classes])
     if not torch.equal(owners, torch.repeat_interleave(torch.arange(len(counts)), counts)):
         raise _broken(space_path, "owners do not agree with the classes of config.json")
-    for fitted in config.classes:
-        if fitted.texts is not None and len(fitted.texts) != fitted.rows:
-            raise _broken(path, f"class {fitted.name!r}: {len(fitted.texts)} texts for {fitted.rows} rows")
     numbers = _take_numbers(tensors, space_path)
     fingerprint = _take_fingerprint(tensors, raw.shape[1], space_path)
     if tensors:
@@ -255,6 +260,7 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
         backbone=_backbone_facts(config, numbers, fingerprint, space_path),
         fitted_logit_scale=numbers["fitted_logit_scale"],
         calibration=config.calibration,
+        class_shares=None if config.class_shares is None else tuple(config.class_shares),
     )
 
 

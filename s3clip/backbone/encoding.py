@@ -11,7 +11,7 @@ from s3clip.space.synonymous_space import unit_vectors
 from s3clip.texts.prompts import Text
 
 PROMPT_BLOCK = 16_384
-"""Prompts whose embeddings are held at once while fitting (32 MiB at 512 dimensions)."""
+"""Prompts whose embeddings are held at once while fitting (32 MiB at 512 dimensions), beside the rows."""
 
 
 def encode_texts(
@@ -22,57 +22,48 @@ def encode_texts(
     progress: bool | None = None,
     cache: bool = True,
 ) -> Tensor:
-    """Encode the texts of every class.
+    """Encode the texts or concepts of every class, each distinct prompt once.
 
     Args:
         backbone: with its text tower.
-        texts: of each class; the embedding of a text is the normalised mean over its prompts.
-        batch_size: texts per call of the text tower.
+        texts: of each class; the row of a text is the normalised mean of the unit embeddings of its prompts.
+        batch_size: prompts per call of the text tower.
         progress: show a progress bar; None: on a terminal.
-        cache: look for texts on disk first, and keep new ones there; see `s3clip.backbone.text_cache`.
+        cache: look for prompts on disk first, and keep new ones there; see `s3clip.backbone.text_cache`.
 
     Returns:
         (texts, dim) unit embeddings, class by class.
     """
     flat = [text.prompts for own in texts for text in own]
     row_of = {prompts: row for row, prompts in enumerate(dict.fromkeys(flat))}
-    known = text_cache(backbone) if cache else None
-    distinct = _encode_texts(backbone, list(row_of), known, batch_size, progress)
-    return distinct[torch.tensor([row_of[prompts] for prompts in flat], device=distinct.device)]
-
-
-def _encode_texts(
-    backbone: Backbone,
-    texts: list[tuple[str, ...]],
-    cache: TextCache | None,
-    batch_size: int,
-    progress: bool | None,
-) -> Tensor:
-    """Return (texts, dim): each the normalised mean of the unit embeddings of its prompts."""
-    step = max(1, PROMPT_BLOCK // max(len(own) for own in texts))
-    rows = []
-    for start in range(0, len(texts), step):
-        block = texts[start : start + step]
-        unit = _encode_prompts(
-            backbone, [prompt for own in block for prompt in own], cache, batch_size, progress
-        )
-        counts = torch.tensor([len(own) for own in block], device=unit.device)
-        owner = torch.repeat_interleave(torch.arange(len(block), device=unit.device), counts)
-        rows.append(unit.new_zeros(len(block), unit.shape[1]).index_add_(0, owner, unit))
-    return unit_vectors(torch.cat(rows))
+    uses: dict[str, list[int]] = {}
+    for prompts, row in row_of.items():
+        for prompt in prompts:
+            uses.setdefault(prompt, []).append(row)
+    known, distinct = text_cache(backbone) if cache else None, list(uses)
+    sums: Tensor | None = None
+    for start in range(0, len(distinct), PROMPT_BLOCK):
+        block = distinct[start : start + PROMPT_BLOCK]
+        unit = _encode_prompts(backbone, block, known, batch_size, progress)
+        sums = unit.new_zeros(len(row_of), unit.shape[1]) if sums is None else sums
+        at = [(row, place) for place, prompt in enumerate(block) for row in uses[prompt]]
+        rows, places = torch.tensor(at, device=unit.device).T
+        sums.index_add_(0, rows, unit[places])
+    assert sums is not None  # every class has a text
+    return unit_vectors(sums)[torch.tensor([row_of[prompts] for prompts in flat], device=sums.device)]
 
 
 def _encode_prompts(
     backbone: Backbone, prompts: list[str], cache: TextCache | None, batch_size: int, progress: bool | None
 ) -> Tensor:
-    """Return (prompts, dim) unit embeddings, those that the cache knows from there."""
+    """Return (prompts, dim) unit embeddings of distinct prompts, those that the cache knows from there."""
     known = {}
     if cache is not None:
         with never_fatal(cache):
             known = cache.read(prompts, backbone.dim)
         if known:
             backbone.warn_of_truncation(list(known))
-    unknown = list(dict.fromkeys(prompt for prompt in prompts if prompt not in known))
+    unknown = [prompt for prompt in prompts if prompt not in known]
     encoded = backbone.encode_texts(unknown, batch_size=batch_size, progress=progress)
     if cache is not None and unknown:
         with never_fatal(cache):

@@ -1,6 +1,6 @@
 """The fitted class space: the value that is saved, pushed, merged, counted and handed to every other room."""
 
-from s3clip.class_space.edits import add, class_position, drop, merge, reconfigure, rename
+from s3clip.class_space.edits import add, class_position, drop, merge, reconfigure, rename, set_shares
 from s3clip.class_space.making import facts_of, from_embeddings, joined, named_classes
 from s3clip.class_space.value import (
     Activation,
@@ -28,4 +28,5 @@ __all__ = [
     "named_classes",
     "reconfigure",
     "rename",
+    "set_shares",
 ]

@@ -1,15 +1,17 @@
 """The edits of a class space: each returns a new one, whole, or raises and leaves the old one as it was."""
 
+import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from s3clip.arguments import is_whole, plain
+from s3clip.arguments import is_number, is_whole, plain
 from s3clip.backbone.identity import check_fingerprint
+from s3clip.class_space.shares import ROUNDING, SMALLEST_SHARE
 from s3clip.class_space.value import ClassSpace, FittedClass
 from s3clip.texts.labels import checked_name
 
@@ -41,17 +43,18 @@ def class_position(class_names: Sequence[str], which: int | str, argument: str =
 
 
 def add(space: ClassSpace, classes: Iterable[FittedClass], raw: Tensor) -> ClassSpace:
-    """Append classes with their (texts, dim) raw embeddings; the calibration, of other classes, goes."""
+    """Append classes with their (texts, dim) raw embeddings; calibration and shares, of other classes, go."""
     return replace(
         space,
         raw=torch.cat([space.raw, raw.to(space.raw)]),
         classes=(*space.classes, *classes),
         calibration=None,
+        class_shares=None,
     )
 
 
 def drop(space: ClassSpace, classes: int | str | Iterable[int | str]) -> ClassSpace:
-    """Take classes out, by position or by name.
+    """Take classes out, by position or by name; the shares of the others are divided by their sum.
 
     Raises:
         ValueError: a name that no class or several classes have, a position out of range, or no class left.
@@ -64,8 +67,16 @@ def drop(space: ClassSpace, classes: int | str | Iterable[int | str]) -> ClassSp
     if not left:
         raise ValueError("remove_classes: at least one class must be left")
     rows = torch.isin(space.owners, torch.tensor(left, device=space.owners.device))
+    shares = space.class_shares
+    if shares is not None:
+        total = math.fsum(shares[i] for i in left)
+        shares = tuple(shares[i] / total for i in left) if len(left) > 1 else None
     return replace(
-        space, raw=space.raw[rows], classes=tuple(space.classes[i] for i in left), calibration=None
+        space,
+        raw=space.raw[rows],
+        classes=tuple(space.classes[i] for i in left),
+        calibration=None,
+        class_shares=shares,
     )
 
 
@@ -108,6 +119,7 @@ def merge(space: ClassSpace, other: ClassSpace) -> ClassSpace:
     check_fingerprint(own, others, "other")
     for argument, mine, its in (
         ("templates", space.templates, other.templates),
+        ("points", *(None if each.templates is None else each.config.points for each in (space, other))),
         ("logit_scale", space.fitted_logit_scale, other.fitted_logit_scale),
     ):
         if mine != its:
@@ -121,12 +133,70 @@ def reconfigure(space: ClassSpace, **changes: Any) -> ClassSpace:
     A `logit_scale` takes the place of the one of `fit_embeddings`: the later word counts.
 
     Raises:
-        ValueError: an unknown setting, or a value that is not allowed.
+        ValueError: an unknown setting, a value that is not allowed, or other points than those there are.
     """
     config = space.config.replaced(**changes)
+    if config.points != space.config.points:
+        raise ValueError(
+            f"points: what is kept are embeddings of {space.config.points}, from which those of "
+            f"{config.points} cannot be had; fit again with HeadConfig(points={config.points!r})"
+        )
     scale = None if changes.get("logit_scale") is not None else space.fitted_logit_scale
     changed = replace(space, config=config, fitted_logit_scale=scale)
     # Of the scale it counts what it is, not where it stands.
     settings, others = (each.config.model_dump(exclude={"logit_scale"}) for each in (space, changed))
     same = settings == others and changed.fixed_logit_scale == space.fixed_logit_scale
     return changed if same else replace(changed, calibration=None)
+
+
+def set_shares(space: ClassSpace, shares: Mapping[int | str, float] | None) -> ClassSpace:
+    """Say how common the classes are among the images; None: nobody knows.
+
+    Args:
+        space: the class space.
+        shares: of the images, by position or by name; classes that are not named have what is left, in equal
+            parts.
+
+    Raises:
+        TypeError: no mapping, or a share that is no number.
+        ValueError: fewer than two classes, nothing given, a class that is not there or is given twice, a
+            share below `SMALLEST_SHARE`, or shares that do not add up to 1 or leave nothing for the rest.
+    """
+    resolved = None if shares is None else _resolved(space.class_names, shares)
+    # Sets of labels were chosen by probabilities that are others now; all else is of logits without shares.
+    calibration = None if space.calibration is None else space.calibration.without_sets()
+    return replace(space, class_shares=resolved, calibration=calibration)
+
+
+def _resolved(class_names: Sequence[str], given: Mapping[int | str, float]) -> tuple[float, ...]:
+    """Return the share of every class."""
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"shares: expected a mapping from classes to shares, or None, got {type(given).__name__}"
+        )
+    if len(class_names) < 2 or not given:
+        raise ValueError(
+            f"shares: expected shares of one or more of two or more classes, got {len(given)} for "
+            f"{len(class_names)}; None takes shares away"
+        )
+    found: dict[int, float] = {}
+    for which, share in given.items():
+        position, share = class_position(class_names, plain(which), "shares"), plain(share)
+        if position in found:
+            raise ValueError(f"shares: class {position}, {class_names[position]!r}, is given twice")
+        if not is_number(share):
+            raise TypeError(f"shares: {which!r}: expected a number, got {type(share).__name__}: {share!r}")
+        if not SMALLEST_SHARE <= share <= 1:
+            raise ValueError(
+                f"shares: {which!r}: expected a share of all images, from {SMALLEST_SHARE:g} to 1, got "
+                f"{share}; divide counts by their sum, and remove classes that never come"
+            )
+        found[position] = share
+    total, rest = math.fsum(found.values()), len(class_names) - len(found)
+    if rest == 0 and abs(total - 1) > ROUNDING:
+        raise ValueError(f"shares: expected shares of all classes that add up to 1, got {total:g}")
+    if rest and 1 - total < rest * SMALLEST_SHARE:
+        raise ValueError(f"shares: they add up to {total:g} and leave nothing for {rest} other classes")
+    if rest == 0:
+        return tuple(found[i] / total for i in range(len(class_names)))
+    return tuple(found.get(i, (1 - total) / rest) for i in range(len(class_names)))

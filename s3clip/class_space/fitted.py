@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
@@ -9,17 +10,25 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from s3clip.class_space.edits import set_shares
+from s3clip.class_space.shares import in_logits, share_offsets
 from s3clip.class_space.state import from_state, to_state
-from s3clip.class_space.value import Calibration, ClassSpace, FittedClass
-from s3clip.config import HeadConfig
+from s3clip.class_space.value import Activation, Calibration, ClassSpace, FittedClass
+from s3clip.config import HeadConfig, SavedConfig
 from s3clip.files.json import checked, parse_json
 from s3clip.space.built import BuiltSpace
 from s3clip.space.folding import FoldedSpace
 from s3clip.space.synonymous_space import SynonymousSpace
 
+_DROPPED = {
+    "calibration": "the calibration was of other classes or settings and is dropped; calibrate() again",
+    "class_shares": "the class shares were of other classes and are dropped; set_class_shares() again",
+}
+"""What is said where a change takes a field of the class space away."""
+
 
 class _Unfitted(BaseModel):
-    config: HeadConfig
+    config: SavedConfig
 
 
 class FittedSpace(nn.Module):
@@ -29,17 +38,30 @@ class FittedSpace(nn.Module):
         value: the class space; `value.raw` and the buffers stay one, wherever the module is moved.
         device: where it goes; None: where `value.raw` is.
         fused: as for the head.
+        built: what was built of it, where that is there already.
     """
 
-    def __init__(self, value: ClassSpace, *, device: torch.device | None = None, fused: bool = False) -> None:
+    share_offsets: Tensor | None
+
+    def __init__(
+        self,
+        value: ClassSpace,
+        *,
+        device: torch.device | None = None,
+        fused: bool = False,
+        built: BuiltSpace | None = None,
+    ) -> None:
         super().__init__()
         # Half precision stores a direction to 3 digits only: keep what comes exactly, and at least float32.
         precise = torch.promote_types(value.raw.dtype, torch.float32)
         value = replace(value, raw=value.raw.detach().to(device=device, dtype=precise))
         config = value.config
-        self.built = BuiltSpace(
+        self.built = built or BuiltSpace(
             value.build(), config.metric, config.metric_options, raw=value.raw, fused=fused
         )
+        shares = value.class_shares
+        offsets = None if shares is None else share_offsets(shares).to(precise).to(value.raw.device)
+        self.register_buffer("share_offsets", offsets, persistent=False)
         self.value = value
         # Plain numbers for `forward`, which compilers read.
         self.fixed_scale = value.fixed_logit_scale
@@ -120,6 +142,68 @@ class ClassSpaceModule(nn.Module):
         if self._fitted is not None or calibration is not None:
             self._checked().value = replace(self._value(), calibration=calibration)
 
+    @property
+    def class_shares(self) -> tuple[float, ...] | None:
+        """How common each class is among the images, where `set_class_shares` said so."""
+        return None if self._fitted is None else self._fitted.value.class_shares
+
+    def set_class_shares(self, shares: Mapping[int | str, float] | None) -> Self:
+        """Say how common the classes are among the images to come: all logits follow. None takes it back.
+
+        The logit of class c gets temperature · log(share · classes) more, so that probabilities are those of
+        Bayes' rule: what they were, times the share, divided by their sum. Where they are sigmoids, the odds
+        of each class are multiplied by those of its share, over those of 1 / classes. Calibration and
+        thresholds are of the logits without, so that it does not matter what comes first.
+
+        Never guess: true shares gain many points of accuracy where classes are unequal, and wrong ones lose
+        more. Rare classes are found less often than before in any case.
+
+        Args:
+            shares: of the images, by position or by name: {"shoe": 0.6, "hat": 0.1}. Classes that are not
+                named have what is left, in equal parts.
+
+        Returns:
+            The head itself.
+
+        Raises:
+            TypeError, ValueError: see `s3clip.class_space.set_shares`.
+        """
+        fitted = self._checked()
+        value = set_shares(fitted.value, shares)
+        self._fitted = FittedSpace(value, built=fitted.built).train(self.training)
+        if value.calibration != fitted.value.calibration:
+            warnings.warn(
+                "the coverage was of other class shares and is dropped; calibrate(coverage=) again",
+                stacklevel=2,
+            )
+        return self
+
+    @property
+    def activation(self) -> Activation:
+        """How logits become probabilities, as far as the class space knows; else "softmax"."""
+        return self._known_activation()
+
+    @property
+    def current_calibration(self) -> Calibration:
+        """The calibration or, where there is none, what the model's own probabilities are.
+
+        It is of the logits as they are: thresholds, kept for logits without the shares of classes, are moved.
+        """
+        calibration = self.calibration or Calibration(activation=self.activation)
+        offsets = self.share_offsets
+        return calibration if offsets is None else calibration.shifted(offsets)
+
+    @property
+    def share_offsets(self) -> Tensor | None:
+        """(classes,) what `set_class_shares` adds to the logits; None: nothing."""
+        offsets = None if self._fitted is None else self._fitted.share_offsets
+        if offsets is None:
+            return None
+        known = self.calibration
+        activation = self.activation if known is None else known.activation
+        temperature = 1.0 if known is None else known.temperature
+        return in_logits(offsets, activation, temperature)
+
     def get_extra_state(self) -> Tensor:
         """Return what a state dict holds besides tensors, names, texts and settings, as the bytes of JSON."""
         settings = {"config": self.config.model_dump()}
@@ -171,6 +255,10 @@ class ClassSpaceModule(nn.Module):
         self.__dict__.pop("_loading", None)  # still there where the state dict has no extra state
         unexpected[:] = [key for key in unexpected if key not in names]
 
+    def _known_activation(self) -> Activation:
+        facts = None if self._fitted is None else self._fitted.value.backbone
+        return "softmax" if facts is None else facts.activation
+
     def _value(self) -> ClassSpace:
         return self._checked().value
 
@@ -182,13 +270,11 @@ class ClassSpaceModule(nn.Module):
     def _take(self, space: ClassSpace) -> Self:
         """Build what follows from a class space, then take both at once, or leave everything as it was."""
         fitted = FittedSpace(space, device=self._device(), fused=self.fused).train(self.training)
-        forgotten = self.calibration is not None and space.calibration is None
+        before = None if self._fitted is None else self._fitted.value
         self._fitted = fitted
-        if forgotten:
-            warnings.warn(
-                "the calibration was of other classes or settings and is dropped; calibrate() again",
-                stacklevel=3,
-            )
+        for field, message in _DROPPED.items():
+            if getattr(before, field, None) is not None and getattr(space, field) is None:
+                warnings.warn(message, stacklevel=3)
         return self
 
     def _device(self) -> torch.device | None:

@@ -20,7 +20,13 @@ from s3clip.texts.synonyms import SynonymSet
 def named_classes(synonyms: SynonymSet, texts: Sequence[Sequence[Text]]) -> tuple[FittedClass, ...]:
     """Return the classes of a synonym set with the texts that stand for their rows."""
     return tuple(
-        FittedClass(name=each.name, id=each.id, rows=len(own), texts=[text.label for text in own])
+        FittedClass(
+            name=each.name,
+            id=each.id,
+            rows=len(own),
+            texts=[text.label for text in own],
+            variants=[list(text.variants) for text in own] if any(text.variants for text in own) else None,
+        )
         for each, own in zip(synonyms.classes, texts, strict=True)
     )
 

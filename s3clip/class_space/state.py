@@ -16,7 +16,7 @@ from s3clip.class_space.value import (
     FittedClass,
     Name,
 )
-from s3clip.config import HeadConfig
+from s3clip.config import SavedConfig
 from s3clip.files.json import checked
 
 
@@ -35,6 +35,7 @@ def to_state(space: ClassSpace) -> dict[str, Any]:
         "fitted_logit_scale": space.fitted_logit_scale,
         "calibration": space.calibration and space.calibration.model_dump(),
         "backbone": backbone,
+        "class_shares": space.class_shares,
     }
 
 
@@ -52,11 +53,12 @@ class _State(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     classes: list[FittedClass]
-    config: HeadConfig
+    config: SavedConfig
     templates: list[Name] | None
     fitted_logit_scale: float | None
     calibration: Calibration | None
     backbone: _FactsState | None
+    class_shares: tuple[float, ...] | None = None  # older state dicts have none
 
 
 def from_state(content: Any, raw: Tensor, owners: Tensor) -> ClassSpace:
@@ -92,6 +94,7 @@ def from_state(content: Any, raw: Tensor, owners: Tensor) -> ClassSpace:
         backbone=facts,
         fitted_logit_scale=state.fitted_logit_scale,
         calibration=state.calibration,
+        class_shares=state.class_shares,
     )
     if owners.dtype != torch.int64 or not torch.equal(owners.to(raw.device), space.owners):
         raise ValueError("owners: they are not those of the classes, one number a row, ascending")

@@ -24,6 +24,7 @@ from s3clip.printing import counted, say
 
 if TYPE_CHECKING:
     from s3clip import SynonymousSpaceHead
+    from s3clip.inspection import ClassReport, TextReport
 
 
 def inspect(
@@ -63,23 +64,41 @@ def inspect(
         say(json.dumps(listed, indent=1, ensure_ascii=False))
         return
     if output is Format.CSV:
-        header = ["class_index", "class", "text", "status", "duplicate_of", "shared_with", "scale"]
-        rows = [
-            [r.index, r.name, t.text, t.status, t.duplicate_of or "", _names(every, t.shared_with), r.scale]
-            for r in reports
-            for t in r.texts
-        ]
-        print_rows(header, rows, output)
+        _print_csv(reports, every)
         return
+    unit = " margins" if fitted.space.relative else ""
     for r in reports:
         scale = f"ε = {r.scale:.4f}" if math.isfinite(r.scale) else "ε = ∞"
-        say(f"{r.index} {r.name}: {r.count('kept')} of {counted(len(r.texts), 'text')} kept, {scale}")
+        say(f"{r.index} {r.name}: {r.count('kept')} of {counted(len(r.texts), fitted.config.points.removesuffix('s'))} kept, {scale}")
         if r.death_times:
             say("  death times: " + " ".join(f"{death:.4f}" for death in r.death_times))
         for t in r.texts:
-            of = f" of {t.duplicate_of!r}" if t.duplicate_of else ""
-            shared = f"  (also in: {_names(every, t.shared_with)})" if t.shared_with else ""
-            say(f"  {t.status + of:<10} {t.text}{shared}")
+            _say_text(t, every, unit, with_variants=name is not None)
+
+
+def _print_csv(reports: list["ClassReport"], every: list["ClassReport"]) -> None:
+    header = ["class_index", "class", "text", "status", "duplicate_of", "shared_with", "scale"]
+    header += ["variants", "distance", "leans_to", "kept_by"]
+    rows = []
+    for r in reports:
+        for t in r.texts:
+            said = [t.text, t.status, t.duplicate_of or "", _names(every, t.shared_with)]
+            reason = _reason_cells(every, t.reason)
+            rows.append([r.index, r.name, *said, r.scale, len(t.variants), *reason])
+    print_rows(header, rows, Format.CSV)
+
+
+def _say_text(text: "TextReport", every: list[Any], unit: str, *, with_variants: bool) -> None:
+    of = f" of {text.duplicate_of!r}" if text.duplicate_of else ""
+    more = f"  + {len(text.variants)} with descriptors" if text.variants else ""
+    shared = f"  (also in: {_names(every, text.shared_with)})" if text.shared_with else ""
+    say(f"  {text.status + of:<10} {text.text}{more}{shared}")
+    if text.reason is not None:
+        distance, leans_to, kept_by = _reason_cells(every, text.reason)
+        leans = f"; leans to {leans_to}" if leans_to else ""
+        say(f"             {distance}{unit} from what is kept{leans}; kept by --config '{kept_by}'")
+    for variant in text.variants if with_variants else ():
+        say(f"             {variant}")
 
 
 def _draw(
@@ -116,3 +135,10 @@ def _draw(
 
 def _names(reports: list[Any], positions: list[int]) -> str:
     return ", ".join(f"{position} {reports[position].name}" for position in positions)
+
+
+def _reason_cells(reports: list[Any], reason: Any) -> list[str]:
+    if reason is None:
+        return ["", "", ""]
+    leans_to = "" if reason.leans_to is None else _names(reports, [reason.leans_to])
+    return [f"{reason.distance:.4f}", leans_to, json.dumps(reason.kept_by)]

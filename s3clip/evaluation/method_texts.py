@@ -5,9 +5,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from s3clip.backbone.backbone import Backbone
-from s3clip.evaluation.methods import CONTROL, Method
-from s3clip.head import SynonymousSpaceHead
+from s3clip.backbone.encoding import encode_texts
+from s3clip.evaluation.methods import Method
+from s3clip.texts.prompts import Points, resolve_templates
 from s3clip.texts.synonyms import SynonymSet
+from s3clip.texts.templates import DEFAULT_TEMPLATES
+
+_Rows = dict[Points, list[Tensor]]
 
 
 class MethodTexts:
@@ -27,25 +31,25 @@ class MethodTexts:
     def __init__(
         self, backbone: Backbone, synonyms: SynonymSet, templates: str | Sequence[str] | None
     ) -> None:
-        head = SynonymousSpaceHead(backbone, config=CONTROL.config).fit_classes(synonyms, templates=templates)
+        chosen = templates if templates is not None else synonyms.templates
+        self.templates = resolve_templates(DEFAULT_TEMPLATES if chosen is None else chosen)
         self._backbone, self._synonyms = backbone, synonyms
-        self._encoded: dict[tuple[object, ...], list[Tensor]] = {}
-        self.class_names = head.class_names
-        self.templates = head.templates or ()
-        self.embeddings = _rows_by_class(head)
+        self._encoded: dict[tuple[object, ...], _Rows] = {}
+        self.class_names = synonyms.class_names
+        self._at_hand = _encoded(backbone, synonyms, self.templates)
+        self.embeddings = self._at_hand["texts"]
 
     def of(self, method: Method, draw: int) -> list[Tensor]:
-        """Return (texts, dim) for each class; `draw` is the seed of what is drawn at random."""
-        if method.texts is None:
-            return texts_at_hand(method, self.embeddings)
-        key = (*method.texts, draw)
-        if key not in self._encoded:
-            rewritten = method.texts.classes(self._synonyms, draw)
-            head = SynonymousSpaceHead(self._backbone, config=CONTROL.config).fit_classes(
-                rewritten, templates=method.texts.templates or self.templates
-            )
-            self._encoded[key] = _rows_by_class(head)
-        return self._encoded[key]
+        """Return the rows (n, dim) of each class that a method has; `draw` is the seed of what is drawn."""
+        rows = self._at_hand
+        if method.texts is not None:
+            key = (*method.texts, draw)
+            if key not in self._encoded:
+                rewritten = method.texts.classes(self._synonyms, draw)
+                chosen = resolve_templates(method.texts.templates or self.templates)
+                self._encoded[key] = _encoded(self._backbone, rewritten, chosen)
+            rows = self._encoded[key]
+        return texts_at_hand(method, rows["texts" if method.config is None else method.config.points])
 
 
 def texts_at_hand(method: Method, embeddings: list[Tensor]) -> list[Tensor]:
@@ -53,5 +57,10 @@ def texts_at_hand(method: Method, embeddings: list[Tensor]) -> list[Tensor]:
     return [own[:1] for own in embeddings] if method.name_only else embeddings
 
 
-def _rows_by_class(head: SynonymousSpaceHead) -> list[Tensor]:
-    return list(head.space.raw.float().cpu().split([each.rows for each in head.classes]))
+def _encoded(backbone: Backbone, synonyms: SynonymSet, templates: Sequence[str]) -> _Rows:
+    """Return the rows of every class, of its texts and of its concepts, whose prompts are the same."""
+    texts = synonyms.texts(templates, "texts")
+    concepts = synonyms.texts(templates, "concepts")
+    encoded = encode_texts(backbone, [*texts, *concepts]).float().cpu()
+    rows = encoded.split([len(own) for own in (*texts, *concepts)])
+    return {"texts": list(rows[: len(texts)]), "concepts": list(rows[len(texts) :])}

@@ -1,6 +1,8 @@
 """Methods: which texts a classifier gets, and how it scores an image against those of a class.
 
-Most are a `HeadConfig` on some choice of texts. What is not: SCLIP's softmax over all texts.
+Most are a `HeadConfig` on some choice of texts, whose `points` say what its rows are: concepts for the
+default and its variants, each text by itself for the control and the other baselines. What is no
+`HeadConfig`: SCLIP's softmax over all texts.
 """
 
 import random
@@ -15,6 +17,7 @@ from torch.nn.functional import normalize
 from s3clip.config import HeadConfig
 from s3clip.evaluation.report.comparison import DEFAULT as DEFAULT_NAME
 from s3clip.space.metrics import METRICS
+from s3clip.texts.prompts import Points
 from s3clip.texts.synonyms import SynonymClass, SynonymSet
 
 RANDOM_DESCRIPTORS = 8
@@ -112,9 +115,15 @@ def softmax_max(image_embeds: Tensor, embeddings: Sequence[Tensor], *, logit_sca
 
 
 def _head(
-    metric: str, *, filtered: bool = False, centering: bool = False, renormalize: bool = False
+    metric: str,
+    *,
+    points: Points = "texts",
+    filtered: bool = False,
+    centering: bool = False,
+    renormalize: bool = False,
 ) -> HeadConfig:
     return HeadConfig(
+        points=points,
         metric=metric,
         metric_options={"renormalize": True} if renormalize else {},
         scale_rule=HeadConfig().scale_rule if filtered else None,
@@ -123,7 +132,7 @@ def _head(
 
 
 CONTROL = Method("center", _head("center"))
-"""What every method is compared with: the cosine to the normalised mean of all texts."""
+"""What every method is compared with: the cosine to the normalised mean of all texts, the usual ensemble."""
 
 DEFAULT = Method(DEFAULT_NAME, HeadConfig())
 """What a user gets who changes nothing."""
@@ -144,17 +153,19 @@ BASELINES = (
 def head_methods() -> list[Method]:
     """Return every metric with and without the default's filter, centering and renormalising, each once.
 
-    `+rips` marks the default's scale rule, `+centered` centering, `+renorm` renormalising the local mean.
+    Their rows are concepts. `+rips` marks the default's scale rule, `+centered` centering, `+renorm`
+    renormalising the local mean.
     """
     found = []
     for metric in METRICS:
         for filtered in (False, True):
             for centering in (False, True):
                 for renormalize in (False, True) if "renormalize" in METRICS[metric].options else (False,):
-                    config = _head(metric, filtered=filtered, centering=centering, renormalize=renormalize)
+                    settings = {"filtered": filtered, "centering": centering, "renormalize": renormalize}
+                    config = _head(metric, points="concepts", **settings)
                     marks = ("+renorm", renormalize), ("+rips", filtered), ("+centered", centering)
                     name = metric + "".join(mark for mark, present in marks if present)
-                    if config not in (CONTROL.config, DEFAULT.config):
+                    if name != CONTROL.name and config != DEFAULT.config:
                         found.append(Method(name, config))
     return found
 

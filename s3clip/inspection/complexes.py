@@ -1,6 +1,8 @@
 """The Rips complex of a class as something to look at: edges, spanning tree, and a place in the plane."""
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +48,49 @@ def class_complexes(space: SynonymousSpace) -> list[ClassComplex]:
                 rows[i] - first_row[index], lengths[i], ends[i], deaths[i], plane[i], float(shown[i])
             )
     return [each for each in found if each is not None]
+
+
+class Joining(NamedTuple):
+    """When a text comes to the component that is kept.
+
+    Attributes:
+        distance: the least scale at which they are one component; 0 for a text that is kept.
+        enough: that scale to two decimals, upwards, where what is kept is the largest component there too.
+    """
+
+    distance: float
+    enough: float | None
+
+
+def joining(lengths: Tensor, kept: Tensor) -> list[Joining]:
+    """Return when each text joins those that are kept, by the spanning tree.
+
+    Args:
+        lengths: (n, n) of the edges of a class.
+        kept: (n,) bool, which texts are kept: one component.
+    """
+    ends, deaths = (each[0].tolist() for each in _tree_edges(lengths[None]))
+    found = []
+    for text, is_kept in enumerate(kept.tolist()):
+        if is_kept:
+            found.append(Joining(0.0, None))
+            continue
+        # Edge after edge, the shortest first, until the text lies where something is kept.
+        labels = list(range(len(kept)))
+        distance, own = math.inf, set[int]()
+        for (a, b), death in zip(ends, deaths, strict=True):
+            labels = [labels[b] if label == labels[a] else label for label in labels]
+            own = {i for i, label in enumerate(labels) if label == labels[text]}
+            if bool(kept[list(own)].any()):
+                distance = death
+                break
+        enough = math.ceil(100 * distance) / 100
+        for (a, b), death in zip(ends, deaths, strict=True):
+            if death <= enough:
+                labels = [labels[b] if label == labels[a] else label for label in labels]
+        largest = max(labels.count(label) for label in set(labels))
+        found.append(Joining(distance, enough if labels.count(labels[text]) == largest else None))
+    return found
 
 
 def _tree_edges(lengths: Tensor) -> tuple[Tensor, Tensor]:

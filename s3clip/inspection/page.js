@@ -152,12 +152,18 @@ function photos(own, row) {
 }
 
 function textTable(own, mark) {
-  const rows = own.texts.map(([text, status, repeats, shared, own_cosine, other_cosine, other], row) => {
+  const rows = own.texts.map(([text, status, repeats, shared, own_cosine, other_cosine, other, variants, reason], row) => {
     const number = element("span", { class: "number" }, String(row + 1));
     const said = [row ? null : "own name", status === "duplicate" ? `repeats ${repeats + 1}` : status,
       shared.length ? `also in: ${shared.slice(0, 3).map(nameOf).join(", ")}${shared.length > 3 ? ", …" : ""}` : null,
       `own class ${signed(own_cosine)}`, other < 0 ? null : `${nameOf(other)} ${signed(other_cosine)}`];
     const cell = element("td", {}, element("div", { class: "soft" }, said.filter(Boolean).join(" · ")));
+    if (reason) {
+      const [distance, leans, settings] = reason;
+      const lean = leans === null ? "" : `, leans to ${nameOf(leans)}`;
+      cell.append(element("div", { class: "soft reason" }, `${distance.toFixed(2)}${data.relative ? " margins" : ""} from what is kept${lean}; kept by `, element("code", {}, settings)));
+    }
+    if (variants.length) cell.append(element("details", { class: "soft" }, element("summary", {}, `with ${variants.length} descriptor${variants.length > 1 ? "s" : ""}`), ...variants.map((said) => element("div", {}, said))));
     const matched = photos(own, row);
     if (matched) cell.append(matched);
     const line = element("tr", { class: status }, element("td", {}, number), element("td", {}, text), cell);
@@ -231,7 +237,7 @@ data.classes.forEach((own, index) => {
   for (const text of own.texts) count[text[1]] += 1;
   own.count = count;
   own.photographed = Object.values(own.matched).reduce((sum, n) => sum + n, 0);
-  own.words = [own.name, own.id === null ? "" : String(own.id), ...own.texts.map((text) => text[0])].join("\n").toLowerCase();
+  own.words = [own.name, own.id === null ? "" : String(own.id), ...own.texts.flatMap((text) => [text[0], ...text[7]])].join("\n").toLowerCase();
   const facts = [`${count.kept} of ${own.texts.length} kept`];
   if (count.duplicate) facts.push(`${count.duplicate} repeated`);
   if (data.with_images) facts.push(`${own.photographed} images`);

@@ -8,7 +8,6 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,7 @@ from s3clip.inspection.complexes import ClassComplex, class_complexes
 from s3clip.inspection.findings import find_in_space
 from s3clip.inspection.matches import ImageMatch
 from s3clip.inspection.neighbours import find_neighbours
-from s3clip.inspection.reports import ClassReport, inspect_head
-from s3clip.space.synonymous_space import SynonymousSpace
+from s3clip.inspection.reports import ClassReport, inspect_head, on_cpu
 
 MOST_POINTS = 128
 """Distinct texts of a class up to which all its edges are in the page, 43 KB at most; beyond, its tree is."""
@@ -90,7 +88,8 @@ def page_data(head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = ()) -> 
 
         - "name", "id", "scale" (None: everything is kept);
         - "texts": [text, status, the row it repeats or None, the other classes that have it, cosine with its
-            class, cosine with the nearest other class, that class];
+            class, cosine with the nearest other class, that class, the texts that are in its mean too, and
+            of one that was dropped [distance, the class it leans to or None, the settings that keep it]];
         - "rows" (n): the distinct texts, by row; "plane" (n, 2) and "shown": see `ClassComplex`;
         - "tree" (n - 1): [position in rows, position in rows, length], the shortest first;
         - "lengths": of all edges, in the order of scipy's `pdist`, as base64 of little-endian float32; None
@@ -101,7 +100,7 @@ def page_data(head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = ()) -> 
     Raises:
         ValueError: the head is not fitted.
     """
-    space = _on_cpu(head.space)
+    space = on_cpu(head.space)
     reports = inspect_head(head)
     neighbours = find_neighbours(space)
     findings = find_in_space(reports, neighbours)
@@ -114,7 +113,11 @@ def page_data(head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = ()) -> 
         cosines = [_rounded(values[rows]) for values in (neighbours.own, neighbours.other)]
         repeats = (space.duplicate_of[rows] - start).tolist()
         texts = [
-            [t.text, t.status, repeats[i] if t.status == "duplicate" else None, t.shared_with, *beside]
+            [
+                *(t.text, t.status, repeats[i] if t.status == "duplicate" else None, t.shared_with, *beside),
+                t.variants,
+                t.reason and [round(t.reason.distance, 4), t.reason.leans_to, json.dumps(t.reason.kept_by)],
+            ]
             for i, (t, *beside) in enumerate(
                 zip(report.texts, *cosines, neighbours.other_class[rows].tolist(), strict=True)
             )
@@ -190,10 +193,3 @@ def _images(matches: Sequence[ImageMatch]) -> dict[str, Any]:
 
 def _rounded(values: Tensor) -> list[float | None]:
     return [None if math.isnan(value) else round(value, 3) for value in values.tolist()]
-
-
-def _on_cpu(space: SynonymousSpace) -> SynonymousSpace:
-    tensors: dict[str, Any] = {
-        name: value.cpu() for name, value in vars(space).items() if isinstance(value, Tensor)
-    }
-    return replace(space, **tensors)

@@ -56,13 +56,22 @@ def draw_classes(data: dict[str, Any], indices: Sequence[int], path: str | os.Pa
         plane.set_aspect("equal", adjustable="datalim")
         plane.set_title(f"{own['shown']:.0%} of the spread", fontsize=9)
         legend.axis("off")
-        lines = [
-            f"{row + 1} {text[0]}" + ("" if text[1] == "kept" else f" ({text[1]})")
-            for row, text in enumerate(own["texts"][:24])
-        ]
+        lines = [f"{row + 1} {text[0]}{_beside(data, text)}" for row, text in enumerate(own["texts"][:24])]
         lines += [f"and {len(own['texts']) - 24} more"] if len(own["texts"]) > 24 else []
         legend.text(0, 1, "\n".join(lines), fontsize=7, va="top", parse_math=False)
     content = io.BytesIO()
     figure.savefig(content, format=Path(path).suffix.removeprefix(".").lower() or "png")
     write_atomically(Path(path), content.getvalue())
     return Path(path)
+
+
+def _beside(data: dict[str, Any], text: list[Any]) -> str:
+    """Say of a text of `page_data` what the picture does not show."""
+    *_, variants, reason = text
+    said = [f"+ {len(variants)}"] if variants else []
+    if reason is not None:
+        leans = "" if reason[1] is None else f", leans to {data['classes'][reason[1]]['name']}"
+        said.append(f"(dropped: {reason[0]:.2f}{leans})")
+    elif text[1] != "kept":
+        said.append(f"({text[1]})")
+    return "".join(f" {each}" for each in said)

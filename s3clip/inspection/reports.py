@@ -1,29 +1,53 @@
-"""What the space made of every class: texts that were kept, dropped, merged, or shared with other classes."""
+"""What the space made of every class: rows that were kept, dropped, merged, or shared with other classes."""
 
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from s3clip.head import SynonymousSpaceHead
+from s3clip.inspection.complexes import Joining, joining
+from s3clip.inspection.neighbours import find_neighbours
+from s3clip.space.synonymous_space import SynonymousSpace
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a row was dropped.
+
+    Attributes:
+        distance: the least scale at which it is joined with what was kept: in margins where the scale rule is
+            `relative`, else a chordal distance.
+        leans_to: the class but its own whose centre is nearest to it; None where there is one class.
+        kept_by: settings of `HeadConfig` that keep it, for `reconfigure(**kept_by)`.
+    """
+
+    distance: float
+    leans_to: int | None
+    kept_by: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class TextReport:
-    """One text of a class.
+    """One row of a class: a concept, or a text where the points are texts.
 
     Attributes:
         text: what it says ("row 3" where a head was fitted from embeddings without texts).
         status: "kept"; "dropped" by the scale rule; "duplicate" of another text of the class.
         duplicate_of: that text.
         shared_with: positions of the other classes that have the same text, up to case.
+        variants: the texts that are in its mean beside `text`: a concept's name with each descriptor.
+        reason: of one that is dropped.
     """
 
     text: str
     status: Literal["kept", "dropped", "duplicate"]
     duplicate_of: str | None
     shared_with: list[int]
+    variants: list[str]
+    reason: Reason | None = None
 
 
 @dataclass(frozen=True)
@@ -48,29 +72,40 @@ def inspect_head(head: SynonymousSpaceHead) -> list[ClassReport]:
     Raises:
         ValueError: the head is not fitted.
     """
-    space, classes = head.space, head.classes
+    space, classes = on_cpu(head.space), head.classes
     kept = torch.zeros(len(space.owners), dtype=torch.bool)
-    kept[space.kept.cpu()] = True
+    kept[space.kept] = True
+    repeated = space.duplicate_of != torch.arange(len(space.owners))
     duplicate_of = space.duplicate_of.tolist()
     labels = [label for own in classes for label in (own.texts or [f"row {row}" for row in range(own.rows)])]
     holders: dict[str, set[int]] = defaultdict(set)
-    for label, owner, own in zip(
-        labels, space.owners.tolist(), (classes[i] for i in space.owners.tolist()), strict=True
-    ):
-        if own.texts is not None:
+    for label, owner in zip(labels, space.owners.tolist(), strict=True):
+        if classes[owner].texts is not None:
             holders[label.casefold()].add(owner)
+    other = find_neighbours(space).other_class.tolist() if bool((~kept & ~repeated).any()) else []
     reports, row = [], 0
     for index, own in enumerate(classes):
         texts = []
-        for position in range(row, row + own.rows):
-            repeats = duplicate_of[position] != position
+        rows = torch.arange(row, row + own.rows)
+        distinct = rows[~repeated[rows]]
+        joins: dict[int, Joining] = {}
+        if not bool(kept[distinct].all()):
+            found = joining(space.edge_lengths(distinct[None])[0], kept[distinct])
+            joins = dict(zip(distinct.tolist(), found, strict=True))
+        for position in rows.tolist():
+            repeats = bool(repeated[position])
             status: Literal["kept", "dropped", "duplicate"] = "kept" if kept[position] else "dropped"
+            dropped = not repeats and status == "dropped"
             texts.append(
                 TextReport(
                     text=labels[position],
                     status="duplicate" if repeats else status,
                     duplicate_of=labels[duplicate_of[position]] if repeats else None,
                     shared_with=sorted(holders[labels[position].casefold()] - {index}),
+                    variants=[] if own.variants is None else list(own.variants[position - row]),
+                    reason=_reason(head, joins[position], other[position], position == row)
+                    if dropped
+                    else None,
                 )
             )
         row += own.rows
@@ -85,3 +120,21 @@ def inspect_head(head: SynonymousSpaceHead) -> list[ClassReport]:
             )
         )
     return reports
+
+
+def _reason(head: SynonymousSpaceHead, found: Joining, other: int, is_name: bool) -> Reason:
+    options = head.config.scale_options
+    kept_by: dict[str, Any] = {"scale_rule": None}
+    if is_name:
+        kept_by = {"keep_name": "always"}
+    elif found.enough is not None and "epsilon" in options:
+        kept_by = {"scale_options": {**options, "epsilon": found.enough}}
+    return Reason(found.distance, None if other < 0 else other, kept_by)
+
+
+def on_cpu(space: SynonymousSpace) -> SynonymousSpace:
+    """Return the space with all of its tensors on the CPU."""
+    tensors: dict[str, Any] = {
+        name: value.cpu() for name, value in vars(space).items() if isinstance(value, Tensor)
+    }
+    return replace(space, **tensors)

@@ -21,6 +21,7 @@ class SynonymousSpaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
             of None are the defaults.
         logit_scale: multiplies the scores before the softmax: the exp of the model's parameter, 100 for
             OpenAI's CLIP.
+        class_shares: how common classes are among the images, by label, as `head.set_class_shares` takes it.
 
     Attributes:
         classes_: the distinct labels, sorted.
@@ -44,6 +45,7 @@ class SynonymousSpaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
         keep_name: Literal["tie", "always"] = "tie",
         centering: Literal["class_mean"] | None = None,
         logit_scale: float = 100.0,
+        class_shares: Mapping[Any, float] | None = None,
     ) -> None:
         self.metric = metric
         self.metric_options = metric_options
@@ -52,6 +54,7 @@ class SynonymousSpaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
         self.keep_name = keep_name
         self.centering = centering
         self.logit_scale = logit_scale
+        self.class_shares = class_shares
 
     def fit(self, X: Any, y: Any) -> "SynonymousSpaceClassifier":  # scikit-learn's names
         """Build the space of every class.
@@ -70,6 +73,11 @@ class SynonymousSpaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
             [str(label) for label in self.classes_],
             logit_scale=self.logit_scale,
         )
+        if self.class_shares is not None:
+            positions = {label: i for i, label in enumerate(self.classes_.tolist())}
+            if unknown := [label for label in self.class_shares if label not in positions]:
+                raise ValueError(f"class_shares: {unknown[0]!r} is no label of y")
+            head.set_class_shares({positions[label]: own for label, own in self.class_shares.items()})
         self.head_ = head.eval()
         return self
 

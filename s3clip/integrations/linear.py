@@ -26,8 +26,9 @@ def build_zero_shot_classifier(
     """Return the weights of a linear zero-shot classifier: open_clip's function, with synonyms.
 
     With one name a class the result is that of open_clip: the normalised mean of the unit embeddings of the
-    class's prompts. With synonyms it is the normalised mean of the texts that the Rips complex of the class
-    keeps, under the default scale rule; the default metric is not linear, so a head is the better classifier.
+    class's prompts. With synonyms it is the normalised mean of the concepts that the Rips complex of the
+    class keeps, under the default scale rule; the default metric is not linear, so a head is the better
+    classifier.
 
     Args:
         model: a dual encoder, of open_clip's shape or of transformers.
@@ -56,7 +57,7 @@ def build_zero_shot_classifier(
         raise ValueError("templates: a function gives several classes the same text; it must put the name in")
     at_once = len(classnames.classes) if num_classes_per_batch is None else num_classes_per_batch
     backbone, size = Backbone(model, (tokenizer, None)), max(1, at_once * len(listed))
-    texts = classnames.texts(listed)
+    texts = classnames.texts(listed, "concepts")
     raw = encode_texts(backbone, texts, batch_size=size, progress=use_tqdm)
     head = SynonymousSpaceHead(config=HeadConfig(metric="center", logit_scale=1.0))
     head.fit_embeddings(raw.split([len(own) for own in texts]), classnames.class_names)

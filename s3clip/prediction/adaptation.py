@@ -55,6 +55,10 @@ class AdaptableHead(Protocol):
     def logit_bias(self) -> Tensor | float | None:
         """Is added to the logits."""
 
+    @property
+    def share_offsets(self) -> Tensor | None:
+        """(classes,) what the shares of the classes add to the logits."""
+
 
 class TestTimeAdapter(nn.Module):
     """Logits of images after the spaces of a head were shifted to each of them.
@@ -167,7 +171,9 @@ class TestTimeAdapter(nn.Module):
                 if bias is not None:
                     logits = logits + bias
                 adapted.append(ADAPTATIONS[self.method](space, views, logits, settings))
-        return torch.cat(adapted) if adapted else folded.rows.new_zeros(0, len(space.position))
+        found = torch.cat(adapted) if adapted else folded.rows.new_zeros(0, len(space.position))
+        # How common classes are says nothing of how an image is to be seen, so it comes last.
+        return found if (offsets := self.head.share_offsets) is None else found + offsets
 
     def _chunk_size(self, views: int, space: AdaptableSpace) -> int:
         """How many images are adapted at once."""

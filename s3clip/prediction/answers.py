@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from s3clip.arguments import whole_number
+from s3clip.class_space import Calibration
 from s3clip.prediction.adaptation import TestTimeAdapter
 from s3clip.prediction.batches import AnsweringHead, all_logits, embedded_batches
 from s3clip.prediction.matched_texts import matched_texts
@@ -71,26 +72,41 @@ def predict(
     """
     top_k = whole_number(top_k, "top_k")
     adapter = None if adapt is None else _adapter(head, adapt)
-    space, classes, calibration = head.space, head.classes, head.current_calibration
-    positions = torch.arange(len(classes), device=space.raw.device)
+    calibration = head.current_calibration
     answers: list[list[Prediction]] = []
     for readable, logits, embeds in embedded_batches(
         head, images, image_embeds, batch_size, skip_broken=True, adapter=adapter
     ):
-        # By logits: probabilities that round to 0 or to 1 would tie.
-        order = largest(logits, positions, top_k)[1]
-        scores = calibration.probabilities(logits).gather(1, order)
-        accepted = calibration.accepts(logits).gather(1, order)
-        texts = matched_texts(space, classes, embeds, order)
-        found = iter(
-            [
-                Prediction(classes[i].name, score, i, classes[i].id, text, is_accepted)
-                for score, i, text, is_accepted in zip(*row, strict=True)
-            ]
-            for row in zip(scores.tolist(), order.tolist(), texts, accepted.tolist(), strict=True)
-        )
+        found = iter(as_predictions(head, calibration, logits, embeds, top_k))
         answers.extend(next(found) if is_readable else [] for is_readable in readable)
     return answers
+
+
+def as_predictions(
+    head: AnsweringHead, calibration: Calibration, logits: Tensor, embeds: Tensor, top_k: int
+) -> list[list[Prediction]]:
+    """Return the `top_k` best classes of (images, classes) logits, the best first.
+
+    Args:
+        head: that they are of.
+        calibration: its `current_calibration`.
+        logits: in float32 at least.
+        embeds: (images, dim) unit embeddings, for the texts that match.
+        top_k: how many classes; all of them where there are fewer.
+    """
+    classes = head.classes
+    # By logits: probabilities that round to 0 or to 1 would tie.
+    order = largest(logits, torch.arange(len(classes), device=logits.device), top_k)[1]
+    scores = calibration.probabilities(logits).gather(1, order)
+    accepted = calibration.accepts(logits).gather(1, order)
+    texts = matched_texts(head.space, classes, embeds, order)
+    return [
+        [
+            Prediction(classes[i].name, score, i, classes[i].id, text, is_accepted)
+            for score, i, text, is_accepted in zip(*row, strict=True)
+        ]
+        for row in zip(scores.tolist(), order.tolist(), texts, accepted.tolist(), strict=True)
+    ]
 
 
 @torch.inference_mode()

@@ -26,6 +26,10 @@ class AnsweringHead(AdaptableHead, Protocol):
         """The classes, in the order of the logits."""
 
     @property
+    def class_shares(self) -> Sequence[float] | None:
+        """How common the classes are, where somebody said so."""
+
+    @property
     def current_calibration(self) -> Calibration:
         """How its logits become probabilities."""
 

@@ -7,16 +7,20 @@ Networks", ICML 2017), or, where classes do not exclude each other, a slope and 
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from s3clip.arguments import is_number, plain
 from s3clip.class_space import Activation, Calibration
+from s3clip.class_space.shares import in_logits, share_offsets
 from s3clip.class_space.value import TEMPERATURES
 from s3clip.prediction.batches import AnsweringHead, all_logits
 from s3clip.prediction.class_labels import checked_labels
+from s3clip.prediction.conformal import least_probability
 
 Head = TypeVar("Head", bound=AnsweringHead)
 
@@ -27,6 +31,7 @@ def calibrate(
     labels: Any = None,
     *,
     image_embeds: Tensor | None = None,
+    coverage: float | None = None,
     batch_size: int = 32,
 ) -> Head:
     """Fit probabilities to held-out images whose classes are known; logits stay as they are.
@@ -41,25 +46,52 @@ def calibrate(
             where an image may show several classes or none. With a table, probabilities are sigmoids, and a
             class is accepted from the threshold of its largest F1 score on.
         image_embeds: (images, dim) embeddings instead.
+        coverage: choose also which classes `predict_sets` names: those of images like these are to hold the
+            right class so often, 0.9 for nine times in ten. Not with a table, which gives each class a
+            threshold. An image that is rejected counts as left out, so a rejection has to be fitted first; it
+            and the shares of classes, changed later, drop the coverage.
         batch_size: images per call of the image tower.
 
     Returns:
         The head itself.
 
     Raises:
-        ValueError: not fitted, labels that do not fit, or logits that tell nothing of them.
+        ValueError: not fitted, labels that do not fit, logits that tell nothing of them, or a coverage that
+            is outside (0, 1), needs more images, or is out of reach with the rejection.
     """
     if labels is None:
         raise ValueError("labels: expected the class of each image, got None")
-    logits, _ = all_logits(head, images, image_embeds, batch_size)
-    truth = checked_labels(labels, [each.name for each in head.classes], len(logits))
-    fitted = fit_calibration(logits, truth.to(logits.device), head.activation)
+    shared, _ = all_logits(head, images, image_embeds, batch_size)
+    logits = _without_shares(head, shared)
+    truth = checked_labels(labels, [each.name for each in head.classes], len(logits)).to(logits.device)
+    if coverage is not None and truth.ndim == 2:
+        raise ValueError("coverage: expected labels of one class an image, got a table; leave coverage out")
+    fitted = fit_calibration(logits, truth, head.activation)
     # A rejection fitted before still holds: one threshold for all classes, where a table gives each its own.
     before = None if head.calibration is None else head.calibration.thresholds
     if fitted.thresholds is None and before is not None and len(before) == 1:
         fitted = fitted.model_copy(update={"thresholds": before})
+    if coverage is not None:
+        own = _own_probabilities(logits, truth, head.class_shares, fitted)
+        least = least_probability(own, coverage)
+        sets = {"coverage": float(coverage), "least_probability": least}
+        fitted = fitted.model_copy(update=sets)
     head.calibration = fitted
     return head
+
+
+def _own_probabilities(
+    logits: Tensor, truth: Tensor, shares: Sequence[float] | None, calibration: Calibration
+) -> Tensor:
+    """Return the probability of the class that each image shows, -1 where the image is rejected."""
+    if shares is not None:
+        offsets = share_offsets(shares).to(logits)
+        offsets = in_logits(offsets, calibration.activation, calibration.temperature)
+        logits, calibration = logits + offsets, calibration.shifted(offsets)
+    logits = logits.float()
+    probabilities = calibration.probabilities(logits)
+    accepted = calibration.accepts(logits).gather(1, logits.argmax(1, keepdim=True))
+    return torch.where(accepted, probabilities.gather(1, truth[:, None]), -1.0)[:, 0]
 
 
 def fit_rejection(
@@ -88,10 +120,20 @@ def fit_rejection(
     Raises:
         ValueError: not fitted, no such images, or a rate outside [0, 1).
     """
-    logits, _ = all_logits(head, images, image_embeds, batch_size)
+    logits = _without_shares(head, all_logits(head, images, image_embeds, batch_size)[0])
     threshold = rejection_threshold(logits.amax(-1), false_accept_rate)
-    head.calibration = head.current_calibration.model_copy(update={"thresholds": (threshold,)})
+    before = head.calibration or Calibration(activation=head.activation)
+    head.calibration = before.without_sets().model_copy(update={"thresholds": (threshold,)})
+    if before.coverage is not None:
+        warnings.warn(
+            "the coverage was of another rejection and is dropped; calibrate(coverage=) again", stacklevel=2
+        )
     return head
+
+
+def _without_shares(head: AnsweringHead, logits: Tensor) -> Tensor:
+    """Return logits without the shares of classes: what is fitted to them holds whatever those are."""
+    return logits if head.share_offsets is None else logits.double() - head.share_offsets
 
 
 def fit_calibration(logits: Tensor, labels: Tensor, activation: Activation) -> Calibration:
@@ -148,7 +190,8 @@ def rejection_threshold(scores: Tensor, false_accept_rate: float) -> float:
     ordered = np.sort(scores.double().cpu().numpy())[::-1]
     # 1e-9: 0.29 x 100 is 28.999999999999996.
     accepted = int(false_accept_rate * len(ordered) + 1e-9)
-    return float(np.nextafter(ordered[accepted], np.inf))
+    # Logits are float32 at most: none lies between, and no sum with the shares of classes rounds onto it.
+    return float(np.nextafter(np.float32(ordered[accepted]), np.float32(np.inf)))
 
 
 def _temperature(logits: np.ndarray, positions: np.ndarray) -> float:

@@ -43,6 +43,10 @@ class SegmentingHead(Protocol):
     def current_calibration(self) -> Calibration:
         """How logits become probabilities."""
 
+    @property
+    def share_offsets(self) -> Tensor | None:
+        """(classes,) what the shares of the classes add to the logits."""
+
     def __call__(self, *, image_embeds: Tensor) -> Tensor:
         """Return (batch, classes) logits of (batch, dim) embeddings."""
 
@@ -282,4 +286,6 @@ def segment(
 def _text_logits(head: SegmentingHead, patches: Tensor) -> Tensor:
     """Return the logits of unit embeddings against every text as it was given: (patches, texts)."""
     texts = unit_vectors(head.space.raw)
-    return unit_vectors(patches).to(texts) @ texts.T * head.logit_scale.to(texts)
+    logits = unit_vectors(patches).to(texts) @ texts.T * head.logit_scale.to(texts)
+    offsets = head.share_offsets
+    return logits if offsets is None else logits + offsets[head.space.owners].to(logits)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -114,8 +114,8 @@ SCALE_RULES: dict[str, ScaleRule] = {
     "margin": ScaleRule(
         margin,
         {
-            "epsilon": Option(1.0, "a finite number >= 0", lambda v: is_number(v) and 0 <= v < math.inf),
-            "share": _SHARE,
+            "epsilon": Option(1.1, "a finite number >= 0", lambda v: is_number(v) and 0 <= v < math.inf),
+            "share": replace(_SHARE, default=0.6),
         },
         relative=True,
     ),

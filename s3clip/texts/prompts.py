@@ -1,17 +1,22 @@
 """From a class's names, descriptors and sentences to the texts that are encoded.
 
-A *text* becomes one row of the class space: one (name or synonym, descriptor or none), written into every
-template. Its prompts are averaged after encoding, so templates add no rows. Prompts are literal: the name
-goes into the template unchanged, braces, percent signs and underscores included.
+A *text* is one (name or synonym, descriptor or none), written into every template. A *concept* is a name or
+synonym with all that is said of it: itself, and joined with each descriptor. Either becomes one row of the
+class space, the mean over its prompts, so templates add no rows. Prompts are literal: the name goes into the
+template unchanged, braces, percent signs and underscores included.
 """
 
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 from s3clip.texts.templates import DEFAULT_TEMPLATES, TEMPLATES
+
+Points = Literal["concepts", "texts"]
+"""What becomes one row of a class space: see above."""
 
 _PLACEHOLDER = re.compile(r"(\{(?:c|article)?\})")
 
@@ -38,16 +43,20 @@ _SUBJECTS = frozenset(("it", "they", "which"))
 
 @dataclass(frozen=True)
 class Text:
-    """One text of a class, before encoding.
+    """One text of a class, or a concept, before encoding: what becomes one row.
 
     Attributes:
         label: what a user is shown as "the text that matched".
-        prompts: what is encoded, one string per template (exactly one for a whole sentence); the unit
-            embeddings of the prompts are averaged to one row.
+        prompts: what is encoded, one string per template (exactly one for a whole sentence), of a concept
+            those of all its texts; the unit embeddings of the prompts are averaged to one row.
+        concept: the name or synonym that it says; None of a whole sentence, which says none.
+        variants: of a concept: the labels of its texts but the first, which says the name alone.
     """
 
     label: str
     prompts: tuple[str, ...]
+    concept: str | None = None
+    variants: tuple[str, ...] = ()
 
 
 def class_texts(
@@ -77,17 +86,33 @@ def class_texts(
         templates = resolve_templates(templates)  # type: ignore[arg-type]  # texts, or named as none
     # A synonym's bare prompts serve all of its descriptors.
     bare = {text: tuple(_filled(template, text) for template in templates) for text in (name, *synonyms)}
-    texts = [Text(text, rendered) for text, rendered in bare.items()]
+    texts = [Text(text, rendered, text) for text, rendered in bare.items()]
     texts += [
         Text(
             f"{text}, {_clause(descriptor)}",
             tuple(join_descriptor(prompt, descriptor) for prompt in rendered),
+            text,
         )
         for text, rendered in bare.items()
         for descriptor in descriptors
     ]
     texts += [Text(sentence, (sentence,)) for sentence in prompts]
     return list(dict.fromkeys(texts))
+
+
+def concepts(texts: Sequence[Text]) -> list[Text]:
+    """Return the concepts of a class's texts, in the order of their first texts; a sentence is its own."""
+    groups: dict[object, list[Text]] = {}
+    for position, text in enumerate(texts):
+        groups.setdefault(position if text.concept is None else text.concept, []).append(text)
+    return [
+        replace(
+            own[0],
+            prompts=tuple(prompt for text in own for prompt in text.prompts),
+            variants=tuple(text.label for text in own[1:]),
+        )
+        for own in groups.values()
+    ]
 
 
 def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from s3clip.files.problems import problem_in_words, shown
 from s3clip.files.writing import write_atomically
 from s3clip.texts.formats import FORMAT, KINDS, TextKind, interpret
 from s3clip.texts.labels import problem_of_name, problem_of_text
-from s3clip.texts.prompts import Text, class_texts, resolve_templates
+from s3clip.texts.prompts import Points, Text, class_texts, concepts, resolve_templates
 from s3clip.texts.sources import BUILTIN, Source, read_source
 
 
@@ -118,12 +118,15 @@ class SynonymSet(BaseModel):
         """The names, in order."""
         return [each.name for each in self.classes]
 
-    def texts(self, templates: str | Sequence[str | Callable[[str], str]]) -> list[list[Text]]:
-        """Return the texts of every class, as `s3clip.texts.prompts.class_texts` makes them."""
-        return [
+    def texts(
+        self, templates: str | Sequence[str | Callable[[str], str]], points: Points = "texts"
+    ) -> list[list[Text]]:
+        """Return the texts of every class, or its concepts, as `s3clip.texts.prompts` makes them."""
+        found = [
             class_texts(each.name, each.synonyms, each.descriptors, each.prompts, templates=templates)
             for each in self.classes
         ]
+        return found if points == "texts" else [concepts(own) for own in found]
 
     def counts(self) -> dict[TextKind, int]:
         """Return how many texts of each kind there are."""

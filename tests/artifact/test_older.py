@@ -5,6 +5,7 @@ Every change of the format adds a folder, written by the version before it.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,9 @@ def test_an_older_artifact_answers_as_it_did(folder: Path, backbone: str | None)
     assert [[answer.text for answer in own] for own in answers] == expected["texts"]
     assert [[answer.accepted for answer in own] for own in answers] == expected["accepted"]
     assert [each.id for each in head.classes] == [0, "n3", None]
+    if "sets" in expected:
+        sets = head.predict_sets(image_embeds=images)
+        assert [[answer.class_index for answer in own] for own in sets] == expected["sets"]
 
 
 def test_every_format_has_one():
@@ -42,8 +46,27 @@ def test_an_older_artifact_is_saved_in_the_format_of_today(tmp_path: Path):
     head = SynonymousSpaceHead.from_pretrained(SAVED / "1", backbone=None)
     config = json.loads((head.save_pretrained(tmp_path) / "config.json").read_text(encoding="utf-8"))
     before = json.loads((SAVED / "1" / "config.json").read_text(encoding="utf-8"))
-    changed = {key for key in config if config[key] != before[key]}
-    assert (config["format"], changed) == (FORMAT, {"format", "space_file", "space_sha256"})
+    assert (config.pop("format"), before.pop("format")) == (FORMAT, "s3clip-space/1")
+    before["head"]["points"] = "texts"
+    now, then = _without_none(config), _without_none(before)  # what came later is not there
+    assert {key for key in now if now[key] != then[key]} == {"space_file", "space_sha256"}
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(each) for key, each in value.items() if each is not None}
+    return [_without_none(each) for each in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("form", ["1", "2"])
+def test_what_older_ones_hold_are_texts_and_stays_so(form: str):
+    head = SynonymousSpaceHead.from_pretrained(SAVED / form, backbone=str(model_folder()))
+    assert head.config.points == "texts"
+    assert head.classes[0].rows == len(head.classes[0].texts or []) == 8  # four names, with a descriptor each
+    head.add_classes([{"name": "one", "synonyms": ["ace"], "descriptors": ["a stroke"]}], cache=False)
+    assert head.classes[-1].texts == ["one", "ace", "one, which is a stroke", "ace, which is a stroke"]
+    with pytest.raises(ValueError, match=r"points: .*fit again with HeadConfig\(points='concepts'\)"):
+        head.reconfigure(points="concepts")
 
 
 def test_a_newer_format_is_refused(tmp_path: Path):

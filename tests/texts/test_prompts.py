@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3clip.texts.prompts import Text, class_texts, join_descriptor, render, resolve_templates
+from s3clip.texts.prompts import Text, class_texts, concepts, join_descriptor, render, resolve_templates
 from s3clip.texts.templates import DEFAULT_TEMPLATES, TEMPLATES
 from tests import SHARED
 
@@ -23,22 +23,25 @@ def labels(*arguments, **options):
 
 
 def test_a_name_alone_is_one_text():
-    assert class_texts("cat") == [Text("cat", ("a photo of a cat.",))]
+    assert class_texts("cat") == [Text("cat", ("a photo of a cat.",), "cat")]
 
 
 def test_order_is_name_synonyms_joined_sentences():
     assert class_texts(
         "cat", ["kitty"], ["long legs", "a pet"], ["A cat sits."], templates=["{}.", "my {c}"]
     ) == [
-        Text("cat", ("cat.", "my cat")),
-        Text("kitty", ("kitty.", "my kitty")),
-        Text("cat, which has long legs", ("cat, which has long legs.", "my cat, which has long legs.")),
-        Text("cat, which is a pet", ("cat, which is a pet.", "my cat, which is a pet.")),
+        Text("cat", ("cat.", "my cat"), "cat"),
+        Text("kitty", ("kitty.", "my kitty"), "kitty"),
+        Text(
+            "cat, which has long legs", ("cat, which has long legs.", "my cat, which has long legs."), "cat"
+        ),
+        Text("cat, which is a pet", ("cat, which is a pet.", "my cat, which is a pet."), "cat"),
         Text(
             "kitty, which has long legs",
             ("kitty, which has long legs.", "my kitty, which has long legs."),
+            "kitty",
         ),
-        Text("kitty, which is a pet", ("kitty, which is a pet.", "my kitty, which is a pet.")),
+        Text("kitty, which is a pet", ("kitty, which is a pet.", "my kitty, which is a pet."), "kitty"),
         Text("A cat sits.", ("A cat sits.",)),
     ]
 
@@ -72,9 +75,49 @@ def test_a_bare_string_is_not_taken_for_its_letters(argument):
 @given(st.text(), st.lists(st.text(), max_size=4), st.lists(st.text(min_size=1), max_size=3))
 def test_count_is_names_times_descriptors_and_one(name, synonyms, prompts):
     texts = class_texts(name, synonyms, ["long legs", "a pet"], prompts)
-    assert texts[0] == Text(name, (f"a photo of a {name}.",))
+    assert texts[0] == Text(name, (f"a photo of a {name}.",), name)
     assert len(texts) == len(set(texts)) <= 3 * (1 + len(synonyms)) + len(prompts)
     assert {text.label for text in texts} >= {name, *synonyms, *prompts}
+
+
+# ------------------------------------------------------------------------------------------------- concepts
+
+
+def test_a_concept_is_a_name_with_its_descriptors_and_a_sentence_is_its_own():
+    texts = class_texts("cat", ["kitty"], ["fur"], ["A cat sits.", "cat"], templates=["{}.", "my {c}"])
+    assert concepts(texts) == [
+        Text(
+            "cat",
+            ("cat.", "my cat", "cat, which has fur.", "my cat, which has fur."),
+            "cat",
+            ("cat, which has fur",),
+        ),
+        Text(
+            "kitty",
+            ("kitty.", "my kitty", "kitty, which has fur.", "my kitty, which has fur."),
+            "kitty",
+            ("kitty, which has fur",),
+        ),
+        Text("A cat sits.", ("A cat sits.",)),
+        Text("cat", ("cat",)),  # a sentence, though it says no more than the name
+    ]
+    assert [own.label for own in concepts(class_texts("cat", descriptors=["fur", "a tail"]))] == ["cat"]
+
+
+@given(
+    st.text(),
+    st.lists(st.text(), max_size=4),
+    st.lists(st.sampled_from("abc"), max_size=3),
+    st.lists(st.text()),
+)
+def test_the_concepts_hold_every_text_once(name, synonyms, descriptors, prompts):
+    texts = class_texts(name, synonyms, descriptors, prompts)
+    merged = concepts(texts)
+    assert [own.label for own in merged] == [*dict.fromkeys((name, *synonyms)), *dict.fromkeys(prompts)]
+    labels = [label for own in merged for label in (own.label, *own.variants)]
+    assert sorted(labels) == sorted(text.label for text in texts)
+    prompts_of = [prompt for own in merged for prompt in own.prompts]
+    assert sorted(prompts_of) == sorted(prompt for text in texts for prompt in text.prompts)
 
 
 # ------------------------------------------------------------------------------------------------ templates

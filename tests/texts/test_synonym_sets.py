@@ -15,7 +15,7 @@ import synonym_sample
 from typer.testing import CliRunner
 
 import s3clip.texts.sets
-from s3clip import Backbone, SynonymousSpaceHead, SynonymSet, cli
+from s3clip import Backbone, HeadConfig, SynonymousSpaceHead, SynonymSet, cli
 from s3clip.demo import model_folder
 from s3clip.texts.check import builtin_reference, check_synonyms, split_excepted
 from s3clip.texts.sets import SETS, SUBSETS, NamesDigest, read_exceptions, set_names
@@ -269,6 +269,10 @@ def test_a_head_is_fitted_to_a_builtin_set(head: SynonymousSpaceHead):
     head.fit_classes("builtin:eurosat")
     assert head.class_names == own.class_names
     assert head.templates == own.templates
+    assert head.state_dict()["owners"].bincount().tolist() == [1 + len(each.synonyms) for each in own.classes]
+    head = SynonymousSpaceHead(head.backbone, config=HeadConfig(points="texts")).fit_classes(
+        "builtin:eurosat"
+    )
     assert head.state_dict()["owners"].bincount().tolist() == [
         (1 + len(each.synonyms)) * (1 + len(each.descriptors)) for each in own.classes
     ]
