@@ -69,7 +69,8 @@ def inspect(
     unit = " margins" if fitted.space.relative else ""
     for r in reports:
         scale = f"ε = {r.scale:.4f}" if math.isfinite(r.scale) else "ε = ∞"
-        say(f"{r.index} {r.name}: {r.count('kept')} of {counted(len(r.texts), fitted.config.points.removesuffix('s'))} kept, {scale}")
+        points = counted(len(r.texts), fitted.config.points.removesuffix("s"))
+        say(f"{r.index} {r.name}: {r.count('kept')} of {points} kept, {scale}")
         if r.death_times:
             say("  death times: " + " ".join(f"{death:.4f}" for death in r.death_times))
         for t in r.texts:

@@ -12,6 +12,7 @@ import pytest
 
 import s3clip
 from tests import ROOT
+from tests.browser import browser  # noqa: F401  # a fixture
 
 COMMAND = "mkdocs build --strict -f docs/site/mkdocs.yml"
 
@@ -65,3 +66,19 @@ def test_the_reference_has_every_public_name(site: Path):
 def test_the_search_works_in_pages_that_are_opened_as_files(site: Path):
     assert (site / "search" / "search_index.js").read_text(encoding="utf-8").startswith("var __index = ")
     assert 'src="assets/iframe-worker.js"' in (site / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_search_finds_pages_in_a_browser_without_a_server(site: Path, browser):  # noqa: F811
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    errors: list[str] = []
+    requests: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto((site / "index.html").as_uri())
+    page.locator("input.md-search__input").click()
+    page.keyboard.type("calibrate", delay=20)
+    page.locator(".md-search-result__item").first.wait_for()
+    assert page.locator(".md-search-result__item a[href*='probabilities.html']").count()
+    page.close()
+    assert errors == []
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in requests), requests
