@@ -101,6 +101,18 @@ class HeadConfig(BaseModel):
         object.__setattr__(self, "scale_options", _FrozenDict(scale_options))
         return self
 
+    def changes(self) -> dict[str, Any]:
+        """Return what differs from the defaults, ready for JSON: `HeadConfig(**changes)` is this one."""
+        defaults = HeadConfig().model_dump()
+        own_options = HeadConfig(metric=self.metric, scale_rule=self.scale_rule).model_dump()
+        found: dict[str, Any] = {}
+        for name, value in self.model_dump().items():
+            if isinstance(value, dict):
+                value = {option: own for option, own in value.items() if own_options[name][option] != own}
+            if value != ({} if isinstance(value, dict) else defaults[name]):
+                found[name] = value
+        return found
+
     def replaced(self, **changes: Any) -> "HeadConfig":
         """Return a copy with some settings changed; a new metric or rule comes with its default options."""
         kept = self.model_dump()

@@ -17,18 +17,13 @@ from s3clip.artifact.opening import open_artifact, open_text_tower
 from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.encoding import encode_texts
 from s3clip.backbone.identity import check_fingerprint
-from s3clip.class_space import (
-    Activation,
-    BackboneFacts,
-    BackboneReference,
-    ClassSpace,
-    FittedClass,
-)
+from s3clip.class_space import Activation, BackboneFacts, BackboneReference, ClassSpace, FittedClass
 from s3clip.class_space.fitted import ClassSpaceModule
 from s3clip.config import HeadConfig
 from s3clip.prediction.answers import predict, predict_proba
 from s3clip.prediction.calibrating import calibrate, fit_rejection
 from s3clip.prediction.conformal import predict_sets
+from s3clip.prediction.few_shot import fit_few_shot
 from s3clip.prediction.linear_weights import to_linear
 from s3clip.prediction.top_classes import TopClasses, top_classes
 from s3clip.segmentation.segmenter import segment
@@ -193,6 +188,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
             return self
         return self._take(spaces.reconfigure(self._value(), **changes))
 
+    fit_few_shot = fit_few_shot
     calibrate = calibrate
     fit_rejection = fit_rejection
 
@@ -231,9 +227,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
     @property
     def logit_bias(self) -> Tensor | float | None:
         """What is added to the logits: the backbone's, None where it has none."""
-        if self.backbone is not None:
-            return self.backbone.logit_bias()
-        return None if self._fitted is None else self._fitted.known_bias
+        return super().logit_bias if self.backbone is None else self.backbone.logit_bias()
 
     @property
     def activation(self) -> Activation:
@@ -255,7 +249,8 @@ class SynonymousSpaceHead(ClassSpaceModule):
     def extra_repr(self) -> str:
         """What `print(head)` shows besides the submodules."""
         fitted = "not fitted" if self._fitted is None else repr(self.space)
-        return f"classes={len(self.classes)}, {fitted}, metric={self.config.metric!r}"
+        taught = "" if self.few_shot is None else f"\nfew_shot: {self.few_shot.summary()}"
+        return f"classes={len(self.classes)}, {fitted}, metric={self.config.metric!r}{taught}"
 
     # ---- using it -----------------------------------------------------------------------------------------
 
@@ -277,7 +272,12 @@ class SynonymousSpaceHead(ClassSpaceModule):
             ValueError: both inputs or neither, not fitted, or a wrong embedding size.
         """
         embeds = self._unit_embeds(pixel_values, image_embeds, image_inputs)
-        return self._logits(self.folded(embeds), self.share_offsets)
+        return self._logits(self.folded(embeds), embeds)
+
+    def word_logits(self, image_embeds: Tensor) -> Tensor:
+        """Return the logits of (batch, dim) embeddings without what labelled images add: as of patches."""
+        embeds = self._unit_embeds(None, image_embeds, {})
+        return self._logits(self.folded(embeds))
 
     @torch.no_grad()
     def top_classes(
@@ -296,9 +296,8 @@ class SynonymousSpaceHead(ClassSpaceModule):
         """
         k = whole_number(k, "k")
         embeds = self._unit_embeds(pixel_values, image_embeds, image_inputs)
-        offsets = self.share_offsets
         blocks = (
-            (classes, self._logits(scores, None if offsets is None else offsets[classes]))
+            (classes, self._logits(scores, embeds, classes))
             for classes, scores in self.folded.scores_by_block(embeds)
         )
         return top_classes(blocks, k, self.current_calibration)
@@ -315,13 +314,20 @@ class SynonymousSpaceHead(ClassSpaceModule):
 
     # ---- keeping it ---------------------------------------------------------------------------------------
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Save the class space into a folder, and return it: `s3clip.artifact.folder.save_artifact`."""
-        return save_artifact(folder, self.class_space)
+    def save_pretrained(self, folder: str | os.PathLike[str], *, examples: bool = True) -> Path:
+        """Save the class space into a folder, and return it: `s3clip.artifact.folder.save_artifact`.
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Push the class space to "user/name" on the Hub: `s3clip.artifact.hub.push_artifact`."""
-        return push_artifact(self.class_space, repo_id, **options)
+        With `examples=False` what labelled images added is saved, and not the images: classes and settings
+        of what is loaded again are then fixed.
+        """
+        return save_artifact(folder, self._to_save(examples))
+
+    def push_to_hub(self, repo_id: str, *, examples: bool = True, **options: Any) -> str:
+        """Push the class space to "user/name" on the Hub: `s3clip.artifact.hub.push_artifact`.
+
+        `examples` is as for `save_pretrained`.
+        """
+        return push_artifact(self._to_save(examples), repo_id, **options)
 
     @classmethod
     def from_pretrained(
@@ -366,6 +372,12 @@ class SynonymousSpaceHead(ClassSpaceModule):
 
     # ---- inside -------------------------------------------------------------------------------------------
 
+    def _to_save(self, examples: bool) -> ClassSpace:
+        space, built = self.class_space, self._checked().built
+        if examples:
+            return space
+        return spaces.without_examples(space, built.residual_weights, built.residual_bias)
+
     def _unit_embeds(
         self, pixel_values: Tensor | None, image_embeds: Tensor | None, image_inputs: dict[str, Any]
     ) -> Tensor:
@@ -383,11 +395,16 @@ class SynonymousSpaceHead(ClassSpaceModule):
             raise TypeError(f"image_embeds takes no further inputs, got {sorted(image_inputs)}")
         return fitted.built.folded.unit_embeds(image_embeds)
 
-    def _logits(self, scores: Tensor, share_offsets: Tensor | None) -> Tensor:
+    def _logits(self, scores: Tensor, embeds: Tensor | None = None, classes: Tensor | None = None) -> Tensor:
+        """Return logits: those of the space, then what labelled images add, then the shares of classes."""
         logits: Tensor = scores * self._scale()
-        bias = self.logit_bias
-        logits = logits if bias is None else logits + bias
-        return logits if share_offsets is None else logits + share_offsets.to(logits)
+        residual = None if embeds is None else self._checked().built.residual(embeds, classes)
+        shares = self.share_offsets
+        shares = shares if shares is None or classes is None else shares[classes]
+        for added in (self.logit_bias, residual, shares):
+            if added is not None:
+                logits = logits + (added.to(logits) if isinstance(added, Tensor) else added)
+        return logits
 
     def _scale(self) -> Tensor | float:
         fixed = self.config.logit_scale if self._fitted is None else self._fitted.fixed_scale

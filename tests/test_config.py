@@ -13,6 +13,7 @@ from s3clip.space.metrics import METRICS
 from s3clip.space.scale_rules import SCALE_RULES
 
 FULL = {
+    "points": "texts",
     "metric": "soft_nearest",
     "metric_options": {"beta": 7.0},
     "scale_rule": "kept_share",
@@ -52,7 +53,7 @@ def test_unknown_keys_are_refused():
     for given, message in (
         ({"metrik": "center"}, r"metrik: is not known; did you mean metric\?"),
         ({"scale": 3}, r"scale: is not known; did you mean scale_rule\?"),
-        ({"zzz": 3}, "zzz: is not known; expected metric, metric_options, "),
+        ({"zzz": 3}, "zzz: is not known; expected points, metric, metric_options, "),
     ):
         for way in (
             lambda given: HeadConfig(**FULL, **given),

@@ -31,9 +31,19 @@ from s3clip.class_space import (
     BackboneReference,
     Calibration,
     ClassSpace,
+    Examples,
+    FewShotReport,
     FittedClass,
+    LearnedResidual,
 )
 from s3clip.class_space.shares import check_shares
+from s3clip.class_space.state import (
+    FEW_SHOT_TENSORS,
+    ExamplesState,
+    few_shot_of,
+    few_shot_settings,
+    few_shot_tensors,
+)
 from s3clip.class_space.value import LARGEST_BIAS, Name
 from s3clip.config import SavedConfig
 from s3clip.files.addresses import regular_file
@@ -67,6 +77,8 @@ class _ConfigFile(BaseModel):
     templates: list[Name] | None
     calibration: Calibration | None = None
     class_shares: list[float] | None = None
+    few_shot: FewShotReport | None = None
+    examples: ExamplesState | None = None
     space_file: str
     space_sha256: str
     classes: list[FittedClass]
@@ -91,6 +103,7 @@ def save_artifact(folder: str | os.PathLike[str], space: ClassSpace) -> Path:
     tensors = {
         "raw": space.raw.detach().cpu().to(wide).contiguous(),
         "owners": space.owners.cpu().contiguous(),
+        **{name: part.cpu().contiguous() for name, part in few_shot_tensors(space.few_shot).items()},
     }
     backbone = space.backbone
     numbers = {"fitted_logit_scale": space.fitted_logit_scale}
@@ -111,7 +124,8 @@ def save_artifact(folder: str | os.PathLike[str], space: ClassSpace) -> Path:
         space_file="",
         space_sha256="",
         classes=list(space.classes),
-    ).model_dump()
+        **few_shot_settings(space.few_shot),
+    ).model_dump(mode="json")
     content = save_tensors(tensors, {_DIGEST: config_digest(config)})
     digest = hashlib.sha256(content).hexdigest()
     config |= {"space_file": f"space-{digest[:16]}.safetensors", "space_sha256": digest}
@@ -250,6 +264,7 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
         raise _broken(space_path, "owners do not agree with the classes of config.json")
     numbers = _take_numbers(tensors, space_path)
     fingerprint = _take_fingerprint(tensors, raw.shape[1], space_path)
+    few_shot = _take_few_shot(config, tensors, raw.shape[1], space_path)
     if tensors:
         raise _broken(space_path, f"unknown tensors {sorted(tensors)}")
     return ClassSpace(
@@ -261,6 +276,7 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
         fitted_logit_scale=numbers["fitted_logit_scale"],
         calibration=config.calibration,
         class_shares=None if config.class_shares is None else tuple(config.class_shares),
+        few_shot=few_shot,
     )
 
 
@@ -291,6 +307,19 @@ def _take_numbers(tensors: dict[str, Tensor], path: Path) -> dict[str, float | N
         if abs(number) > LARGEST_BIAS:
             raise _broken(path, f"{name}: expected at most {LARGEST_BIAS:g}, got {number}")
     return numbers
+
+
+def _take_few_shot(
+    config: _ConfigFile, tensors: dict[str, Tensor], dim: int, path: Path
+) -> Examples | LearnedResidual | None:
+    taught = {name: tensors.pop(name, None) for name in FEW_SHOT_TENSORS}
+    try:
+        found = few_shot_of(config.few_shot, config.examples, taught)
+        if found is not None:
+            found.check(len(config.classes), dim)
+    except ValueError as error:
+        raise _broken(path, str(error)) from None
+    return found
 
 
 def _take_fingerprint(tensors: dict[str, Tensor], dim: int, path: Path) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ tokens in `tokens`, names become models in `loading`, and `identity` says which 
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from s3clip.backbone import identity
 from s3clip.backbone.families import check_loaded, family_of, warn_of_other_pixels, warn_of_untrained_texts
-from s3clip.backbone.image_transform import ImageTransform, check_images, check_pixels
+from s3clip.backbone.image_transform import ImageTransform, check_pixels, checked_images
 from s3clip.backbone.loading import halves, load
 from s3clip.backbone.prefix_tree import (
     disagreement,
@@ -262,11 +262,11 @@ class Backbone(nn.Module):
         precise = torch.promote_types(features.dtype, torch.float32)
         return functional.normalize(features.to(precise), dim=-1).to(features.dtype)
 
-    def preprocess(self, images: Sequence[Image.Image], *, resize: bool = True) -> dict[str, Tensor]:
+    def preprocess(self, images: Iterable[Image.Image], *, resize: bool = True) -> dict[str, Tensor]:
         """Return the arguments of `encode_images` for images, on the model's device and in its dtype.
 
         Args:
-            images: Images of any mode, read as RGB.
+            images: Images of any mode, read as RGB; as `ImageTransform` takes them.
             resize: Bring images to the model's size. False only scales their values, and needs a processor of
                 transformers and images of one size.
 
@@ -275,10 +275,9 @@ class Backbone(nn.Module):
             ValueError: If there is no image, or no image processor.
         """
         transform = self.image_transform(resize=resize)
-        check_images(images)
         return {
             key: value.to(self.device, self.dtype if value.is_floating_point() else None)
-            for key, value in transform(images).items()
+            for key, value in transform(checked_images(images)).items()
         }
 
     def image_transform(self, *, resize: bool = True) -> ImageTransform:

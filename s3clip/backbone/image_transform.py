@@ -1,6 +1,6 @@
 """Images to what an image tower reads, apart from any model: for this process or the workers of a loader."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from s3clip.images.opening import open_image
+from s3clip.images.opening import open_image, runs_of_pictures
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,21 @@ class ImageTransform:
     inputs: tuple[str, ...]
     resize: bool = True
 
-    def __call__(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
-        """Return the arguments for one image or more, of any mode, read as RGB."""
+    def __call__(self, images: Iterable[Image.Image]) -> dict[str, Tensor]:
+        """Return the arguments for images of any mode, read as RGB; for none, an empty dict.
+
+        Where they are opened as they are asked for, no more than a run of them, see `runs_of_pictures`, is
+        held at once.
+        """
+        outputs = []
+        for run in runs_of_pictures(images):
+            outputs.append(self._of_run(run))
+            del run
+        if len(outputs) < 2:
+            return outputs[0] if outputs else {}
+        return {key: torch.cat([own[key] for own in outputs]) for key in outputs[0]}
+
+    def _of_run(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         colour = [image if image.mode == "RGB" else open_image(image) for image in images]
         if self.of_one_image:
             return {"pixel_values": torch.stack([self.processor(image) for image in colour])}
@@ -37,13 +50,17 @@ class ImageTransform:
         return {key: outputs[key] for key in self.inputs if key in outputs}
 
 
-def check_images(images: Sequence[Image.Image]) -> None:
-    """Raise ValueError for no image, TypeError for something else than PIL images."""
-    if len(images) == 0:
-        raise ValueError("images: expected at least one image, got none")
-    for i, image in enumerate(images):
+def checked_images(images: Iterable[Image.Image]) -> Iterator[Image.Image]:
+    """Give the images; raise ValueError for none, TypeError for something else than PIL images."""
+    count = 0  # `enumerate` would hold an image while the next one is opened
+    for image in images:
         if not isinstance(image, Image.Image):
-            raise TypeError(f"images: expected PIL images, got {type(image).__name__} at position {i}")
+            raise TypeError(f"images: expected PIL images, got {type(image).__name__} at position {count}")
+        count += 1
+        yield image
+        del image
+    if count == 0:
+        raise ValueError("images: expected at least one image, got none")
 
 
 def check_pixels(

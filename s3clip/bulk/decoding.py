@@ -1,14 +1,16 @@
 """A shard in, batches out: opened and preprocessed, cut where parts begin and end."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from s3clip.backbone.image_transform import ImageTransform
 from s3clip.bulk.embedding_shards import EmbeddingFile
 from s3clip.files.writing import in_utf8
+from s3clip.images.opening import REDUCED
 from s3clip.images.sources import BrokenShardError, Sample, Shard, cut, open_samples
 
 EMBEDDING_BATCH = 2048
@@ -40,6 +42,7 @@ class DecodedBatch:
         ends_part: whether the part ends here.
         ends_shard: whether the shard ends here.
         broken: why the shard breaks off here; the last row, keyed by the shard, says so too.
+        notes: position in the batch -> what else its row says: that its picture was not decoded whole.
     """
 
     first: int
@@ -49,6 +52,7 @@ class DecodedBatch:
     ends_part: bool = False
     ends_shard: bool = False
     broken: str | None = None
+    notes: dict[int, str] = field(default_factory=dict)
 
 
 def decoded_batches(
@@ -100,7 +104,7 @@ def part_start(batch: DecodedBatch, rows_per: RowsPer) -> int:
 
 def _closed(batch: DecodedBatch, rows_per: RowsPer, *, ends_shard: bool) -> DecodedBatch:
     ends_part = ends_shard or (batch.first + len(batch.keys)) % rows_per.part == 0
-    return DecodedBatch(batch.first, batch.keys, batch.errors, batch.inputs, ends_part, ends_shard)
+    return replace(batch, ends_part=ends_part, ends_shard=ends_shard)
 
 
 def _pictures(
@@ -116,11 +120,24 @@ def _pictures(
 
 
 def _opened(first: int, samples: Sequence[Sample], preprocess: ImageTransform | None) -> DecodedBatch:
-    pictures, errors = open_samples(samples)
+    errors: dict[int, str] = {}
+    reduced: dict[int, str] = {}
+
+    def opened() -> Iterator[Image.Image]:
+        number = 0  # `enumerate` would hold a picture while the next one is opened
+        for picture in open_samples(samples, errors):
+            if (note := picture.info.get(REDUCED)) is not None:
+                reduced[number] = note
+            number += 1
+            yield picture
+            del picture
+
     assert preprocess is not None  # the job has one wherever there are pictures
-    inputs = preprocess(pictures) if pictures else None
+    inputs = preprocess(opened()) or None
     said = {place: in_utf8(" ".join(error.split())) for place, error in errors.items()}
-    return DecodedBatch(first, [in_utf8(sample.key) for sample in samples], said, inputs)
+    readable = [place for place in range(len(samples)) if place not in errors]
+    notes = {readable[number]: note for number, note in reduced.items()}
+    return DecodedBatch(first, [in_utf8(sample.key) for sample in samples], said, inputs, notes=notes)
 
 
 def _embeddings(shard: EmbeddingFile, rows_per: RowsPer, start: int) -> Iterator[DecodedBatch]:

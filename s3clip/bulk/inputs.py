@@ -3,7 +3,7 @@
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -20,6 +20,7 @@ from s3clip.bulk.embedding_shards import ArrayShard, EmbeddingFile, EmbeddingTab
 from s3clip.bulk.output import LISTING, MANIFEST, Output, address_of
 from s3clip.files.addresses import is_address
 from s3clip.files.json import checked
+from s3clip.files.reach import Reach
 from s3clip.files.state import FileState, file_state, store_state
 from s3clip.files.writing import in_utf8
 from s3clip.images import tables
@@ -149,15 +150,30 @@ def into_shards(files: Sequence[InputFile], listed: Sequence[InputFile], run: in
     return out
 
 
-def make_shards(files: Sequence[InputFile], columns: Columns) -> dict[str, Shard | EmbeddingFile]:
-    """Return the shards by the names of the listing; their own, which keys begin with, are their paths."""
-    open_as = _table_kind(columns)
+def make_shards(
+    files: Sequence[InputFile], columns: Columns, given: Container[str], listing: Reach
+) -> dict[str, Shard | EmbeddingFile]:
+    """Return the shards by the names of the listing; their own, which keys begin with, are their paths.
+
+    Args:
+        files: with their shards.
+        columns: of tables.
+        given: the paths of those files that the inputs name; the others stand in the listing alone.
+        listing: where the names in that may lead to; those in tables lead as far beyond their own folders.
+
+    Returns:
+        Those of which a file is given. Beside it other files of its shard may be gone, or not meant any more.
+    """
+    open_as = _table_kind(columns, listing.allowed)
     shards: dict[str, Shard | EmbeddingFile] = {}
     for name, group in groupby(files, key=lambda file: file.shard):
         own = [file.path for file in group]
         suffix = _suffix(own[0])
+        if not any(path in given for path in own):
+            continue
         if is_image(own[0]):
-            shards[name] = FileShard(name, None, tuple(Listed(path, None) for path in own))
+            listed = (Listed(path, None, None if path in given else listing) for path in own)
+            shards[name] = FileShard(name, None, tuple(listed))
         elif suffix in arrays.SUFFIXES:
             shards[name] = ArrayShard(own[0], columns.data)
         elif suffix in tables.SUFFIXES or suffix == LANCE:
@@ -303,7 +319,7 @@ def _as_it_is(path: str, info: dict[str, Any] | None) -> InputFile | None:
         return file
 
 
-def _table_kind(columns: Columns) -> Callable[[str], Shard | EmbeddingFile]:
+def _table_kind(columns: Columns, allowed: tuple[str, ...]) -> Callable[[str], Shard | EmbeddingFile]:
     """Return what makes a shard of a table; the first of a folder that can be opened speaks for all in it."""
     decided: dict[str, tuple[bool, str, str | None]] = {}
 
@@ -316,9 +332,9 @@ def _table_kind(columns: Columns) -> Callable[[str], Shard | EmbeddingFile]:
             except (OSError, ValueError):  # a broken one is named when it is read
                 pass
         embeds, data, key = decided.get(folder, (False, columns.data or "image", columns.key))
-        return (
-            EmbeddingTable(path, data, key) if embeds else TableShard(path, path, data, None, key, mark="/")
-        )
+        if embeds:
+            return EmbeddingTable(path, data, key)
+        return TableShard(path, path, data, None, key, mark="/", allowed=allowed)
 
     return make
 

@@ -35,6 +35,7 @@ from s3clip.bulk.on_ray import label_on_ray
 from s3clip.bulk.output import FORMAT, MANIFEST, Manifest, Output, Part
 from s3clip.bulk.summary import Summary
 from s3clip.bulk.work import Task, version_of
+from s3clip.files.reach import Reach, allowed_places
 from s3clip.files.writing import in_utf8
 from s3clip.head import SynonymousSpaceHead
 from s3clip.images.opening import one_or_several
@@ -62,6 +63,7 @@ def label(
     part_size: int = 512,
     column: str | None = None,
     key_column: str | None = None,
+    allow_addresses: str | Iterable[str] = (),
     device: str | torch.device | None = None,
     progress: bool | None = None,
 ) -> Summary:
@@ -88,6 +90,9 @@ def label(
         column: of tables, with pictures or embeddings; by default "image", else "embedding". Of a .npz or
             .safetensors, the array; by default the only one of two dimensions.
         key_column: of tables; by default "key" if there is one.
+        allow_addresses: what the paths and addresses in the cells of a table may lead to beside its own
+            folder: schemes ("https", "s3"; "file" for all of this machine), or what addresses begin with;
+            docs/trust.md has more.
         device: where a head that is loaded computes.
         progress: show a progress bar; None: on a terminal.
 
@@ -106,17 +111,21 @@ def label(
         plain, (top_k, batch_size, part_size, workers, max_error_share)
     )
     _check(engine, workers, top_k, max_error_share, batch_size, part_size)
+    allowed = allowed_places(allow_addresses)
     top_k, batch_size, part_size, workers = map(plain, (top_k, batch_size, part_size, workers))
     output = Output(out)
     output.check()
     found = list_files(one_or_several(inputs), output)
     known = read_listing(output)
     files = into_shards(found, known, part_size)
-    shards = make_shards(files, Columns(column, key_column))
+    given = frozenset(file.path for file in found)
+    shards = make_shards(files, Columns(column, key_column), given, Reach(output.address, allowed))
     head = _head_for(shards, head, device)
     for folder in result_folders(found):
         _check_results(folder, head)
     settings = _settings(head, top_k, keep_embeddings, batch_size, part_size, column, key_column)
+    if allowed:  # results of earlier versions say nothing of it
+        settings["allow_addresses"] = list(allowed)
     columns = schema(head, keep_embeddings=keep_embeddings)
     output.make()
     with output.claimed():
@@ -285,7 +294,8 @@ def _take_folder(
         columns={field.name: str(field.type) for field in columns},
     )
     if before is not None:
-        names = [name for name in settings if before.settings.get(name) != settings[name]]
+        known = {**settings, **before.settings}
+        names = [name for name in known if before.settings.get(name) != settings.get(name)]
         if names:
             raise ValueError(
                 f"out: {output.address} holds results of other settings ({', '.join(names)} differ); give "

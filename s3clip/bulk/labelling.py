@@ -34,6 +34,7 @@ def schema(head: SynonymousSpaceHead, *, keep_embeddings: bool) -> pa.Schema:
         pa.field("top_class_index", pa.list_(pa.int32())),
         pa.field("top_score", pa.list_(pa.float32())),
         pa.field("error", pa.string()),
+        pa.field("note", pa.string()),
     ]
     if keep_embeddings:
         dim = head.space.raw.shape[1]
@@ -100,6 +101,7 @@ class Labeller:
             "error": pa.array(
                 [errors.get(i) for i in range(count)] if errors else [None] * count, pa.string()
             ),
+            "note": pa.array([batch.notes.get(i) for i in range(count)], pa.string()),
             **columns,
         }
         return pa.table(

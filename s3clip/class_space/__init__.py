@@ -1,6 +1,17 @@
 """The fitted class space: the value that is saved, pushed, merged, counted and handed to every other room."""
 
-from s3clip.class_space.edits import add, class_position, drop, merge, reconfigure, rename, set_shares
+from s3clip.class_space.edits import (
+    add,
+    class_position,
+    drop,
+    merge,
+    reconfigure,
+    rename,
+    set_shares,
+    teach,
+    without_examples,
+)
+from s3clip.class_space.examples import Examples, FewShotReport, Gain, LearnedResidual
 from s3clip.class_space.making import facts_of, from_embeddings, joined, named_classes
 from s3clip.class_space.value import (
     Activation,
@@ -17,7 +28,11 @@ __all__ = [
     "BackboneReference",
     "Calibration",
     "ClassSpace",
+    "Examples",
+    "FewShotReport",
     "FittedClass",
+    "Gain",
+    "LearnedResidual",
     "add",
     "class_position",
     "drop",
@@ -29,4 +44,6 @@ __all__ = [
     "reconfigure",
     "rename",
     "set_shares",
+    "teach",
+    "without_examples",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from s3clip.arguments import is_number, is_whole, plain
 from s3clip.backbone.identity import check_fingerprint
+from s3clip.class_space.examples import Examples, LearnedResidual, joined
 from s3clip.class_space.shares import ROUNDING, SMALLEST_SHARE
 from s3clip.class_space.value import ClassSpace, FittedClass
 from s3clip.texts.labels import checked_name
@@ -43,21 +44,29 @@ def class_position(class_names: Sequence[str], which: int | str, argument: str =
 
 
 def add(space: ClassSpace, classes: Iterable[FittedClass], raw: Tensor) -> ClassSpace:
-    """Append classes with their (texts, dim) raw embeddings; calibration and shares, of other classes, go."""
+    """Append classes with their (texts, dim) raw embeddings; calibration and shares, of other classes, go.
+
+    Raises:
+        ValueError: what was learned of labelled images that are not kept.
+    """
     return replace(
         space,
         raw=torch.cat([space.raw, raw.to(space.raw)]),
         classes=(*space.classes, *classes),
         calibration=None,
         class_shares=None,
+        few_shot=_unchosen(space, "add_classes"),
     )
 
 
 def drop(space: ClassSpace, classes: int | str | Iterable[int | str]) -> ClassSpace:
     """Take classes out, by position or by name; the shares of the others are divided by their sum.
 
+    Labelled images of these classes go with them.
+
     Raises:
-        ValueError: a name that no class or several classes have, a position out of range, or no class left.
+        ValueError: a name that no class or several classes have, a position out of range, no class left, or
+            what was learned of labelled images that are not kept.
     """
     classes = plain(classes)
     single = isinstance(classes, str) or not isinstance(classes, Iterable)
@@ -77,6 +86,7 @@ def drop(space: ClassSpace, classes: int | str | Iterable[int | str]) -> ClassSp
         classes=tuple(space.classes[i] for i in left),
         calibration=None,
         class_shares=shares,
+        few_shot=_unchosen(space, "remove_classes", {old: new for new, old in enumerate(left)}),
     )
 
 
@@ -124,7 +134,10 @@ def merge(space: ClassSpace, other: ClassSpace) -> ClassSpace:
     ):
         if mine != its:
             raise ValueError(f"other: fitted with {argument} {its}, this head with {mine}; fit one again")
-    return add(space, other.classes, other.raw)
+    first = len(space.classes)
+    moved = _unchosen(other, "merge", {i: first + i for i in range(len(other.classes))})
+    both = add(space, other.classes, other.raw)
+    return replace(both, few_shot=joined(_unchosen(space, "merge"), moved))
 
 
 def reconfigure(space: ClassSpace, **changes: Any) -> ClassSpace:
@@ -146,7 +159,61 @@ def reconfigure(space: ClassSpace, **changes: Any) -> ClassSpace:
     # Of the scale it counts what it is, not where it stands.
     settings, others = (each.config.model_dump(exclude={"logit_scale"}) for each in (space, changed))
     same = settings == others and changed.fixed_logit_scale == space.fixed_logit_scale
-    return changed if same else replace(changed, calibration=None)
+    if same:
+        return changed
+    kept = _unchosen(space, "reconfigure")
+    if kept is not None and changed.fixed_logit_scale is not None:
+        kept = replace(kept, logit_scale=changed.fixed_logit_scale)
+    return replace(changed, calibration=None, few_shot=kept)
+
+
+def teach(space: ClassSpace, examples: Examples | None) -> ClassSpace:
+    """Put labelled images into a class space, in the place of those that were there; None takes them out.
+
+    The calibration, of other logits, goes.
+    """
+    return replace(space, few_shot=examples, calibration=None)
+
+
+def without_examples(space: ClassSpace, weights: Tensor | None, bias: Tensor | None) -> ClassSpace:
+    """Return a class space with what was learned of its labelled images, in the place of the images.
+
+    Args:
+        space: the class space, as built: its report says what was chosen.
+        weights: (dim, classes) of the residual; None where the space stays as it is.
+        bias: (classes,) of the residual.
+    """
+    kept = space.few_shot
+    if not isinstance(kept, Examples) or kept.report is None:
+        return space
+    dim, classes = space.raw.shape[1], len(space.classes)
+    if weights is None or bias is None:
+        weights, bias = space.raw.new_zeros(dim, classes), space.raw.new_zeros(classes)
+    precise = torch.promote_types(weights.dtype, torch.float32)
+    return replace(space, few_shot=LearnedResidual(weights.to(precise), bias.to(precise), kept.report))
+
+
+def _unchosen(space: ClassSpace, verb: str, position: dict[int, int] | None = None) -> Examples | None:
+    """Return the labelled images of a class space that changes; what is learned of them is chosen anew.
+
+    Args:
+        space: before the change.
+        verb: what an error calls the change.
+        position: the new positions of the classes by the old ones; None: they keep them.
+
+    Raises:
+        ValueError: the images are not kept.
+    """
+    kept = space.few_shot
+    if isinstance(kept, LearnedResidual):
+        raise ValueError(
+            f"{verb}: what labelled images added was saved without them (examples=False), and stands for "
+            f"these classes and settings alone; load a head that keeps them, or call head.forget_examples() "
+            f"first"
+        )
+    if kept is None or position is None:
+        return kept and replace(kept, report=None)
+    return kept.relabelled(position)
 
 
 def set_shares(space: ClassSpace, shares: Mapping[int | str, float] | None) -> ClassSpace:

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
+import numpy as np
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from s3clip.class_space.edits import set_shares
+from s3clip.class_space.edits import set_shares, teach
+from s3clip.class_space.examples import Examples, FewShotReport
+from s3clip.class_space.few_shot import learn
 from s3clip.class_space.shares import in_logits, share_offsets
-from s3clip.class_space.state import from_state, to_state
+from s3clip.class_space.state import FEW_SHOT_TENSORS, few_shot_tensors, from_state, to_state
 from s3clip.class_space.value import Activation, Calibration, ClassSpace, FittedClass
 from s3clip.config import HeadConfig, SavedConfig
 from s3clip.files.json import checked, parse_json
@@ -20,8 +23,12 @@ from s3clip.space.built import BuiltSpace
 from s3clip.space.folding import FoldedSpace
 from s3clip.space.synonymous_space import SynonymousSpace
 
+_TENSORS = ("text_embeddings", "owners", *FEW_SHOT_TENSORS)
+"""Of a state dict."""
+
 _DROPPED = {
     "calibration": "the calibration was of other classes or settings and is dropped; calibrate() again",
+    "few_shot": "the labelled images were of other classes and are dropped; fit_few_shot() again",
     "class_shares": "the class shares were of other classes and are dropped; set_class_shares() again",
 }
 """What is said where a change takes a field of the class space away."""
@@ -59,6 +66,10 @@ class FittedSpace(nn.Module):
         self.built = built or BuiltSpace(
             value.build(), config.metric, config.metric_options, raw=value.raw, fused=fused
         )
+        if value.few_shot is not None and built is None:
+            kept, residual = learn(value.few_shot, self.built)
+            value = replace(value, few_shot=kept)
+            self.built.add_residual(residual)
         shares = value.class_shares
         offsets = None if shares is None else share_offsets(shares).to(precise).to(value.raw.device)
         self.register_buffer("share_offsets", offsets, persistent=False)
@@ -179,6 +190,30 @@ class ClassSpaceModule(nn.Module):
         return self
 
     @property
+    def few_shot(self) -> FewShotReport | None:
+        """What labelled images gained, and how many there are of each class; None without."""
+        kept = None if self._fitted is None else self._fitted.value.few_shot
+        return None if kept is None else kept.report
+
+    @property
+    def examples(self) -> Examples | None:
+        """The labelled images, where there are some and they are kept."""
+        kept = None if self._fitted is None else self._fitted.value.few_shot
+        return kept if isinstance(kept, Examples) else None
+
+    def residual(self, embeds: Tensor) -> Tensor | None:
+        """Return (images, classes) what labelled images add to the logits; None where they add nothing.
+
+        Args:
+            embeds: (images, dim) of length one.
+        """
+        return self._checked().built.residual(embeds)
+
+    def forget_examples(self) -> Self:
+        """Take out labelled images and what was learned of them: logits are those of the words again."""
+        return self._take(teach(self._value(), None), asked=("few_shot",))
+
+    @property
     def activation(self) -> Activation:
         """How logits become probabilities, as far as the class space knows; else "softmax"."""
         return self._known_activation()
@@ -189,9 +224,28 @@ class ClassSpaceModule(nn.Module):
 
         It is of the logits as they are: thresholds, kept for logits without the shares of classes, are moved.
         """
-        calibration = self.calibration or Calibration(activation=self.activation)
+        calibration = self.calibration or self.uncalibrated
         offsets = self.share_offsets
         return calibration if offsets is None else calibration.shifted(offsets)
+
+    @property
+    def uncalibrated(self) -> Calibration:
+        """What probabilities are without a calibration: the model's own.
+
+        Where labelled images show none of the classes, with the threshold of logits that they ask for.
+        """
+        report = self.few_shot
+        threshold = None if report is None else report.threshold
+        if threshold is not None and (bias := self.logit_bias) is not None:
+            # One step up: no sum of a lower logit with the bias rounds onto it.
+            threshold = float(np.nextafter(np.float32(threshold + float(bias)), np.float32(np.inf)))
+        least = None if threshold is None else (threshold,)
+        return Calibration(activation=self.activation, thresholds=least)
+
+    @property
+    def logit_bias(self) -> Tensor | float | None:
+        """What is added to the logits, as far as the class space knows; None where there is none."""
+        return None if self._fitted is None else self._fitted.known_bias
 
     @property
     def share_offsets(self) -> Tensor | None:
@@ -217,14 +271,14 @@ class ClassSpaceModule(nn.Module):
         if state.dtype != torch.uint8 or state.ndim != 1:
             raise ValueError(f"state_dict: expected bytes of JSON, got {tuple(state.shape)} {state.dtype}")
         content = parse_json(bytes(state.cpu().numpy().data), "state_dict")
-        raw, owners = self.__dict__.pop("_loading", (None, None))
+        raw, owners, *few_shot = self.__dict__.pop("_loading", (None,) * len(_TENSORS))
         if (raw is None) != (owners is None):
             raise ValueError("state_dict: text_embeddings and owners belong together, and one is missing")
         if raw is None:
             config = checked(content, _Unfitted, "state_dict").config
             self._unfitted_config, self._fitted = config, None
             return
-        space = from_state(content, raw, owners)
+        space = from_state(content, raw, owners, dict(zip(FEW_SHOT_TENSORS, few_shot, strict=True)))
         if self._fitted is not None and space.class_names != self.class_names:
             raise ValueError(
                 f"state_dict: it holds {len(space.classes)} classes {space.class_names[:3]}, this head is "
@@ -237,6 +291,8 @@ class ClassSpaceModule(nn.Module):
             raw, owners = self._fitted.built.raw, self._fitted.built.owners
             destination[f"{prefix}text_embeddings"] = raw if keep_vars else raw.detach()
             destination[f"{prefix}owners"] = owners if keep_vars else owners.detach()
+            for name, part in few_shot_tensors(self._fitted.value.few_shot).items():
+                destination[f"{prefix}{name}"] = part
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(
@@ -249,7 +305,7 @@ class ClassSpaceModule(nn.Module):
         unexpected: Any,
         errors: Any,
     ) -> None:
-        names = [f"{prefix}text_embeddings", f"{prefix}owners"]
+        names = [f"{prefix}{name}" for name in _TENSORS]
         self._loading = tuple(state_dict.get(name) for name in names)
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
         self.__dict__.pop("_loading", None)  # still there where the state dict has no extra state
@@ -267,12 +323,19 @@ class ClassSpaceModule(nn.Module):
             raise ValueError("the head is not fitted: call fit_classes() or fit_embeddings() first")
         return self._fitted
 
-    def _take(self, space: ClassSpace) -> Self:
-        """Build what follows from a class space, then take both at once, or leave everything as it was."""
+    def _take(self, space: ClassSpace, asked: tuple[str, ...] = ()) -> Self:
+        """Build what follows from a class space, then take both at once, or leave everything as it was.
+
+        Args:
+            space: to be taken.
+            asked: fields that were to go, of which nothing needs to be said.
+        """
         fitted = FittedSpace(space, device=self._device(), fused=self.fused).train(self.training)
         before = None if self._fitted is None else self._fitted.value
         self._fitted = fitted
         for field, message in _DROPPED.items():
+            if field in asked:
+                continue
             if getattr(before, field, None) is not None and getattr(space, field) is None:
                 warnings.warn(message, stacklevel=3)
         return self

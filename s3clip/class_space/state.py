@@ -1,5 +1,6 @@
 """A class space in a state dict: its embeddings as tensors, all else as JSON, checked when it is read."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from s3clip.backbone.identity import checked_parts
+from s3clip.class_space.examples import Examples, FewShotReport, LearnedResidual
 from s3clip.class_space.value import (
     Activation,
     BackboneFacts,
@@ -34,9 +36,62 @@ def to_state(space: ClassSpace) -> dict[str, Any]:
         "templates": space.templates,
         "fitted_logit_scale": space.fitted_logit_scale,
         "calibration": space.calibration and space.calibration.model_dump(),
+        **few_shot_settings(space.few_shot),
         "backbone": backbone,
         "class_shares": space.class_shares,
     }
+
+
+def few_shot_settings(kept: Examples | LearnedResidual | None) -> dict[str, Any]:
+    """Return all but the tensors of labelled images, or of what was learned of them."""
+    return {
+        "few_shot": None if kept is None or kept.report is None else kept.report.model_dump(mode="json"),
+        "examples": None
+        if not isinstance(kept, Examples)
+        else {"logit_scale": kept.logit_scale, "false_accept_rate": kept.false_accept_rate},
+    }
+
+
+def few_shot_tensors(kept: Examples | LearnedResidual | None) -> dict[str, Tensor]:
+    """Return the tensors of labelled images, or of what was learned of them, by their names in files."""
+    if kept is None:
+        return {}
+    if isinstance(kept, Examples):
+        return {"examples.embeds": kept.embeds, "examples.labels": kept.labels}
+    return {"residual.weights": kept.weights, "residual.bias": kept.bias}
+
+
+FEW_SHOT_TENSORS = ("examples.embeds", "examples.labels", "residual.weights", "residual.bias")
+
+
+class ExamplesState(BaseModel):
+    """What a file says of labelled images beside the tensors."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    logit_scale: float
+    false_accept_rate: float
+
+
+def few_shot_of(
+    report: FewShotReport | None, examples: ExamplesState | None, tensors: Mapping[str, Tensor | None]
+) -> Examples | LearnedResidual | None:
+    """Return what `few_shot_settings` and `few_shot_tensors` gave.
+
+    Raises:
+        ValueError: parts that do not belong together. (Whether they fit the classes, the class space says.)
+    """
+    found = {name: tensors.get(name) for name in FEW_SHOT_TENSORS}
+    embeds, labels, weights, bias = (found[name] for name in FEW_SHOT_TENSORS)
+    there = [name for name in FEW_SHOT_TENSORS if found[name] is not None]
+    if examples is not None and embeds is not None and labels is not None and len(there) == 2:
+        return Examples(embeds, labels, examples.logit_scale, examples.false_accept_rate, report)
+    if examples is None and report is not None and weights is not None and bias is not None:
+        if len(there) == 2:
+            return LearnedResidual(weights, bias, report)
+    if there or examples is not None or report is not None:
+        raise ValueError(f"few_shot: what is said of labelled images does not go with the tensors {there}")
+    return None
 
 
 class _FactsState(BaseModel):
@@ -59,15 +114,20 @@ class _State(BaseModel):
     calibration: Calibration | None
     backbone: _FactsState | None
     class_shares: tuple[float, ...] | None = None  # older state dicts have none
+    few_shot: FewShotReport | None = None
+    examples: ExamplesState | None = None
 
 
-def from_state(content: Any, raw: Tensor, owners: Tensor) -> ClassSpace:
+def from_state(
+    content: Any, raw: Tensor, owners: Tensor, few_shot: Mapping[str, Tensor | None]
+) -> ClassSpace:
     """Return the class space of which `to_state` was called, with its (texts, dim) embeddings.
 
     Args:
         content: as JSON gave it, from whomever.
         raw: the embeddings.
         owners: (texts,) int64, the class of each row.
+        few_shot: the tensors of labelled images, by the names of `FEW_SHOT_TENSORS`.
 
     Raises:
         ValueError: owners that are not those of the classes, or anything else that does not fit.
@@ -84,8 +144,11 @@ def from_state(content: Any, raw: Tensor, owners: Tensor) -> ClassSpace:
             known.reference, known.activation, known.logit_scale, known.logit_bias, fingerprint
         )
     # A tensor that was expanded takes a few bytes in a file, and all of its size once it is computed with.
-    if raw.device.type != "meta" and raw.untyped_storage().nbytes() < raw.numel() * raw.element_size():
-        raise ValueError(f"text_embeddings: {tuple(raw.shape)} numbers are more than are stored")
+    for name, part in (("text_embeddings", raw), *few_shot.items()):
+        if part is None or part.device.type == "meta":
+            continue
+        if part.untyped_storage().nbytes() < part.numel() * part.element_size():
+            raise ValueError(f"{name}: {tuple(part.shape)} numbers are more than are stored")
     space = ClassSpace(
         raw=raw,
         classes=tuple(state.classes),
@@ -94,6 +157,7 @@ def from_state(content: Any, raw: Tensor, owners: Tensor) -> ClassSpace:
         backbone=facts,
         fitted_logit_scale=state.fitted_logit_scale,
         calibration=state.calibration,
+        few_shot=few_shot_of(state.few_shot, state.examples, few_shot),
         class_shares=state.class_shares,
     )
     if owners.dtype != torch.int64 or not torch.equal(owners.to(raw.device), space.owners):

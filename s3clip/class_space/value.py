@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from torch import Tensor
 
 from s3clip.arguments import LARGEST_SCALE, is_scale
+from s3clip.class_space.examples import Examples, LearnedResidual
 from s3clip.class_space.shares import check_shares
 from s3clip.config import HeadConfig
 from s3clip.space.synonymous_space import SynonymousSpace, build_space
@@ -191,6 +192,7 @@ class ClassSpace:
         fitted_logit_scale: the argument of `fit_embeddings`, which goes before any other scale.
         calibration: how logits become probabilities; None: as the backbone's do.
         class_shares: of the images, in the order of the classes, with a sum of 1; None: nobody said.
+        few_shot: labelled images, or what was learned of them alone; None: there were none.
     """
 
     raw: Tensor
@@ -201,6 +203,7 @@ class ClassSpace:
     fitted_logit_scale: float | None = None
     calibration: Calibration | None = None
     class_shares: tuple[float, ...] | None = None
+    few_shot: Examples | LearnedResidual | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts belong together."""
@@ -225,6 +228,8 @@ class ClassSpace:
             raise ValueError(f"calibration: {len(thresholds)} thresholds for {len(self.classes)} classes")
         if self.class_shares is not None:
             check_shares(self.class_shares, len(self.classes))
+        if self.few_shot is not None:
+            self.few_shot.check(len(self.classes), self.raw.shape[1])
 
     @property
     def class_names(self) -> list[str]:
@@ -265,7 +270,7 @@ class ClassSpace:
 
     def digest(self) -> str:
         """Return 64 hex digits of all that decides logits and answers, but what the backbone is called."""
-        kept, calibration = self.backbone, self.calibration
+        facts, calibration = self.backbone, self.calibration
         later = {"coverage", "least_probability"}
         settings: dict[str, Any] = {
             "classes": [each.model_dump() for each in self.classes],
@@ -274,11 +279,20 @@ class ClassSpace:
             "calibration": calibration
             and calibration.model_dump(exclude=later if calibration.coverage is None else None),
             "scale": self.fitted_logit_scale,
-            "backbone": None if kept is None else (kept.activation, kept.logit_scale, kept.logit_bias),
+            "backbone": None if facts is None else (facts.activation, facts.logit_scale, facts.logit_bias),
         }
         # Digests of class spaces that have nothing of what came later are what they were.
         if self.class_shares is not None:
             settings["class_shares"] = self.class_shares
+        tensors = [self.raw]
+        if (taught := self.few_shot) is not None:
+            settings["few_shot"] = None if taught.report is None else taught.report.model_dump()
+            if isinstance(taught, Examples):
+                settings["examples"] = (taught.logit_scale, taught.false_accept_rate)
+                tensors += [taught.embeds, taught.labels]
+            else:
+                tensors += [taught.weights, taught.bias]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        digest.update(self.raw.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        for each in tensors:
+            digest.update(each.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()

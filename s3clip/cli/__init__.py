@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from s3clip._version import __version__
 from s3clip.cli import app as app_command
-from s3clip.cli import bench, bulk, compare, eval, heads, inspection, report, segmentation, synonyms
+from s3clip.cli import bench, bulk, compare, eval, heads, inspection, labelled, report, segmentation, synonyms
 from s3clip.printing import say
 
 app = typer.Typer(
@@ -43,6 +43,9 @@ for verb in (
     heads.demo,
     heads.fit,
     heads.predict,
+    labelled.calibrate,
+    labelled.reject,
+    labelled.shares,
     inspection.inspect,
     heads.push,
     heads.export,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from s3clip.cli.common import BatchSize, Device, HeadSource
+from s3clip.cli.common import AllowAddresses, BatchSize, Device, HeadSource
 from s3clip.printing import counted, say
 
 
@@ -35,6 +35,7 @@ def label(
     key_column: Annotated[str | None, typer.Option(help="Column of tables with keys.")] = None,
     batch_size: BatchSize = 64,
     part_size: Annotated[int, typer.Option(help="Images in a part, a multiple of --batch-size.")] = 512,
+    allow_addresses: AllowAddresses = None,
     device: Device = None,
 ) -> None:
     """Label images or embeddings in bulk, into parquet files; a run that was stopped goes on.
@@ -60,6 +61,7 @@ def label(
             max_error_share=max_error_share,
             column=column,
             key_column=key_column,
+            allow_addresses=allow_addresses or (),
             batch_size=batch_size,
             part_size=part_size,
             device=device,

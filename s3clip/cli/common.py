@@ -75,6 +75,13 @@ Device = Annotated[
     str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.", callback=_known_device)
 ]
 BatchSize = Annotated[int, typer.Option(help="How many texts or images go through the model at once.")]
+AllowAddresses = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Where the paths and addresses that stand in a table may lead, beside its own folder: https, "
+        "s3, file (all of this machine), or what they begin with, as file:///data/; several times for more."
+    ),
+]
 Views = Annotated[int, typer.Option(help="How many views of an image to adapt to.")]
 
 

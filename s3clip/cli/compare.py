@@ -1,16 +1,38 @@
 """`s3clip compare`: every way to classify, on one's own labelled images."""
 
+import json
+import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from s3clip.cli.common import Device, OptionalBackbone, Views, class_source, head_config, keep_inputs
+from s3clip.cli.common import (
+    AllowAddresses,
+    Device,
+    OptionalBackbone,
+    Views,
+    class_source,
+    head_config,
+    keep_inputs,
+)
 from s3clip.printing import say
+
+if TYPE_CHECKING:
+    from s3clip import SynonymSet
+    from s3clip.evaluation import Comparison, WordComparison
+
+SHOWN = 10
+"""Rows of a table that is printed, without --all."""
+
+BEST_CLASSES = "best_classes.json"
+"""What the classes of a method that has texts of its own are written to, where it is the best."""
 
 
 def compare(
-    out: Annotated[Path, typer.Option(help="Folder for comparison.json, .md and .png.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for comparison.json, .md and .png, or words.json and .md.")
+    ],
     classes: Annotated[
         str | None,
         typer.Argument(help="Synonym file, as for `s3clip fit`; none if --embeddings brings the texts too."),
@@ -55,53 +77,149 @@ def compare(
         ),
     ] = None,
     views: Views = 64,
+    allow_addresses: AllowAddresses = None,
+    learn: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Compare what learns from the labels too, on images that it did not see: logistic, "
+            "class_means or tip_adapter; several times for more."
+        ),
+    ] = None,
+    words: Annotated[
+        bool,
+        typer.Option(
+            "--words",
+            help="Leave out one word at a time instead, with the default settings or --config: which of your "
+            "words help, and which hurt?",
+        ),
+    ] = False,
+    every: Annotated[bool, typer.Option("--all", help="Print all rows, not the first ten.")] = False,
     device: Device = None,
 ) -> None:
     """Score every way to classify on your labelled images: which one is best for them?"""
     from s3clip import Backbone, SynonymSet
     from s3clip.evaluation import compare as compare_images
-    from s3clip.evaluation import compare_embeddings
+    from s3clip.evaluation import compare_embeddings, compare_words
     from s3clip.evaluation.inputs import labelled_images, read_embeddings
 
     if limit is not None and limit < 1:
         raise ValueError(f"--limit: expected a whole number >= 1, got {limit}")
     if embeddings is not None and (images is not None or labels is not None):
         raise ValueError("--embeddings: it brings the labels; leave --images and --labels out")
+    if words and (method or adapt or learn):
+        raise ValueError("--words: it compares words, not methods; leave --method, --adapt and --learn out")
     settings = None if config is None else head_config(config)
-    arguments: dict[str, Any] = {
+    numbers: dict[str, Any] = {"min_images": min_images, "bootstrap": bootstrap, "seed": seed}
+    compared: dict[str, Any] = {
         "methods": method or None,
         "configs": None if settings is None else {"config": settings},
-        "min_images": min_images,
-        "bootstrap": bootstrap,
-        "seed": seed,
         "adapt": tuple(adapt or ()),
+        "learn": tuple(learn or ()),
+        **numbers,
     }
     given = read_embeddings(embeddings) if embeddings is not None else None
+    written = ("words.json", "words.md") if words else ("comparison.json", "comparison.md", "comparison.png")
+    places = {"--out": [out / name for name in (*written, *(() if words else (BEST_CLASSES,)))]}
+    inputs = [Path(each) for each in (classes, labels, embeddings) if each is not None]
     if given is not None and given.texts is not None:
-        if classes is not None or backbone is not None:
-            raise ValueError(f"{embeddings} has texts of its own; leave the synonym file and --backbone out")
+        if classes is not None or backbone is not None or words:
+            advice = "--words need a synonym file" if words else "leave the synonym file and --backbone out"
+            raise ValueError(f"{embeddings} has texts of its own; {advice}")
+        keep_inputs(inputs, places)
         truth, scale = given.labels[:limit], given.logit_scale
-        result = compare_embeddings(
-            given.texts, given.class_names, given.images[:limit], truth, logit_scale=scale, **arguments
+        _show(
+            compare_embeddings(
+                given.texts, given.class_names, given.images[:limit], truth, logit_scale=scale, **compared
+            ),
+            out,
+            every,
         )
+        return
+    if classes is None or backbone is None:
+        raise ValueError("expected a synonym file and --backbone, to encode the texts with")
+    scored: dict[str, Any] = {}
+    if given is not None:
+        truth, scored["image_embeds"] = given.labels[:limit], given.images[:limit]
     else:
-        if classes is None or backbone is None:
-            raise ValueError("expected a synonym file and --backbone, to encode the texts with")
-        if given is not None:
-            truth, arguments["image_embeds"] = given.labels[:limit], given.images[:limit]
-        else:
-            files, named = labelled_images(images, labels, file_column, label_column)
-            truth, arguments["images"] = named[:limit], files[:limit]
-            keep_inputs(files, {"--out": [out / f"comparison.{ending}" for ending in ("json", "md", "png")]})
-        synonyms = SynonymSet.read(class_source(classes), values=values)  # type: ignore[arg-type]  # as in fit
-        arguments["templates"] = (template[0] if template and len(template) == 1 else template) or None
-        model = Backbone.from_pretrained(backbone, device=device)
-        result = compare_images(synonyms, truth, backbone=model, views=views, **arguments)
-    say(str(result.table()))
+        files, named = labelled_images(
+            images, labels, file_column, label_column, allow_addresses=allow_addresses or ()
+        )
+        truth, scored["images"] = named[:limit], files[:limit]
+        inputs += files
+    keep_inputs(inputs, places)
+    synonyms = SynonymSet.read(class_source(classes), values=values)  # type: ignore[arg-type]  # as in fit
+    scored["templates"] = (template[0] if template and len(template) == 1 else template) or None
+    scored["backbone"] = Backbone.from_pretrained(backbone, device=device)
+    if words:
+        _show(compare_words(synonyms, truth, config=settings, **scored, **numbers), out, every)
+        return
+    result = compare_images(synonyms, truth, views=views, **scored, **compared)
+    named_by = [classes, *(["--values", values] if values != "synonyms" else [])]
+    _show(result, out, every, _use(result, synonyms, out, named_by, backbone, template or [], views))
+
+
+def _show(result: "Comparison | WordComparison", out: Path, every: bool, use: str | None = None) -> None:
+    """Print what was found, the sentence that concludes it last, and write it into a folder."""
+    from s3clip.evaluation.report.comparison import Comparison
+
+    table, total = result.table(None if every else SHOWN), len(result.table().rows)
+    say(str(table))
+    if len(table.rows) < total:
+        say(f"{len(table.rows)} of {total} rows; --all prints all.")
     say(result.summary())
     result.save(out)
-    try:
-        result.draw(out / "comparison.png")
-    except ImportError as error:
-        say(f"warning: no picture: {error}", error=True)
+    if isinstance(result, Comparison):
+        if result.curve:
+            say(f"By the number of labelled images, top-1 / recall (worst draw):\n{result.curve_table()}")
+        try:
+            result.draw(out / "comparison.png")
+        except ImportError as error:
+            say(f"warning: no picture: {error}", error=True)
     say(f"Saved to {out}.")
+    say(result.conclusion() if use is None else f"{result.conclusion()} {use}")
+
+
+def _use(
+    result: "Comparison",
+    synonyms: "SynonymSet",
+    out: Path,
+    classes: list[str],
+    backbone: str,
+    templates: list[str],
+    views: int,
+) -> str:
+    """Return how to use the best method, and write the classes with the texts that it takes, if need be.
+
+    Args:
+        result: of the comparison.
+        synonyms: the classes that were compared.
+        out: the folder of the comparison.
+        classes: the arguments that name them.
+        backbone: as it was given.
+        templates: those that were given.
+        views: how many a method that adapts makes of an image.
+    """
+    from s3clip.config import HeadConfig
+    from s3clip.evaluation.methods import METHODS, Texts, names_alone
+
+    name, adapt = result.control if result.best is None else result.best.name, None
+    if name not in METHODS and "+" in name:
+        name, _, adapt = name.rpartition("+")
+    method = METHODS.get(name)
+    texts = None if method is None else Texts(names_alone) if method.name_only else method.texts
+    if texts is not None:
+        path = out / BEST_CLASSES
+        out.mkdir(parents=True, exist_ok=True)
+        texts.classes(synonyms, result.settings["seed"]).write(path)
+        classes, templates = [str(path)], [texts.templates] if texts.templates else templates
+    # softmax_max answers as the nearest text does.
+    config = result.settings["configs"].get(
+        name, {"points": "texts", "metric": "nearest", "scale_rule": None}
+    )
+    changes = HeadConfig(**config).changes()
+    line = ["s3clip", "fit", *classes, "--backbone", backbone]
+    line += [part for template in templates for part in ("--template", template)]
+    line += ["--config", json.dumps(changes, ensure_ascii=False)] if changes else []
+    fit = shlex.join([*line, "--out", str(out / "head")])
+    adapting = "" if adapt is None else f" (and predict with --adapt {adapt} --views {views})"
+    return f"To use it: {fit}{adapting}"

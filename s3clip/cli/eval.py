@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from s3clip.cli.common import BatchSize, Device, RequiredBackbone, class_source, make_folder
+from s3clip.cli.common import AllowAddresses, BatchSize, Device, RequiredBackbone, class_source, make_folder
 from s3clip.printing import say
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def evaluate(
     batch_size: BatchSize = 64,
     bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of the resamples and the random descriptors.")] = 0,
+    allow_addresses: AllowAddresses = None,
     device: Device = None,
 ) -> None:
     """Score every way to classify, or to segment, on standard benchmarks: each image is encoded once.
@@ -80,7 +81,7 @@ def evaluate(
     ):
         if value < least:
             raise ValueError(f"--{option}: expected a whole number >= {least}, got {value}")
-    opened = _open_sets(sets, data, convention, classes)
+    opened = _open_sets(sets, data, convention, classes, allow_addresses or ())
     processes = join_processes(device)
     if processes.index == 0:
         _warn((each.name, problem) for each in opened for problem in each.problems)
@@ -117,7 +118,11 @@ def evaluate(
 
 
 def _open_sets(
-    names: list[str], data: str | None, convention: str | None, classes: str
+    names: list[str],
+    data: str | None,
+    convention: str | None,
+    classes: str,
+    allow_addresses: Iterable[str],
 ) -> "list[ClassificationSet | SegmentationSet]":
     from s3clip import SynonymSet
     from s3clip.evaluation.benchmarks.opening import open_benchmark
@@ -133,7 +138,11 @@ def _open_sets(
             raise ValueError(f"--data: {row.name} needs the folder of all data sets, or hf://datasets")
         has_own = row.is_segmentation or row.folder is not None
         chosen = None if has_own and convention not in row.conventions else convention
-        opened.append(open_benchmark(row, data or "", convention=chosen, synonyms=words))
+        opened.append(
+            open_benchmark(
+                row, data or "", convention=chosen, synonyms=words, allow_addresses=allow_addresses
+            )
+        )
     return opened
 
 

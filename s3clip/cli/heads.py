@@ -4,7 +4,7 @@ import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +27,9 @@ from s3clip.cli.common import (
     print_rows,
 )
 from s3clip.printing import counted, say
+
+if TYPE_CHECKING:
+    from s3clip import Prediction
 
 
 def demo(
@@ -118,6 +121,14 @@ def predict(
         ),
     ] = None,
     views: Views = 64,
+    sets: Annotated[
+        bool,
+        typer.Option(
+            "--sets",
+            help="Name all classes that an image may show, by the --coverage of `s3clip calibrate`, instead "
+            "of --top-k.",
+        ),
+    ] = False,
     device: Device = None,
 ) -> None:
     """Classify images with a saved head, or with --classes and --backbone.
@@ -127,36 +138,46 @@ def predict(
     from s3clip import TestTimeAdapter
     from s3clip.images.walking import find_images
 
+    if sets and adapt is not None:
+        raise ValueError("--sets: chosen for answers that are not adapted; leave --adapt out")
     files = find_images(images)
     fitted = fitted_head(head, classes, backbone, revision, device)
     adapter = None if adapt is None else TestTimeAdapter(fitted, adapt, views=views)
-    answers = fitted.predict(files, top_k=top_k, batch_size=batch_size, adapt=adapter)
+    answers: list[list[Prediction] | None]  # None: not a readable image
+    if sets:
+        answers = fitted.predict_sets(files, batch_size=batch_size)
+    else:
+        found = fitted.predict(files, top_k=top_k, batch_size=batch_size, adapt=adapter)
+        answers = [own or None for own in found]
     if output is Format.JSON:
         listed = [
             {"file": str(file), "predictions": [asdict(prediction) for prediction in own]}
-            if own
+            if own is not None
             else {"file": str(file), "error": "not a readable image"}
             for file, own in zip(files, answers, strict=True)
         ]
         say(json.dumps(listed, indent=1, ensure_ascii=False))
     else:
         header = ["file", "rank", "label", "score", "class_index", "class_id", "text", "accepted"]
-        rows = [
-            [
-                str(file),
-                rank,
-                p.label,
-                f"{p.score:.4f}",
-                p.class_index,
-                p.class_id,
-                p.text,
-                "yes" if p.accepted else "no",
+        rows: list[list[Any]] = []
+        for file, own in zip(files, answers, strict=True):
+            if own == []:
+                rows.append([str(file), None, "none of these", *[None] * 5])
+            rows += [
+                [
+                    str(file),
+                    rank,
+                    p.label,
+                    f"{p.score:.4f}",
+                    p.class_index,
+                    p.class_id,
+                    p.text,
+                    "yes" if p.accepted else "no",
+                ]
+                for rank, p in enumerate(own or (), 1)
             ]
-            for file, own in zip(files, answers, strict=True)
-            for rank, p in enumerate(own, 1)
-        ]
         print_rows(header, rows, output)
-    if not all(answers):
+    if None in answers:
         raise typer.Exit(1)
 
 

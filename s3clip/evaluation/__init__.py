@@ -11,8 +11,20 @@ if TYPE_CHECKING:
     from s3clip.evaluation.comparison import compare, compare_embeddings
     from s3clip.evaluation.methods import METHODS
     from s3clip.evaluation.report.comparison import Comparison, Difference, MethodScores
+    from s3clip.evaluation.report.words import WordComparison, WordEffect
+    from s3clip.evaluation.words import compare_words
 
-__all__ = ["METHODS", "Comparison", "Difference", "MethodScores", "compare", "compare_embeddings"]
+__all__ = [
+    "METHODS",
+    "Comparison",
+    "Difference",
+    "MethodScores",
+    "WordComparison",
+    "WordEffect",
+    "compare",
+    "compare_embeddings",
+    "compare_words",
+]
 
 # Imported when they are used: reports need no torch, which takes seconds.
 _HOMES = {
@@ -22,6 +34,9 @@ _HOMES = {
     "MethodScores": "report.comparison",
     "compare": "comparison",
     "compare_embeddings": "comparison",
+    "WordComparison": "report.words",
+    "WordEffect": "report.words",
+    "compare_words": "words",
 }
 
 

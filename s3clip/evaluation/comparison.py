@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ def compare(
     seed: int = 0,
     batch_size: int = 64,
     adapt: Sequence[str] = (),
+    learn: Sequence[str] = (),
     views: int = ViewSettings.views,
 ) -> Comparison:
     """Score every method on images or image embeddings, with a model that encodes the texts.
@@ -64,45 +65,29 @@ def compare(
         adapt: methods of test-time adaptation, of `s3clip.space.shift.ADAPTATIONS`: the name alone, the
             default head and `configs` are compared with each of them too, as "default+shift". `image_embeds`
             are then (images, views, dim), view 0 the plain image. The embeddings of all views are held.
+        learn: what learns from the labels, of `s3clip.evaluation.learners.LEARNERS`: each image is asked of
+            what other images taught, in folds, and there is a curve by the number of labelled images.
         views: how many are made of each image to adapt to.
 
     Raises:
         ValueError: counts that do not agree, a label or method that is not known, or no image left.
     """
-    if (images is None) == (image_embeds is None):
-        got = "neither" if images is None else "both"
-        raise ValueError(f"images, image_embeds: expected exactly one of the two, got {got}")
     settings = ComparisonSettings(
-        methods, configs, control, min_images, bootstrap, draws, seed, batch_size, adapt
+        methods, configs, control, min_images, bootstrap, draws, seed, batch_size, adapt, learn
     )
     classes = SynonymSet.read(synonyms)
     chosen = settings.chosen(can_encode=True, has_descriptors=has_descriptors(classes))
-    ids = [None if each.id is None else str(each.id) for each in classes.classes]
-    positions = class_positions(labels, classes.class_names, ids)
-    given = image_embeds if images is None else list(one_or_several(images))
-    assert given is not None  # one of the two is
-    kept = _with_a_class(positions, len(given))
-
-    model = backbone if isinstance(backbone, Backbone) else Backbone.from_pretrained(os.fspath(backbone))
-    texts = MethodTexts(model, classes, templates)
     chosen_views = ViewSettings(views=views, seed=settings.seed)
-    encoded: ImageEmbeds
-    if image_embeds is None:
-        encoded = _encode_images(
-            model,
-            [given[i] for i in kept],
-            settings.batch_size,
-            chosen_views if adapt else None,
-        )
-    else:
-        encoded = (image_embeds if hasattr(image_embeds, "split") else as_embeds(image_embeds))[kept]
-
+    model, encoded, truth, left_out = labelled_embeds(
+        classes, labels, backbone, images, image_embeds, settings.batch_size, chosen_views if adapt else None
+    )
+    texts = MethodTexts(model, classes, templates)
     bias = model.logit_bias()
     plain_embeds, view_embeds = _plain_and_views(encoded, settings)
     problem = Problem(
         image_embeds=plain_embeds,
         view_embeds=view_embeds,
-        labels=torch.tensor([positions[i] for i in kept]),
+        labels=truth,
         texts_of=texts.of,
         texts=sum(map(len, texts.embeddings)),
         class_names=texts.class_names,
@@ -113,7 +98,51 @@ def compare(
     about = {"backbone": model.name, "revision": model.revision, "templates": list(texts.templates)}
     if adapt and images is not None:
         about["views"] = chosen_views.views
-    return score_all(problem, chosen, settings, left_out=len(positions) - len(kept), about=about)
+    return score_all(problem, chosen, settings, left_out=left_out, about=about)
+
+
+class Labelled(NamedTuple):
+    """Images that are of a class, and the model that encoded them.
+
+    Attributes:
+        model: the backbone.
+        embeds: (images, dim), or (images, views, dim).
+        labels: (images,) positions of their classes.
+        left_out: how many images more there were, of no class.
+    """
+
+    model: Backbone
+    embeds: ImageEmbeds
+    labels: Tensor
+    left_out: int
+
+
+def labelled_embeds(
+    classes: SynonymSet,
+    labels: Iterable[int | str],
+    backbone: str | os.PathLike[str] | Backbone,
+    images: Iterable[Any] | None,
+    image_embeds: Tensor | ImageEmbeds | None,
+    batch_size: int,
+    views: ViewSettings | None = None,
+) -> Labelled:
+    """Return the images that are of a class, encoded; with `views`, those of each. See `compare`."""
+    if (images is None) == (image_embeds is None):
+        got = "neither" if images is None else "both"
+        raise ValueError(f"images, image_embeds: expected exactly one of the two, got {got}")
+    ids = [None if each.id is None else str(each.id) for each in classes.classes]
+    positions = class_positions(labels, classes.class_names, ids)
+    given = image_embeds if images is None else list(one_or_several(images))
+    assert given is not None  # one of the two is
+    kept = _with_a_class(positions, len(given))
+    model = backbone if isinstance(backbone, Backbone) else Backbone.from_pretrained(os.fspath(backbone))
+    encoded: ImageEmbeds
+    if image_embeds is None:
+        encoded = _encode_images(model, [given[i] for i in kept], batch_size, views)
+    else:
+        encoded = (image_embeds if hasattr(image_embeds, "split") else as_embeds(image_embeds))[kept]
+    truth = torch.tensor([positions[i] for i in kept])
+    return Labelled(model, encoded, truth, len(positions) - len(kept))
 
 
 def compare_embeddings(
@@ -131,6 +160,7 @@ def compare_embeddings(
     seed: int = 0,
     batch_size: int = 64,
     adapt: Sequence[str] = (),
+    learn: Sequence[str] = (),
 ) -> Comparison:
     """Score every method that needs no text encoded, on embeddings computed before.
 
@@ -144,7 +174,7 @@ def compare_embeddings(
             left.
     """
     settings = ComparisonSettings(
-        methods, configs, control, min_images, bootstrap, 1, seed, batch_size, adapt
+        methods, configs, control, min_images, bootstrap, 1, seed, batch_size, adapt, learn
     )
     chosen = settings.chosen(can_encode=False, has_descriptors=False)
     positions = class_positions(labels, class_names, [None] * len(class_names))
@@ -181,7 +211,7 @@ def _encode_images(model: Backbone, images: list[Any], batch_size: int, views: V
     chunks = []
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
-            opened = [open_image(image) for image in images[start : start + batch_size]]
+            opened = (open_image(image) for image in images[start : start + batch_size])
             if views is None:
                 chunks.append(model.encode_images(**model.preprocess(opened)))
             else:
@@ -192,8 +222,9 @@ def _encode_images(model: Backbone, images: list[Any], batch_size: int, views: V
 def _plain_and_views(embeds: ImageEmbeds, settings: ComparisonSettings) -> tuple[ImageEmbeds, Tensor | None]:
     """(images, dim) of the plain images and, where some method adapts, (images, views, dim)."""
     if not isinstance(embeds, Tensor):
-        if settings.adapt:
-            raise ValueError("adapt: it takes embeddings of views, in memory")
+        for name in ("adapt", "learn"):
+            if getattr(settings, name):
+                raise ValueError(f"{name}: it takes embeddings in memory")
         return embeds, None
     embeds = embeds.float().cpu()
     if not settings.adapt:

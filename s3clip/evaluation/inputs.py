@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
+from s3clip.files.reach import Reach, allowed_places, below
 from s3clip.files.text import read_text
 from s3clip.images.walking import find_images
 from s3clip.printing import from_spreadsheet
@@ -36,7 +38,12 @@ class Embedded:
 
 
 def labelled_images(
-    folder: Path | None, labels: Path | None, file_column: str = "file", label_column: str = "label"
+    folder: Path | None,
+    labels: Path | None,
+    file_column: str = "file",
+    label_column: str = "label",
+    *,
+    allow_addresses: str | Iterable[str] = (),
 ) -> tuple[list[Path], list[str]]:
     """Return which image files there are, and what each shows.
 
@@ -44,11 +51,12 @@ def labelled_images(
         folder: where the files of a CSV lie (beside it if None); without a CSV, the name of each of its
             sub-folders is the label of the images in it.
         labels: a CSV with a header.
-        file_column: its column of files, relative to the folder or absolute.
+        file_column: its column of files: paths from the folder, below it or below that of the CSV.
         label_column: its column of labels.
+        allow_addresses: where else they may lie: "file" for anywhere on this machine, or "file:///folder".
 
     Raises:
-        ValueError: neither is given, or a column is missing.
+        ValueError: neither is given, a column is missing, or a file lies where it is not to be opened.
         FileNotFoundError: a file, or images in the folder, that are not there.
     """
     if labels is None:
@@ -62,9 +70,19 @@ def labelled_images(
                 f"{folder}: no sub-folder with images; give --labels, or one for each class"
             )
         return inside, [file.relative_to(folder).parts[0] for file in inside]
-    rows = _rows_of_labels(labels, file_column, label_column)
-    root = labels.parent if folder is None else folder
-    return [root / file for file, _ in rows], [label for _, label in rows]
+    rows = rows_of_labels(labels, file_column, label_column)
+    own = below(labels.parent)
+    reach = Reach(str(labels.parent if folder is None else folder), (*allowed_places(allow_addresses), own))
+    found = []
+    for file, _ in rows:
+        try:
+            place = reach.find(file)
+        except ValueError as error:
+            raise ValueError(f"{labels}: {error}") from None
+        if not isinstance(place, Path):
+            raise ValueError(f"{labels}: {file!r}: expected files of this machine")
+        found.append(place)
+    return found, [label for _, label in rows]
 
 
 IMAGE_ARRAYS = {
@@ -80,7 +98,7 @@ TEXT_ARRAYS = {
 """What the arrays of a file of embeddings are: their dimensions, kinds of dtype, and both in words."""
 
 
-def _rows_of_labels(path: Path, *wanted: str) -> list[list[str]]:
+def rows_of_labels(path: Path, *wanted: str) -> list[list[str]]:
     """Return the cells of the wanted columns of a CSV with a header."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:

@@ -56,6 +56,7 @@ class Method:
         descriptors: whether it is left out where no class has descriptors.
         random: whether its texts are drawn, so that it runs once for every seed.
         adapt: how the head adapts to each image, of `s3clip.space.shift.ADAPTATIONS`; None: not at all.
+        learn: how it learns from labelled images, of `s3clip.evaluation.learners.LEARNERS`; None: not at all.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Method:
     descriptors: bool = False
     random: bool = False
     adapt: str | None = None
+    learn: str | None = None
 
 
 def names_alone(synonyms: SynonymSet, seed: int) -> SynonymSet:

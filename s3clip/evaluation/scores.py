@@ -1,5 +1,7 @@
 """Scores that scikit-learn does not have: calibration, and intervals of paired differences. Pure."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -26,13 +28,13 @@ def resampled_means(values: Tensor, counts: Tensor) -> Tensor:
     """Return the mean over images of every row of values in every resample.
 
     Args:
-        values: (rows, images).
+        values: (rows, images), dense or sparse.
         counts: (resamples, images), how often each image was drawn.
 
     Returns:
         (resamples, rows) float64.
     """
-    return counts.double() @ values.double().T / counts.sum(1, keepdim=True)
+    return _products(counts.double(), values) / counts.sum(1, keepdim=True)
 
 
 def resampled_class_means(values: Tensor, counts: Tensor, labels: Tensor, scored: Tensor) -> Tensor:
@@ -41,7 +43,7 @@ def resampled_class_means(values: Tensor, counts: Tensor, labels: Tensor, scored
     A class of which a resample has no image is left out of that resample's mean.
 
     Args:
-        values: (rows, images).
+        values: (rows, images), dense or sparse.
         counts: (resamples, images), how often each image was drawn.
         labels: (images,) int64, the class of each.
         scored: (classes,) bool, the classes that count.
@@ -50,14 +52,15 @@ def resampled_class_means(values: Tensor, counts: Tensor, labels: Tensor, scored
         (resamples, rows) float64; NaN where none of the scored classes was drawn.
     """
     counts = counts.double()
-    empty = counts.new_zeros(len(counts), len(scored))
-    drawn = empty.index_add(1, labels, counts)
+    drawn = counts.new_zeros(len(counts), len(scored)).index_add_(1, labels, counts)
     present = (drawn > 0) & scored
-    means = []
-    for row in values.double():
-        sums = empty.index_add(1, labels, counts * row)
-        means.append(torch.where(present, sums / drawn.clamp_min(1), 0).sum(1) / present.sum(1))
-    return torch.stack(means, dim=1)
+    shares = torch.where(present, 1 / drawn, 0) / present.sum(1, keepdim=True)  # NaN where none is present
+    return _products(counts * shares[:, labels], values)
+
+
+def _products(weights: Tensor, values: Tensor) -> Tensor:
+    """(resamples, rows) of (resamples, images) and (rows, images), which may be sparse."""
+    return (values.double() @ weights.T).T
 
 
 def interval(resampled: Tensor, *, level: float = 0.95) -> tuple[float, float]:
@@ -65,6 +68,60 @@ def interval(resampled: Tensor, *, level: float = 0.95) -> tuple[float, float]:
     tail = (1 - level) / 2
     ends = torch.nanquantile(resampled.double(), torch.tensor([tail, 1 - tail], dtype=torch.float64))
     return float(ends[0]), float(ends[1])
+
+
+def simultaneous_intervals(exact: Tensor, resampled: Tensor, *, level: float = 0.95) -> Tensor:
+    """Return intervals of several numbers that hold for all of them at once, hence for the best of them too.
+
+    The bootstrap's single-step max-t (Westfall and Young 1993; Romano and Wolf 2005): each interval is the
+    number and, on both sides, the same multiple of its standard error, which is wide enough for the number
+    that a resample moves most.
+
+    Args:
+        exact: (rows,) the numbers.
+        resampled: (resamples, rows) the same in every resample; a resample with NaN is left out.
+        level: how often all of them are inside.
+
+    Returns:
+        (rows, 2) float64, the low and the high ends; no width where resamples never differ.
+    """
+    exact, resampled = exact.double(), resampled.double()
+    resampled = resampled[~resampled.isnan().any(1)]
+    errors = resampled.std(0, correction=0)
+    varies = errors > 1e-12 * resampled.abs().amax()  # less is rounding
+    moved = (resampled - exact).abs() / errors
+    widest = torch.where(varies, moved, 0).amax(1)
+    width = torch.quantile(widest, level) * errors
+    return torch.stack([exact - width, exact + width], dim=1)
+
+
+def sign_test(gained: Tensor, lost: Tensor) -> Tensor:
+    """Return how likely so uneven a split of changed images is by chance: McNemar's exact test, two-sided.
+
+    Args:
+        gained: (rows,) images that only the first of two classifiers gets right.
+        lost: (rows,) those that only the second does.
+
+    Returns:
+        (rows,) float64 in (0, 1]; 1 where nothing changed.
+    """
+    found = []
+    for a, b in zip(gained.tolist(), lost.tolist(), strict=True):
+        fewer, both = torch.arange(min(a, b) + 1, dtype=torch.float64), torch.tensor(float(a + b)).double()
+        ways = (both + 1).lgamma() - (fewer + 1).lgamma() - (both - fewer + 1).lgamma()
+        found.append(2 * (ways - both * math.log(2)).logsumexp(0).exp())
+    return torch.stack(found).clamp_max(1) if found else torch.ones(0, dtype=torch.float64)
+
+
+def holm(p: Tensor) -> Tensor:
+    """Return (rows,) p-values that count all tests in: at a level, the error of all together (Holm 1979).
+
+    Args:
+        p: (rows,) p-values of the tests one by one.
+    """
+    order = p.argsort(stable=True)
+    left = torch.arange(len(p), 0, -1, dtype=p.dtype)
+    return torch.empty_like(p).scatter_(0, order, (p[order] * left).cummax(0).values.clamp_max(1))
 
 
 def confusion_matrix(labels: Tensor, predicted: Tensor, classes: int, *, ignore_index: int = 255) -> Tensor:

@@ -12,13 +12,22 @@ from torch import Tensor
 
 from s3clip.class_space import Activation
 from s3clip.config import HeadConfig
-from s3clip.evaluation.methods import Method, softmax_max
-from s3clip.evaluation.report.comparison import Comparison, Difference, MethodScores, versions
+from s3clip.evaluation.learners import LEARNERS, asked, folds, learning_curve
+from s3clip.evaluation.methods import DEFAULT, Method, softmax_max
+from s3clip.evaluation.report.comparison import (
+    Best,
+    Comparison,
+    CurvePoint,
+    Difference,
+    MethodScores,
+    versions,
+)
 from s3clip.evaluation.scores import (
     expected_calibration_error,
     interval,
     resampled_class_means,
     resampled_means,
+    simultaneous_intervals,
 )
 from s3clip.evaluation.settings import ComparisonSettings
 from s3clip.head import SynonymousSpaceHead
@@ -74,15 +83,15 @@ class _Head(SynonymousSpaceHead):
 
     def __init__(self, problem: Problem, config: HeadConfig) -> None:
         super().__init__(config=config)
-        self._problem = problem
+        self._bias_of_model, self._activation_of_model = problem.logit_bias, problem.activation
 
     @property
     def logit_bias(self) -> float | None:
-        return self._problem.logit_bias
+        return self._bias_of_model
 
     @property
     def activation(self) -> Activation:
-        return self._problem.activation
+        return self._activation_of_model
 
 
 class _Run(NamedTuple):
@@ -123,25 +132,20 @@ def score_all(
     for batch in problem.image_embeds.split(settings.batch_size):
         check_embeds(batch, first)
         first += len(batch)
-    counts = torch.bincount(problem.labels, minlength=len(problem.class_names))
-    scored = counts >= settings.min_images
-    if not bool(scored.any()):
-        raise ValueError(
-            f"min_images: no class has {settings.min_images} images; the most is {int(counts.max())}"
-        )
+    scored = scored_classes(problem.labels, len(problem.class_names), settings.min_images)
     runs: dict[str, list[_Run]] = {}
     for method in methods:
         runs[method.name] = []
         for draw in range(settings.draws if method.random else 1):
             embeddings = problem.texts_of(method, settings.seed + draw)
-            runs[method.name].append(_run(method, problem, embeddings, scored, settings.batch_size))
+            runs[method.name].append(_run(method, problem, embeddings, scored, settings))
 
     # A row for each method: the most that grows with the number of images.
     differences = torch.stack(
         [torch.stack([run.correct for run in own]).double().mean(0) for own in runs.values()]
     )
     differences -= differences[list(runs).index(settings.control)].clone()
-    top1, recall = _bootstrap(differences, problem.labels, scored, settings)
+    top1, recall = resampled_differences(differences, problem.labels, scored, settings)
     exact_top1 = differences.mean(1).tolist()
     every = torch.ones(1, len(problem.labels))
     exact_recall = resampled_class_means(differences, every, problem.labels, scored)[0].tolist()
@@ -160,8 +164,17 @@ def score_all(
         **{name: getattr(settings, name) for name in settings.NUMBERS},
         "configs": {each.name: each.config.model_dump() for each in methods if each.config is not None},
     }
+    ordered = sorted(found, key=lambda scores: (-scores.top1, -scores.recall, scores.name))
     return Comparison(
-        scores=tuple(sorted(found, key=lambda scores: (-scores.top1, -scores.recall, scores.name))),
+        scores=tuple(ordered),
+        best=_best(
+            [scores for scores in ordered if scores.name not in settings.learn],
+            settings.control,
+            [name for name in runs if name not in settings.learn],
+            top1[:, : len(runs) - len(settings.learn)],  # what learns from the labels comes last
+            recall[:, : len(runs) - len(settings.learn)],
+        ),
+        curve=_curve(problem, settings, scored),
         control=settings.control,
         images=len(problem.labels),
         left_out=left_out,
@@ -174,29 +187,113 @@ def score_all(
     )
 
 
-def _classifier(
-    method: Method, problem: Problem, embeddings: list[Tensor]
-) -> tuple[SynonymousSpaceHead | None, Callable[[Tensor], Tensor]]:
-    """Fit a method: its head, if it has one, and the logits of a batch of images, or of their views."""
-    if method.config is None:
-        return None, lambda batch: softmax_max(batch, embeddings, logit_scale=problem.logit_scale)
-    head = _Head(problem, method.config)
-    own_scale = method.config.logit_scale
+def scored_classes(labels: Tensor, classes: int, min_images: int) -> Tensor:
+    """Return (classes,) bool, those that count in recall. Args: labels: (images,) positions of classes.
+
+    Raises:
+        ValueError: none has so many images.
+    """
+    counts = torch.bincount(labels, minlength=classes)
+    if int(counts.max()) < min_images:
+        raise ValueError(f"min_images: no class has {min_images} images; the most is {int(counts.max())}")
+    return counts >= min_images
+
+
+def _best(
+    ordered: list[MethodScores], control: str, rows: list[str], top1: Tensor, recall: Tensor
+) -> Best | None:
+    """Return the best method, beside the default or the control.
+
+    Args:
+        ordered: the scores, the best first.
+        control: what differences are taken from.
+        rows: the names of the methods in the order of the next two.
+        top1: (resamples, rows) differences from the control.
+        recall: the same.
+    """
+    if len(ordered) < 2:
+        return None
+    by_name = {scores.name: scores for scores in ordered}
+    default = by_name.get(DEFAULT.name)
+    best = ordered[0] if default is None or default.top1 < ordered[0].top1 else default
+    rival = by_name[control] if default is None or best is default else default
+    if best is rival:  # the control is the best, and the default was not compared
+        rival = ordered[1]
+    in_advance = best is default or (default is None and best is by_name[control])
+    row, other = rows.index(best.name), rows.index(rival.name)
+    differences = []
+    for what, resampled in (("top1", top1), ("recall", recall)):
+        exact = torch.tensor([getattr(by_name[name], f"{what}_difference").value for name in rows]).double()
+        exact, moved = exact - exact[other], resampled - resampled[:, other, None]
+        low, high = simultaneous_intervals(exact, moved)[row].tolist()
+        # What was chosen before these images were seen has no luck to be corrected for.
+        ends = interval(moved[:, row]) if in_advance else (low, high)
+        differences.append(Difference.of(float(exact[row]), ends))
+    place = 1 + sum(scores.top1 > rival.top1 for scores in ordered)
+    return Best(
+        name=best.name,
+        rival=rival.name,
+        place=place,
+        among=len(ordered),
+        top1_difference=differences[0],
+        recall_difference=differences[1],
+    )
+
+
+def _curve(problem: Problem, settings: ComparisonSettings, scored: Tensor) -> list[CurvePoint]:
+    """Return the learning curves of all learners."""
+    if not settings.learn:
+        return []
+    images = problem.image_embeds
+    assert isinstance(images, Tensor)  # checked where they are taken
+    head = _fitted(problem, HeadConfig(), problem.texts_of(DEFAULT, settings.seed))
+    fold = folds(images, problem.labels, settings.seed)
+    options = {"draws": settings.draws, "seed": settings.seed}
+    with torch.inference_mode():
+        return learning_curve(head, settings.learn, images, problem.labels, fold, scored, **options)
+
+
+def _fitted(problem: Problem, config: HeadConfig, embeddings: list[Tensor]) -> SynonymousSpaceHead:
+    own_scale = config.logit_scale
     scale = problem.logit_scale if own_scale is None else own_scale
-    head.fit_embeddings(embeddings, problem.class_names, logit_scale=scale).eval()
+    head = _Head(problem, config)
+    return head.fit_embeddings(embeddings, problem.class_names, logit_scale=scale).eval()
+
+
+def _classifier(
+    method: Method, problem: Problem, embeddings: list[Tensor], seed: int
+) -> tuple[SynonymousSpaceHead | None, Callable[[Tensor], Tensor], ImageEmbeds]:
+    """Fit a method: its head, if it has one, what gives the logits of a batch of its inputs, and these."""
+    images = problem.image_embeds
+    if method.config is None:
+        scale = problem.logit_scale
+        return None, lambda batch: softmax_max(batch, embeddings, logit_scale=scale), images
+    head = _fitted(problem, method.config, embeddings)
     if method.adapt is not None:
-        return head, TestTimeAdapter(head, method.adapt)
-    return head, lambda batch: head(image_embeds=batch)
+        assert problem.view_embeds is not None  # views are there where a method adapts
+        return head, TestTimeAdapter(head, method.adapt), problem.view_embeds
+    if method.learn is not None:
+        assert isinstance(images, Tensor)  # checked where they are taken
+        fold = folds(images, problem.labels, seed)
+        with torch.inference_mode():
+            logits = asked(LEARNERS[method.learn], head, images, problem.labels, fold)
+        return head, lambda batch: batch, logits
+    return head, lambda batch: head(image_embeds=batch), images
 
 
-def _run(method: Method, problem: Problem, embeddings: list[Tensor], scored: Tensor, batch_size: int) -> _Run:
+def _run(
+    method: Method,
+    problem: Problem,
+    embeddings: list[Tensor],
+    scored: Tensor,
+    settings: ComparisonSettings,
+) -> _Run:
     """Fit a method and score all images."""
     started = time.perf_counter()
-    head, classify = _classifier(method, problem, embeddings)
+    head, classify, inputs = _classifier(method, problem, embeddings, settings.seed)
     fit_ms = 1000 * (time.perf_counter() - started)
 
-    inputs = problem.image_embeds if method.adapt is None else problem.view_embeds
-    assert inputs is not None  # views are there where a method adapts
+    batch_size = settings.batch_size
     probabilities = torch.exp if head is None else head.probabilities
     seconds, each = 0.0, []
     with torch.inference_mode():
@@ -272,10 +369,13 @@ def resamples(images: int, settings: ComparisonSettings, numbers: int) -> Iterat
         yield part, torch.zeros(drawn.shape).scatter_add_(1, drawn, torch.ones(drawn.shape))
 
 
-def _bootstrap(
+def resampled_differences(
     differences: Tensor, labels: Tensor, scored: Tensor, settings: ComparisonSettings
 ) -> tuple[Tensor, Tensor]:
-    """Resample the images, the same for all rows -> (resamples, rows) means, and means over classes."""
+    """Resample the images, the same for all rows -> (resamples, rows) means, and means over classes.
+
+    `differences` is (rows, images), dense or sparse.
+    """
     # Made before the loop: small tensors that stay, between large ones that go, would keep memory from reuse.
     top1, recall = torch.empty(2, settings.bootstrap, len(differences), dtype=torch.float64)
     for part, counts in resamples(len(labels), settings, len(scored)):

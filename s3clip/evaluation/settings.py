@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from s3clip.arguments import whole_number
 from s3clip.config import HeadConfig
-from s3clip.evaluation.methods import ADAPTED, METHODS, Method
+from s3clip.evaluation.learners import LEARNERS
+from s3clip.evaluation.methods import ADAPTED, DEFAULT, METHODS, Method
 from s3clip.space.shift import ADAPTATIONS
 from s3clip.texts.synonyms import SynonymSet
 
@@ -31,15 +32,19 @@ class ComparisonSettings:
     seed: int
     batch_size: int
     adapt: Sequence[str]
+    learn: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Check them one by one; numbers may be of any type that is one, and become plain."""
         for name in self.NUMBERS:
             number = whole_number(getattr(self, name), name, least=0 if name == "seed" else 1)
             object.__setattr__(self, name, number)
-        for name in ("methods", "adapt"):
+        for name in ("methods", "adapt", "learn"):
             if isinstance(getattr(self, name), str):
                 raise TypeError(f"{name}: expected a list of names, got {getattr(self, name)!r}")
+        object.__setattr__(self, "learn", tuple(dict.fromkeys(self.learn)))
+        if unknown := [learner for learner in self.learn if learner not in LEARNERS]:
+            raise ValueError(f"learn: unknown learner {unknown[0]!r}; known: {', '.join(LEARNERS)}")
         if unknown := [adaptation for adaptation in self.adapt if adaptation not in ADAPTATIONS]:
             raise ValueError(f"adapt: unknown adaptation {unknown[0]!r}; known: {', '.join(ADAPTATIONS)}")
 
@@ -50,7 +55,7 @@ class ComparisonSettings:
             ValueError: one that is not known, or that lacks what it needs.
         """
         configs = dict(self.configs or {})
-        if taken := sorted(set(configs) & set(METHODS)):
+        if taken := sorted(set(configs) & {*METHODS, *LEARNERS}):
             raise ValueError(f"configs: {taken[0]!r} is the name of a method already; choose another")
         wanted = list(METHODS) if self.methods is None else [self.control, *self.methods]
         found = []
@@ -76,4 +81,5 @@ class ComparisonSettings:
             for base in bases
             for adaptation in dict.fromkeys(self.adapt)
         ]
-        return [*found, *own, *adapted]
+        learners = [replace(DEFAULT, name=name, learn=name) for name in self.learn]
+        return [*found, *own, *adapted, *learners]

@@ -3,17 +3,13 @@
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from s3clip._version import __version__
-
-LARGEST_DOWNLOAD = 256 << 20
-"""Bytes that are read of a file at a web address."""
-_TIMEOUT = 30  # seconds that a server may be silent
+LARGEST_FILE = 256 << 20
+"""Bytes that are read of a file which is read whole: at an address, in a compressed tar, named in a table."""
 _HUB_BLOCK = 16 * 2**20  # bytes that one request fetches
 
 
@@ -45,6 +41,8 @@ def open_binary(path: str | os.PathLike[str]) -> BinaryIO:
         cache = {"cache_type": "background", "cache_options": {"maxblocks": 4}}
         options = {"block_size": _HUB_BLOCK, **cache}
     filesystem, name = fsspec.core.url_to_fs(address)
+    if "file" in (filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,)):
+        return regular_file(name).open("rb")
     with reaching(address):
         return cast(BinaryIO, _StoreFile(filesystem.open(name, "rb", **options), address))
 
@@ -58,54 +56,41 @@ def regular_file(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def read_address(address: str, *, timeout: float | None = None) -> bytes:
+def read_address(
+    address: str, *, timeout: float | None = None, hosts: Collection[str] | None = None
+) -> bytes:
     """Return the content of a file at an address; of http and https without another package.
 
     Args:
         address: where.
         timeout: seconds that a web server may be silent; None: 30.
+        hosts: web hosts that may be of this machine or of a private network; None: the one of the address,
+            which the caller has named, and none that it redirects to.
 
     Raises:
         FileNotFoundError: there is none; so says the server, or the store.
         PermissionError: it may not be read.
-        ConnectionError: it cannot be reached, or is larger than `LARGEST_DOWNLOAD`.
+        PrivateHostError: `hosts` are given, and it would be fetched from a private host that is none of them.
+        ConnectionError: it cannot be reached, or is larger than `LARGEST_FILE`.
         ImportError: the package that reads such addresses is not installed.
     """
-    if not address.startswith(("http://", "https://")):
+    if not address.lower().startswith(("http://", "https://")):
         with open_binary(address) as file:
-            return file.read()
-    import urllib.error  # these take a while to import
-    import urllib.request
+            return read_whole(file)
+    from s3clip.files import web  # urllib takes a while to import
 
-    request = urllib.request.Request(address, headers={"User-Agent": f"s3clip/{__version__}"})
-    with reaching(address):
-        try:
-            with _web().open(request, timeout=_TIMEOUT if timeout is None else timeout) as answer:
-                content: bytes = answer.read(LARGEST_DOWNLOAD + 1)
-                length = answer.headers.get("Content-Length") or "0"
-        except urllib.error.HTTPError as error:
-            gone, denied = FileNotFoundError, PermissionError
-            kinds = {404: gone, 410: gone, 401: denied, 403: denied}
-            raise kinds.get(error.code, OSError)(f"{address}: {error}") from error
-        if len(content) > LARGEST_DOWNLOAD:
-            raise ValueError(f"it has more than {LARGEST_DOWNLOAD:,} bytes")
-        if length.isdecimal() and len(content) < int(length):
-            raise EOFError(f"it ended after {len(content):,} of {length} bytes")
+    own = (web.host_of(address),) if hosts is None else hosts
+    passed: tuple[type[Exception], ...] = () if hosts is None else (web.PrivateHostError,)
+    with reaching(address, *passed):
+        return web.fetch(address, LARGEST_FILE, timeout=timeout, hosts=own)
+
+
+def read_whole(file: BinaryIO) -> bytes:
+    """Return the rest of a file; ValueError where it is larger than `LARGEST_FILE`."""
+    content = file.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise ValueError(f"it has more than {LARGEST_FILE:,} bytes")
     return content
-
-
-@cache
-def _web() -> Any:
-    """Return what opens web addresses; it follows no redirect to another scheme, but from http to https."""
-    import urllib.request
-
-    class SameScheme(urllib.request.HTTPRedirectHandler):
-        def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-            if not newurl.startswith(("https://", f"{req.type}://")):
-                raise ValueError(f"it is redirected to {newurl}")
-            return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-    return urllib.request.build_opener(SameScheme)
 
 
 class _StoreFile(io.RawIOBase):
@@ -144,11 +129,18 @@ class _StoreFile(io.RawIOBase):
 
 
 @contextmanager
-def reaching(address: str) -> Iterator[None]:
-    """Raise ConnectionError for whatever the client of a store raises, but for a file that is not there."""
+def reaching(address: str, *others: type[Exception]) -> Iterator[None]:
+    """Raise ConnectionError for whatever the client of a store raises, but for a file that is not there.
+
+    Args:
+        address: that is read.
+        others: errors that are raised as they are, too.
+    """
+    known: tuple[type[Exception], ...]
+    known = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, *others)
     try:
         yield
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
+    except known:
         raise
     except Exception as error:  # of any client: few of them are OSErrors
         raise ConnectionError(f"{address}: cannot be reached ({error}); try again") from error

@@ -4,7 +4,8 @@ import binascii
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Set
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from functools import cache
 from typing import Any
 
@@ -17,10 +18,19 @@ from s3clip.files.addresses import is_address, read_address, regular_file
 BACKGROUND = "white"
 """What lies under transparent pictures: most of them, drawings and cut-out products, are made for paper."""
 
+DECODED_BYTES = 128 << 20
+"""What decoded pictures may take at once, 3 bytes a pixel, but for the last."""
+LARGEST_DECODED = 256 << 20
+"""What one of them may take. A picture of more is brought to half its size when it is opened, a JPEG while it
+is decoded. Pillow begins to warn of a picture here, and reads none beyond twice as much."""
+REDUCED = "s3clip_reduced"
+"""The key in `info` of a picture that was decoded at less than its size; the value says so."""
+
 _NO_PIXELS = frozenset({"EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5", "IPTC"})
 """Formats that Pillow knows by name and does not read, or reads by running another program."""
 
 _RANGES = (1, 255, 65_535)
+_AT_ONCE = 1 << 20  # pixels that are computed with at once
 
 _ONE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, Mapping, Set)
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{32,}={0,2}\s*")
@@ -64,6 +74,24 @@ def one_or_several(images: Any) -> Iterable[Any]:
     if isinstance(images, np.ndarray) and images.dtype.kind in "OU":
         return images.ravel().tolist()
     return images if isinstance(images, Iterable) else (images[i] for i in range(len(images)))
+
+
+def runs_of_pictures(pictures: Iterable[Image.Image]) -> Iterator[list[Image.Image]]:
+    """Cut pictures, which may be opened as they are asked for, into runs that take `DECODED_BYTES`.
+
+    A run ends with the picture that fills it. Whoever drops it before the next holds no more than one run.
+    """
+    run: list[Image.Image] = []
+    held = 0
+    for picture in pictures:
+        run.append(picture)
+        held += 3 * picture.width * picture.height
+        del picture
+        if held >= DECODED_BYTES:
+            yield run
+            run, held = [], 0
+    if run:
+        yield run
 
 
 def open_image(
@@ -137,7 +165,19 @@ def _opened(open_file: Callable[[], Image.Image], name: str, background: Any) ->
     with image:
         if image.format in _NO_PIXELS:
             raise BrokenImageError(f"{name}: not a readable image ({image.format} holds no pixels)")
-        return _as_rgb(image, name, background)
+        width, height = image.size
+        factor = 1
+        while 3 * width * height > LARGEST_DECODED * factor**2:
+            factor *= 2
+        if factor == 1:
+            return _as_rgb(image, name, background, is_own=True)
+        image.draft(None, (max(1, width // factor), max(1, height // factor)))  # which only JPEGs know
+        left = factor if image.size == (width, height) else 1
+        picture = _as_rgb(image, name, background, is_own=True, factor=left)
+        said = f"decoded at 1/{factor} of its {width:,} x {height:,} pixels"
+        picture.info[REDUCED] = said
+        warnings.warn(f"{name}: {said}", stacklevel=3)
+        return picture
 
 
 def _of_base64(text: str) -> bytes | None:
@@ -187,19 +227,38 @@ def _of_array(source: Any) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array if array.dtype == np.uint8 else _scaled(array)))
 
 
-def _as_rgb(image: Image.Image, name: str, background: Any) -> Image.Image:
+def _as_rgb(
+    image: Image.Image, name: str, background: Any, *, is_own: bool = False, factor: int = 1
+) -> Image.Image:
+    """Return a picture in RGB, its sides divided; one that is nobody else's is changed, not copied before."""
     try:
-        upright = ImageOps.exif_transpose(image)
+        upright = image
+        if is_own:
+            ImageOps.exif_transpose(image, in_place=True)
+        else:
+            upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I") or upright.mode == "F":  # convert() would clip these to 8 bits
             upright = Image.fromarray(_scaled(np.asarray(upright)))
-        if not upright.has_transparency_data:
-            return upright.convert("RGB")
-        over = (upright.convert("LA") if upright.mode == "La" else upright).convert("RGBA")
-        whole = Image.new("RGB", over.size, background)
-        whole.paste(over, mask=over)
-        return whole
+        if upright.has_transparency_data:
+            whole = _laid_on(upright, background)
+            return whole.reduce(factor) if factor > 1 else whole
+        if factor > 1 and upright.mode in ("L", "RGB"):  # rather before it is copied than after
+            return upright.reduce(factor).convert("RGB")
+        whole = upright.convert("RGB")
+        return whole.reduce(factor) if factor > 1 else whole
     except Exception as error:
         raise BrokenImageError(f"{name}: not a readable image ({why_unreadable(error)})") from error
+
+
+def _laid_on(image: Image.Image, background: Any) -> Image.Image:
+    """Return a picture with transparency in RGB, laid on a color."""
+    whole = Image.new("RGB", image.size, background)
+    rows = max(1, _AT_ONCE // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        over = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")
+        whole.paste(over, (0, top), mask=over)
+    return whole
 
 
 def _scaled(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -210,4 +269,8 @@ def _scaled(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     ranges = (65_535,) if values.itemsize == 2 else _RANGES if values.dtype.kind == "f" else _RANGES[1:]
     end = next((end for end in ranges if least >= 0 and most <= end), None)
     first, span = (0, end) if end is not None else (least, most - least or 1)
-    return np.rint((values - np.float64(first)) * (255 / span)).astype(np.uint8)
+    scaled = np.empty(values.shape, np.uint8)
+    for start in range(0, len(values), step := max(1, _AT_ONCE // max(1, values[0].size))):
+        rows = slice(start, start + step)
+        scaled[rows] = np.rint((values[rows] - np.float64(first)) * (255 / span))
+    return scaled

@@ -8,33 +8,51 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 
-from s3clip.files.addresses import is_address, open_binary
+from s3clip.files.addresses import LARGEST_FILE, is_address, open_binary
+from s3clip.files.reach import Named, Reach
 from s3clip.images.opening import BrokenImageError, open_image
 
 BATCH_SIZE = 64
+ENCODED_BYTES = 1 << 30
+"""What the encoded pictures of a batch, of those that shards bring along, may take at most."""
 FILES_PER_SHARD = 1024
 _BATCHES_AHEAD = 2  # for each worker
+_MANY_BYTES = f"the pictures of its batch have more than {ENCODED_BYTES:,} bytes; take smaller batches"
 
 
 @dataclass(frozen=True)
 class Span:
     """A run of bytes in a file, such as a member of a tar: read when the picture is opened."""
 
-    path: Path
+    path: Path | str
     offset: int
     size: int
 
     def read(self) -> bytes:
-        """Return the bytes, fewer where the file ends before."""
-        with self.path.open("rb") as file:
+        """Return the bytes, fewer where the file ends before; ValueError where they are too many."""
+        if self.size > LARGEST_FILE:
+            raise ValueError(f"it has {self.size:,} bytes, and {LARGEST_FILE:,} are read at most")
+        with open_binary(self.path) as file:
             file.seek(self.offset)
             return file.read(self.size)
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A picture that is not read, and why."""
+
+    reason: str
+
+    def read(self) -> bytes:
+        """Raise ValueError."""
+        raise ValueError(self.reason)
 
 
 @dataclass(frozen=True)
@@ -49,12 +67,15 @@ class Sample:
 
     key: str
     label: int | str | None
-    data: Path | str | Span | bytes
+    data: Path | str | Span | Named | Unread | bytes
 
     def open(self) -> Image.Image:
         """Return the picture in RGB, upright; for the errors see `read`."""
         with self._named():
-            return open_image(self.data.read() if isinstance(self.data, Span) else self.data, name=self.key)
+            data: Any = self.data
+            if isinstance(data, Span | Unread) or (isinstance(data, Named) and isinstance(data.find(), str)):
+                data = data.read()
+            return open_image(data.find() if isinstance(data, Named) else data, name=self.key)
 
     def read(self) -> bytes:
         """Return the encoded picture.
@@ -67,7 +88,7 @@ class Sample:
         if isinstance(self.data, bytes):
             return self.data
         with self._named():
-            if isinstance(self.data, Span):
+            if isinstance(self.data, Span | Named | Unread):
                 return self.data.read()
             with open_binary(self.data) as file:
                 return file.read()
@@ -76,8 +97,13 @@ class Sample:
     def _named(self) -> Iterator[None]:
         try:
             yield
-        except (ConnectionError, BrokenImageError):
+        except BrokenImageError:
             raise
+        except ConnectionError as error:
+            if not (isinstance(self.data, Named) and is_address(self.data.name)):
+                raise
+            # What somebody wrote into a table says nothing of the store that the table is in.
+            raise BrokenImageError(f"{self.key}: what it names cannot be reached") from error
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{self.key}: no such file") from error
         except (OSError, ImportError, ValueError) as error:  # of a tar, a store, or the package for one
@@ -153,10 +179,14 @@ class Shard(Protocol):
 
 
 class Listed(NamedTuple):
-    """A picture file: its path below the root of its source, and its label."""
+    """A picture file: its path below the root of its source, and its label.
+
+    With a reach, the path stands in a file, and leads as far as that says.
+    """
 
     path: str
     label: int | str | None
+    reach: Reach | None = None
 
 
 @dataclass(frozen=True)
@@ -175,8 +205,10 @@ class FileShard:
 
     def samples(self, start: int = 0) -> Iterator[Sample]:
         """Give the files in order."""
-        for path, label in self.files[start:]:
-            if self.root is not None:
+        for path, label, reach in self.files[start:]:
+            if reach is not None:
+                yield Sample(path, label, Named(path, reach))
+            elif self.root is not None:
                 yield Sample(path, label, self.root / path)
             else:
                 yield Sample(path, label, path if is_address(path) else Path(path))
@@ -233,8 +265,7 @@ class Batch:
 
     Attributes:
         records: one for each sample, readable or not.
-        value: `transform` of the list of those pictures whose record has no error, in order; None if there
-            are none.
+        value: `transform` of those pictures whose record has no error, in order; None if there are none.
     """
 
     records: tuple[Record, ...]
@@ -245,7 +276,7 @@ def read(
     shards: Sequence[Shard],
     *,
     opening: Callable[[Sample], Any] = Sample.open,
-    transform: Callable[[list[Any]], Any] | None = None,
+    transform: Callable[[Iterator[Any]], Any] | None = None,
     start: int = 0,
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
@@ -261,8 +292,9 @@ def read(
     Args:
         shards: in the order to read them.
         opening: how the workers open a sample; `transform` gets what it returns.
-        transform: what the workers do with the pictures of a batch, such as an image processor; None keeps
-            them as they are. Both must be picklable where processes are spawned.
+        transform: what the workers do with the pictures of a batch, one or more, which are opened as it asks
+            for them: `ImageTransform` holds a few at a time. None keeps them all. Both must be picklable
+            where processes are spawned.
         start: how many samples of the first shard to skip.
         batch_size: samples in a batch; the last of a shard may have fewer.
         workers: processes that open and transform; 0: this one does.
@@ -305,14 +337,18 @@ class Run(NamedTuple):
 
 
 def cut(shard: Shard, size: int, start: int = 0) -> Iterator[Run]:
-    """Cut the samples of a shard, from number `start` on, into runs of `size`."""
-    first, found, broken = start, [], None
+    """Cut the samples of a shard, from number `start` on, into runs of `size`.
+
+    Of those beyond `ENCODED_BYTES` in a run the pictures are not kept: they fail to open, and say why.
+    """
+    first, found, broken, held = start, [], None, 0
     try:
         for sample in shard.samples(start):
-            found.append(sample)
+            held += len(sample.data) if isinstance(sample.data, bytes) else 0
+            found.append(sample if held <= ENCODED_BYTES else replace(sample, data=Unread(_MANY_BYTES)))
             if len(found) == size:
                 yield Run(first, found)
-                first, found = first + size, []
+                first, found, held = first + size, [], 0
     except (BrokenShardError, ConnectionError) as error:  # the samples before it are not lost
         broken = error
     if found or broken is not None:
@@ -320,22 +356,28 @@ def cut(shard: Shard, size: int, start: int = 0) -> Iterator[Run]:
 
 
 def open_samples(
-    samples: Sequence[Sample], opening: Callable[[Sample], Any] = Sample.open
-) -> tuple[list[Any], dict[int, str]]:
-    """Return the pictures that can be read, in order, and why the others, by their places, cannot.
+    samples: Sequence[Sample], errors: dict[int, str], opening: Callable[[Sample], Any] = Sample.open
+) -> Iterator[Any]:
+    """Give the pictures that can be read, in order, each opened when it is asked for.
+
+    Args:
+        samples: in order.
+        errors: gets why the others cannot be read, by their places.
+        opening: of a sample.
 
     Raises:
         ConnectionError: a store cannot be reached, which says nothing of the picture.
     """
-    images, errors = [], {}
     for place, sample in enumerate(samples):
         try:
-            images.append(opening(sample))
+            opened = opening(sample)
         except ConnectionError:
             raise
-        except (OSError, ValueError) as error:
-            errors[place] = str(error)
-    return images, errors
+        except (OSError, ValueError, MemoryError) as error:
+            errors[place] = str(error) or f"{sample.key}: it takes more memory than there is"
+            continue
+        yield opened
+        del opened  # the next one is not to be opened beside it
 
 
 def _tasks(shards: Sequence[Shard], start: int, size: int) -> Iterator[tuple[str, Run]]:
@@ -357,23 +399,31 @@ class _Opened:
     """Opens the pictures of a task: what the loader calls a dataset."""
 
     def __init__(
-        self, opening: Callable[[Sample], Any], transform: Callable[[list[Any]], Any] | None
+        self, opening: Callable[[Sample], Any], transform: Callable[[Iterator[Any]], Any] | None
     ) -> None:
         self.opening, self.transform = opening, transform
 
     def __getitem__(self, task: tuple[str, Run]) -> Batch:
         name, (first, samples, broken) = task
-        images, errors = open_samples(samples, self.opening)
+        errors: dict[int, str] = {}
+        opened = open_samples(samples, errors, self.opening)
+        value: Any = None
+        if one := list(islice(opened, 1)):
+            images = _popped(one, opened)
+            value = list(images) if self.transform is None else self.transform(images)
         records = [
             Record(name, first + place, sample.key, sample.label, errors.get(place))
             for place, sample in enumerate(samples)
         ]
         if broken is not None:
             records.append(Record(name, first + len(samples), name, None, str(broken)))
-        value: Any = images or None
-        if images and self.transform is not None:
-            value = self.transform(images)
         return Batch(tuple(records), value)
+
+
+def _popped(first: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
+    """Give the one in the list and the rest, and hold none of them."""
+    yield first.pop()
+    yield from rest
 
 
 def _unchanged(batch: Any) -> Any:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from s3clip.files.addresses import is_address
 from s3clip.files.json import parse_json
+from s3clip.files.reach import Named, Reach
 from s3clip.images.sources import BrokenShardError, Sample, breaking_off
 from s3clip.images.tables import missing_column, open_table
 
@@ -20,11 +22,13 @@ class TableShard:
     Attributes:
         name: of the shard.
         path: where it is.
-        image_column: of the encoded pictures: bytes, paths from the folder of the table, or records of
-            `bytes` and `path`.
+        image_column: of the encoded pictures: bytes, paths from the folder of the table, addresses, or
+            records of `bytes` and `path`.
         label_column: of numbers or strings.
         key_column: of keys; None: a key is the name of the shard, `mark` and the number of the row.
         mark: see there.
+        allowed: what paths and addresses in the cells may lead to beside the folder of the table; see
+            `s3clip.files.reach`.
     """
 
     name: str
@@ -33,6 +37,7 @@ class TableShard:
     label_column: str | None = "label"
     key_column: str | None = None
     mark: str = "#"
+    allowed: tuple[str, ...] = ()
 
     def samples(self, start: int = 0) -> Iterator[Sample]:
         """Give the rows in order."""
@@ -86,7 +91,12 @@ class TableShard:
         image = row[self.image_column]
         if isinstance(image, dict):
             image = image.get("bytes") or image.get("path")
-        return Sample(key, label, _beside(self.path, image) if isinstance(image, str) else image or b"")
+        return Sample(key, label, Named(image, self._reach) if isinstance(image, str) else image or b"")
+
+    @cached_property
+    def _reach(self) -> Reach:
+        folder = str(self.path).rpartition("/")[0] if is_address(self.path) else str(Path(self.path).parent)
+        return Reach(folder, self.allowed)
 
 
 _ENCODED = {
@@ -95,10 +105,3 @@ _ENCODED = {
     for size, view in (("", ""), ("large_", ""), ("", "_view"))
 } | {"null"}
 """Types of columns that hold encoded pictures, or their paths."""
-
-
-def _beside(table: Path | str, name: str) -> Path | str:
-    """Return a file that is named in a table, by an address or by the path from its folder."""
-    if is_address(name):
-        return name
-    return f"{str(table).rpartition('/')[0]}/{name}" if is_address(table) else Path(table).parent / name

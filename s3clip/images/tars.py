@@ -1,18 +1,26 @@
 """Tars of web datasets, and of pictures alone, read from their start to their end wherever they lie."""
 
 import gzip
+import re
 import tarfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
-from s3clip.files.addresses import is_address, open_binary
+from s3clip.files.addresses import LARGEST_FILE, is_address, open_binary
 from s3clip.images.sources import BrokenShardError, Sample, Span, breaking_off
 from s3clip.images.walking import is_image
 
+LARGEST_HEADER = 1 << 20
+"""Bytes of all that says what a member of a tar is: its header, long names, records of pax."""
+_HEADER_READS = 100  # of those bytes, each header two; what follows a header is read by recursion
+_LONGEST_NAME = 4096  # characters; no system has longer paths
+_LONGEST_LABEL = 4096  # bytes; names of classes are shorter
+_DIGITS = re.compile(rb"\d{256}")
 _FIRST = 16  # samples that tell whether names are cut in the wrong place
+_SHOWN = 3  # names of files that are passed over
 
 
 @dataclass(frozen=True)
@@ -40,21 +48,39 @@ class TarShard:
         Raises:
             BrokenShardError: as any shard does; and before the first, where all at the beginning are torn.
         """
-        lost: list[str] = []
+        lost = _Lost()
         with breaking_off(self.name, "tar") as reading, open_binary(self.path) as file:
             members = _members(file, self.path)
             rows = _untorn(_groups(members, start), self.name) if self.grouped else _pictures(members, start)
             for row in rows:
-                lost += row.lost
+                lost.add(row.lost)
                 if reading.position >= start:
                     yield Sample(f"{self.name}/{row.key}", row.label, row.picture or b"")
                 reading.position += 1
-        if lost:
+        if lost.count:
+            more = ", ..." * (lost.count > len(lost.names))
             warnings.warn(
-                f"{self.name}: {len(lost):,} files passed over, since the name of a sample ends at its first "
-                f"dot and it has one picture and label: {', '.join(lost[:3])}{', ...' * (len(lost) > 3)}",
+                f"{self.name}: {lost.count:,} files passed over, since the name of a sample ends at its "
+                f"first dot and it has one picture and label: {', '.join(lost.names)}{more}",
                 stacklevel=2,
             )
+
+
+@dataclass
+class _Lost:
+    """Files that are passed over: how many, the first names, and whether labels are among them."""
+
+    count: int = 0
+    names: list[str] = field(default_factory=list)
+    has_label: bool = False
+
+    def add(self, others: "_Lost") -> None:
+        self.count += others.count
+        self.names += others.names[: _SHOWN - len(self.names)]
+        self.has_label |= others.has_label
+
+    def add_file(self, name: str) -> None:
+        self.add(_Lost(1, [name], name.lower().endswith(".cls")))
 
 
 @dataclass
@@ -68,7 +94,7 @@ class _Row:
         picture: its content, or where that is.
         picture_name: what it is called in the tar.
         is_plain: whether that has no second dot.
-        lost: names of other pictures and labels that have its key.
+        lost: other pictures and labels that have its key.
     """
 
     key: str
@@ -77,30 +103,32 @@ class _Row:
     picture: Span | bytes | None = None
     picture_name: str = ""
     is_plain: bool = False
-    lost: list[str] = field(default_factory=list)
+    lost: _Lost = field(default_factory=_Lost)
 
     def take(self, member: "_Member", path: PurePosixPath, *, with_content: bool) -> None:
         """Take a file that has the key: as the label, as the picture, among the lost, or not at all."""
         extension = path.name.partition(".")[2].lower()
         is_plain = "." not in extension
         if extension == "cls":
-            self.label, self.has_label = _label(member.read()), True
+            self.label, self.has_label = member.label(), True
         elif is_image(path.name) and (self.picture is None or is_plain > self.is_plain):
-            self.lost += [self.picture_name] * (self.picture is not None)
+            if self.picture is not None:
+                self.lost.add_file(self.picture_name)
             self.picture = member.data() if with_content else b""
             self.picture_name, self.is_plain = member.info.name, is_plain
         elif is_image(path.name) or extension.endswith(".cls"):
-            self.lost.append(member.info.name)
+            self.lost.add_file(member.info.name)
 
     @property
     def is_sample(self) -> bool:
-        return self.has_label or self.picture is not None or bool(self.lost)
+        return self.has_label or self.picture is not None or self.lost.count > 0
 
     @property
     def is_torn(self) -> bool:
         """Whether it lost what nothing else of it stands for: a picture, or its label."""
-        lost_label = any(name.lower().endswith(".cls") for name in self.lost)
-        return bool(self.lost) and not (self.is_plain and (self.has_label or not lost_label))
+        if not self.lost.count:
+            return False
+        return not (self.is_plain and (self.has_label or not self.lost.has_label))
 
 
 def _untorn(rows: Iterator[_Row], shard: str) -> Iterator[_Row]:
@@ -114,7 +142,7 @@ def _untorn(rows: Iterator[_Row], shard: str) -> Iterator[_Row]:
     except (tarfile.TarError, EOFError) as caught:  # those before it are not lost
         error = caught
     if held and all(row.is_torn for row in held):
-        name = PurePosixPath(held[0].lost[0]).name
+        name = PurePosixPath(held[0].lost.names[0]).name
         stem, _, extension = name.rpartition(".")
         raise BrokenShardError(
             f"{shard}: the name of a sample ends at its first dot, so {name} belongs to the sample "
@@ -134,12 +162,14 @@ class _Member:
     Attributes:
         info: its header.
         file: the tar, decompressed.
-        path: of the tar, if its content can be read there at any time.
+        path: of the tar.
+        is_seekable: whether its content can be read there at any time.
     """
 
     info: tarfile.TarInfo
     file: BinaryIO
-    path: Path | None
+    path: Path | str
+    is_seekable: bool
 
     def read(self) -> bytes:
         self.file.seek(self.info.offset_data)
@@ -149,9 +179,16 @@ class _Member:
         return content
 
     def data(self) -> Span | bytes:
-        if self.path is None:
-            return self.read()
-        return Span(self.path, self.info.offset_data, self.info.size)
+        if self.is_seekable or self.info.size > LARGEST_FILE:  # which says so when it is opened
+            return Span(self.path, self.info.offset_data, self.info.size)
+        return self.read()
+
+    def label(self) -> int | str | None:
+        """What a `.cls` says; None of one that is too long to be the name of a class."""
+        if self.info.size > _LONGEST_LABEL:
+            return None
+        text = self.read().decode("utf-8", "replace").strip()
+        return int(text) if text.isdecimal() else text
 
 
 def _groups(members: Iterator[_Member], start: int) -> Iterator[_Row]:
@@ -201,11 +238,14 @@ def _members(file: BinaryIO, path: Path | str) -> Iterator[_Member]:
     file.seek(0)
     if is_compressed:  # nobody knows its length before its end, and going back means to begin again
         file, size = cast(BinaryIO, gzip.GzipFile(fileobj=file)), None
-    with tarfile.TarFile(fileobj=file) as tar:
+    is_seekable = not is_compressed and not is_address(path)
+    headers = _Headers(file)
+    with tarfile.TarFile(fileobj=cast(BinaryIO, headers)) as tar:
         tar.offset = 0  # the constructor has read the first member
         while True:
             start = tar.offset
             file.seek(start)
+            headers.begin(tar.pax_headers)
             try:
                 info = tarfile.TarInfo.fromtarfile(tar)
             except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the mark, a block of zeros
@@ -215,10 +255,41 @@ def _members(file: BinaryIO, path: Path | str) -> Iterator[_Member]:
                 raise tarfile.ReadError(f"{error} at byte {start:,}{of}") from error
             if size is not None and info.offset_data + info.size > size:
                 raise tarfile.ReadError(f"{info.name} is cut off")
+            if len(info.name) > _LONGEST_NAME:
+                raise tarfile.ReadError(f"a name of {len(info.name):,} characters at byte {start:,}")
             if info.isfile() and not PurePosixPath(info.name).name.startswith("."):
-                yield _Member(info, file, None if is_compressed or is_address(path) else Path(path))
+                yield _Member(info, file, path, is_seekable)
 
 
-def _label(content: bytes) -> int | str:
-    text = content.decode("utf-8", "replace").strip()
-    return int(text) if text.isdecimal() else text
+class _Headers:
+    """A tar as tarfile reads it, which is headers alone; one that is longer than any real one is refused.
+
+    tarfile reads as many bytes as a header claims to have, and follows one header to the next by recursion.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.begin({})
+
+    def begin(self, kept: Mapping[str, str]) -> None:
+        """Begin with the headers of a member; what those of the whole tar have said is counted with them."""
+        self._left = LARGEST_HEADER - sum(len(key) + len(value) for key, value in kept.items())
+        self._reads = 0
+
+    def read(self, size: int) -> bytes:
+        self._left -= size
+        self._reads += 1
+        if self._left < 0 or self._reads > _HEADER_READS:
+            raise tarfile.ReadError(
+                f"a header of more than {LARGEST_HEADER:,} bytes, or one of too many parts"
+            )
+        content = self._file.read(size)
+        if _DIGITS.search(content):  # tarfile looks for numbers in time that grows with the square of theirs
+            raise tarfile.ReadError("a header with a number of more than 255 digits")
+        return content
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()

@@ -5,7 +5,7 @@ The mathematics is in `s3clip.space.shift`, the views of an image in `view_embed
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -54,6 +54,9 @@ class AdaptableHead(Protocol):
     @property
     def logit_bias(self) -> Tensor | float | None:
         """Is added to the logits."""
+
+    def residual(self, embeds: Tensor, /) -> Tensor | None:
+        """Return (images, classes) what labelled images add to the logits of unit embeddings."""
 
     @property
     def share_offsets(self) -> Tensor | None:
@@ -125,7 +128,7 @@ class TestTimeAdapter(nn.Module):
         )
 
     @torch.no_grad()
-    def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def encode(self, pictures: Iterable[Image.Image]) -> Tensor:
         """Return the embeddings of the views of pictures: (pictures, views, dim), view 0 the plain one.
 
         Raises:
@@ -170,6 +173,9 @@ class TestTimeAdapter(nn.Module):
                 logits = folded(views.flatten(0, 1)).unflatten(0, views.shape[:2]) * settings.scale
                 if bias is not None:
                     logits = logits + bias
+                # Of each view; it stays where it is when the space shifts.
+                if (residual := self.head.residual(views.flatten(0, 1))) is not None:
+                    logits = logits + residual.unflatten(0, views.shape[:2]).to(logits)
                 adapted.append(ADAPTATIONS[self.method](space, views, logits, settings))
         found = torch.cat(adapted) if adapted else folded.rows.new_zeros(0, len(space.position))
         # How common classes are says nothing of how an image is to be seen, so it comes last.

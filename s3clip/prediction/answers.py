@@ -11,6 +11,7 @@ from s3clip.class_space import Calibration
 from s3clip.prediction.adaptation import TestTimeAdapter
 from s3clip.prediction.batches import AnsweringHead, all_logits, embedded_batches
 from s3clip.prediction.matched_texts import matched_texts
+from s3clip.prediction.reasons import reasons
 from s3clip.prediction.top_classes import largest
 
 
@@ -24,6 +25,8 @@ class Prediction:
         class_index: its position among `head.class_names`.
         class_id: the id that the synonym file gives it, if any.
         text: the text of the class that is nearest to the image; None where texts are not known.
+        because: what decided: that text or, where the class stands higher than by words alone, the labelled
+            images of `fit_few_shot`: see `s3clip.prediction.reasons`.
         accepted: whether its logit reaches the threshold of `calibrate` or `fit_rejection`; True without one.
             An image whose best class is not accepted shows none of the classes.
     """
@@ -34,6 +37,7 @@ class Prediction:
     class_id: int | str | None = None
     text: str | None = None
     accepted: bool = True
+    because: str | None = None
 
 
 @torch.inference_mode()
@@ -100,12 +104,13 @@ def as_predictions(
     scores = calibration.probabilities(logits).gather(1, order)
     accepted = calibration.accepts(logits).gather(1, order)
     texts = matched_texts(head.space, classes, embeds, order)
+    because = reasons(head, logits, embeds, order, texts)
     return [
         [
-            Prediction(classes[i].name, score, i, classes[i].id, text, is_accepted)
-            for score, i, text, is_accepted in zip(*row, strict=True)
+            Prediction(classes[i].name, score, i, classes[i].id, text, is_accepted, reason)
+            for score, i, text, is_accepted, reason in zip(*row, strict=True)
         ]
-        for row in zip(scores.tolist(), order.tolist(), texts, accepted.tolist(), strict=True)
+        for row in zip(scores.tolist(), order.tolist(), texts, accepted.tolist(), because, strict=True)
     ]
 
 

@@ -1,7 +1,7 @@
 """Images in, their logits and embeddings out, batch by batch."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from s3clip.arguments import whole_number
-from s3clip.class_space import Calibration, FittedClass
+from s3clip.class_space import Calibration, Examples, FittedClass
 from s3clip.images.opening import BrokenImageError, one_or_several, open_image
 from s3clip.prediction.adaptation import AdaptableHead, TestTimeAdapter
 from s3clip.space.synonymous_space import unit_vectors
@@ -28,6 +28,14 @@ class AnsweringHead(AdaptableHead, Protocol):
     @property
     def class_shares(self) -> Sequence[float] | None:
         """How common the classes are, where somebody said so."""
+
+    @property
+    def examples(self) -> Examples | None:
+        """The labelled images that are kept."""
+
+    @property
+    def uncalibrated(self) -> Calibration:
+        """What that is without a calibration."""
 
     @property
     def current_calibration(self) -> Calibration:
@@ -84,15 +92,47 @@ def embedded_batches(
         return
     if head.backbone is None:
         raise ValueError("images: this head has no backbone; give image_embeds=")
+    transform = head.backbone.image_transform()
     for start, readable, opened in opened_batches(images, batch_size, skip_broken):
-        if not opened:
-            yield Batch(readable, raw.new_zeros(0, len(head.classes)), raw.new_zeros(0, raw.shape[1]))
-            continue
-        if adapter is None:
-            embeds = head.backbone.encode_images(**head.backbone.preprocess(opened))
-        else:
+        if adapter is not None:
             embeds = adapter.encode(opened)
-        yield _scored(head, readable, embeds, start, adapter)
+        elif inputs := transform(opened):
+            placed = {key: value.to(head.backbone.device) for key, value in inputs.items()}
+            embeds = head.backbone.encode_images(**placed)
+        if not any(readable):
+            yield Batch(readable, raw.new_zeros(0, len(head.classes)), raw.new_zeros(0, raw.shape[1]))
+        else:
+            yield _scored(head, readable, embeds, start, adapter)
+
+
+@torch.no_grad()
+def embeddings(
+    head: AnsweringHead, images: Any, image_embeds: Tensor | None, batch_size: int
+) -> Iterator[Tensor]:
+    """Yield (b, dim) embeddings of length one, of images or of embeddings computed before.
+
+    Args and errors: as for `embedded_batches`.
+    """
+    for start, embeds in _embedded(head, images, image_embeds, batch_size):
+        check_embeds(embeds, start)
+        yield head.folded.unit_embeds(embeds)
+
+
+def _embedded(
+    head: AnsweringHead, images: Any, image_embeds: Tensor | None, batch_size: int
+) -> Iterator[tuple[int, Tensor]]:
+    if (images is None) == (image_embeds is None):
+        got = "neither" if images is None else "both"
+        raise ValueError(f"images, image_embeds: expected exactly one of the two, got {got}")
+    batch_size = whole_number(batch_size, "batch_size")
+    if image_embeds is not None:
+        for number, chunk in enumerate(as_embeds(image_embeds).to(head.space.raw.device).split(batch_size)):
+            yield number * batch_size, chunk
+    elif head.backbone is None:
+        raise ValueError("images: this head has no backbone; give image_embeds=")
+    else:
+        for start, _, opened in opened_batches(images, batch_size, False):
+            yield start, head.backbone.encode_images(**head.backbone.preprocess(opened))
 
 
 @torch.no_grad()
@@ -156,7 +196,7 @@ def check_embeds(embeds: Tensor, first: int = 0, *, views: bool = False) -> None
 
 def opened_batches(
     images: Any, batch_size: int, skip_broken: bool
-) -> Iterator[tuple[int, list[bool], list[Image.Image]]]:
+) -> Iterator[tuple[int, list[bool], Iterator[Image.Image]]]:
     """Open one or several images, batch by batch.
 
     Args:
@@ -165,14 +205,23 @@ def opened_batches(
         skip_broken: leave out an image that cannot be read, with a warning, instead of raising.
 
     Yields:
-        The position of the batch's first image, which images of the batch could be read, and those.
+        The position of the batch's first image, which images of the batch could be read, and those: each is
+        opened when it is asked for, and the list is whole when all were.
     """
     remaining, start = iter(one_or_several(images)), 0
     while batch := list(islice(remaining, batch_size)):
-        opened = [_open_or_skip(source, skip_broken) for source in batch]
-        readable = [picture is not None for picture in opened]
-        yield start, readable, [picture for picture in opened if picture is not None]
+        readable: list[bool] = []
+        yield start, readable, _opened(batch, readable, skip_broken)
         start += len(batch)
+
+
+def _opened(batch: Iterable[Any], readable: list[bool], skip_broken: bool) -> Iterator[Image.Image]:
+    for source in batch:
+        picture = _open_or_skip(source, skip_broken)
+        readable.append(picture is not None)
+        if picture is not None:
+            yield picture
+        del picture  # the next one is not to be opened beside it
 
 
 def _open_or_skip(source: Any, skip_broken: bool) -> Image.Image | None:

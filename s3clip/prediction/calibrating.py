@@ -16,6 +16,7 @@ from torch import Tensor
 
 from s3clip.arguments import is_number, plain
 from s3clip.class_space import Activation, Calibration
+from s3clip.class_space.few_shot import least_threshold
 from s3clip.class_space.shares import in_logits, share_offsets
 from s3clip.class_space.value import TEMPERATURES
 from s3clip.prediction.batches import AnsweringHead, all_logits
@@ -68,7 +69,7 @@ def calibrate(
         raise ValueError("coverage: expected labels of one class an image, got a table; leave coverage out")
     fitted = fit_calibration(logits, truth, head.activation)
     # A rejection fitted before still holds: one threshold for all classes, where a table gives each its own.
-    before = None if head.calibration is None else head.calibration.thresholds
+    before = (head.calibration or head.uncalibrated).thresholds
     if fitted.thresholds is None and before is not None and len(before) == 1:
         fitted = fitted.model_copy(update={"thresholds": before})
     if coverage is not None:
@@ -122,7 +123,7 @@ def fit_rejection(
     """
     logits = _without_shares(head, all_logits(head, images, image_embeds, batch_size)[0])
     threshold = rejection_threshold(logits.amax(-1), false_accept_rate)
-    before = head.calibration or Calibration(activation=head.activation)
+    before = head.calibration or head.uncalibrated
     head.calibration = before.without_sets().model_copy(update={"thresholds": (threshold,)})
     if before.coverage is not None:
         warnings.warn(
@@ -187,11 +188,7 @@ def rejection_threshold(scores: Tensor, false_accept_rate: float) -> float:
         raise ValueError(f"false_accept_rate: expected a share in [0, 1), got {false_accept_rate!r}")
     if not len(scores):
         raise ValueError("images: expected images that show none of the classes, got none")
-    ordered = np.sort(scores.double().cpu().numpy())[::-1]
-    # 1e-9: 0.29 x 100 is 28.999999999999996.
-    accepted = int(false_accept_rate * len(ordered) + 1e-9)
-    # Logits are float32 at most: none lies between, and no sum with the shares of classes rounds onto it.
-    return float(np.nextafter(np.float32(ordered[accepted]), np.float32(np.inf)))
+    return least_threshold(scores, false_accept_rate)
 
 
 def _temperature(logits: np.ndarray, positions: np.ndarray) -> float:

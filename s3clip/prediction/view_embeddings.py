@@ -4,7 +4,7 @@ A picture is decoded once; its crops are cut from it and resized on the device. 
 through the image tower apart from those of others: which pictures stand beside it changes nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from PIL import Image
@@ -85,7 +85,7 @@ class Processor:
 
 
 @torch.no_grad()
-def encode_views(backbone: Backbone, pictures: Sequence[Image.Image], settings: ViewSettings) -> Tensor:
+def encode_views(backbone: Backbone, pictures: Iterable[Image.Image], settings: ViewSettings) -> Tensor:
     """Return the unit embeddings of the views of pictures, in the dtype that the model gives.
 
     View 0 is the plain picture, preprocessed as the model's own processor does it; the others get the

@@ -47,8 +47,8 @@ class SegmentingHead(Protocol):
     def share_offsets(self) -> Tensor | None:
         """(classes,) what the shares of the classes add to the logits."""
 
-    def __call__(self, *, image_embeds: Tensor) -> Tensor:
-        """Return (batch, classes) logits of (batch, dim) embeddings."""
+    def word_logits(self, image_embeds: Tensor, /) -> Tensor:
+        """Return (batch, classes) logits of (batch, dim) embeddings, without what labelled images add."""
 
 
 class WindowSizes(NamedTuple):
@@ -188,7 +188,7 @@ def segment_patches(
     nothing = None if background is None else class_position(names, background, "background")
     by_text = aggregation == "softmax_then_max"
     rows = features.patches.flatten(0, 2).split(PATCHES_AT_ONCE)
-    logits = torch.cat([_text_logits(head, part) if by_text else head(image_embeds=part) for part in rows])
+    logits = torch.cat([_text_logits(head, part) if by_text else head.word_logits(part) for part in rows])
     windows, tall, wide, _ = features.patches.shape
     patches = PatchLogits(
         logits.float().unflatten(0, (windows, tall, wide)).permute(0, 3, 1, 2).contiguous(),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from s3clip import HeadConfig
 from tests import ROOT
 from tests.docs.pages import PAGES, SKIPPED, blocks, run_page, same
 
@@ -59,3 +60,14 @@ def test_links_between_pages_lead_somewhere():
             r"\]\(([\w./-]+\.(?:md|png))(?:#[\w-]+)?\)", page.read_text(encoding="utf-8")
         ):
             assert (page.parent / target).is_file(), f"{page.name} links {target}"
+
+
+def test_the_settings_are_those_of_a_head():
+    """Every setting of the table with the default that it says."""
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", (ROOT / "docs" / "settings.md").read_text("utf-8"), re.M)
+    said = {name: [each.strip("`") for each in default.split(", ")] for name, default in rows}
+    for name, value in HeadConfig().model_dump().items():
+        options = (
+            [f"{key}={each}" for key, each in value.items()] if isinstance(value, dict) else [str(value)]
+        )
+        assert sorted(said[name]) == sorted(options), name

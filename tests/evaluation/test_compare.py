@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import random
+import shlex
 import sys
 from importlib.util import find_spec
 
@@ -15,6 +16,7 @@ from torch.nn.functional import normalize
 from typer.testing import CliRunner
 
 from s3clip import Backbone, HeadConfig, SynonymousSpaceHead, SynonymSet, cli
+from s3clip.cli.compare import _use
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.evaluation import METHODS, Comparison, compare, compare_embeddings
 from s3clip.evaluation.inputs import labelled_images, read_embeddings
@@ -29,9 +31,11 @@ from s3clip.evaluation.scores import (
     interval,
     resampled_class_means,
     resampled_means,
+    simultaneous_intervals,
 )
 from s3clip.prediction.class_labels import class_positions
 from s3clip.printing import Table
+from s3clip.texts import TEMPLATES
 from tests.tiny_models import build
 
 DIM, SCALE = 24, 20.0
@@ -111,10 +115,14 @@ def test_resampled_means_are_those_of_plain_loops():
     scored = np.array([True, True, True, False])
     drawn = draw.integers(len(labels), size=(40, len(labels)))
     counts = np.stack([np.bincount(own, minlength=len(labels)) for own in drawn])
+    sparse = torch.from_numpy(values).to_sparse(), torch.from_numpy(counts)
     top1 = resampled_means(torch.from_numpy(values), torch.from_numpy(counts))
+    assert torch.allclose(resampled_means(*sparse), top1)
     recall = resampled_class_means(
         torch.from_numpy(values), torch.from_numpy(counts), torch.from_numpy(labels), torch.from_numpy(scored)
     )
+    classes = torch.from_numpy(labels), torch.from_numpy(scored)
+    assert torch.allclose(resampled_class_means(*sparse, *classes), recall)
     absent = 0
     for b, own in enumerate(drawn):
         for row in range(3):
@@ -132,6 +140,35 @@ def test_interval_is_numpys_percentile():
     numbers = np.random.default_rng(2).normal(size=501)
     low, high = np.percentile(numbers, [2.5, 97.5])
     assert interval(torch.from_numpy(numbers)) == pytest.approx((low, high))
+
+
+def test_simultaneous_intervals_are_those_of_a_plain_loop():
+    draw = np.random.default_rng(3)
+    exact, resampled = np.array([0.1, 0.0, -0.2]), draw.normal([0.1, 0.0, -0.2], [0.02, 0.0, 0.1], (300, 3))
+    resampled[7] = np.nan  # a resample without a class that is scored
+    good = np.delete(resampled, 7, 0)
+    errors = good.std(0)
+    widest = [max(abs(row[i] - exact[i]) / errors[i] for i in (0, 2)) for row in good]
+    width = np.quantile(widest, 0.95) * np.array([errors[0], 0, errors[2]])
+    found = simultaneous_intervals(torch.from_numpy(exact), torch.from_numpy(resampled)).numpy()
+    assert found == pytest.approx(np.stack([exact - width, exact + width], 1), abs=1e-12)
+
+
+def test_the_best_of_many_equals_is_seldom_called_better():
+    """Twenty classifiers that are right as often as the first: one by one, most draws have a "better" one."""
+    draw, plainly, corrected = torch.Generator().manual_seed(0), 0, 0
+    for _ in range(60):
+        right = (torch.rand(21, 200, generator=draw) < 0.6).double()
+        differences = right - right[0]
+        counts = torch.stack(
+            [torch.randint(200, (200,), generator=draw).bincount(minlength=200) for _ in range(150)]
+        )
+        exact, moved = differences.mean(1), resampled_means(differences, counts)
+        best = int(exact.argmax())
+        plainly += interval(moved[:, best])[0] > 0
+        corrected += bool(simultaneous_intervals(exact, moved)[best, 0] > 0)
+    assert plainly > 12  # a fifth
+    assert corrected <= 5  # 3 are expected
 
 
 # ---- methods -----------------------------------------------------------------------------------------
@@ -209,7 +246,7 @@ def test_every_metric_of_ours_is_compared_once_in_every_setting():
     assert len({config.model_dump_json() for config in ours}) == len(ours)
     assert len(ours) == (8 + 1) * 2 * 2  # local_center with and without renormalising
     assert METHODS["default"].config == HeadConfig()
-    assert METHODS["center"].config == HeadConfig(metric="center", scale_rule=None, centering=None)
+    assert METHODS["center"].config == HeadConfig(points="texts", metric="center", scale_rule=None)
 
 
 # ---- the whole ------------------------------------------------------------------------------------------
@@ -443,6 +480,99 @@ def test_images_are_given_once():
         compare({"a": []}, [0], backbone=Backbone(*build("clip")))
 
 
+# ---- conclusion -------------------------------------------------------------------------------------------
+
+
+def test_the_best_is_compared_with_the_default(problem, result):
+    texts, names, images, labels = problem
+    best, top1 = result.best, {each.name: each.top1 for each in result.scores}
+    assert top1[best.name] == max(top1.values())
+    assert best.rival == ("center" if best.name == "default" else "default")
+    assert best.place == 1 + sum(value > top1[best.rival] for value in top1.values())
+    assert best.top1_difference.value == pytest.approx(top1[best.name] - top1[best.rival])
+    for methods, expected in ((["nearest"], {"center", "nearest"}), (["default"], {"center", "default"})):
+        two = compare_embeddings(
+            texts, names, images, labels, logit_scale=SCALE, bootstrap=50, methods=methods
+        )
+        assert {two.best.name, two.best.rival} == expected
+        assert f"{two.best.name} with" in two.conclusion()
+    alone = compare_embeddings(texts, names, images, labels, logit_scale=SCALE, bootstrap=5, methods=[])
+    assert alone.best is None
+    assert alone.conclusion() == "Only center was compared."
+
+
+def test_a_difference_beyond_chance_is_called_so(problem):
+    """Names that say the contrary, and good synonyms: what reads these beats the names alone."""
+    _, names, images, labels = problem
+    draw = torch.Generator().manual_seed(1)
+    truth = labels % 4
+    centres = torch.stack([images[truth == c].mean(0) for c in range(4)])
+    texts = [torch.cat([-c[None], c + 0.1 * torch.randn(3, DIM, generator=draw)]) for c in centres]
+    found = compare_embeddings(
+        *(texts, names[:4], images, truth),
+        logit_scale=SCALE,
+        bootstrap=200,
+        methods=[],
+        configs={"mine": METHODS["nearest"].config},
+        control="name",
+    )
+    assert (found.best.name, found.best.rival, found.best.place) == ("mine", "name", 2)
+    assert found.best.beyond_chance
+    assert found.conclusion().endswith("beyond chance, the choice among 2 methods counted in.")
+
+
+def test_the_default_and_the_control_are_always_shown(result):
+    shown = [row[0] for row in result.table(2).rows]
+    every = [row[0] for row in result.table().rows]
+    assert shown == [name for name in every if name in {*every[:2], "default", "center"}]
+    assert every == [scores.name for scores in result.scores]
+
+
+@pytest.mark.parametrize("config", [each.config for each in METHODS.values() if each.config is not None])
+def test_what_differs_from_the_defaults_says_the_settings(config):
+    changes = config.changes()
+    assert HeadConfig(**json.loads(json.dumps(changes))) == config
+    assert (changes == {}) == (config == HeadConfig())
+
+
+def test_the_command_that_is_printed_fits_the_best_method(photos, tmp_path):
+    """Whichever method is the best: the command, letter for letter, makes a head with its answers."""
+    arrays = np.load(photos / "images.npz")
+    embeds, labels = torch.from_numpy(arrays["image_embeds"]), arrays["labels"]
+    source, mine = str(synonym_file()), HeadConfig(metric="hull", metric_options={"k": 2})
+    synonyms, templates = SynonymSet.read(source), ["a photo of {}'s", "{}"]
+    given = {"bootstrap": 5, "configs": {"config": mine}, "draws": 1, "seed": 3, "templates": templates}
+    kinds = [*("name", "name_80_templates", "descriptors", "random_descriptors", "softmax_max"), "default"]
+    kinds += ["local_center+renorm+rips+centered", "quantile", "config"]
+    given["methods"] = [kind for kind in kinds if kind in METHODS]
+    result = compare(synonyms, labels, backbone=model_folder(), image_embeds=embeds, **given)
+    for kind in given["methods"] + ["config"]:
+        best = result.best.model_copy(update={"name": kind})
+        out = tmp_path / kind
+        said = _use(
+            result.model_copy(update={"best": best}),
+            synonyms,
+            out,
+            [source],
+            str(model_folder()),
+            templates,
+            9,
+        )
+        line = shlex.split(said.removeprefix("To use it: "))
+        assert line[0] == "s3clip"
+        ended = CliRunner().invoke(cli.app, line[1:])
+        assert ended.exit_code == 0, (kind, ended.output, ended.exception)
+        head = SynonymousSpaceHead.from_pretrained(out / "head", backbone=None)
+        with torch.inference_mode():
+            found = head(image_embeds=embeds).argmax(1)
+        assert torch.equal(found, result.predicted[kind]), kind
+        assert head.templates == ((*TEMPLATES["openai_imagenet_80"],) if "80" in kind else (*templates,))
+    adapted = result.model_copy(update={"best": result.best.model_copy(update={"name": "config+shift"})})
+    said = _use(adapted, synonyms, tmp_path, [source], "model", [], 9)  # one of `--adapt`
+    assert said.endswith("/head (and predict with --adapt shift --views 9)")
+    assert json.loads(shlex.split(said)[9]) == mine.changes()
+
+
 # ---- report ---------------------------------------------------------------------------------------------
 
 
@@ -454,7 +584,8 @@ def test_report(result, tmp_path):
     assert read["versions"]["torch"] == torch.__version__
     assert read["settings"]["configs"]["default"] == HeadConfig().model_dump()
     lines = (tmp_path / "new" / "comparison.md").read_text().splitlines()
-    assert len(lines) == 2 + len(result.scores) + 2
+    assert len(lines) == 2 + len(result.scores) + 4
+    assert lines[-1] == result.conclusion()
     assert {line.count("|") for line in lines[: 2 + len(result.scores)]} == {11}
     assert len(str(result.table()).splitlines()) == 1 + len(result.scores)
     with pytest.raises(KeyError, match="'best' was not compared"):
@@ -541,6 +672,13 @@ def test_the_command_reads_images_in_every_form(photos, tmp_path):
         found[way] = sorted((s["name"], round(s["top1"], 4)) for s in read["scores"])
     assert len({str(each) for each in found.values()}) == 1, found
     assert [name for name, _ in found["csv"]] == ["center", "default", "name"]
+    result = run(*model, "--images", photos / "by_class", "--bootstrap", 5, "--out", tmp_path / "whole")
+    lines = result.stdout.splitlines()
+    assert lines[-1].startswith("Best on these 30 images: ")
+    assert shlex.split(lines[-1].partition("To use it: ")[2])[:3] == ["s3clip", "fit", str(synonym_file())]
+    note = next(i for i, line in enumerate(lines) if line.endswith("rows; --all prints all."))
+    assert 11 <= note <= 13  # the heading, ten rows, and the default and the control
+    assert {"center", "default"} <= {line.split()[0] for line in lines[:note]}
 
 
 def test_the_command_takes_a_limit_templates_and_settings(photos, tmp_path):

@@ -1,5 +1,6 @@
 """What is fuzzed: for each target how its files are made, and what may come of reading one."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -313,10 +314,30 @@ def tar(base: Path) -> Case:
                     file.addfile(info, io.BytesIO(content))
             seeds[f"{form}.{ending}"] = sink.getvalue()
 
+    def headers(rng: random.Random) -> bytes:
+        """Headers of every kind in any order, whose sizes are true or not."""
+        found = b""
+        for _ in range(rng.choice((1, 2, 5, 40))):
+            kind = rng.choice((b"0", b"L", b"K", b"x", b"g", b"X", b"S", b"1", b"2", b"5"))
+            content = rng.choice(
+                (b"", b"a.png", b"x" * 700, b"11 path=b\n", b"20 size=99999999999\n", _png())
+            )
+            content = rng.choice((content, b"30 GNU.sparse.major=1\n", b"1" * 300, b"9" * 40 + b" a=b\n"))
+            info = tarfile.TarInfo(rng.choice(("a.png", "a.cls", "x/b.jpg", "././@LongLink")))
+            info.type = kind
+            info.size = rng.choice((len(content), len(content), 2**20, 2**33 - 1, 2**62))
+            times = rng.choice((1, 1, 1, 60, 400))
+            found += (info.tobuf(tarfile.GNU_FORMAT) + content + b"\0" * (-len(content) % 512)) * times
+        return found + b"\0" * rng.choice((0, 1024))
+
     def case(rng: random.Random, folder: Path) -> None:
         name = rng.choice(list(seeds))
         path = folder / f"x.{name.partition('.')[2]}"
-        path.write_bytes(mutated_bytes(rng, seeds[name], list(seeds.values())))
+        content = mutated_bytes(rng, seeds[name], list(seeds.values()))
+        if rng.random() < 0.3:
+            content = headers(rng)
+            content = gzip.compress(content, 1) if rng.random() < 0.5 else content
+        path.write_bytes(content)
         try:
             for sample in TarShard("x", path, grouped=rng.random() < 0.7).samples(rng.choice((0, 0, 1))):
                 assert isinstance(sample.key, str)
@@ -408,6 +429,96 @@ def tables(base: Path) -> Case:
                         raise WrongAnswer(f"{len(keys)} keys of {block.shape}")
         except BrokenShardError:
             return
+
+    return case
+
+
+def addresses(base: Path) -> Case:  # noqa: C901
+    """Tables whose cells name files: nothing outside of their folder is opened, here or in the network."""
+    import os
+    import socket
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from s3clip.images.sources import open_samples
+    from s3clip.images.table_shards import TableShard
+
+    server = socket.create_server(("127.0.0.1", 0))
+    server.setblocking(False)
+    port = server.getsockname()[1]
+    (base / "own" / "sub").mkdir(parents=True)
+    (base / "out").mkdir()
+    for name in ("own/a.png", "own/sub/b.png"):
+        (base / name).write_bytes(_png())
+    from PIL import Image
+
+    for name in ("out/c.png", "e.png", "ownother.png"):
+        Image.new("RGB", (7, 7)).save(base / name)  # told from the others by its size
+    for name, target in (
+        ("away", "../out"),
+        ("away.png", "../e.png"),
+        ("home", "."),
+        ("in.png", "sub/b.png"),
+    ):
+        (base / "own" / name).symlink_to(target)
+    os.mkfifo(base / "own" / "pipe.png")
+    parts = (
+        "a.png",
+        "sub",
+        "b.png",
+        "..",
+        ".",
+        "away",
+        "away.png",
+        "home",
+        "in.png",
+        "c.png",
+        "e.png",
+        "out",
+    )
+    parts += ("own", "ownother.png", "pipe.png", "", "%2e%2e", "\\..", "~", "\0", "*", "x" * 300)
+    starts = ("", "", "/", f"{base}/", f"{base}/own/", "file://", f"file://{base}/", f"local://{base}/own/")
+    starts += (
+        f"file://localhost{base}/",
+        f"simplecache::file://{base}/",
+        f"zip://c.png::file://{base}/",
+        "file:",
+    )
+    starts += (f"http://127.0.0.1:{port}/", f"HTTP://user@127.0.0.1:{port}/", f"https://127.0.0.1:{port}/")
+    starts += (f"http://[::ffff:127.0.0.1]:{port}/", f"http://2130706433:{port}/", f"ftp://127.0.0.1:{port}/")
+    starts += (
+        f"simplecache::http://127.0.0.1:{port}/",
+        "memory://",
+        "data:image/png;base64,",
+        "//",
+        "\\\\host\\",
+    )
+    private = (f"http://127.0.0.1:{port}/", f"http://localhost:{port}/", f"http://2130706433:{port}/")
+
+    def case(rng: random.Random, folder: Path) -> None:
+        names = []
+        for _ in range(8):
+            name = rng.choice(starts) + "/".join(rng.choice(parts) for _ in range(rng.randrange(1, 5)))
+            if rng.random() < 0.2:
+                name = mutated_bytes(rng, name.encode()).decode("utf-8", "replace")
+            names.append(name)
+        allowed: tuple[str, ...] = ()
+        if rng.random() < 0.3:  # a scheme does not allow what is private
+            allowed, names = ("http", "https"), [rng.choice(private) + name for name in names]
+        path = base / "own" / "t.parquet"
+        cells: Any = names if rng.random() < 0.5 else [{"bytes": None, "path": name} for name in names]
+        pq.write_table(pa.table({"image": cells}), path)
+        errors: dict[int, str] = {}
+        shard = TableShard("t", path, label_column=None, allowed=allowed)
+        for picture in open_samples(list(shard.samples()), errors):
+            if picture.size == (7, 7):
+                raise WrongAnswer(f"opened outside: {names}")
+        try:
+            server.accept()
+        except BlockingIOError:
+            return
+        raise WrongAnswer(f"asked this machine: {names}")
 
     return case
 
@@ -540,6 +651,7 @@ TARGETS = {
     "tar": Target(tar),
     "arrays": Target(arrays),
     "tables": Target(tables),
+    "addresses": Target(addresses),
     "output": Target(output),
     "run-json": Target(run_json),
     "store": Target(store),

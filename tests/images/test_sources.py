@@ -370,8 +370,14 @@ def test_pictures_that_a_table_names_lie_beside_it(tmp_path):
     names = ["0.png", str(tmp_path / "1.png"), "memory://beside/a/0.png", "gone.png", None]
     pq.write_table(pa.table({"image": names}), tmp_path / "a" / "t.parquet")
     memory.pipe_file("/beside/a/t.parquet", (tmp_path / "a" / "t.parquet").read_bytes())
-    here = list(TableShard("t", tmp_path / "a" / "t.parquet", label_column=None).samples())
+    wide = {"label_column": None, "allowed": ("file", "memory")}
+    here = list(TableShard("t", tmp_path / "a" / "t.parquet", **wide).samples())
     assert [shade(sample.open()) for sample in here[:3]] == [7, 5, 7]
+    own = list(TableShard("t", tmp_path / "a" / "t.parquet", label_column=None).samples())
+    assert shade(own[0].open()) == 7
+    for sample in own[1:3]:
+        with pytest.raises(BrokenImageError, match=r"lies outside of the folder .* allow '(file|memory)'"):
+            sample.open()
     for sample, error in ((here[3], FileNotFoundError), (here[4], BrokenImageError)):
         with pytest.raises(error):
             sample.open()
@@ -381,7 +387,7 @@ def test_pictures_that_a_table_names_lie_beside_it(tmp_path):
     assert [shade(sample.open()) for sample in coded] == [7, 7]
     there = list(TableShard("t", "memory://beside/a/t.parquet", label_column=None).samples())
     assert [shade(there[i].open()) for i in (0, 2)] == [7, 7]
-    with pytest.raises(FileNotFoundError):  # what somebody wrote far away does not open files of this machine
+    with pytest.raises(BrokenImageError):  # what somebody wrote far away does not open files of this machine
         there[1].open()
 
 

@@ -23,10 +23,11 @@ from s3clip.evaluation.benchmarks.table import (
     Parquet,
     WebDataset,
 )
-from s3clip.evaluation.inputs import labelled_images
-from s3clip.files.addresses import open_binary
+from s3clip.evaluation.inputs import rows_of_labels
+from s3clip.files.addresses import is_address, open_binary
 from s3clip.files.hub import hub_connection
 from s3clip.files.json import checked, parse_json
+from s3clip.files.reach import Reach, below
 from s3clip.images.sources import BrokenShardError, Listed, Shard, file_shards, natural
 from s3clip.images.table_shards import TableShard
 from s3clip.images.tables import require_pyarrow
@@ -57,13 +58,15 @@ class _NotThere(FileNotFoundError):
     """A layout that a data set does not have; says what was looked for."""
 
 
-def open_layout(name: str, convention: Convention, root: Path | str) -> Found:
+def open_layout(name: str, convention: Convention, root: Path | str, allowed: tuple[str, ...] = ()) -> Found:
     """Open the first layout of a convention that is there.
 
     Args:
         name: of the benchmark, for messages.
         convention: of the benchmark.
         root: the folder that the paths of its layouts begin at, or "hf://datasets".
+        allowed: where the paths in its lists and tables may lead beside their folders; see
+            `s3clip.files.reach`.
 
     Raises:
         FileNotFoundError: none is; says what was looked for.
@@ -75,7 +78,7 @@ def open_layout(name: str, convention: Convention, root: Path | str) -> Found:
         if on_hub and getattr(layout, "hub", None) is None:
             continue
         try:
-            found = _OPENERS[layout.kind](layout, convention.split, root)
+            found = _OPENERS[layout.kind](layout, convention.split, root, allowed)
         except _NotThere as error:
             looked_for.append(str(error))
             continue
@@ -94,13 +97,14 @@ class _CoopParts(RootModel[dict[str, list[tuple[str, StrictInt, str]]]]):
     """The pictures of each split: file, label, name of the class."""
 
 
-def _coop_split(layout: CoopSplit, split: str, root: Path) -> Found:
+def _coop_split(layout: CoopSplit, split: str, root: Path, allowed: tuple[str, ...]) -> Found:
     folder = root / layout.folder
     file = folder / layout.file
     content = _read_text(file)
     try:
         parts = checked(parse_json(content, str(file)), _CoopParts, str(file)).root
-        files = [Listed(path, label) for path, label, _ in parts[split]]
+        reach = Reach(str(folder / layout.images), allowed)
+        files = [Listed(path, label, reach) for path, label, _ in parts[split]]
     except (ValueError, KeyError) as error:
         raise ValueError(
             f"{file}: expected {{split: [[file, label, class name], ...]}} with {split!r} ({error})"
@@ -115,21 +119,22 @@ def _coop_split(layout: CoopSplit, split: str, root: Path) -> Found:
     return Found(layout, tuple(shards), [names[label].replace("_", " ") for label in range(len(names))])
 
 
-def _aircraft_lists(layout: AircraftLists, split: str, root: Path) -> Found:
+def _aircraft_lists(layout: AircraftLists, split: str, root: Path, allowed: tuple[str, ...]) -> Found:
     folder = root / layout.folder
     names = _read_text(folder / "variants.txt").splitlines()
     positions = {name.strip(): position for position, name in enumerate(names)}
     file = folder / f"images_variant_{split}.txt"
+    reach = Reach(str(folder / "images"), allowed)
     files = []
     for number, line in enumerate(_read_text(file).splitlines(), 1):
         image, _, name = line.strip().partition(" ")
         if name not in positions:
             raise ValueError(f"{file}: line {number}: {name!r} is not in variants.txt")
-        files.append(Listed(f"{image}.jpg", positions[name]))
+        files.append(Listed(f"{image}.jpg", positions[name], reach))
     return Found(layout, tuple(file_shards(folder / "images", files)), list(positions))
 
 
-def _folders(layout: Folders, split: str, root: Path) -> Found:
+def _folders(layout: Folders, split: str, root: Path, allowed: tuple[str, ...]) -> Found:
     folder = root / layout.folder
     inside, outside = _pictures(folder)
     if not inside:
@@ -150,7 +155,7 @@ def _pictures(folder: Path) -> tuple[list[str], list[str]]:
     return [path for path in found if "/" in path], [path for path in found if "/" not in path]
 
 
-def _flat_imagenet(layout: FlatImageNet, split: str, root: Path) -> Found:
+def _flat_imagenet(layout: FlatImageNet, split: str, root: Path, allowed: tuple[str, ...]) -> Found:
     folder = root / layout.folder
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
     numbered = {name: int(match[1]) for name in names if (match := IMAGENET_VAL.fullmatch(name))}
@@ -207,26 +212,28 @@ def _devkit_ids(file: Path) -> dict[int, str]:
         raise ValueError(f"{file}: not the table of the development kit ({error!r})") from error
 
 
-def _csv(layout: Csv, split: str, root: Path) -> Found:
+def _csv(layout: Csv, split: str, root: Path, allowed: tuple[str, ...]) -> Found:
     file, folder = root / layout.file, root / layout.folder
     if not file.is_file():
         raise _NotThere(str(file))
-    paths, labels = labelled_images(folder, file, layout.file_column, layout.label_column)
-    files = [
-        Listed((path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix(), label)
-        for path, label in zip(paths, labels, strict=True)
-    ]
+    reach = Reach(str(folder), (*allowed, below(file.parent)))
+    files = []
+    for name, label in rows_of_labels(file, layout.file_column, layout.label_column):
+        if not is_address(name):  # the same path in other words is the same key
+            path = folder / name
+            name = (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+        files.append(Listed(name, label, reach))
     return Found(layout, tuple(file_shards(folder, files)))
 
 
-def _masks(layout: Masks, split: str, root: Path) -> Found:
+def _masks(layout: Masks, split: str, root: Path, allowed: tuple[str, ...]) -> Found:
     try:
-        return Found(layout, tuple(masked_images(layout, root / layout.folder)))
+        return Found(layout, tuple(masked_images(layout, root / layout.folder, allowed)))
     except FileNotFoundError as error:
         raise _NotThere(str(error)) from error
 
 
-def _webdataset(layout: WebDataset, split: str, root: Path | str) -> Found:
+def _webdataset(layout: WebDataset, split: str, root: Path | str, allowed: tuple[str, ...]) -> Found:
     folder = _place(layout, root)
     count = _text_or_none(_join(folder, split, "nshards.txt"))
     if count is not None:
@@ -246,7 +253,7 @@ def _webdataset(layout: WebDataset, split: str, root: Path | str) -> Found:
     return Found(layout, shards, [line.strip() for line in listed.splitlines() if line.strip()])
 
 
-def _parquet(layout: Parquet, split: str, root: Path | str) -> Found:
+def _parquet(layout: Parquet, split: str, root: Path | str, allowed: tuple[str, ...]) -> Found:
     folder = _place(layout, root)
     patterns = (f"{split}-*.parquet", f"data/{split}-*.parquet", f"{split}.parquet", f"{split}/*.parquet")
     names = next((names for pattern in patterns if (names := _list(folder, pattern))), [])
@@ -254,7 +261,7 @@ def _parquet(layout: Parquet, split: str, root: Path | str) -> Found:
         raise _NotThere(f"{' or '.join(patterns)} in {folder}")
     require_pyarrow()
     columns = (layout.image_column, layout.label_column)
-    shards = tuple(TableShard(name, _join(folder, name), *columns) for name in names)
+    shards = tuple(TableShard(name, _join(folder, name), *columns, allowed=allowed) for name in names)
     class_names = None
     for shard in shards:  # the first that can be read
         try:
@@ -317,7 +324,7 @@ def _read_text(path: Path) -> str:
     return text
 
 
-_OPENERS: dict[str, Callable[[Any, str, Any], Found]] = {
+_OPENERS: dict[str, Callable[[Any, str, Any, tuple[str, ...]], Found]] = {
     "coop_split": _coop_split,
     "aircraft_lists": _aircraft_lists,
     "folders": _folders,

@@ -3,7 +3,7 @@
 import io
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from s3clip.evaluation.benchmarks.table import Masks
 from s3clip.files.addresses import open_binary
+from s3clip.files.reach import Reach
 from s3clip.images.opening import BrokenImageError, why_unreadable
-from s3clip.images.sources import Sample
+from s3clip.images.sources import Sample, Unread
 from s3clip.images.walking import walk
 
 IGNORED = 255
@@ -29,11 +30,13 @@ class MaskedImage:
         key: the picture's name in the set.
         image: the picture.
         mask: a picture of one channel or with a palette, whose values are labels.
+        refused: why neither is to be opened, where the key stands in a list and leads elsewhere.
     """
 
     key: str
     image: Path
     mask: Path
+    refused: str | None = None
 
     @property
     def name(self) -> str:
@@ -42,10 +45,11 @@ class MaskedImage:
 
     def samples(self, start: int = 0) -> Iterator[Sample]:
         """Give the picture."""
-        yield from (Sample(self.key, str(self.mask), self.image),)[start:]
+        data = self.image if self.refused is None else Unread(self.refused)
+        yield from (Sample(self.key, str(self.mask), data),)[start:]
 
 
-def masked_images(layout: Masks, folder: Path) -> list[MaskedImage]:
+def masked_images(layout: Masks, folder: Path, allowed: tuple[str, ...] = ()) -> list[MaskedImage]:
     """Return the pictures of a layout in a folder, in the order of its list, else sorted; any may be missing.
 
     Raises:
@@ -72,10 +76,23 @@ def masked_images(layout: Masks, folder: Path) -> list[MaskedImage]:
         key, times = Counter(keys).most_common(1)[0]
         if times > 1:
             raise ValueError(f"{listed}: {key!r} is listed {times} times")
-    return [
+    found = [
         MaskedImage(key, images / f"{key}{layout.image_suffix}", masks / f"{key}{layout.mask_suffix}")
         for key in keys
     ]
+    if layout.listed is None:
+        return found
+    reaches = Reach(str(images.absolute()), allowed), Reach(str(masks.absolute()), allowed)
+    return [replace(each, refused=_why_refused(each, *reaches)) for each in found]
+
+
+def _why_refused(pair: MaskedImage, images: Reach, masks: Reach) -> str | None:
+    try:
+        images.find(str(pair.image.absolute()))
+        masks.find(str(pair.mask.absolute()))
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def _keys(images: Path, suffix: str) -> Iterator[str]:
@@ -86,7 +103,7 @@ def _keys(images: Path, suffix: str) -> Iterator[str]:
 
 
 def read_mask(pair: MaskedImage, *, reduce_zero_label: bool = False) -> Tensor:
-    """Return the labels in a mask: (height, width) int64, 255 for pixels that do not count.
+    """Return the labels in a mask: (height, width) int32, 255 for pixels that do not count.
 
     Args:
         pair: a picture with its mask.
@@ -116,7 +133,8 @@ def mask_labels(content: bytes, key: str, mask: Path, reduce_zero_label: bool) -
         with Image.open(io.BytesIO(content)) as picture:
             if picture.mode not in ("P", "L", "I", "I;16"):
                 raise ValueError(f"expected one number a pixel, mode P or L, got mode {picture.mode}")
-            labels = np.array(picture).astype(np.int64)
+            # Four bytes a pixel hold all that these modes do.
+            labels = np.asarray(picture).astype(np.int32)
     except Exception as error:  # Pillow's readers let many kinds through
         raise _unreadable(key, mask, error) from error
     if reduce_zero_label:

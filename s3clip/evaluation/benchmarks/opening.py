@@ -1,7 +1,7 @@
 """A benchmark, on disk or on the Hub, opened: its pictures in order, with the class of each or its pixels."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from s3clip.evaluation.benchmarks.layouts import open_layout
 from s3clip.evaluation.benchmarks.masks import IGNORED, MaskedImage
 from s3clip.evaluation.benchmarks.sets import ClassificationSet, SegmentationSet
 from s3clip.evaluation.benchmarks.table import Benchmark, Masks
+from s3clip.files.reach import allowed_places
 from s3clip.images.sources import FileShard, Shard
 from s3clip.texts.prompts import resolve_templates
 from s3clip.texts.synonyms import SynonymSet
@@ -22,6 +23,7 @@ def open_benchmark(
     *,
     convention: str | None = None,
     synonyms: SynonymSet | None = None,
+    allow_addresses: str | Iterable[str] = (),
 ) -> ClassificationSet | SegmentationSet:
     """Open a benchmark of either task: list its pictures and its classes, and compare both with the table.
 
@@ -31,6 +33,8 @@ def open_benchmark(
             looked for in the folder of its file.
         convention: "coop", "clip_benchmark" or "mmseg"; None: the benchmark's first.
         synonyms: other words for the same classes; None: those that the benchmark names.
+        allow_addresses: where the paths in lists and tables of pictures may lead beside the folder that they
+            begin at; see `s3clip.files.reach.allowed_places`. What a row names is opened wherever it is.
 
     Raises:
         FileNotFoundError: the set is not there; says what was looked for.
@@ -41,7 +45,8 @@ def open_benchmark(
     name = benchmark.name
     chosen, rules = benchmark.convention(convention)
     on_hub = str(root).startswith("hf://")
-    found = open_layout(name, rules, benchmark.folder or (root if on_hub else Path(root)))
+    allowed = allowed_places(allow_addresses)
+    found = open_layout(name, rules, benchmark.folder or (root if on_hub else Path(root)), allowed)
     words = SynonymSet.read(benchmark.synonyms) if synonyms is None else synonyms
     problems = list(found.problems)
     if found.class_names is not None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from s3clip._version import __version__
 from s3clip.files.writing import write_atomically
-from s3clip.printing import Cell, Column, Table, new_figure
+from s3clip.printing import Cell, Column, Table, markdown_text, new_figure
 
 DEFAULT = "default"
 """The method with the head's default settings, which pictures and pages mark."""
@@ -99,11 +99,59 @@ class MethodScores(Value):
         ]
 
 
+class Best(Value):
+    """The method with the best top-1, beside the one that needs no choosing.
+
+    Attributes:
+        name: of the best; the default where nothing has a better top-1.
+        rival: what it is compared with: the default, or the control where that is the best or is missing.
+        place: of the rival; equals share the better one.
+        among: how many methods there are, without those that learn from the labels.
+        top1_difference: the best's top-1 minus the rival's. Where the best was chosen for being the best of
+            all, its interval holds for all methods at once: the best of many is best by luck too.
+        recall_difference: the same for recall.
+    """
+
+    name: str
+    rival: str
+    place: int
+    among: int
+    top1_difference: Difference
+    recall_difference: Difference
+
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether the best has a better top-1 than its rival on more than these images."""
+        return self.top1_difference.low > 0
+
+
+class CurvePoint(Value):
+    """How good a learner is with some labelled images, on images that it did not see.
+
+    Attributes:
+        method: its name.
+        labelled: how many images it learned from.
+        top1: share of images whose best class is right, the mean over draws of the labelled ones.
+        recall: mean over classes of the same.
+        worst_top1: of the draws.
+        worst_recall: of the draws.
+    """
+
+    method: str
+    labelled: int
+    top1: float
+    recall: float
+    worst_top1: float
+    worst_recall: float
+
+
 class Comparison(Value):
     """The scores of all methods on the same images, the best top-1 first.
 
     Attributes:
         scores: one per method.
+        best: which of them is best, and how sure that is; None where there is one only.
+        curve: of what learns from labelled images, by their number.
         control: the name of the method that differences are taken from.
         images: how many images were scored.
         left_out: how many images had a label that is none of the classes.
@@ -117,6 +165,8 @@ class Comparison(Value):
     """
 
     scores: tuple[MethodScores, ...]
+    best: Best | None = None
+    curve: tuple[CurvePoint, ...] = ()
     control: str
     images: int
     left_out: int
@@ -134,15 +184,39 @@ class Comparison(Value):
                 return scores
         raise KeyError(f"{name!r} was not compared; compared: {', '.join(s.name for s in self.scores)}")
 
-    def table(self) -> Table:
-        """Return the table, percentages but for the times; printed, it is aligned."""
+    def table(self, first: int | None = None) -> Table:
+        """Return the table, percentages but for the times; printed, it is aligned.
+
+        Args:
+            first: how many rows, and below them those of the default and of the control; None: all.
+        """
         percent = [Column(name, ".1f", 100) for name in ("top-1", "top-5", "recall")]
         differences = [Column(f"{name} - control", "+.1f", 100) for name in ("top-1", "recall")]
         others = [Column("ECE", ".1f", 100), Column("dropped", ".1f", 100)]
         times = [Column("ms/image", ".4f"), Column("fit ms", ".1f")]
         return Table(
             ["method", *percent, *differences, *others, *times],
-            [scores.cells(self.control) for scores in self.scores],
+            [
+                scores.cells(self.control)
+                for row, scores in enumerate(self.scores)
+                if first is None or row < first or scores.name in (DEFAULT, self.control)
+            ],
+        )
+
+    def curve_table(self) -> Table:
+        """Return a row for each learner, by labelled images: top-1 / recall, percent (of the worst draw)."""
+        sizes = list(dict.fromkeys(point.labelled for point in self.curve))
+        shown = {
+            (point.method, point.labelled): f"{100 * point.top1:.1f} / {100 * point.recall:.1f} "
+            f"({100 * point.worst_top1:.1f} / {100 * point.worst_recall:.1f})"
+            for point in self.curve
+        }
+        return Table(
+            ["labelled images", *(Column(str(size), "s") for size in sizes)],
+            [
+                [name, *(shown.get((name, size)) for size in sizes)]
+                for name in dict.fromkeys(point.method for point in self.curve)
+            ],
         )
 
     def summary(self) -> str:
@@ -154,9 +228,28 @@ class Comparison(Value):
             f"differences from {self.control} with 95 % paired-bootstrap intervals."
         )
 
+    def conclusion(self) -> str:
+        """Return one sentence: which method is best on these images, by how much, and whether by chance."""
+        best = self.best
+        if best is None:
+            return f"Only {self.control} was compared."
+        said = (
+            f"Best on these {self.images} images: {best.name} with {100 * self[best.name].top1:.1f} % top-1, "
+            f"{best.top1_difference} points over {best.rival} (place {best.place} of {best.among}; recall "
+            f"{best.recall_difference})"
+        )
+        if best.name == DEFAULT or best.rival not in (DEFAULT, self.control):  # not chosen for being best
+            return f"{said}, {'beyond chance' if best.beyond_chance else 'which may be chance'}."
+        if best.beyond_chance:
+            return f"{said}, beyond chance, the choice among {best.among} methods counted in."
+        luck = f"which may be the luck of the best of {best.among} methods"
+        return f"{said}, {luck}: no reason to leave {best.rival}."
+
     def markdown(self) -> str:
-        """Return the table and the summary as Markdown."""
-        return f"{self.table().markdown()}\n\n{self.summary()}\n"
+        """Return the table, the summary and the conclusion as Markdown."""
+        curve = f"\n\n{self.curve_table().markdown()}" if self.curve else ""
+        said = f"{self.summary()}\n\n{markdown_text(self.conclusion())}"
+        return f"{self.table().markdown()}{curve}\n\n{said}\n"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
@@ -164,12 +257,7 @@ class Comparison(Value):
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `comparison.json` and `comparison.md` into a folder, made if need be, and return it."""
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
-        for name, content in (("comparison.json", text), ("comparison.md", self.markdown())):
-            write_atomically(place / name, content.encode("utf-8", "backslashreplace"))
-        return place
+        return save_report(folder, "comparison", self.to_dict(), self.markdown())
 
     def draw(self, path: str | os.PathLike[str], *, title: str | None = None) -> Path:
         """Draw the differences in top-1 and recall with their intervals, and return the path.
@@ -183,16 +271,26 @@ class Comparison(Value):
         for axis, what in zip(axes, ("top1", "recall"), strict=True):
             for row, scores in enumerate(shown):
                 draw_interval(axis, row, getattr(scores, f"{what}_difference"), marked=scores.name == DEFAULT)
-            axis.axvline(0, color="#cf222e", lw=1)
+            control = self[self.control]
+            draw_control(axis, len(shown), f"{control.name} {100 * getattr(control, what):.1f}")
             axis.grid(axis="x", alpha=0.3)
             score = "top-1" if what == "top1" else "mean per-class recall"
             axis.set_xlabel(f"{score} - {self.control}, points")
         axes[0].set_yticks(range(len(shown)), [scores.name for scores in shown], fontsize=8)
-        axes[0].set_ylim(-0.7, len(shown) - 0.3)
         counts = f"{self.images} images, {self.classes} classes, {self.texts} texts"
         figure.suptitle(title or counts, fontsize=10)
         figure.savefig(path)
         return Path(path)
+
+
+def save_report(folder: str | os.PathLike[str], name: str, content: dict[str, Any], markdown: str) -> Path:
+    """Write what was found as JSON and as Markdown into a folder, made if need be, and return it."""
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    for ending, written in (("json", text), ("md", markdown)):
+        write_atomically(place / f"{name}.{ending}", written.encode("utf-8", "backslashreplace"))
+    return place
 
 
 def draw_interval(axis: Any, row: int, difference: Difference, *, marked: bool, width: float = 2) -> None:
@@ -200,6 +298,13 @@ def draw_interval(axis: Any, row: int, difference: Difference, *, marked: bool, 
     colour = "#0969da" if marked else "#57606a"
     axis.plot([100 * difference.low, 100 * difference.high], [row, row], color=colour, lw=width)
     axis.plot(100 * difference.value, row, "o", color=colour, ms=2 + 1.5 * width)
+
+
+def draw_control(axis: Any, rows: int, label: str, size: float = 8) -> None:
+    """Draw the line of the control through the rows of a matplotlib axis, its label in the row above them."""
+    axis.plot([0, 0], [-0.7, rows - 0.4], color="#cf222e", lw=1, zorder=0)
+    axis.text(0, rows - 0.3, label, color="#cf222e", fontsize=size, ha="center", va="bottom")
+    axis.set_ylim(-0.7, rows + 0.6)
 
 
 def versions() -> dict[str, str]:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from s3clip.evaluation.report.comparison import DEFAULT, Difference, draw_interval
-from s3clip.evaluation.report.schema import Recognition, Segmentation
+from s3clip.evaluation.report.comparison import DEFAULT, Difference, draw_control, draw_interval
+from s3clip.evaluation.report.schema import Recognition, Segmentation, headline_of
 from s3clip.printing import new_figure
 
 PANELS = 6  # in a row
@@ -46,18 +46,18 @@ def draw_run(
         for row, name in enumerate(names):
             if name in differences:  # else it was not scored here
                 draw_interval(panel, row, differences[name], marked=name == DEFAULT, width=1.5)
+        score = headline_of(each, control)
+        draw_control(panel, len(names), control if score is None else f"{control} {100 * score:.1f}", 7)
         _label_panel(panel, each)
     for panel in panels[len(benchmarks) :]:
         panel.set_visible(False)
     panels[0].set_yticks(range(len(names)), names, fontsize=7)
-    panels[0].set_ylim(-0.7, len(names) - 0.3)
     figure.supxlabel(f"difference from {control} in points, with 95 % intervals", fontsize=9)
     figure.savefig(path)
     return Path(path)
 
 
 def _label_panel(panel: Any, benchmark: Recognition | Segmentation) -> None:
-    panel.axvline(0, color="#cf222e", lw=1)
     panel.grid(alpha=0.3, lw=0.5)
     panel.tick_params(labelsize=7)
     counts = benchmark.counts

@@ -17,8 +17,9 @@ import PIL
 from s3clip.evaluation.benchmarks.masks import MaskedImage
 from s3clip.evaluation.runs.store import Entry, Store, Writer
 from s3clip.files.addresses import is_address
+from s3clip.files.reach import Named
 from s3clip.files.state import file_state
-from s3clip.images.sources import BrokenShardError, Record, Sample, Shard, Span
+from s3clip.images.sources import BrokenShardError, Record, Sample, Shard, Span, Unread
 from s3clip.images.table_shards import TableShard
 from s3clip.images.tars import TarShard
 
@@ -143,14 +144,22 @@ def files_of(shard: Shard) -> list[str]:
     """Return the files that a shard is made of; those of single samples are their own, see `file_of`."""
     if isinstance(shard, TarShard | TableShard):
         return [_absolute(shard.path)]
-    return [_absolute(shard.image), _absolute(shard.mask)] if isinstance(shard, MaskedImage) else []
+    if not isinstance(shard, MaskedImage) or shard.refused is not None:
+        return []
+    return [_absolute(shard.image), _absolute(shard.mask)]
 
 
 def file_of(sample: Sample) -> str | None:
-    """Return the file that a sample is in; None if it brings its bytes."""
-    if isinstance(sample.data, bytes):
+    """Return the file that a sample is in; None if it brings its bytes, or may not be opened."""
+    data = sample.data
+    if isinstance(data, Named):
+        try:
+            data = data.find()
+        except (OSError, ValueError):  # a sample with an error, without a look at the file
+            return None
+    if isinstance(data, bytes | Unread):
         return None
-    return _absolute(sample.data.path if isinstance(sample.data, Span) else sample.data)
+    return _absolute(data.path if isinstance(data, Span) else data)
 
 
 def listing_key(shard: Shard) -> str | None:

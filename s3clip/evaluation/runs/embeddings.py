@@ -93,7 +93,7 @@ class ImageOpening:
         """Return the image."""
         return open_image(content[0], name=sample.key)
 
-    def prepare(self, opened: list[Image.Image]) -> dict[str, Tensor]:
+    def prepare(self, opened: Iterator[Image.Image]) -> dict[str, Tensor]:
         """Return the arguments of the image tower."""
         return self.transform(opened)
 

@@ -40,8 +40,11 @@ class Opening(Protocol):
     def open(self, sample: Sample, content: Sequence[bytes]) -> Any:
         """Return what that holds."""
 
-    def prepare(self, opened: list[Any]) -> Any:
-        """Return the input of `Job.compute` for one or more of these."""
+    def prepare(self, opened: Iterator[Any]) -> Any:
+        """Return the input of `Job.compute` for all of these, each opened when it is asked for.
+
+        There may be none; what is returned then is not used.
+        """
 
 
 class Job(Protocol):
@@ -231,10 +234,19 @@ class _Preparing:
 
     opening: Opening
 
-    def __call__(self, opened: list[tuple[bytes, Any]]) -> tuple[list[bytes], list[bytes], Any]:
-        new = [(each, image) for each, image in opened if image is not None]
-        prepared = self.opening.prepare([image for _, image in new]) if new else None
-        return [each for each, _ in opened], [each for each, _ in new], prepared
+    def __call__(self, opened: Iterator[tuple[bytes, Any]]) -> tuple[list[bytes], list[bytes], Any]:
+        ids: list[bytes] = []
+        new: list[bytes] = []
+
+        def images() -> Iterator[Any]:
+            for each, image in opened:
+                ids.append(each)
+                if image is not None:
+                    new.append(each)
+                    yield image
+                del image  # the next one is not to be opened beside it
+
+        return ids, new, self.opening.prepare(images())
 
 
 def _computed(job: Job, value: Any) -> tuple[Sequence[bytes], Sequence[bytes], Any]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -234,7 +234,7 @@ class MaskedOpening:
         # A quarter of the bytes on the way from a worker.
         return cut_windows(image, self.transform, self.patch, self.sizes), labels.to(torch.int16)
 
-    def prepare(self, opened: list[tuple[Windows, Tensor]]) -> tuple[Windows, Tensor]:
-        """Return the one image of a shard."""
-        (only,) = opened
-        return only
+    def prepare(self, opened: Iterator[tuple[Windows, Tensor]]) -> tuple[Windows, Tensor] | None:
+        """Return the one image of a shard, if it is new."""
+        found = list(opened)
+        return found[0] if found else None

@@ -1,0 +1,187 @@
+"""Labelled images in a class space: as they are kept, or what was learned of them; and what they gained."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from s3clip.arguments import LARGEST_SCALE, is_scale
+
+NONE_OF_THESE = -1
+"""The label of an image that shows none of the classes."""
+
+LARGEST_THRESHOLD = 1e12
+_Share = Annotated[float, Field(ge=-1, le=1)]
+_Count = Annotated[int, Field(ge=0, lt=2**40)]
+
+
+class Gain(BaseModel):
+    """A share of images before the residual, its change, and the 95 % interval of the change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    before: float = Field(ge=0, le=1)
+    gain: _Share
+    low: _Share
+    high: _Share
+
+
+class FewShotReport(BaseModel):
+    """What was chosen for labelled images, and what it gains.
+
+    Attributes:
+        strength: of the residual; None: the space stays as it is, since no residual gains more than chance.
+        seen: how many images each class has, in the order of the logits.
+        none: how many images show none of the classes.
+        top1: the share of images that are right, by cross-validation.
+        recall: the mean of that over the classes that were seen.
+        threshold: the logit, without the model's bias, from which on an image is taken to show a class; None
+            where no image shows none of them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    strength: float | None = Field(gt=0, le=1e12)
+    seen: tuple[_Count, ...]
+    none: _Count
+    top1: Gain
+    recall: Gain
+    threshold: float | None = Field(ge=-LARGEST_THRESHOLD, le=LARGEST_THRESHOLD)
+
+    def summary(self) -> str:
+        """Return a sentence on what labelled images gain."""
+        images, classes = sum(self.seen), sum(count > 0 for count in self.seen)
+        what = f"{images} labelled images of {classes} of {len(self.seen)} classes"
+        if self.none:
+            what += f", {self.none} of none of them"
+        if self.strength is None:
+            return f"{what}; no residual gains more than chance, so the logits are those of the words"
+        top1, recall = (
+            f"{100 * each.before:.1f} → {100 * (each.before + each.gain):.1f} % "
+            f"({100 * each.gain:+.1f} [{100 * each.low:+.1f}, {100 * each.high:+.1f}])"
+            for each in (self.top1, self.recall)
+        )
+        return f"{what}; by cross-validation top-1 {top1}, mean recall {recall}"
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Labelled images, from which the residual is learned whenever a class space is built.
+
+    Attributes:
+        embeds: (images, dim) float16, of length one up to rounding.
+        labels: (images,) int64, positions of classes or `NONE_OF_THESE`.
+        logit_scale: of the logits beside which the residual is learned.
+        false_accept_rate: the share of images of no class that may be accepted, in [0, 1).
+        report: what was chosen; None: to be chosen when the class space is built.
+    """
+
+    embeds: Tensor
+    labels: Tensor
+    logit_scale: float
+    false_accept_rate: float = 0.05
+    report: FewShotReport | None = None
+
+    def check(self, classes: int, dim: int) -> None:
+        """Raise ValueError where they are not of so many classes and dimensions, or hold what is no image."""
+        count = len(self.labels) if self.labels.ndim == 1 else -1
+        if self.embeds.shape != (count, dim) or self.embeds.dtype != torch.float16 or not count:
+            raise ValueError(
+                f"examples: expected (images, {dim}) float16 and a label each, got "
+                f"{tuple(self.embeds.shape)} {self.embeds.dtype} and {tuple(self.labels.shape)}"
+            )
+        if self.labels.dtype != torch.int64:
+            raise ValueError(f"examples: expected labels in int64, got {self.labels.dtype}")
+        if self.labels.device.type != "meta":
+            outside = (self.labels < NONE_OF_THESE) | (self.labels >= classes)
+            if bool(outside.any()):
+                found = int(self.labels[outside][0])
+                raise ValueError(f"examples: label {found} is out of range for {classes} classes")
+            lengths = self.embeds.float().norm(dim=1)
+            # Of length one: float16 rounds each number by 2^-11 of itself, or 2^-25 where it is tiny.
+            if not bool(((lengths > 0.99) & (lengths < 1.01)).all()):
+                raise ValueError("examples: expected embeddings of length one, got others, NaN or Inf")
+        if not is_scale(self.logit_scale):
+            raise ValueError(f"examples: logit_scale: expected > 0, at most {LARGEST_SCALE:g}")
+        if not 0 <= self.false_accept_rate < 1:
+            raise ValueError(f"examples: false_accept_rate: {self.false_accept_rate} is not in [0, 1)")
+        _check_report(self.report, classes)
+
+    def relabelled(self, position: dict[int, int]) -> "Examples | None":
+        """Return those whose classes have a position after a change, of which nothing is chosen yet.
+
+        Args:
+            position: the new positions by the old ones; images of other classes go.
+        """
+        listed = [label if label == NONE_OF_THESE else position.get(label) for label in self.labels.tolist()]
+        kept = [i for i, label in enumerate(listed) if label is not None]
+        if not kept:
+            return None
+        labels = torch.tensor([listed[i] for i in kept], device=self.labels.device)
+        return replace(self, embeds=self.embeds[kept], labels=labels, report=None)
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedResidual:
+    """What was learned of labelled images that are not kept: it stands for these classes and settings alone.
+
+    Attributes:
+        weights: (dim, classes), float32 or float64.
+        bias: (classes,), the same.
+        report: what was chosen.
+    """
+
+    weights: Tensor
+    bias: Tensor
+    report: FewShotReport
+
+    def check(self, classes: int, dim: int) -> None:
+        """Raise ValueError where it is not that of so many classes and dimensions."""
+        shapes = tuple(self.weights.shape), tuple(self.bias.shape)
+        if shapes != ((dim, classes), (classes,)):
+            raise ValueError(
+                f"residual: expected ({dim}, {classes}) and ({classes},), got {shapes[0]} and {shapes[1]}"
+            )
+        for part in (self.weights, self.bias):
+            if part.dtype not in (torch.float32, torch.float64):
+                raise ValueError(f"residual: expected float32 or float64, got {part.dtype}")
+            if part.device.type != "meta" and not bool(torch.isfinite(part).all()):
+                raise ValueError("residual: it holds NaN or Inf")
+        _check_report(self.report, classes)
+
+
+def _check_report(report: FewShotReport | None, classes: int) -> None:
+    if report is not None and len(report.seen) != classes:
+        raise ValueError(f"few_shot: a report on {len(report.seen)} classes for {classes}")
+
+
+def joined(first: Examples | None, second: Examples | None) -> Examples | None:
+    """Return the examples of both, of which nothing is chosen yet."""
+    if first is None or second is None:
+        return replace(first or second, report=None) if first or second else None  # type: ignore[type-var]
+    return replace(
+        first,
+        embeds=torch.cat([first.embeds, second.embeds.to(first.embeds)]),
+        labels=torch.cat([first.labels, second.labels.to(first.labels)]),
+        report=None,
+    )
+
+
+def copies(embeds: Tensor) -> Tensor:
+    """Return (images,) one number for all copies of an image, from 0 on. Args: embeds: (images, dim)."""
+    groups: Tensor = torch.unique(embeds.cpu(), dim=0, return_inverse=True)[1]
+    return groups
+
+
+def counts(labels: Iterable[int], classes: int) -> tuple[tuple[int, ...], int]:
+    """Return how many images each class has, and how many show none."""
+    seen, none = [0] * classes, 0
+    for label in labels:
+        if label == NONE_OF_THESE:
+            none += 1
+        else:
+            seen[label] += 1
+    return tuple(seen), none

@@ -1,0 +1,176 @@
+"""What a saved head learns of one's own images: probabilities, what to reject, how common classes are."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from s3clip.cli.common import BatchSize, Device, HeadSource, Revision, SavedBackbone
+from s3clip.printing import say
+
+if TYPE_CHECKING:
+    from s3clip import SynonymousSpaceHead
+
+Images = Annotated[
+    Path | None,
+    typer.Option(help="Folder of images: with --labels where its files lie, else one sub-folder a class."),
+]
+Labels = Annotated[
+    Path | None, typer.Option(help="CSV with a line for each image; files beside it unless --images.")
+]
+FileColumn = Annotated[str, typer.Option(help="Its column of files.")]
+LabelColumn = Annotated[str, typer.Option(help="Its column of class ids or names.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder to save the head in. Default: the one it was loaded from.")
+]
+
+
+def calibrate(
+    head: HeadSource,
+    images: Images = None,
+    labels: Labels = None,
+    out: Out = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            help="Choose also the sets of `s3clip predict --sets`, which hold the right class so often: 0.9."
+        ),
+    ] = None,
+    file_column: FileColumn = "file",
+    label_column: LabelColumn = "label",
+    backbone: SavedBackbone = "saved",
+    revision: Revision = None,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+) -> None:
+    """Make the probabilities of a head mean something, by images whose classes are known.
+
+    A few hundred that nothing was learned from. With --labels a CSV as `s3clip compare` takes it.
+    """
+    from s3clip.evaluation.sureness import measure_sureness
+
+    folder = _place(head, out)
+    fitted = _loaded(head, revision, backbone, device)
+    files, known = _labelled(fitted, images, labels, file_column, label_column)
+    embeds = _encoded(fitted, files, batch_size)
+    before = measure_sureness(fitted, embeds, known)
+    fitted.calibrate(image_embeds=embeds, labels=known, coverage=coverage)
+    after = measure_sureness(fitted, embeds, known)
+    fitted.save_pretrained(folder)
+    sets = ""
+    if after.set_size is not None:
+        sets = f"; sets of {after.set_size:.1f} classes hold the right one {coverage:.1%} of the time"
+    say(
+        f"On your {len(files):,} images {after.right:.1%} of the best answers are right, and the head, which "
+        f"was {before.sure:.1%} sure of them, is {after.sure:.1%} sure now{sets}; saved to {folder}."
+    )
+
+
+def reject(
+    images: Annotated[
+        list[str], typer.Argument(help="Image files, folders or globs that show none of the classes.")
+    ],
+    head: HeadSource,
+    out: Out = None,
+    false_accept_rate: Annotated[
+        float, typer.Option(help="The share of such images that may be accepted all the same.")
+    ] = 0.05,
+    backbone: SavedBackbone = "saved",
+    revision: Revision = None,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+) -> None:
+    """Teach a head to say "none of these", by images that show none of its classes.
+
+    It holds for images like those: of things that look more like the classes, more are accepted.
+    """
+    from s3clip.images.walking import find_images
+
+    folder = _place(head, out)
+    files = find_images(images)
+    fitted = _loaded(head, revision, backbone, device)
+    embeds = _encoded(fitted, files, batch_size)
+    fitted.fit_rejection(image_embeds=embeds, false_accept_rate=false_accept_rate)
+    accepted = sum(own[0].accepted for own in fitted.predict(image_embeds=embeds, top_k=1))
+    fitted.save_pretrained(folder)
+    say(
+        f"Of your {len(files):,} images of no class {accepted:,} are accepted from now on, and the others "
+        f'"none of these"; saved to {folder}.'
+    )
+
+
+def shares(
+    given: Annotated[
+        str,
+        typer.Argument(
+            metavar="SHARES",
+            help='How common classes are: JSON such as {"shoe": 0.6, "hat": 0.1}, or a file of it; the '
+            "others have what is left, in equal parts. null takes it back.",
+        ),
+    ],
+    head: HeadSource,
+    out: Out = None,
+    revision: Revision = None,
+) -> None:
+    """Tell a head how common its classes are, where you know: wrong shares lose more than true ones gain."""
+    from s3clip.files.json import parse_json, read_json
+
+    folder = _place(head, out)
+    is_text = given.lstrip().startswith("{") or given.strip() == "null"
+    if not is_text and not Path(given).is_file():
+        raise FileNotFoundError(f"SHARES: {given}: no such file; expected JSON, or the name of a file of it")
+    wanted = parse_json(given, "SHARES") if is_text else read_json(Path(given))
+    fitted = _loaded(head, revision, None, None)
+    fitted.set_class_shares(wanted)
+    fitted.save_pretrained(folder)
+    if fitted.class_shares is None:
+        say(f"No class counts as more common than another; saved to {folder}.")
+        return
+    most = max(range(len(fitted.classes)), key=fitted.class_shares.__getitem__)
+    say(
+        f"The most common of {len(fitted.classes)} classes is {fitted.class_names[most]} with "
+        f"{fitted.class_shares[most]:.1%} of the images; saved to {folder}."
+    )
+
+
+def _place(head: str, out: Path | None) -> Path:
+    """Where the head goes; asked for before the work."""
+    if out is None and not os.path.isdir(head):
+        raise ValueError(f"--out: {head} is not a folder here; give one to save the head in")
+    return Path(head) if out is None else out
+
+
+def _loaded(head: str, revision: str | None, backbone: Any, device: str | None) -> "SynonymousSpaceHead":
+    from s3clip import SynonymousSpaceHead
+
+    return SynonymousSpaceHead.from_pretrained(head, revision=revision, backbone=backbone, device=device)
+
+
+def _labelled(
+    head: "SynonymousSpaceHead", images: Path | None, labels: Path | None, *columns: str
+) -> tuple[list[Path], list[int]]:
+    """Return files and the positions of their classes; those of no class are left out and counted."""
+    from s3clip.evaluation.inputs import labelled_images
+    from s3clip.prediction.class_labels import class_positions
+
+    if images is None and labels is None:
+        raise ValueError("expected --images, a folder with a sub-folder a class, or --labels, a CSV")
+    files, named = labelled_images(images, labels, *columns)
+    ids = [None if each.id is None else str(each.id) for each in head.classes]
+    positions = class_positions(named, head.class_names, ids)
+    known = [(file, place) for file, place in zip(files, positions, strict=True) if place is not None]
+    if not known:
+        raise ValueError(
+            f"no label is that of a class: {', '.join(sorted(set(named))[:5])}; the head has "
+            f"{', '.join(head.class_names[:5])}"
+        )
+    if gone := len(files) - len(known):
+        say(f"warning: {gone:,} of {len(files):,} images have a label that is no class", error=True)
+    return [file for file, _ in known], [place for _, place in known]
+
+
+def _encoded(head: "SynonymousSpaceHead", files: list[Path], batch_size: int) -> Any:
+    from s3clip.prediction.batches import all_logits
+
+    return all_logits(head, files, None, batch_size)[1]

@@ -1,0 +1,171 @@
+"""What labelled images add to the logits: a linear residual of the embedding, the space being its prior.
+
+With v a unit embedding, m the mean of the labelled ones and r their root mean square distance from it, logits
+become those of the space plus W (v - m) / r, and W is what makes
+
+    sum_i cross_entropy(space_i + W (v_i - m) / r + log(prior) / 2, label_i)  +  strength / 2 · |W|²
+
+smallest: multinomial logistic regression with the logits of the space as offset, and with half of the labels'
+own log frequencies taken as said, so that a common class need not be learned by W (half way to the balanced
+softmax of Ren et al. 2020; all the way gives up what shares of classes gain, no step of it pays with the
+recall of rare classes). The problem is convex, with one solution. It is found by L-BFGS in coordinates in
+which the bound of Böhning (1992) on the Hessian, (ZᵀZ / 2 + strength), is the identity. Everything is a
+function of inner products, so that rotations change nothing; nothing is random.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+STEPS = 60
+"""Most steps of L-BFGS; a handful is usual."""
+TOLERANCE = 1e-5
+"""Of the length of the gradient, beside the length it begins with."""
+_MEMORY = 8
+_CHUNK_NUMBERS = 2**22
+"""Numbers (images x the wider of dim and classes) that are computed with at once: 32 MiB in float64."""
+
+
+class Residual(NamedTuple):
+    """What is added to the logits of unit embeddings v: v @ weights + bias.
+
+    Attributes:
+        weights: (dim, classes).
+        bias: (classes,).
+    """
+
+    weights: Tensor
+    bias: Tensor
+
+
+class Basis(NamedTuple):
+    """Labelled images in the coordinates in which residuals are learned.
+
+    Attributes:
+        mean: (dim,) of the embeddings.
+        length: root mean square distance from the mean.
+        axes: (dim, r) orthonormal: the principal axes of the images.
+        images: (images, r) float64, centered and divided by `length`.
+        eigenvalues: (r,) of `images.T @ images`.
+    """
+
+    mean: Tensor
+    length: float
+    axes: Tensor
+    images: Tensor
+    eigenvalues: Tensor
+
+
+def basis(embeds: Tensor) -> Basis:
+    """Return labelled images as `fit` takes them. Args: embeds: (images, dim) of length one, float64."""
+    mean = embeds.mean(0)
+    seen = embeds - mean
+    length = float(seen.square().sum(1).mean().sqrt())
+    if not length > 0:  # one image, or all alike: nothing to learn from
+        return Basis(mean, 1.0, embeds.new_zeros(len(mean), 0), embeds.new_zeros(len(embeds), 0), mean[:0])
+    seen = seen / length
+    # The smaller of the two Gram matrices; what is nothing but rounding has no direction.
+    if len(seen) < seen.shape[1]:
+        values, vectors = torch.linalg.eigh(seen @ seen.T)
+        there = values > values[-1] * 1e-12
+        values, axes = values[there], seen.T @ vectors[:, there] / values[there].sqrt()
+    else:
+        values, axes = torch.linalg.eigh(seen.T @ seen)
+        there = values > values[-1] * 1e-12
+        values, axes = values[there], axes[:, there]
+    return Basis(mean, length, axes, seen @ axes, values)
+
+
+def log_prior(labels: Tensor, classes: int) -> Tensor:
+    """Return (classes,) half the log frequencies of labels, each class counted once more than it was seen."""
+    counts = torch.bincount(labels, minlength=classes).double() + 1
+    return (counts / counts.sum()).log() / 2
+
+
+def fit(
+    images: Tensor, logits: Tensor, labels: Tensor, eigenvalues: Tensor, strengths: Sequence[float]
+) -> Iterator[Tensor]:
+    """Yield the weights for each of some strengths, which are best in descending order.
+
+    Args:
+        images: (images, r), rows of `Basis.images`.
+        logits: (images, classes) of the space.
+        labels: (images,) int64.
+        eigenvalues: of the basis.
+        strengths: > 0.
+
+    Yields:
+        (r, classes) weights in the coordinates of the basis.
+    """
+    classes = logits.shape[1]
+    prior = log_prior(labels, classes).to(images)
+    rows = max(1, _CHUNK_NUMBERS // max(classes, images.shape[1], 1))
+    weights = images.new_zeros(images.shape[1], classes)
+    for strength in strengths:
+        stretch = (eigenvalues.to(images) / 2 + strength).sqrt()[:, None]
+
+        def loss(
+            whitened: Tensor, stretch: Tensor = stretch, strength: float = strength
+        ) -> tuple[Tensor, Tensor]:
+            own = whitened / stretch
+            total, slope = strength / 2 * own.square().sum(), strength * own
+            for part, offset, label in zip(
+                images.split(rows), logits.split(rows), labels.split(rows), strict=True
+            ):
+                found = torch.addmm(offset.to(images) + prior, part, own)
+                log_sum = found.logsumexp(1)
+                total = total + (log_sum - found.gather(1, label[:, None])[:, 0]).sum()
+                wrong = found.sub_(log_sum[:, None]).exp_()
+                wrong[torch.arange(len(label), device=label.device), label] -= 1
+                slope = slope.addmm(part.T, wrong)
+            return total, slope / stretch
+
+        weights = minimum(loss, weights * stretch) / stretch
+        yield weights
+
+
+def residual(found: Basis, weights: Tensor) -> Residual:
+    """Return a residual of unit embeddings. Args: weights: (r, classes) as `fit` gives them."""
+    whole = found.axes @ weights / found.length
+    return Residual(whole, -(found.mean @ whole))
+
+
+def minimum(loss: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor) -> Tensor:
+    """Return where a convex function is smallest: L-BFGS (Nocedal 1980), halving steps that do not descend.
+
+    Args:
+        loss: gives value and gradient at a point.
+        start: where to begin.
+    """
+    at = start
+    value, slope = loss(at)
+    first = slope.norm()
+    moves: list[tuple[Tensor, Tensor]] = []
+    for _ in range(STEPS):
+        if not slope.norm() > TOLERANCE * first:
+            break
+        direction, shares = slope.clone(), []
+        for move, change in reversed(moves):
+            share = (move * direction).sum() / (move * change).sum()
+            shares.append(share)
+            direction -= share * change
+        if moves:
+            move, change = moves[-1]
+            direction *= (move * change).sum() / change.square().sum()
+        for (move, change), share in zip(moves, reversed(shares), strict=True):
+            direction += (share - (change * direction).sum() / (move * change).sum()) * move
+        descent, step = (slope * direction).sum(), 1.0
+        while True:
+            reached = loss(at - step * direction)
+            if reached[0] <= value - 1e-4 * step * descent or step < 1e-6:
+                break
+            step /= 2
+        if not reached[0] < value:  # as far as rounding lets it go
+            break
+        move, change = -step * direction, reached[1] - slope
+        at, value, slope = at + move, *reached
+        if (move * change).sum() > 0:
+            moves = [*moves, (move, change)][-_MEMORY:]
+    return at

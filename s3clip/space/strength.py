@@ -1,0 +1,204 @@
+"""How strongly to hold on to the space: chosen by cross-validation, "as it is" being one of the choices.
+
+Each labelled image is scored by residuals that were learned without it. A strength counts where it lowers
+the log-loss of these images by more than chance (one standard error of the paired differences), and lowers
+neither accuracy nor mean recall by more than chance. Of those that count, the best one is taken or, where
+that is no better beyond half a standard error, a stronger one. Where none counts the space stays as it is.
+
+Log-loss decides, since of a hundred images accuracy changes on a few. Recall is the mean over classes; of
+classes that were not seen nothing is known, and they count as the classes do that were seen least (of one
+image the residual that is asked had seen none): after Good (1953).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from s3clip.space.residual import Basis, fit, log_prior
+
+STRENGTHS = (250.0, 80.0, 30.0, 10.0)
+"""Divided by the number of images: with few of them, the space is held on to."""
+WEAKEST, ENOUGH_A_CLASS = 2.5, 20
+"""One more, where the classes that were seen have so many images each, on average."""
+FOLDS = 10
+ENOUGH = 2000
+"""Images that are asked; of more, some folds alone are computed."""
+_Z = 1.96
+
+
+class Asked(NamedTuple):
+    """Images asked by residuals that were learned without them.
+
+    Attributes:
+        labels: (asked,) int64, their classes.
+        folds: (asked,) int64, with which others each was left out.
+        before: (asked,) float64, 1 where the space alone is right, else 0.
+        after: (asked, strengths), the same with each residual.
+        gains: (asked, strengths) by how much the log-loss falls.
+    """
+
+    labels: Tensor
+    folds: Tensor
+    before: Tensor
+    after: Tensor
+    gains: Tensor
+
+
+class Estimate(NamedTuple):
+    """A share of images before, its change, and the 95 % interval of the change; all of them shares."""
+
+    before: float
+    gain: float
+    low: float
+    high: float
+
+
+class Choice(NamedTuple):
+    """What cross-validation says.
+
+    Attributes:
+        strength: of the residual; None: no residual, the space stays as it is.
+        top1: the share of images that are classified right.
+        recall: the mean of that over the classes that were seen.
+    """
+
+    strength: float | None
+    top1: Estimate
+    recall: Estimate
+
+
+def fold_of(labels: Tensor, groups: Tensor) -> Tensor:
+    """Return (images,) which fold each image is in: classes spread evenly, images of a group together.
+
+    Args:
+        labels: (images,) int64.
+        groups: (images,) int64 from 0 on: one number for all copies of an image.
+    """
+    first = torch.full((int(groups.max()) + 1,), len(groups), dtype=torch.int64)
+    first.scatter_reduce_(0, groups, torch.arange(len(groups)), "amin")
+    order = labels[first].argsort(stable=True)
+    fold = torch.empty_like(order)
+    fold[order] = torch.arange(len(order)) % min(FOLDS, len(order))
+    return fold[groups]
+
+
+def ask(found: Basis, logits: Tensor, labels: Tensor, groups: Tensor, strengths: Sequence[float]) -> Asked:
+    """Ask images in folds. Args: see `choose`."""
+    folds = fold_of(labels, groups)
+    count = int(folds.max()) + 1
+    last = min(count, math.ceil(ENOUGH * count / len(labels)))
+    images = found.images.float()
+    parts = []
+    for fold in range(last if count > 1 else 0):
+        out = folds == fold
+        own, offsets, rest = labels[out], logits[out].double(), ~out
+        prior = log_prior(labels[rest], logits.shape[1])
+        before = _log_loss(offsets + prior, own)
+        after, gains = [], []
+        # In float32: of what is decided here, rounding is the least part.
+        for weights in fit(images[rest], logits[rest].float(), labels[rest], found.eigenvalues, strengths):
+            taught = offsets + (images[out] @ weights).double()
+            after.append(taught.argmax(1) == own)
+            gains.append(before - _log_loss(taught + prior, own))
+        parts.append(
+            Asked(
+                own,
+                folds[out],
+                (offsets.argmax(1) == own).double(),
+                torch.stack(after, 1).double(),
+                torch.stack(gains, 1),
+            )
+        )
+    if not parts:
+        none = torch.zeros(0, len(strengths), dtype=torch.float64)
+        return Asked(labels[:0], labels[:0], none[:, 0], none, none)
+    return Asked(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def chosen(asked: Asked, classes: int) -> int | None:
+    """Return which strength is taken, by position; None: none. Args: classes: how many there are."""
+    if len(asked.labels) < FOLDS:  # fewer show nothing beyond chance
+        return None
+    mean, error = _mean_and_error(asked.gains)
+    change = asked.after - asked.before[:, None]
+    counts = mean > error
+    for weights in (_of_images(asked.labels), _of_classes(asked.labels, classes)):
+        weighted = weights[:, None] * change
+        counts &= weighted.sum(0) >= -weighted.square().sum(0).sqrt() - 1e-9
+    if not bool(counts.any()):
+        return None
+    best = int(torch.where(counts, mean, -torch.inf).argmax())
+    below, by_chance = _mean_and_error(asked.gains[:, best : best + 1] - asked.gains)
+    return int((counts & (below <= by_chance / 2)).int().argmax())  # the first, which is the strongest
+
+
+def choose(found: Basis, logits: Tensor, labels: Tensor, groups: Tensor) -> Choice:
+    """Choose a strength.
+
+    Args:
+        found: labelled images.
+        logits: (images, classes) of the space.
+        labels: (images,) int64.
+        groups: (images,) int64 from 0 on, equal for copies of one image.
+
+    Returns:
+        The choice. What it gains is estimated fold by fold: with the strength that the other folds choose, so
+        that choosing the best of several adds nothing to it.
+    """
+    a_class = len(labels) / len(labels.unique())
+    counted = (*STRENGTHS, WEAKEST) if a_class >= ENOUGH_A_CLASS else STRENGTHS
+    strengths = [each / len(labels) for each in counted]
+    asked = ask(found, logits, labels, groups, strengths)
+    position, classes = chosen(asked, logits.shape[1]), logits.shape[1]
+    after = asked.before.clone()
+    if position is not None:
+        for fold in asked.folds.unique().tolist():
+            out = asked.folds == fold
+            others = Asked(*(part[~out] for part in asked))
+            own = chosen(others, classes)
+            after[out] = asked.after[out, position if own is None else own]
+    return Choice(
+        None if position is None else strengths[position],
+        *(
+            _estimate(asked.before, after, weights, changed=position is not None)
+            for weights in (_of_images(asked.labels), _of_classes(asked.labels, None))
+        ),
+    )
+
+
+def _estimate(before: Tensor, after: Tensor, weights: Tensor, *, changed: bool) -> Estimate:
+    share = min(1.0, float(weights @ before))  # sums of shares round
+    if not changed:
+        return Estimate(share, 0.0, 0.0, 0.0)
+    change = after - before
+    gain = max(-1.0, min(1.0, float(weights @ change)))
+    # As if one image more had been mended and one been spoilt (after Agresti and Min 2005).
+    spread = float((weights.square() * change.square()).sum() + 2 * weights.square().mean())
+    margin = _Z * math.sqrt(spread)
+    return Estimate(share, gain, max(-1.0, gain - margin), min(1.0, gain + margin))
+
+
+def _log_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+
+
+def _mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
+    return values.mean(0), values.std(0) / math.sqrt(len(values))
+
+
+def _of_images(labels: Tensor) -> Tensor:
+    return torch.full((len(labels),), 1 / max(1, len(labels)), dtype=torch.float64)
+
+
+def _of_classes(labels: Tensor, classes: int | None) -> Tensor:
+    """Return (images,) weights of a mean over classes: those seen, or all of `classes`, as said above."""
+    counts = torch.bincount(labels, minlength=1).double()
+    seen = counts > 0
+    shares = seen.double()
+    if classes is not None and len(labels):
+        rarest = seen & (counts == counts[seen].min())
+        shares[rarest] += (classes - seen.sum()) / rarest.sum()
+    return (shares / shares.sum().clamp_min(1) / counts.clamp_min(1))[labels]

@@ -1,0 +1,147 @@
+"""What the command line teaches a saved head, against the library."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from s3clip import SynonymousSpaceHead, cli
+from s3clip.demo import held_out_digits, model_folder
+
+NAMES = ["zero", "one", "seven"]
+DIGITS = [0, 1, 7]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    head = SynonymousSpaceHead.from_backbone(str(model_folder())).fit_classes(
+        {"zero": ["0", "nought"], "one": ["1"], "seven": ["7"]}
+    )
+    return head.save_pretrained(tmp_path_factory.mktemp("heads") / "space")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder a class, with twelve images in each, and threes and fours of no class."""
+    folder = tmp_path_factory.mktemp("photos")
+    images, labels = held_out_digits()
+    for name, digit in [*zip(NAMES, DIGITS, strict=True), ("other", 3)]:
+        (folder / name).mkdir()
+        for i in [i for i, label in enumerate(labels) if label == digit][:12]:
+            images[i].save(folder / name / f"{i:03}.png")
+    return folder
+
+
+@pytest.fixture
+def head(fitted: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(fitted, tmp_path / "head"))
+
+
+def run(*arguments: object):
+    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def listed(folder: Path) -> tuple[list[Path], list[str]]:
+    files = sorted(file for name in NAMES for file in (folder / name).iterdir())
+    return files, [file.parent.name for file in files]
+
+
+@pytest.mark.filterwarnings("ignore:labels. every image is classified right")
+def test_calibrate_is_the_librarys(head: Path, photos: Path, tmp_path: Path):
+    files, labels = listed(photos)
+    own = SynonymousSpaceHead.from_pretrained(head)
+    before = own.predict(files, top_k=1)
+    own.calibrate(files, labels, coverage=0.9)
+    after = own.predict(files, top_k=1)
+    said = run("calibrate", "--head", head, "--images", photos, "--coverage", 0.9, "--out", tmp_path / "new")
+    found = SynonymousSpaceHead.from_pretrained(tmp_path / "new").calibration
+    assert found.temperature == pytest.approx(own.calibration.temperature, rel=1e-3)
+    assert found.coverage == 0.9
+    assert "12 of 48 images have a label that is no class" in said.stderr
+    line = said.stdout.strip().splitlines()
+    assert len(line) == 1
+    right = sum(a[0].label == label for a, label in zip(after, labels, strict=True)) / 36
+    was, now = (sum(a[0].score for a in answers) / 36 for answers in (before, after))
+    assert line[0].startswith(f"On your 36 images {right:.1%} of the best answers are right")
+    assert f"was {was:.1%} sure of them, is {now:.1%} sure now" in line[0]
+    assert line[0].endswith(f"saved to {tmp_path / 'new'}.")
+    # A CSV says the same; in place.
+    with (tmp_path / "labels.csv").open("w") as file:
+        rows = [{"picture": str(f), "is": label} for f, label in zip(files, labels, strict=True)]
+        writer = csv.DictWriter(file, ["picture", "is"])
+        writer.writeheader()
+        writer.writerows(rows)
+    run("calibrate", "--head", head, "--labels", tmp_path / "labels.csv", "--file-column", "picture",
+        "--label-column", "is", "--coverage", 0.9)  # fmt: skip
+    again = SynonymousSpaceHead.from_pretrained(head).calibration
+    assert again.temperature == pytest.approx(found.temperature, rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:labels. every image is classified right")
+def test_predict_names_sets(head: Path, photos: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"coverage=0\.9\) first"):
+        run("predict", photos / "one", "--head", head, "--sets")
+    run("reject", photos / "other", "--head", head, "--false-accept-rate", 0.0)
+    run("calibrate", "--head", head, "--images", photos, "--coverage", 0.5)
+    own = SynonymousSpaceHead.from_pretrained(head)
+    files = [*sorted((photos / "one").iterdir()), *sorted((photos / "other").iterdir())]
+    sets = own.predict_sets(files)
+    assert [] in sets
+    assert any(sets)
+    rows = json.loads(run("predict", *files, "--head", head, "--sets", "--format", "json").stdout)
+    assert [[p["class_index"] for p in row["predictions"]] for row in rows] == [
+        [p.class_index for p in own] for own in sets
+    ]
+    table = run("predict", *files, "--head", head, "--sets", "--format", "csv")
+    assert table.exit_code == 0
+    found = [row["label"] for row in csv.DictReader(table.stdout.splitlines())]
+    assert found == [label for own in sets for label in ([p.label for p in own] or ["none of these"])]
+    with pytest.raises(ValueError, match="leave --adapt out"):
+        run("predict", *files, "--head", head, "--sets", "--adapt", "shift")
+    (tmp_path / "bad.png").write_text("no image")
+    with pytest.warns(UserWarning, match=r"bad\.png"):
+        bad = run("predict", tmp_path / "bad.png", "--head", head, "--sets", "--format", "json")
+    assert (bad.exit_code, json.loads(bad.stdout)[0]["error"]) == (1, "not a readable image")
+
+
+def test_reject_is_the_librarys(head: Path, photos: Path):
+    said = run("reject", photos / "other", "--head", head, "--false-accept-rate", 0.25).stdout
+    found = SynonymousSpaceHead.from_pretrained(head)
+    files = sorted((photos / "other").iterdir())
+    # The image at the threshold goes to either side, by the last digit of its embedding.
+    assert sum(own[0].accepted for own in found.predict(files, top_k=1)) in (3, 4)
+    assert re.match(r"Of your 12 images of no class 3 are accepted .* saved to .*\.\n$", said)
+
+
+def test_shares_are_the_librarys(head: Path, tmp_path: Path):
+    (tmp_path / "shares.json").write_text('{"seven": 0.6, "zero": 0.3}')
+    for given in (tmp_path / "shares.json", '{"seven": 0.6, "zero": 0.3}'):
+        said = run("shares", given, "--head", head).stdout
+        assert said == f"The most common of 3 classes is seven with 60.0% of the images; saved to {head}.\n"
+        kept = SynonymousSpaceHead.from_pretrained(head, backbone=None)
+        assert kept.class_shares == pytest.approx((0.3, 0.1, 0.6))
+    assert SynonymousSpaceHead.from_pretrained(head).backbone is not None
+    run("shares", "null", "--head", head)
+    assert SynonymousSpaceHead.from_pretrained(head, backbone=None).class_shares is None
+    for bad, message in (("none.json", "no such file"), ("[1]", "no such file"), ('{"x": 1}', "no class")):
+        with pytest.raises((ValueError, OSError), match=message):
+            run("shares", bad, "--head", head)
+
+
+def test_bad_input_is_named_before_the_work(head: Path, photos: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="--out: user/name is not a folder here"):
+        run("calibrate", "--head", "user/name", "--images", photos)
+    with pytest.raises(ValueError, match="expected --images"):
+        run("calibrate", "--head", head)
+    (tmp_path / "photos" / "strange").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "strange" / "a.png")
+    with pytest.raises(ValueError, match="no label is that of a class: strange; the head has zero, one"):
+        run("calibrate", "--head", head, "--images", tmp_path / "photos")

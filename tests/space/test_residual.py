@@ -1,0 +1,197 @@
+"""The residual of labelled images, against scipy and scikit-learn, and how its strength is chosen."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
+from torch.nn.functional import cross_entropy, normalize
+
+from s3clip.space import strength
+from s3clip.space.residual import basis, fit, log_prior, minimum, residual
+from s3clip.space.strength import Asked, choose, chosen, fold_of
+
+
+def problem(images=60, dim=6, classes=4, seed=0, noise=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (images,), generator=generator)
+    centres = torch.randn(classes, dim, generator=generator, dtype=torch.float64)
+    embeds = centres[labels] + noise * torch.randn(images, dim, generator=generator, dtype=torch.float64)
+    logits = torch.randn(images, classes, generator=generator, dtype=torch.float64)
+    return normalize(embeds, dim=1), logits, labels
+
+
+def solved(embeds, logits, labels, strengths=(0.5,)):
+    found = basis(embeds)
+    return [residual(found, each) for each in fit(found.images, logits, labels, found.eigenvalues, strengths)]
+
+
+@pytest.mark.parametrize(("images", "dim"), [(60, 6), (20, 40)], ids=["more images", "more dimensions"])
+def test_it_is_the_smallest_of_the_sum_that_the_docs_give(images, dim):
+    embeds, logits, labels = problem(images, dim)
+    (found,) = solved(embeds, logits, labels)
+    mean = embeds.mean(0)
+    length = (embeds - mean).square().sum(1).mean().sqrt()
+    seen = (embeds - mean) / length
+    counts = np.bincount(labels, minlength=4) + 1
+    prior = torch.tensor(np.log(counts / counts.sum()) / 2)
+
+    def loss(flat):
+        weights = torch.tensor(flat.reshape(dim, 4), requires_grad=True)
+        value = cross_entropy(logits + seen @ weights + prior, labels, reduction="sum")
+        value = value + 0.25 * weights.square().sum()
+        value.backward()
+        return value.item(), weights.grad.numpy().ravel()
+
+    best = minimize(
+        loss, np.zeros(dim * 4), jac=True, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-10}
+    )
+    expected = torch.tensor(best.x.reshape(dim, 4)) / length
+    torch.testing.assert_close(found.weights, expected, atol=2e-4, rtol=0)
+    torch.testing.assert_close(found.bias, -(mean @ expected), atol=2e-4, rtol=0)
+
+
+def test_without_a_space_and_with_equal_classes_it_is_logistic_regression():
+    embeds, _, _ = problem(80, 5)
+    labels = torch.arange(80) % 4
+    found = basis(embeds)
+    (weights,) = fit(found.images, torch.zeros(80, 4, dtype=torch.float64), labels, found.eigenvalues, [2.0])
+    model = LogisticRegression(C=0.5, fit_intercept=False, tol=1e-10, max_iter=1000)
+    model.fit(found.images.numpy(), labels.numpy())
+    np.testing.assert_allclose(weights.T.numpy(), model.coef_, atol=1e-4)
+
+
+def test_order_of_images_and_of_classes_and_rotations_change_nothing():
+    embeds, logits, labels = problem()
+    (expected,) = solved(embeds, logits, labels)
+    images, classes = torch.randperm(60), torch.tensor([2, 0, 3, 1])
+    rotation = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0]
+    (found,) = solved(
+        (embeds @ rotation)[images], logits[images][:, classes], classes.argsort()[labels][images]
+    )
+    torch.testing.assert_close(rotation @ found.weights, expected.weights[:, classes], atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.bias, expected.bias[classes], atol=1e-4, rtol=0)
+
+
+def test_in_parts_it_is_the_same(monkeypatch):
+    embeds, logits, labels = problem()
+    (expected,) = solved(embeds, logits, labels)
+    monkeypatch.setattr("s3clip.space.residual._CHUNK_NUMBERS", 42)
+    (found,) = solved(embeds, logits, labels)
+    torch.testing.assert_close(found.weights, expected.weights, atol=1e-5, rtol=0)
+
+
+def test_one_image_or_equal_ones_teach_nothing():
+    embeds = normalize(torch.ones(3, 4, dtype=torch.float64), dim=1)
+    (found,) = solved(embeds, torch.zeros(3, 2, dtype=torch.float64), torch.tensor([0, 1, 1]))
+    assert not found.weights.any()
+    assert not found.bias.any()
+
+
+def test_the_minimiser_finds_the_minimum_of_a_quadratic_with_any_curvature():
+    curvature = torch.logspace(-1, 1, 30, dtype=torch.float64)
+    best = torch.randn(30, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = minimum(
+        lambda at: ((curvature * (at - best).square()).sum() / 2, curvature * (at - best)),
+        torch.zeros(30).double(),
+    )
+    torch.testing.assert_close(found, best, atol=1e-3, rtol=0)
+
+
+def test_a_prior_is_half_of_the_log_frequencies():
+    np.testing.assert_allclose(
+        log_prior(torch.tensor([0, 0, 0, 2]), 3), np.log(np.array([4, 1, 2]) / 7) / 2, rtol=1e-12
+    )
+
+
+def test_folds_hold_copies_together_and_spread_classes():
+    labels = torch.arange(5).repeat_interleave(20)
+    groups = torch.arange(100)
+    folds = fold_of(labels, groups)
+    assert torch.bincount(folds * 5 + labels).tolist() == [2] * 50
+    groups[50] = 3
+    assert (
+        fold_of(labels, groups.unique(return_inverse=True)[1])[50]
+        == fold_of(labels, groups.unique(return_inverse=True)[1])[3]
+    )
+
+
+def test_images_are_asked_by_residuals_that_have_not_seen_them():
+    embeds, logits, labels = problem(40)
+    found, groups = basis(embeds), torch.arange(40)
+    asked = strength.ask(found, logits, labels, groups, [1.0])
+    folds = fold_of(labels, groups)
+    for fold in range(10):
+        out = folds == fold
+        (weights,) = fit(found.images[~out], logits[~out], labels[~out], found.eigenvalues, [1.0])
+        prior = log_prior(labels[~out], 4)
+        taught = logits[out] + found.images[out] @ weights
+        expected = cross_entropy(logits[out] + prior, labels[out], reduction="none") - cross_entropy(
+            taught + prior, labels[out], reduction="none"
+        )
+        torch.testing.assert_close(asked.gains[asked.folds == fold, 0], expected, atol=1e-3, rtol=0)
+        assert torch.equal(asked.after[asked.folds == fold, 0], (taught.argmax(1) == labels[out]).double())
+
+
+def test_of_many_images_enough_are_asked(monkeypatch):
+    monkeypatch.setattr(strength, "ENOUGH", 25)
+    embeds, logits, labels = problem(100)
+    asked = strength.ask(basis(embeds), logits, labels, torch.arange(100), [1.0])
+    assert 25 <= len(asked.labels) < 40
+
+
+def outcomes(gains, after=1.0, before=0.0):
+    count = len(gains)
+    labels = torch.arange(count) % 2
+    return Asked(
+        labels,
+        torch.arange(count) % 10,
+        torch.full((count,), before).double(),
+        torch.full((count, 1), after).double() if isinstance(after, float) else after[:, None].double(),
+        gains[:, None].double(),
+    )
+
+
+def test_what_gains_no_more_than_chance_is_not_taken():
+    noise = torch.randn(100, generator=torch.Generator().manual_seed(0))
+    noise = (noise - noise.mean()) / noise.std()
+    assert chosen(outcomes(noise + 0.09), 2) is None
+    assert chosen(outcomes(noise + 0.11), 2) == 0
+
+
+def test_what_lowers_accuracy_beyond_chance_is_not_taken():
+    assert chosen(outcomes(torch.ones(100), after=torch.zeros(100), before=1.0), 2) is None
+    spoilt = torch.ones(100)
+    spoilt[0] = 0
+    assert chosen(outcomes(torch.ones(100), after=spoilt, before=1.0), 2) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_labels_that_say_nothing_change_nothing_much(seed):
+    embeds, logits, _ = problem(200, 20, seed=seed)
+    labels = torch.randint(4, (200,), generator=torch.Generator().manual_seed(seed + 50))
+    choice = choose(basis(embeds), logits * 0, labels, torch.arange(200))
+    assert choice.top1.low <= 0 <= choice.top1.high
+    if choice.strength is None:
+        assert choice.top1.gain == choice.top1.low == choice.top1.high == choice.recall.gain == 0
+
+
+def test_labels_that_say_much_are_used_and_the_gain_is_that_of_images_not_seen():
+    embeds, logits, labels = problem(400, 8, noise=0.3, seed=3)
+    train = torch.arange(400) < 200
+    found = basis(embeds[train])
+    choice = choose(found, logits[train], labels[train], torch.arange(200))
+    assert choice.strength is not None
+    (weights,) = fit(found.images, logits[train], labels[train], found.eigenvalues, [choice.strength])
+    taught = residual(found, weights)
+    after = (logits + embeds @ taught.weights + taught.bias)[~train].argmax(1) == labels[~train]
+    before = logits[~train].argmax(1) == labels[~train]
+    assert choice.top1.low < (after.double() - before.double()).mean() < choice.top1.high
+    assert choice.recall.low < choice.recall.gain < choice.recall.high
+
+
+@pytest.mark.parametrize("images", [2, 9])
+def test_a_few_images_are_too_few(images):
+    embeds, logits, labels = problem(images, noise=0.1)
+    choice = choose(basis(embeds), logits, labels, torch.arange(images))
+    assert choice.strength is None
