@@ -65,7 +65,8 @@ def write_photos(folder: str | Path) -> list[Path]:
     names = SynonymSet.read(synonym_file()).class_names
     written = []
     for digit, name in enumerate(names):
-        for i, position in enumerate(np.flatnonzero(labels == digit)[:PHOTOS]):
+        own = np.flatnonzero(labels == digit)
+        for i, position in enumerate(own[:: len(own) // PHOTOS][:PHOTOS]):  # of all hands
             path = Path(folder, name, f"{i}.png")
             if path.exists():
                 with Image.open(path) as found:
