@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import warnings
 
 import pytest
 import torch
@@ -18,7 +19,10 @@ def head_of(names, seed, **settings):
     return SynonymousSpaceHead().fit_embeddings(texts, names, logit_scale=10.0).reconfigure(**settings)
 
 
+SHOWN = torch.randn(20, 8, generator=torch.Generator().manual_seed(3))
+LABELS = ["cat", "dog", "bird", None] * 5
 OTHER = head_of(["fish", "newt"], 2)
+EMBEDS = torch.randn(20, 8, generator=torch.Generator().manual_seed(6))
 CHANGES = {
     "fit_embeddings": lambda head: head.fit_embeddings([torch.eye(8)[:2]], ["one"], logit_scale=3.0),
     "remove_classes": lambda head: head.remove_classes(["cat", 2]),
@@ -29,9 +33,13 @@ CHANGES = {
     ),
     "reconfigure to the same": lambda head: head.reconfigure(metric="local_center"),
     "fit_rejection": lambda head: head.fit_rejection(image_embeds=torch.eye(8)),
+    "set_class_shares": lambda head: head.set_class_shares({"cat": 0.5, 4: 0.1}),
+    "calibrate": lambda head: head.calibrate(image_embeds=EMBEDS, labels=[0, 1, 2, 3] * 5, coverage=0.8),
     "load_state_dict": lambda head: head.load_state_dict(
         head_of(["cat", "dog", "bird", "bee", "ant"], 5, metric="center").state_dict()
     ),
+    "fit_few_shot": lambda head: head.fit_few_shot(image_embeds=SHOWN, labels=LABELS, add=True),
+    "forget_examples": lambda head: head.forget_examples(),
     "half": lambda head: head.reconfigure(logit_scale=7.0),
 }
 
@@ -81,6 +89,12 @@ def test_a_change_that_is_interrupted_at_any_call_leaves_the_head_as_it_was(name
     change = CHANGES[name]
     head = head_of(["cat", "dog", "bird", "bee", "ant"], 1)
     head.calibration = Calibration(activation="softmax", temperature=2.0, thresholds=(0.5,))
+    if "examples" in name or name in ("remove_classes", "reconfigure"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            calibration = head.calibration
+            head.fit_few_shot(image_embeds=SHOWN, labels=[0, 1, 2, 3] * 5)
+            head.calibration = calibration
     before = what_it_says(head)
     changed = copy.deepcopy(head)
     count = made(change, changed)

@@ -13,7 +13,10 @@ from s3clip.arguments import LARGEST_SCALE, is_scale
 NONE_OF_THESE = -1
 """The label of an image that shows none of the classes."""
 
-LARGEST_THRESHOLD = 1e12
+LARGEST_THRESHOLD = 1e13
+LARGEST_WEIGHT = 1e12
+"""Of a residual: logits stay finite in float32, also divided by the least temperature."""
+LEAST_STRENGTH = 1e-9
 _Share = Annotated[float, Field(ge=-1, le=1)]
 _Count = Annotated[int, Field(ge=0, lt=2**40)]
 
@@ -44,7 +47,7 @@ class FewShotReport(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    strength: float | None = Field(gt=0, le=1e12)
+    strength: float | None = Field(ge=LEAST_STRENGTH, le=1e12)
     seen: tuple[_Count, ...]
     none: _Count
     top1: Gain
@@ -148,8 +151,8 @@ class LearnedResidual:
         for part in (self.weights, self.bias):
             if part.dtype not in (torch.float32, torch.float64):
                 raise ValueError(f"residual: expected float32 or float64, got {part.dtype}")
-            if part.device.type != "meta" and not bool(torch.isfinite(part).all()):
-                raise ValueError("residual: it holds NaN or Inf")
+            if part.device.type != "meta" and not bool((part.abs() <= LARGEST_WEIGHT).all()):
+                raise ValueError(f"residual: expected numbers within {LARGEST_WEIGHT:g} of 0")
         _check_report(self.report, classes)
 
 

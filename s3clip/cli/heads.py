@@ -26,6 +26,7 @@ from s3clip.cli.common import (
     head_config,
     print_rows,
 )
+from s3clip.cli.stopping import encoded_texts, keeps
 from s3clip.printing import counted, say
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def demo(
     say(f"{result}\n\nPicture: {result.picture}. Head: {result.head_folder}")
 
 
+@keeps(lambda **_: f"{encoded_texts()}; to go on")
 def fit(
     classes: Annotated[
         str,
@@ -96,7 +98,8 @@ def fit(
     total, kept = sum(len(r.texts) for r in reports), sum(r.count("kept") for r in reports)
     dropped = sum(r.count("dropped") for r in reports)
     say(
-        f"{counted(len(reports), 'class')}, {counted(total, 'text')}: {kept} kept, {dropped} dropped, "
+        f"{counted(len(reports), 'class')}, {counted(total, head.config.points.removesuffix('s'))}: "
+        f"{kept} kept, {dropped} dropped, "
         f"{total - kept - dropped} repeated"
     )
     if len(reports) == 1:

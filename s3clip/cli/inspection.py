@@ -67,10 +67,13 @@ def inspect(
         _print_csv(reports, every)
         return
     unit = " margins" if fitted.space.relative else ""
+    if fitted.few_shot is not None:
+        say(f"few_shot: {fitted.few_shot.summary()}")
     for r in reports:
         scale = f"ε = {r.scale:.4f}" if math.isfinite(r.scale) else "ε = ∞"
-        points = counted(len(r.texts), fitted.config.points.removesuffix("s"))
-        say(f"{r.index} {r.name}: {r.count('kept')} of {points} kept, {scale}")
+        seen = "" if fitted.few_shot is None else f", {fitted.few_shot.seen[r.index]} labelled images"
+        kept = f"{r.count('kept')} of {counted(len(r.texts), fitted.config.points.removesuffix('s'))} kept"
+        say(f"{r.index} {r.name}: {kept}, {scale}{seen}")
         if r.death_times:
             say("  death times: " + " ".join(f"{death:.4f}" for death in r.death_times))
         for t in r.texts:

@@ -19,6 +19,7 @@ from s3clip.cli.common import (
     named,
     print_rows,
 )
+from s3clip.cli.stopping import keeps
 from s3clip.printing import counted, say
 from s3clip.texts.formats import KINDS, TextKind
 from s3clip.texts.sources import BUILTIN, HUB
@@ -120,6 +121,7 @@ def check(
 
 
 @app.command()
+@keeps(lambda *, out, **_: f"the answers are kept in {out}.partial.jsonl; to go on")
 def generate(
     names: Names,
     out: Out,

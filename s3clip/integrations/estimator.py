@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d, validate_data
 
+from s3clip.arguments import plain
 from s3clip.config import HeadConfig
 from s3clip.head import SynonymousSpaceHead
 
@@ -56,12 +57,16 @@ class SynonymousSpaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
         self.logit_scale = logit_scale
         self.class_shares = class_shares
 
-    def fit(self, X: Any, y: Any) -> "SynonymousSpaceClassifier":  # scikit-learn's names
-        """Build the space of every class.
+    def fit(
+        self, X: Any, y: Any, *, images: Any = None, image_labels: Any = None
+    ) -> "SynonymousSpaceClassifier":  # scikit-learn's names
+        """Build the space of every class, and learn from labelled images where there are some.
 
         Args:
             X: (texts, dim) text embeddings, normalised or not, none of them zero.
             y: (texts,) the class of each. The first row of a class is that of its own name.
+            images: (images, dim) embeddings of labelled images, as for `head.fit_few_shot`.
+            image_labels: (images,) the class of each, as in `y`.
         """
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(y)
@@ -78,6 +83,15 @@ class SynonymousSpaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
             if unknown := [label for label in self.class_shares if label not in positions]:
                 raise ValueError(f"class_shares: {unknown[0]!r} is no label of y")
             head.set_class_shares({positions[label]: own for label, own in self.class_shares.items()})
+        if (images is None) != (image_labels is None):
+            raise ValueError("images, image_labels: expected both or neither")
+        if images is not None:
+            images = check_array(images, dtype=[np.float64, np.float32], input_name="images")
+            image_labels = column_or_1d(image_labels)
+            place = np.searchsorted(self.classes_, image_labels).clip(max=len(self.classes_) - 1)
+            if (unknown := self.classes_[place] != image_labels).any():
+                raise ValueError(f"image_labels: {plain(image_labels[unknown][0])!r} is no class of y")
+            head.fit_few_shot(image_embeds=torch.tensor(images), labels=place, batch_size=1024)
         self.head_ = head.eval()
         return self
 

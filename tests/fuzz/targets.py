@@ -8,7 +8,7 @@ import random
 import tarfile
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -148,24 +148,36 @@ def journal(base: Path) -> Case:
 # ---- artifacts ---------------------------------------------------------------------------------------------
 
 
-def _head(base: Path) -> Any:
+def _head(base: Path, taught: str = "") -> Any:
+    """Save a class space, with labelled images ("examples") or what was learned of some ("residual")."""
     import torch
 
     from s3clip.artifact.folder import load_artifact, save_artifact
-    from s3clip.class_space.fitted import ClassSpaceModule
+    from s3clip.class_space import Examples, LearnedResidual
+    from s3clip.class_space.fitted import ClassSpaceModule, FittedSpace
     from tests import ROOT
 
     space = load_artifact(ROOT / "tests" / "artifact" / "saved" / "2")
+    if taught:
+        shown = torch.randn(24, space.raw.shape[1], generator=torch.Generator().manual_seed(0))
+        embeds = torch.nn.functional.normalize(shown, dim=1).half()
+        examples = Examples(embeds, torch.arange(24) % 4 - 1, logit_scale=10.0)
+        space = FittedSpace(replace(space, few_shot=examples)).value
+        strong = space.few_shot.report.model_copy(update={"strength": 1.0})
+        space = replace(space, few_shot=replace(space.few_shot, report=strong))
+        if taught == "residual":
+            weights = torch.ones(space.raw.shape[1], len(space.classes))
+            space = replace(space, few_shot=LearnedResidual(weights, weights[0], strong))
     save_artifact(base / "space", space)
     torch.set_num_threads(1)
     return space, ClassSpaceModule
 
 
-def artifact(base: Path) -> Case:
+def artifact(base: Path, taught: str = "examples") -> Case:
     """Files that were damaged: what loads is what was saved, bit for bit."""
     from s3clip.artifact.folder import load_artifact
 
-    space, _ = _head(base)
+    space, _ = _head(base, taught)
     expected, files = space.digest(), {path.name: path.read_bytes() for path in (base / "space").iterdir()}
     config = json.loads(files["config.json"])
 
@@ -186,7 +198,7 @@ def artifact(base: Path) -> Case:
     return case
 
 
-def artifact_mended(base: Path) -> Case:  # noqa: C901
+def artifact_mended(base: Path, taught: str = "examples") -> Case:  # noqa: C901
     """Files of somebody who also mends the checksums: they are refused, or give logits that are numbers."""
     import torch
     from safetensors.torch import load, save
@@ -194,7 +206,7 @@ def artifact_mended(base: Path) -> Case:  # noqa: C901
     from s3clip import SynonymousSpaceHead
     from s3clip.artifact.folder import config_digest
 
-    _head(base)
+    _head(base, taught)
     config = json.loads((base / "space" / "config.json").read_text())
     original = (base / "space" / config["space_file"]).read_bytes()
     tensors = load(original)
@@ -254,13 +266,13 @@ def artifact_mended(base: Path) -> Case:  # noqa: C901
     return case
 
 
-def state_dict(base: Path) -> Case:
+def state_dict(base: Path, taught: str = "examples") -> Case:
     """State dicts, as torch.load gives them: refused, or taken."""
     import torch
 
     from s3clip import SynonymousSpaceHead
 
-    _head(base)
+    _head(base, taught)
     state = SynonymousSpaceHead.from_pretrained(base / "space", backbone=None).state_dict()
     key = next(key for key in state if key.endswith("_extra_state"))
     content = json.loads(bytes(state[key].numpy()))
@@ -647,6 +659,7 @@ TARGETS = {
     "journal": Target(journal),
     "artifact": Target(artifact),
     "artifact-mended": Target(artifact_mended),
+    "artifact-residual": Target(lambda base: artifact_mended(base, "residual")),
     "state-dict": Target(state_dict),
     "tar": Target(tar),
     "arrays": Target(arrays),

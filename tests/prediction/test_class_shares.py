@@ -230,8 +230,11 @@ def test_they_are_in_every_way_to_logits(calibrated):
     )
     head.calibration = None
     head.reconfigure(metric="center")
-    with pytest.raises(ValueError, match="no place for the shares"):
+    with pytest.raises(ValueError, match=r"to_linear\(bias=True\)"):
         head.to_linear()
+    weights, bias = head.to_linear(bias=True)
+    logits = head.logit_scale * torch.nn.functional.normalize(embeds, dim=1) @ weights + bias
+    torch.testing.assert_close(logits, head(image_embeds=embeds), atol=1e-4, rtol=0)
 
 
 def test_the_pipeline_and_the_estimator_have_them():
