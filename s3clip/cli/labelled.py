@@ -13,6 +13,7 @@ from s3clip.cli.common import (
     HeadSource,
     Output,
     Revision,
+    SavedBackbone,
     keep_inputs,
     print_rows,
 )
@@ -33,7 +34,6 @@ LabelColumn = Annotated[str, typer.Option(help="Its column of class ids or names
 Out = Annotated[
     Path | None, typer.Option(help="Folder to save the head in. Default: the one it was loaded from.")
 ]
-Model = Annotated[str, typer.Option(help="The model, if it is not where it was when the head was fitted.")]
 
 
 def calibrate(
@@ -49,7 +49,7 @@ def calibrate(
     ] = None,
     file_column: FileColumn = "file",
     label_column: LabelColumn = "label",
-    backbone: Model = "saved",
+    backbone: SavedBackbone = "saved",
     revision: Revision = None,
     batch_size: BatchSize = 32,
     device: Device = None,
@@ -98,7 +98,7 @@ def teach(
     file_column: FileColumn = "file",
     label_column: LabelColumn = "label",
     output: Output = Format.TABLE,
-    backbone: Model = "saved",
+    backbone: SavedBackbone = "saved",
     revision: Revision = None,
     batch_size: BatchSize = 32,
     device: Device = None,
@@ -137,7 +137,7 @@ def suggest(
     head: HeadSource,
     out: Annotated[Path, typer.Option(help="CSV to write, with an empty column to fill in: next.csv.")],
     n: Annotated[int, typer.Option("-n", help="How many images.")] = 20,
-    backbone: Model = "saved",
+    backbone: SavedBackbone = "saved",
     revision: Revision = None,
     batch_size: BatchSize = 32,
     device: Device = None,
@@ -172,7 +172,7 @@ def reject(
     false_accept_rate: Annotated[
         float, typer.Option(help="The share of such images that may be accepted all the same.")
     ] = 0.05,
-    backbone: Model = "saved",
+    backbone: SavedBackbone = "saved",
     revision: Revision = None,
     batch_size: BatchSize = 32,
     device: Device = None,
