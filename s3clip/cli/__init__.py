@@ -24,6 +24,8 @@ for verb in (
     heads.demo,
     heads.fit,
     heads.predict,
+    labelled.teach,
+    labelled.suggest,
     labelled.calibrate,
     labelled.reject,
     labelled.shares,
