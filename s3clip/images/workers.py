@@ -26,7 +26,5 @@ def start_workers(loader: DataLoader[Any]) -> Iterator[Any]:
 
 def _end_without(parent: int, worker: int) -> None:
     """End a worker whose parent was killed while it began: torch takes whoever has it then for its parent."""
-    if (
-        hasattr(os, "fork") and os.getppid() != parent
-    ):  # where there is none, torch has a handle of the parent
+    if hasattr(os, "fork") and os.getppid() != parent:  # on Windows torch has a handle of the parent
         os._exit(1)
