@@ -7,6 +7,7 @@ import huggingface_hub
 import huggingface_hub.file_download
 import pytest
 import torch
+import transformers.utils.hub
 
 from s3clip import SynonymousSpaceHead
 from tests import SHARED
@@ -47,6 +48,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
             if hasattr(module, "HUGGINGFACE_CO_URL_TEMPLATE"):
                 template = address + "/{repo_id}/resolve/{revision}/{filename}"
                 monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        # transformers 5 keeps a client of the first address that it was asked for.
+        monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         yield hub

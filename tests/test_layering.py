@@ -32,6 +32,7 @@ LARGEST_MODULE, LARGEST_TOP = 450, 8
 # Mathematics: tensors in, tensors out. `config` checks settings with pydantic on top.
 PURE = {
     *("arguments", "config", "files.problems", "space", "texts.prompts", "texts.templates", "texts.wording"),
+    "texts.labels",
     *("backbone.prefix_tree", "images.augmix", "evaluation.scores"),
     *("segmentation.windows", "segmentation.scores", "segmentation.rle"),
 }
@@ -59,7 +60,7 @@ STANDARD = {
     *("typing", "unicodedata"),
 }
 # What knows the libraries of models: the room of the backbone, and what is measured against transformers.
-TRANSFORMERS = ("backbone.", "integrations.pipeline", "bench.")
+TRANSFORMERS = ("backbone.", "integrations.pipeline", "integrations.auto_classes", "bench.")
 
 
 def modules():

@@ -1,15 +1,15 @@
-"""The study behind the defaults of `HeadConfig`: every table, number and picture of docs/choices.md.
+"""Every method on real embeddings: the pictures of docs/choices.md, and its table of methods.
 
     python examples/studies/study.py --shared ../shared --out study
 
 takes some minutes on one CPU core, and gives the same figures again (but for the times). It writes study.md
-with the tables, study.json with the numbers, and the pictures.
+with the tables, study.json with the numbers, and the pictures. What a point is and what the filter finds is
+the matter of concepts_study.py.
 """
 
 import argparse
 import json
 import random
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,6 @@ import torch
 from sklearn.metrics import accuracy_score, recall_score
 from study_sets import LabelSet, clip_sets, fashion_sets
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from s3clip import Backbone, HeadConfig, SynonymousSpaceHead
 from s3clip.evaluation import METHODS as EVERY
@@ -243,162 +242,6 @@ def damaged(sets: list[LabelSet], page: Page, seeds: int) -> None:
         page.data["swaps"][f"{share} {what}"] = rows
 
 
-def unequal(sets: list[LabelSet], pools: dict[str, list[Tensor]], page: Page) -> None:
-    """Give one class many more texts than the others, repeat texts, and list them in another order."""
-    rows, order = [], []
-    for each in sets:
-        few = [own[:2] for own in each.texts]
-        for what in ("2 texts each, one class ten times its own", "2 texts each, one class 1, another 30"):
-            moved: dict[str, list[Tensor]] = {c: [] for c in ("center", "default", "nearest")}
-            for c, many in enumerate(pools[each.name]):
-                base, count = list(few), 10 * len(few[c])
-                if "30" in what:
-                    base[(c + 1) % len(base)], count = base[(c + 1) % len(base)][:1], 30
-                if len(many) >= count:
-                    texts = [*base[:c], many[:count], *base[c + 1 :]]
-                    for method, own in moved.items():
-                        change = zip(score(method, each, texts), score(method, each, base), strict=True)
-                        own.append(torch.tensor([after - before for after, before in change]))
-            if moved["center"]:
-                rows.append([each.name, what, str(len(moved["center"])), *map(_changes, moved.values())])
-        draw, shuffled = torch.Generator().manual_seed(0), []
-        for own in each.texts:
-            mixed = torch.randperm(len(own) - 1, generator=draw) + 1
-            repeated = torch.randint(len(own), (5,), generator=draw)
-            shuffled.append(torch.cat([own[:1], own[mixed], own[repeated]]))
-        with torch.inference_mode():
-            logits = [fitted(HeadConfig(), each, t)(image_embeds=each.images) for t in (each.texts, shuffled)]
-        same = bool((logits[0].argmax(1) == logits[1].argmax(1)).all())
-        order.append([each.name, f"{float((logits[0] - logits[1]).abs().max()) / each.scale:.1e}", str(same)])
-    page.table(
-        "Unequal numbers of texts",
-        ["set", "texts", "classes tried", "center moves", "default", "nearest"],
-        rows,
-        "Top-1; recall. Mean size of the change over the classes tried, in points (lowest to highest).",
-    )
-    page.table("Order and repeats", ["set", "largest change of a score", "same predictions"], order)
-    page.data |= {"unequal": rows, "order": order}
-
-
-def _changes(changes: list[Tensor]) -> str:
-    every = torch.stack(changes)
-    size, low, high = every.abs().mean(0), every.min(0).values, every.max(0).values
-    return "; ".join(f"{size[i]:.2f} ({low[i]:+.1f} to {high[i]:+.1f})" for i in (0, 1))
-
-
-def subsets(sets: list[LabelSet], page: Page, seeds: int) -> None:
-    """Draw half of the classes, or one to six texts of each class."""
-    rows = []
-    for what in ("half the classes", "1 to 6 texts a class"):
-        for each in sets:
-            gains = []
-            for seed in range(seeds):
-                part = _half_the_classes(each, seed) if what.startswith("half") else _few_texts(each, seed)
-                scores = [torch.tensor(score(c, part, part.texts)) for c in ("default", "name", "center")]
-                gains.append(torch.cat([scores[0] - scores[1], scores[0] - scores[2]]))
-            mean = torch.stack(gains).mean(0)
-            rows.append(
-                [what, each.name, f"{mean[0]:+.1f} / {mean[1]:+.1f}", f"{mean[2]:+.1f} / {mean[3]:+.1f}"]
-            )
-    page.table(
-        f"Random parts of the sets, mean of {seeds} draws",
-        ["part", "set", "default - name", "default - center"],
-        rows,
-    )
-    page.data["subsets"] = rows
-
-
-def _half_the_classes(each: LabelSet, seed: int) -> LabelSet:
-    count = len(each.texts)
-    kept = sorted(random.Random(seed).sample(range(count), max(2, count // 2)))
-    position = torch.full((count,), -1)
-    position[kept] = torch.arange(len(kept))
-    labels = position[each.labels]
-    return each._replace(
-        images=each.images[labels >= 0],
-        labels=labels[labels >= 0],
-        texts=[each.texts[c] for c in kept],
-        words=[each.words[c] for c in kept],
-    )
-
-
-def _few_texts(each: LabelSet, seed: int) -> LabelSet:
-    draw = random.Random(seed)
-    texts = []
-    for own in each.texts:
-        count = min(len(own) - 1, draw.randint(0, 5))
-        texts.append(own[[0, *sorted(draw.sample(range(1, len(own)), count))]])
-    return each._replace(texts=texts)
-
-
-def left_out(sets: list[LabelSet], page: Page) -> None:
-    """Choose settings on the sets of two sources of images, and look at the third."""
-    grid = [
-        HeadConfig(metric_options={"k": k, "name_weight": w}, scale_options={"epsilon": e, "share": q})
-        for k in (0.34, 0.4, 0.5)
-        for w in (0.1, 0.2, 0.25, 0.3)
-        for e in (1.0, 1.1)
-        for q in (0.7, 0.75)
-    ]
-    gain = torch.zeros(len(grid), len(sets))
-    for j, each in enumerate(sets):
-        control = torch.tensor(score("center", each, each.texts)).mean()
-        for i, config in enumerate(grid):
-            gain[i, j] = torch.tensor(score(config, each, each.texts)).mean() - control
-    default, rows = grid.index(HeadConfig()), []
-    sources = list(dict.fromkeys(source_of(each) for each in sets))
-    for source in sources:
-        inside = torch.tensor([source_of(each) == source for each in sets])
-        best = int(gain[:, ~inside].mean(1).argmax())
-        chosen = {**grid[best].metric_options, **grid[best].scale_options}
-        here = gain[:, inside].mean(1)
-        words = ", ".join(f"{option} {value}" for option, value in chosen.items() if option != "renormalize")
-        extremes = f"{here.min():+.2f} to {here.max():+.2f}"
-        rows.append(
-            [source, str(int(inside.sum())), words, f"{here[best]:+.2f}", f"{here[default]:+.2f}", extremes]
-        )
-    page.table(
-        f"Settings chosen on other images, among {len(grid)}",
-        ["left out", "sets", "best elsewhere", "its gain over center", "the default's", "over all settings"],
-        rows,
-        "Mean of top-1 and recall in points, mean over the sets left out.",
-    )
-    page.data["left_out"] = rows
-
-
-def source_of(each: LabelSet) -> str:
-    """Return which images a set has."""
-    if each.encoder == "fashion_clip":
-        return "photos, fashion_clip"
-    return "photos, CLIP" if each.name.startswith("fashion13") else "CIFAR-10, CLIP"
-
-
-def cost(page: Page) -> None:
-    """Time the default and center on 64 images, 1,000 classes, 32 texts of 512 dimensions each."""
-    draw = torch.Generator().manual_seed(0)
-    images = torch.randn(64, 512, generator=draw)
-    centres = torch.randn(1000, 1, 512, generator=draw)
-    texts = list(normalize(centres + 0.7 * torch.randn(1000, 32, 512, generator=draw), dim=2))
-    rows = []
-    for method in ("center", "no filter", "default"):
-        started = time.perf_counter()
-        head = SynonymousSpaceHead(config=METHODS[method])
-        head.fit_embeddings(texts, [str(i) for i in range(1000)], logit_scale=100.0)
-        fit = time.perf_counter() - started
-        with torch.inference_mode():
-            head(image_embeds=images)
-            started = time.perf_counter()
-            for _ in range(10):
-                head(image_embeds=images)
-        rows.append([method, f"{fit:.2f}", f"{1000 * (time.perf_counter() - started) / 640:.3f}"])
-    page.table(
-        "Cost with 1,000 classes of 32 texts, batches of 64 images",
-        ["method", "fit, s", "ms per image"],
-        rows,
-    )
-    page.data["cost"] = rows
-
-
 def draw(page: Page, out: Path) -> None:
     """Draw the differences on all sets, and what swaps cost on the main ones."""
     names = list(page.data["clean"])[::-1]
@@ -492,24 +335,6 @@ def every_method(
     page.data["methods"] = {name: result.to_dict() for name, result in results.items()}
 
 
-def larger_lists(sets: list[LabelSet], backbone: Backbone) -> dict[str, list[Tensor]]:
-    """Return longer lists of distinct texts for the classes of the main sets, the set's own first."""
-    by_name = {each.name: each for each in sets}
-    looks = "men women black blue white red printed casual new classic".split()
-    pools = {}
-    for name in MAIN:
-        each, pools[name] = by_name[name], []
-        for c, own in enumerate(each.texts):
-            if each.encoder == "fashion_clip":
-                texts = [f"a photo of a {look} {word}" for word in each.words[c][:3] for look in looks]
-                more = backbone.encode_texts(texts)
-            else:
-                more = torch.cat([by_name[f"{name} {list_}"].texts[c] for list_ in ("words", "nearest 15")])
-            head = fitted(CENTER, each._replace(words=[["one"]]), [torch.cat([own, more])])
-            pools[name].append(head.space.raw[head.space.kept])
-    return pools
-
-
 def main() -> None:
     """Run the whole study."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -527,10 +352,6 @@ def main() -> None:
     mains = [each for each in sets if each.name in MAIN]
     clean(sets, page, arguments.bootstrap)
     damaged(sets, page, arguments.seeds)
-    unequal(mains, larger_lists(sets, backbone), page)
-    subsets(mains, page, arguments.seeds)
-    left_out(sets, page)
-    cost(page)
     draw(page, arguments.out)
     every_method(mains, backbone, arguments.shared, page, arguments.out, arguments.bootstrap)
     (arguments.out / "study.md").write_text("\n".join(page.lines) + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """The model card of a class space: what it classifies, how it was made, and a snippet that runs."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,8 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from s3clip._version import __version__
+from s3clip.backbone.names import hub_repository, is_public
 from s3clip.class_space import ClassSpace, Examples
-from s3clip.files.hub import is_repository
 
 _TEMPLATE = Path(__file__).parent / "model_card.md"
 _EXAMPLES = 20
@@ -19,12 +20,12 @@ def model_card(space: ClassSpace, repo_id: str) -> ModelCard:
     """Return a card that says what the space classifies and how it was made, with a snippet that runs."""
     reference = None if space.backbone is None else space.backbone.reference
     name = None if reference is None else reference.name
-    if name is not None and not is_repository(name):
+    if name is not None and (not is_public(name) or os.path.isdir(name)):
         name = None
     data = ModelCardData(
         library_name="s3clip",
         pipeline_tag="zero-shot-image-classification",
-        base_model=name,
+        base_model=None if name is None else hub_repository(name),
         tags=["s3clip", "zero-shot-image-classification", "synonyms"],
     )
     kept = space.few_shot

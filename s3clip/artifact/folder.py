@@ -25,6 +25,7 @@ from torch import Tensor
 
 from s3clip.arguments import LARGEST_SCALE, is_scale
 from s3clip.backbone.identity import checked_parts
+from s3clip.backbone.names import is_public, named_folder
 from s3clip.class_space import (
     Activation,
     BackboneFacts,
@@ -47,7 +48,6 @@ from s3clip.class_space.state import (
 from s3clip.class_space.value import LARGEST_BIAS, Name
 from s3clip.config import SavedConfig
 from s3clip.files.addresses import regular_file
-from s3clip.files.hub import is_hub_name
 from s3clip.files.json import checked, parse_json, read_json
 from s3clip.files.problems import shown
 from s3clip.files.writing import locked_folder, write_atomically
@@ -71,6 +71,8 @@ class _ConfigFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal["s3clip-space/1", "s3clip-space/2", "s3clip-space/3"] = FORMAT
+    # By it transformers' `pipeline` knows what it is given; those of before have none.
+    model_type: Literal["s3clip"] = "s3clip"
     head: SavedConfig
     backbone: BackboneReference | None
     activation: Activation
@@ -353,14 +355,14 @@ def named_backbone(space: ClassSpace, folder: str, *, of_hub: bool = False) -> t
             f"{folder}: the backbone it was made with has no name; give it as backbone=, "
             f"or backbone=None for a head that takes embeddings"
         )
-    if of_hub and not is_hub_name(name):
+    if of_hub and not is_public(name):
         raise ValueError(
             f"{folder}: the backbone it names, {name!r}, is no repository of the Hub; give one as backbone=, "
             f"or backbone=None for a head that takes embeddings"
         )
-    if os.path.isabs(name) and not os.path.isdir(name):
+    if (place := named_folder(name)) is not None and not os.path.exists(place):
         raise ValueError(
-            f"{folder}: the backbone it was made with is not at {name} any more; give its folder or Hub "
+            f"{folder}: the backbone it was made with is not at {place} any more; give its folder or Hub "
             f"repository as backbone="
         )
     return name, revision

@@ -22,8 +22,9 @@ from s3clip.artifact.folder import (
     load_artifact,
     save_artifact,
 )
+from s3clip.backbone.names import is_public
 from s3clip.class_space import BackboneReference, ClassSpace
-from s3clip.files.hub import fetch, hub_connection, is_repository
+from s3clip.files.hub import fetch, hub_connection
 from s3clip.files.json import LARGEST, read_json
 
 _TRIES = 5
@@ -178,7 +179,9 @@ def push_artifact(
 def _without_local_names(space: ClassSpace) -> ClassSpace:
     """Return the class space without the name of a backbone that is a folder of this machine."""
     backbone = space.backbone
-    if backbone is None or backbone.reference.name is None or is_repository(backbone.reference.name):
+    if backbone is None or (name := backbone.reference.name) is None:
+        return space
+    if is_public(name) and "/" in name and not os.path.isdir(name):
         return space
     return replace(space, backbone=replace(backbone, reference=BackboneReference(name=None)))
 

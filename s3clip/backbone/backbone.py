@@ -17,7 +17,7 @@ from torch.nn import functional
 from s3clip.backbone import identity
 from s3clip.backbone.families import check_loaded, family_of, warn_of_other_pixels, warn_of_untrained_texts
 from s3clip.backbone.image_transform import ImageTransform, check_pixels, checked_images
-from s3clip.backbone.loading import halves, load
+from s3clip.backbone.loading import explain, halves, load
 from s3clip.backbone.prefix_tree import (
     disagreement,
     encode_prefix_tree,
@@ -32,9 +32,13 @@ from s3clip.backbone.towers import (
     configured_dim,
     drop_text_side,
     evaluating,
+    execution_device,
     known_tokens,
+    own_tensor,
     pixel_weight_name,
+    weight_of,
 )
+from s3clip.backbone.wrappers import unwrapped
 
 # On these a tree of tokens must give what the text tower itself gives: they begin alike, and differ in
 # length.
@@ -82,6 +86,7 @@ class Backbone(nn.Module):
         self, model: nn.Module, processor: Any = None, *, name: str | None = None, revision: str | None = None
     ) -> None:
         super().__init__()
+        model, processor = unwrapped(model, processor)
         self.family = family_of(model)
         check_loaded(model)
         self.model = model
@@ -96,8 +101,10 @@ class Backbone(nn.Module):
         self._max_log_scale: float | None = getattr(model, "max_log_logit_scale", None)
         self._pixel_weight = pixel_weight_name(model)
         self._dim = configured_dim(model)
-        text_method = getattr(model, self.family.methods[1])
-        self._text_inputs = accepted_text_inputs(text_method, self.family.text_inputs)
+        self._text_inputs = self.family.text_inputs
+        if not self.family.is_open_clip:
+            text_method = getattr(model, self.family.methods[1])
+            self._text_inputs = accepted_text_inputs(text_method, self.family.text_inputs)
         self._text_length = self.tokens.most(model)
         warn_of_other_pixels(self.family, self.image_processor)
 
@@ -130,10 +137,14 @@ class Backbone(nn.Module):
             TypeError: If the model has no joint space.
             ValueError: If the checkpoint lacks weights of the model, which would be random.
         """
-        name = os.fspath(name)
         place = {key: value for key, value in (("dtype", dtype), ("device", device)) if value is not None}
-        model, processor = load(name, revision, place, text_tower, **kwargs)
-        backbone = cls(model, processor, name=name, revision=revision)
+        try:
+            loaded = load(name, revision, place, text_tower, **kwargs)
+            backbone = cls(loaded.model, loaded.processor, name=loaded.name)
+            backbone.revision = loaded.revision  # of an adapter its own, not that of its base
+        except (OSError, TypeError, ValueError) as error:
+            explain(error, name, revision, **kwargs)
+            raise
         if not text_tower:
             backbone.drop_text_tower()
         return backbone
@@ -166,13 +177,13 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Device of the image tower."""
-        return self.model.get_parameter(self._pixel_weight).device
+        """Device that the image tower computes on."""
+        return execution_device(self.model, self._pixel_weight)
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights that meet the pixels, to which pixels are cast."""
-        return self.model.get_parameter(self._pixel_weight).dtype
+        return weight_of(self.model, self._pixel_weight).dtype
 
     def logit_scale(self) -> Tensor:
         """Return the multiplier of cosines, () in float32, read from the model's parameter at every call.
@@ -180,7 +191,7 @@ class Backbone(nn.Module):
         It is `exp(logit_scale)`, clamped first where the model does so (AIMv2), or `1 / temperature` (ALIGN,
         TIPSv2).
         """
-        parameter: Tensor = getattr(self.model, self._scale_name).float().reshape(())
+        parameter = own_tensor(self.model, self._scale_name).float().reshape(())
         if self._scale_name == "temperature":
             return 1 / parameter
         if self._max_log_scale is not None:
@@ -189,8 +200,9 @@ class Backbone(nn.Module):
 
     def logit_bias(self) -> Tensor | None:
         """Return what is added to scaled cosines, () in float32, or None for a model without a bias."""
-        bias: Tensor | None = getattr(self.model, "logit_bias", None)
-        return None if bias is None else bias.float().reshape(())
+        if getattr(self.model, "logit_bias", None) is None:
+            return None
+        return own_tensor(self.model, "logit_bias").float().reshape(())
 
     def encode_texts(
         self, texts: Sequence[str], *, batch_size: int = 256, progress: bool | None = None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from s3clip.backbone.tokens import FunctionTokens, Tokens
-from s3clip.backbone.towers import IMAGE_TOWERS, image_tower, looks_untrained
+from s3clip.backbone.towers import IMAGE_TOWERS, image_tower, is_offloaded, looks_untrained
 
 
 def joint_embedding(output: Any) -> Tensor:
@@ -136,6 +136,7 @@ FAMILIES = {
             "text_projection",
         ),
         tokens=FunctionTokens,
+        text_inputs=("input_ids",),
         text_features=_open_clip_text_features,
         image_features=_open_clip_image_features,
         is_open_clip=True,
@@ -159,8 +160,6 @@ def family_of(model: nn.Module) -> Family:
             return family
     core = getattr(model, "base_model", model)
     hint = f"; its base_model, a {type(core).__name__}, may have one" if core is not model else ""
-    if isinstance(inner := getattr(model, "module", None), nn.Module):
-        hint = f"; it wraps a {type(inner).__name__}: give its .module"
     raise TypeError(
         f"model: {type(model).__name__} has no joint space of single images and texts{hint}. Expected a dual "
         "encoder: get_image_features, get_text_features and logit_scale or temperature (CLIP, SigLIP and "
@@ -169,13 +168,16 @@ def family_of(model: nn.Module) -> Family:
 
 
 def check_loaded(model: nn.Module) -> None:
-    """Raise ValueError for a model whose weights, or some of them, are not in memory."""
-    absent = next((name for name, weight in model.named_parameters() if weight.is_meta), None)
-    if absent is not None:
-        raise ValueError(
-            f"model: the weights of {type(model).__name__} are not in memory (the first: {absent!r}, on the "
-            "device meta, as init_empty_weights and offloading leave them); load it without them"
-        )
+    """Raise ValueError for a model whose weights, or some of them, are neither in memory nor offloaded."""
+    for prefix, module in model.named_modules():
+        if is_offloaded(module):  # accelerate brings its weights when it is called
+            continue
+        for name, weight in module.named_parameters(prefix, recurse=False):
+            if weight.is_meta:
+                raise ValueError(
+                    f"model: the weights of {type(model).__name__} are not in memory (the first: {name!r}, "
+                    "on the device meta, as init_empty_weights leaves them); load it without that"
+                )
 
 
 def warn_of_other_pixels(family: Family, image_processor: Any) -> None:

@@ -18,6 +18,9 @@ from s3clip.backbone.towers import evaluating
 SAME_BACKBONE = 0.999
 """Least cosine between the fingerprints of one backbone: dtype and device may differ, weights may not."""
 
+_QUANTISED = 0.9
+"""Least cosine at which a fingerprint that misses is said to look like a model with rounded weights."""
+
 # Saved fingerprints hang on these texts, and on the waves below: a change makes every saved artifact foreign.
 FINGERPRINT_TEXTS = ("a cat", "two red dogs", "the sea")
 
@@ -133,10 +136,12 @@ def check_fingerprint(saved: dict[str, Tensor], found: dict[str, Tensor], folder
             )
         cosine = torch.cosine_similarity(saved[part], found[part], dim=-1).min().item()
         if not cosine >= SAME_BACKBONE:
+            # Rounding to 8 or 4 bits moves an embedding so far; another model is nowhere near.
+            near = "; so near, it may be the same one quantised" if cosine >= _QUANTISED else ""
             raise ValueError(
                 f"{folder}: made with another backbone: the {part} fingerprints agree to a cosine of "
-                f"{cosine:.4f} only (at least {SAME_BACKBONE} expected); give the backbone it names, or fit "
-                f"the classes again"
+                f"{cosine:.4f} only (at least {SAME_BACKBONE} expected){near}; give the backbone it names, "
+                f"or fit the classes again"
             )
     read, reads = saved.get("tokenizer"), found.get("tokenizer")
     if read is not None and reads is not None and not torch.equal(read, reads):

@@ -1,43 +1,211 @@
-"""From a name to a dual encoder and its processor. transformers is imported when something is loaded."""
+"""From a name to a dual encoder and its processor, by the library that reads it.
 
+What a name without a scheme is, its files say: a model of transformers, one of sentence-transformers, an
+adapter of PEFT. Libraries are imported when something is loaded.
+"""
+
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.errors import EntryNotFoundError
+from pydantic import BaseModel, Field
 from torch import nn
 
 from s3clip.backbone.families import CLIP
-from s3clip.files.hub import stands_in_cache
+from s3clip.backbone.names import ModelName, is_public
+from s3clip.backbone.open_clip_loading import CONFIG as OPEN_CLIP_CONFIG
+from s3clip.backbone.open_clip_loading import load_open_clip
+from s3clip.files.hub import commit_of, fetch, find_model
+from s3clip.files.json import checked, read_json
 
 # Arguments of `from_pretrained` that say where files come from, which the processor needs too.
 _HUB_ARGUMENTS = "token cache_dir local_files_only force_download subfolder trust_remote_code".split()
 
+_TRANSFORMERS, _ADAPTER, _MODULES = "config.json", "adapter_config.json", "modules.json"
+_KINDS = (_TRANSFORMERS, _ADAPTER, _MODULES, OPEN_CLIP_CONFIG)
+"""The file that each library knows its models by. Where there are several, the first one counts."""
+
+
+class Loaded(NamedTuple):
+    """A model in evaluation mode, its processor, and what both are called.
+
+    Attributes:
+        model: a dual encoder.
+        processor: as `Backbone` takes it.
+        name: by which it is found again.
+        revision: the commit, where it is known; else what was asked for.
+    """
+
+    model: nn.Module
+    processor: Any
+    name: str
+    revision: str | None
+
 
 def load(
-    name: str, revision: str | None, place: dict[str, Any], text_tower: bool, **kwargs: Any
-) -> tuple[nn.Module, Any]:
+    name: str | os.PathLike[str],
+    revision: str | None,
+    place: dict[str, Any],
+    text_tower: bool,
+    **kwargs: Any,
+) -> Loaded:
     """Return the model of `Backbone.from_pretrained`, in evaluation mode, and its processor.
 
     `place` are arguments of `torch.nn.Module.to`. Without `text_tower` it may still be there: not every
     family allows to leave it out.
     """
+    read = ModelName.read(name)
+    place, dtype = _of_dtype(place)
+    if read.scheme is not None:
+        model, processor, commit = load_open_clip(read, revision, **kwargs)
+        return Loaded(_placed(model, place), processor, read.text, commit)
+    return _without_scheme(read.place, revision, place, text_tower, dtype, kwargs)
+
+
+def explain(error: Exception, name: str | os.PathLike[str], revision: str | None, **kwargs: Any) -> None:
+    """Add to an error that a name is an open_clip model too, where it failed as one of transformers."""
+    if isinstance(error, ConnectionError | FileNotFoundError):
+        return
+    name = os.fspath(name)
+    hub: dict[str, Any] = {key: kwargs[key] for key in _HUB_ARGUMENTS[:3] if key in kwargs}
+    if all(_has(name, file, revision, hub) for file in (_TRANSFORMERS, OPEN_CLIP_CONFIG)):
+        error.add_note(f"({_as_open_clip(name, 'is a model of open_clip as well')})")
+
+
+def _as_open_clip(name: str, what: str) -> str:
+    scheme = "local-dir" if Path(name).is_dir() else "hf-hub"
+    return f"{name} {what}; as that, its name is {scheme}:{name}"
+
+
+def _without_scheme(
+    name: str,
+    revision: str | None,
+    place: dict[str, Any],
+    text_tower: bool,
+    dtype: dict[str, Any],
+    kwargs: dict[str, Any],
+) -> Loaded:
+    hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
+    is_folder, kind, from_cache = Path(name).is_dir(), _TRANSFORMERS, False
+    if "subfolder" not in hub and (is_folder or hub.get("local_files_only")):
+        kind = _kind(name, revision, hub)
+    if kind == _TRANSFORMERS and not is_folder:
+        try:
+            commit, from_cache = find_model(name, revision=revision, **hub)
+            revision = commit or revision
+        except EntryNotFoundError:
+            if "subfolder" not in hub:
+                kind = _kind(name, revision, hub)
+    if kind == OPEN_CLIP_CONFIG:
+        raise ValueError(f"name: {_as_open_clip(name, 'is no model of transformers, but one of open_clip')}")
+    if kind == _ADAPTER:
+        return _load_adapter(name, revision, place, dtype, kwargs)
+    if "merge_adapter" in kwargs:
+        raise ValueError(f"merge_adapter: {name} is no adapter of PEFT: there is nothing to merge")
+    if kind == _MODULES:
+        subfolder = _folder_of_transformer(name, revision, hub)
+        return _without_scheme(name, revision, place, text_tower, dtype, {**kwargs, "subfolder": subfolder})
+    if from_cache:
+        kwargs = {**kwargs, "local_files_only": True}
+    model, processor = _load_transformers(name, revision, text_tower, {**kwargs, **dtype})
+    return Loaded(_placed(model, place), processor, name, revision)
+
+
+def _placed(model: nn.Module, place: dict[str, Any]) -> nn.Module:
+    return (model.to(**place) if place else model).eval()
+
+
+def _kind(name: str, revision: str | None, hub: dict[str, Any]) -> str:
+    """Return which of `_KINDS` a folder or a repository has, the first of them where it has none."""
+    return next((file for file in _KINDS if _has(name, file, revision, hub)), _TRANSFORMERS)
+
+
+def _has(name: str, file: str, revision: str | None, hub: dict[str, Any]) -> bool:
+    try:
+        return _file(name, file, revision, hub).is_file()
+    except (OSError, ValueError):  # no such file, no such name; whoever loads it says what is wrong
+        return False
+
+
+def _file(name: str, file: str, revision: str | None, hub: dict[str, Any]) -> Path:
+    """Return a file of a folder or a repository."""
+    if Path(name).is_dir():
+        return Path(name) / file
+    asked = {key: value for key, value in hub.items() if key in ("token", "cache_dir", "local_files_only")}
+    return fetch(name, file, revision=revision, force=hub.get("force_download", False), **asked)
+
+
+class _Module(BaseModel):
+    type: str
+    path: str = Field(pattern=r"^\w[\w.-]*$")
+
+
+def _folder_of_transformer(name: str, revision: str | None, hub: dict[str, Any]) -> str:
+    """Return the folder in which a model of sentence-transformers keeps its transformers model.
+
+    Raises:
+        ValueError: what comes after that model changes embeddings, which we would leave out.
+    """
+    path = _file(name, _MODULES, revision, hub)
+    first, *others = (checked(each, _Module, f"{name}/{_MODULES}") for each in read_json(path))
+    after = [each.type.split(".")[-1] for each in others]
+    if set(after) - {"Normalize"}:
+        raise ValueError(
+            f"name: {name} is a model of sentence-transformers with {', '.join(after)} after its "
+            f"{first.type.split('.')[-1]}: its space is not that of a dual encoder; name one that has a "
+            "CLIPModel alone, such as sentence-transformers/clip-ViT-B-32"
+        )
+    return first.path
+
+
+class _Adapter(BaseModel):
+    base_model_name_or_path: str | None = None
+    revision: str | None = None
+
+
+def _load_adapter(
+    name: str, revision: str | None, place: dict[str, Any], dtype: dict[str, Any], kwargs: dict[str, Any]
+) -> Loaded:
+    """Return the base of an adapter of PEFT with the adapter in it, or merged into it."""
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ImportError(f"name: {name} is an adapter of PEFT: pip install 's3clip[peft]'") from error
+    merge = kwargs.pop("merge_adapter", False)
+    hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
+    path = _file(name, _ADAPTER, revision, hub)
+    about = checked(read_json(path), _Adapter, f"{name}/{_ADAPTER}")
+    base = about.base_model_name_or_path
+    if base is None:
+        raise ValueError(
+            f"name: {name}/{_ADAPTER} does not name the base of the adapter; load both yourself and pass "
+            "Backbone(peft_model, processor)"
+        )
+    of_hub = not Path(name).is_dir()
+    if of_hub and not is_public(base):
+        raise ValueError(
+            f"name: the base of {name}, {base!r}, is no repository of the Hub; load both yourself and pass "
+            "Backbone(peft_model, processor)"
+        )
+    if _kind(base, about.revision, hub) == _ADAPTER:
+        raise ValueError(f"name: the base of {name}, {base!r}, is an adapter itself; merge that one first")
+    loaded = load(base, about.revision, place, True, **kwargs, **dtype)
+    if of_hub and not _has(name, "adapter_model.safetensors", revision, hub):
+        _file(name, "adapter_model.bin", revision, hub)
+    model: Any = PeftModel.from_pretrained(loaded.model, str(path.parent))
+    model = model.merge_and_unload() if merge else model
+    return Loaded(model.eval(), loaded.processor, name, commit_of(path) or revision)
+
+
+def _load_transformers(
+    name: str, revision: str | None, text_tower: bool, kwargs: dict[str, Any]
+) -> tuple[nn.Module, Any]:
     from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
-    # Else transformers says that it is no valid name of a repository.
-    is_path = name.startswith((".", "/", "~")) or "\\" in name or name[1:2] == ":"
-    if is_path and not Path(name).is_dir():
-        raise FileNotFoundError(f"name: there is no folder {name!r}; give that of a model, or a Hub id")
-    if (Path(name) / "adapter_config.json").is_file() and not (Path(name) / "config.json").is_file():
-        raise ValueError(
-            f"name: {name} holds an adapter of PEFT, not a model; merge it into its base model "
-            "(PeftModel.from_pretrained(base, name).merge_and_unload()) and pass Backbone(model, processor)"
-        )
-    place, asked = _of_dtype(place)
-    kwargs |= asked
     hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
     kwargs["revision"] = revision or "main"
-    if not Path(name).is_dir() and stands_in_cache(name, revision=revision, **hub):
-        hub["local_files_only"] = kwargs["local_files_only"] = True
     model = None if text_tower else _without_text_tower(name, hub, kwargs)
     if model is None:
         model, loaded = AutoModel.from_pretrained(name, output_loading_info=True, **kwargs)
@@ -48,12 +216,9 @@ def load(
                 f"first: {missing[0]!r}), so it is not one of a dual encoder; name a checkpoint trained as "
                 "one, or load the model yourself and pass it as Backbone(model, processor)"
             )
-    if place:
-        model = model.to(**place)
-    commit = getattr(model.config, "_commit_hash", None) or revision
     processors: Any = AutoProcessor if text_tower else AutoImageProcessor
-    processor = processors.from_pretrained(name, revision=commit or "main", **hub)
-    return model.eval(), processor if text_tower else (None, processor)
+    processor = processors.from_pretrained(name, revision=revision or "main", **hub)
+    return model, processor if text_tower else (None, processor)
 
 
 def _without_text_tower(name: str, hub: dict[str, Any], kwargs: dict[str, Any]) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 # What an image tower may read beside the pixels.
@@ -23,8 +24,12 @@ def drop_text_side(model: nn.Module, names: tuple[str, ...]) -> None:
     """Set to None those children and parameters of a model that are called so.
 
     Raises:
-        ValueError: there are none, or no image tower that stands beside them.
+        ValueError: there are none, or no image tower that stands beside them, or they cannot be taken out.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            "drop_text_tower: nothing can be taken out of a TorchScript model; give the one it was made of"
+        )
     own = [*model.named_children(), *model.named_parameters(recurse=False)]
     present = [name for name, _ in own if name in names]
     if not present or image_tower(model) is model:
@@ -68,6 +73,48 @@ def pixel_weight_name(model: nn.Module) -> str:
     if not names:
         raise TypeError(f"model: {type(model).__name__} has no floating-point parameters in its image tower")
     return max(names, key=lambda name: names[name])
+
+
+def weight_of(model: Any, name: str) -> Tensor:
+    """Return the parameter of a dotted name. Not by `get_parameter`, which TorchScript has not."""
+    found: Any = model
+    for part in name.split("."):
+        found = getattr(found, part)
+    weight: Tensor = found
+    return weight
+
+
+def execution_device(model: Any, name: str) -> torch.device:
+    """Return the device that a weight computes on: its own, or where a hook of accelerate brings it."""
+    device = weight_of(model, name).device
+    if device.type != "meta":
+        return device
+    *owner, _ = name.split(".")
+    modules = [model]
+    for part in owner:
+        modules.append(getattr(modules[-1], part))
+    on = (getattr(_hook(module), "execution_device", None) for module in reversed(modules))
+    return torch.device(next((each for each in on if each is not None), device))
+
+
+def is_offloaded(module: nn.Module) -> bool:
+    """Whether a hook of accelerate brings the weights of a module when it is called."""
+    return bool(getattr(_hook(module), "offload", False))
+
+
+def own_tensor(model: Any, name: str) -> Tensor:
+    """Return a parameter of the model itself, read from where accelerate has put it."""
+    parameter: Tensor = getattr(model, name)
+    if not parameter.is_meta:
+        return parameter
+    kept: Tensor = _hook(model).weights_map[name]
+    return kept
+
+
+def _hook(module: nn.Module) -> Any:
+    """Return the hook that accelerate has put on a module; of several, the one that moves weights."""
+    hook: Any = getattr(module, "_hf_hook", None)
+    return next((each for each in getattr(hook, "hooks", ()) if hasattr(each, "offload")), hook)
 
 
 def configured_dim(model: Any) -> int | None:

@@ -48,8 +48,12 @@ class Task:
 
     def changed(self) -> str | None:
         """Return which file is not what was listed, None if all are."""
+        pictures = self.shard.files if isinstance(self.shard, FileShard) else ()
+        not_given = {listed.path for listed in pictures if listed.reach is not None}
         for file in self.files:
-            if isinstance(self.shard, FileShard) and is_address(file.path):
+            if file.path in not_given:
+                continue
+            if pictures and is_address(file.path):
                 continue  # each is fetched at once, so none is half old; the next listing tells a change
             try:
                 now = state_now(file)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from s3clip.cli.common import AllowAddresses, Device, Views, head_config, keep_inputs
+from s3clip.cli.stopping import encoded_texts, keeps
 from s3clip.printing import say
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ BEST_CLASSES = "best_classes.json"
 """What the classes of a method that has texts of its own are written to, where it is the best."""
 
 
+@keeps(lambda **_: f"{encoded_texts()}; to begin anew")
 def compare(
     out: Annotated[
         Path, typer.Option(help="Folder for comparison.json, .md and .png, or words.json and .md.")
@@ -76,8 +78,8 @@ def compare(
     learn: Annotated[
         list[str] | None,
         typer.Option(
-            help="Compare what learns from the labels too, on images that it did not see: logistic, "
-            "class_means or tip_adapter; several times for more."
+            help="Compare what learns from the labels too, on images that it did not see: "
+            "few_shot, and beside it logistic, class_means or tip_adapter; several times for more."
         ),
     ] = None,
     words: Annotated[
@@ -114,7 +116,7 @@ def compare(
     }
     given = read_embeddings(embeddings) if embeddings is not None else None
     written = ("words.json", "words.md") if words else ("comparison.json", "comparison.md", "comparison.png")
-    places = {"--out": [out / name for name in (*written, *(() if words else (BEST_CLASSES,)))]}
+    places = {"--out": [out / name for name in (*written, *(() if words else (BEST_CLASSES, "curve.png")))]}
     inputs = [Path(each) for each in (classes, labels, embeddings) if each is not None]
     if given is not None and given.texts is not None:
         if classes is not None or backbone is not None or words:
@@ -155,7 +157,7 @@ def compare(
 
 def _show(result: "Comparison | WordComparison", out: Path, every: bool, use: str | None = None) -> None:
     """Print what was found, the sentence that concludes it last, and write it into a folder."""
-    from s3clip.evaluation.report.comparison import Comparison
+    from s3clip.evaluation.report.comparison import Comparison, draw_curve
 
     table, total = result.table(None if every else SHOWN), len(result.table().rows)
     say(str(table))
@@ -168,6 +170,8 @@ def _show(result: "Comparison | WordComparison", out: Path, every: bool, use: st
             say(f"By the number of labelled images, top-1 / recall (worst draw):\n{result.curve_table()}")
         try:
             result.draw(out / "comparison.png")
+            if result.curve:
+                draw_curve(result, out / "curve.png")
         except ImportError as error:
             say(f"warning: no picture: {error}", error=True)
     say(f"Saved to {out}.")

@@ -18,6 +18,7 @@ from s3clip.cli.common import (
     head_config,
     print_rows,
 )
+from s3clip.cli.stopping import encoded_texts, keeps
 from s3clip.printing import say
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def demo(
     say(f"Picture: {result.picture}")
 
 
+@keeps(lambda **_: f"{encoded_texts()}; to go on")
 def fit(
     classes: Annotated[
         str,
@@ -91,7 +93,7 @@ def fit(
     total, kept = sum(len(r.texts) for r in reports), sum(r.count("kept") for r in reports)
     dropped = sum(r.count("dropped") for r in reports)
     say(
-        f"{len(reports)} classes, {total} texts: {kept} kept, {dropped} dropped, "
+        f"{len(reports)} classes, {total} {head.config.points}: {kept} kept, {dropped} dropped, "
         f"{total - kept - dropped} repeated"
     )
     if len(reports) == 1:
@@ -214,6 +216,8 @@ def export(
 ) -> None:
     """Write the image tower and the head as one ONNX graph, from pixels to logits."""
     from s3clip import SynonymousSpaceHead, export_onnx
+    from s3clip.integrations.onnx import checked_runtimes
 
     path = export_onnx(SynonymousSpaceHead.from_pretrained(head, revision=revision, backbone=backbone), out)
-    say(f"Wrote {path}, whose logits are those of torch; class_names are in its metadata.")
+    checked = " and ".join(checked_runtimes())
+    say(f"Wrote {path}, whose logits are those of torch in {checked}; class_names are in its metadata.")

@@ -4,6 +4,7 @@ A learner gets a fitted head and labelled embeddings, and gives what makes logit
 few, the same ones teach and are asked, in folds: each is asked of what the other folds taught.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -76,7 +77,17 @@ def tip_adapter(head: SynonymousSpaceHead, embeds: Tensor, labels: Tensor) -> Le
     return lambda images: head(image_embeds=images) + torch.exp(-5.5 * (1 - images @ embeds.T)) @ values
 
 
+def few_shot(head: SynonymousSpaceHead, embeds: Tensor, labels: Tensor) -> Learned:
+    """Learn by `head.fit_few_shot`: a residual on the words, as strong as the labelled images alone say.
+
+    That choice is cross-validated in itself, so that folds around it are nested.
+    """
+    taught = copy.deepcopy(head).fit_few_shot(image_embeds=embeds, labels=labels)
+    return lambda images: taught(image_embeds=images)
+
+
 LEARNERS: dict[str, Learner] = {
+    "few_shot": few_shot,
     "logistic": logistic,
     "class_means": class_means,
     "tip_adapter": tip_adapter,

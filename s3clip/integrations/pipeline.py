@@ -12,21 +12,29 @@ Give the class to `pipeline` and keep the calls you have:
     )
     classify("photo.jpg", candidate_labels=["cat", "dog"])
     classify("photo.jpg", candidate_labels={"cat": ["feline", "kitty"], "dog": ["hound"]}, top_k=1)
+
+`model` may be a class space that `push_to_hub` or `save_pretrained` wrote: it brings labels and model.
 """
 
+import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Number
 from typing import Any
 
-from torch import Tensor
+import transformers
+from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import Pipeline, ZeroShotImageClassificationPipeline
+from transformers import Pipeline, PreTrainedModel, ZeroShotImageClassificationPipeline
 
 from s3clip.arguments import is_count, plain
 from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.identity import check_fingerprint
+from s3clip.backbone.wrappers import unwrapped
 from s3clip.config import HeadConfig
 from s3clip.head import SynonymousSpaceHead
 from s3clip.images.opening import is_one, one_or_several, open_image
+from s3clip.integrations.auto_classes import ClassSpaceModel, Placed
 from s3clip.texts.synonyms import SynonymSet
 
 DEFAULT_HYPOTHESIS = "This is a photo of {}."
@@ -41,6 +49,8 @@ number: this needs no more memory, and the usual label set is one pass here too.
 
 # What says which texts are encoded, in the constructor or in a call.
 _TEXT_ARGUMENTS = ("candidate_labels", "hypothesis_template", "tokenizer_kwargs")
+
+_OPTIONAL = None if int(transformers.__version__.split(".")[0]) > 4 else True
 
 Labels = list[Any] | dict[Any, Any] | SynonymSet
 
@@ -60,15 +70,19 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
     - `tokenizer_kwargs` reach the tokenizer, which in transformers 5 they do not.
     - `candidate_labels="cat, dog"` are two labels, as in the zero-shot-classification pipeline, and not eight
       letters.
-    - Every dual encoder that `Backbone` takes will do, though `pipeline` itself loads by name only those
-      listed for its task; give it others as objects.
+    - Every dual encoder that `Backbone` takes will do, one of open_clip among them, though `pipeline` itself
+      loads by name only those listed for its task; give it others as objects, or give their names to this
+      class itself.
+    - Arguments that are not known are passed over, as by transformers, but with a warning.
 
     Args:
-        model: A dual encoder of transformers; by default that of `head`.
+        model: A dual encoder, as `Backbone` takes it, or a `Backbone`; a name, as
+            `Backbone.from_pretrained` takes it; by default that of `head`.
         tokenizer: Its tokenizer; by default that of `head` where the model is.
         image_processor: Its image processor; by default that of `head` where the model is.
-        head: A fitted head, used where a call gives no `candidate_labels`. It is not copied: its classes,
-            settings and calibration are those of the call. It is moved to the pipeline's device.
+        head: A fitted head, or the folder or repository of a saved one, used where a call gives no
+            `candidate_labels`. It is not copied: its classes, settings and calibration are those of the call.
+            It is moved to the pipeline's device.
         head_config: The settings for `candidate_labels`; by default those of `head`, or `HeadConfig()`. (Not
             `config`, which `pipeline` takes for the model's.)
         candidate_labels, hypothesis_template, tokenizer_kwargs, timeout, top_k: Defaults for the arguments of
@@ -76,35 +90,37 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         **kwargs: What else transformers' pipelines take: `processor`, `device`, `batch_size`, ...
 
     Raises:
-        TypeError: If the model has no joint space of images and texts, or an argument is not known.
+        TypeError: If the model has no joint space of images and texts.
         ValueError: If `head` is not fitted, was made with another model or is given together with
             `head_config`, or there is no image processor.
     """
 
+    # Optional: a saved class space has none of its own. (transformers 4 reads True as "if there is one".)
+    _load_tokenizer = _load_image_processor = _OPTIONAL  # type: ignore[assignment]
+
     def __init__(
         self,
         *,
-        head: SynonymousSpaceHead | None = None,
+        head: SynonymousSpaceHead | str | os.PathLike[str] | None = None,
         head_config: HeadConfig | None = None,
         **kwargs: Any,
     ) -> None:
+        if isinstance(model := kwargs.get("model"), ClassSpaceModel):
+            head, kwargs["model"] = (model.head if head is None else head), None
+        if isinstance(head, str | os.PathLike):
+            saved = "saved" if kwargs.get("model") is None else None
+            head = SynonymousSpaceHead.from_pretrained(head, backbone=saved)
         if head is not None and not isinstance(head, SynonymousSpaceHead):
             raise TypeError(f"head: expected a SynonymousSpaceHead, got {type(head).__name__}")
         if head_config is not None and not isinstance(head_config, HeadConfig):
             raise TypeError(f"head_config: expected a HeadConfig, got {type(head_config).__name__}")
         if head is not None and head_config is not None:
             raise ValueError("head_config: the head has its own; use head.reconfigure(...)")
-        if kwargs.get("model") is None and head is not None and head.backbone is not None:
-            own = head.backbone
-            given = {key: value for key, value in kwargs.items() if value is not None}
-            kwargs = {
-                "model": own.model,
-                "tokenizer": own.tokenizer,
-                "image_processor": own.image_processor,
-                **given,
-            }
+        kwargs = _with_model(kwargs, None if head is None else head.backbone)
         self._text_defaults = {key: kwargs.pop(key) for key in _TEXT_ARGUMENTS if key in kwargs}
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+        if isinstance(self.model, Placed):
+            self.model = self.model.model
         if self.image_processor is None:
             raise ValueError("image_processor: images cannot be read without one; pass it or the processor")
         self._backbone = Backbone(self.model, (self.tokenizer, self.image_processor))
@@ -146,7 +162,7 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         Raises:
             ValueError: No image; no labels and no head; an empty label; a template without a place for the
                 name, or one with a head, whose texts are encoded already.
-            TypeError: Labels of no such form, or an argument that is not known.
+            TypeError: Labels of no such form.
         """
         image = kwargs.pop("images", image)
         if image is None:
@@ -170,7 +186,10 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         labels: list[str] | None = None,
         timeout: float | None = None,
         top_k: int | None = None,
+        **unknown: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if unknown:
+            warnings.warn(f"arguments that this pipeline does not know: {', '.join(unknown)}", stacklevel=3)
         if top_k is not None and not is_count(top_k):
             raise ValueError(f"top_k: expected a whole number >= 1, or None for all labels, got {top_k!r}")
         given = {"head": head, "labels": labels, "timeout": plain(timeout), "top_k": plain(top_k)}
@@ -182,11 +201,7 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         self, image: Any, timeout: float | None = None
     ) -> dict[str, Tensor]:
         """Return what the image tower reads of one image, on the CPU: this may run in a worker."""
-        inputs = self._backbone.image_processor(
-            images=[open_image(image, timeout=timeout)], return_tensors="pt"
-        )
-        wanted = ("pixel_values", *self._backbone.image_inputs)
-        return {key: inputs[key] for key in wanted if key in inputs}
+        return self._backbone.image_transform()([open_image(image, timeout=timeout)])
 
     def _forward(  # type: ignore[override]
         self, model_inputs: dict[str, Tensor], head: SynonymousSpaceHead
@@ -250,6 +265,8 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
             backbone = Backbone(self.model, (_Tokenizer(self.tokenizer, tokenizer_kwargs), None))
         if hypothesis_template is None:
             hypothesis_template = synonyms.templates or DEFAULT_HYPOTHESIS
+        if isinstance(hypothesis_template, str):
+            hypothesis_template = hypothesis_template.replace("{0}", "{}")  # the same to str.format
         head = SynonymousSpaceHead(backbone, config=config)
         return head.fit_classes(
             synonyms,
@@ -266,10 +283,33 @@ class _Tokenizer:
     def __init__(self, tokenizer: Any, arguments: Mapping[str, Any]) -> None:
         self.tokenizer = tokenizer
         self.arguments = dict(arguments)
-        self.model_max_length = tokenizer.model_max_length
+        self.model_max_length = getattr(tokenizer, "model_max_length", None)  # open_clip's have none
 
     def __call__(self, texts: list[str], **arguments: Any) -> Any:
         return self.tokenizer(texts, **{**arguments, **self.arguments})
+
+
+def _with_model(kwargs: dict[str, Any], backbone: Backbone | None) -> dict[str, Any]:
+    """Return the arguments of the constructor with a model that transformers' pipelines can be given."""
+    given = {key: value for key, value in kwargs.items() if value is not None}
+    model = given.get("model")
+    if isinstance(model, str | os.PathLike):
+        backbone = Backbone.from_pretrained(model)
+    elif isinstance(model, Backbone):
+        backbone = model
+    elif model is not None:
+        given["model"], processor = unwrapped(model, given.get("processor"))
+        if processor is not None:
+            given["processor"] = processor
+        backbone = None
+    if backbone is not None:
+        parts = {"tokenizer": backbone.tokenizer, "image_processor": backbone.image_processor}
+        given = {**parts, **given, "model": backbone.model}
+    model = given.get("model")
+    if isinstance(model, nn.Module) and not isinstance(model, PreTrainedModel):
+        found = Backbone(model)
+        given["model"] = Placed(model, found.device, found.dtype)
+    return given
 
 
 def _versions(model: Any) -> tuple[tuple[int, int], ...]:
@@ -298,7 +338,9 @@ def _read_labels(candidate_labels: Any) -> Labels:
 def _synonym_set(labels: Labels) -> SynonymSet:
     if isinstance(labels, SynonymSet):
         return labels
-    synonyms = labels.items() if isinstance(labels, dict) else ((name, ()) for name in labels)
+    given = labels.items() if isinstance(labels, dict) else ((name, ()) for name in labels)
+    # transformers writes numbers into the template as they are.
+    synonyms = ((str(name) if isinstance(name, Number) else name, own) for name, own in given)
     # As records, which are never taken for one of the published formats.
     try:
         return SynonymSet.read([{"name": name, "synonyms": own} for name, own in synonyms])

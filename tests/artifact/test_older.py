@@ -47,6 +47,7 @@ def test_an_older_artifact_is_saved_in_the_format_of_today(tmp_path: Path):
     config = json.loads((head.save_pretrained(tmp_path) / "config.json").read_text(encoding="utf-8"))
     before = json.loads((SAVED / "1" / "config.json").read_text(encoding="utf-8"))
     assert (config.pop("format"), before.pop("format")) == (FORMAT, "s3clip-space/1")
+    assert config.pop("model_type") == "s3clip"
     before["head"]["points"] = "texts"
     now, then = _without_none(config), _without_none(before)  # what came later is not there
     assert {key for key in now if now[key] != then[key]} == {"space_file", "space_sha256"}

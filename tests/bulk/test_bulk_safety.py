@@ -347,3 +347,55 @@ def test_a_new_space_over_old_results_by_the_command(tmp_path: Path, capsys: pyt
     # And once more, from what the second job kept.
     assert command(*relabel[:1], new, *relabel[2:], tmp_path / "third")[0] == 0
     assert [row["label"] for row in rows_of(tmp_path / "third")] == [row["label"] for row in rows_of(new)]
+
+
+def test_what_stands_in_tables_and_listings_is_opened_below_their_folders(tmp_path: Path):
+    head = SynonymousSpaceHead.from_backbone(str(model_folder())).fit_classes({"a": [], "b": []})
+    (tmp_path / "own").mkdir()
+    for name in ("own/in.png", "out.png"):
+        Image.new("RGB", (20, 20), "red").save(tmp_path / name)
+    os.mkfifo(tmp_path / "own" / "pipe.png")
+    names = ["in.png", "../out.png", str(tmp_path / "out.png"), "http://127.0.0.1:9/a.png", "pipe.png"]
+    pq.write_table(pa.table({"image": names}), tmp_path / "own" / "t.parquet")
+
+    def errors(out: str, **options) -> list[str | None]:
+        label(tmp_path / "own" / "t.parquet", head, tmp_path / out, workers=0, max_error_share=1, **options)
+        (part,) = (tmp_path / out).glob("own-t-*.parquet")
+        return pq.read_table(part).column("error").to_pylist()
+
+    said = errors("default")
+    assert said[0] is None
+    assert all("lies outside of the folder" in error for error in said[1:4])
+    assert "a pipe or a device" in said[4]
+    said = errors("wide", allow_addresses=["file", "http"])
+    assert said[:3] == [None] * 3
+    assert "private network" in said[3]
+    with pytest.raises(ValueError, match=r"other settings \(allow_addresses differ\)"):
+        errors("wide")
+    # A listing that somebody made names a file that is no input of this call.
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (20, 20), "blue").save(tmp_path / "photos" / "a.png")
+    label(tmp_path / "photos", head, tmp_path / "made", workers=0)
+    listing = tmp_path / "made" / "listing.parquet"
+    made, made_schema = pq.read_table(listing).to_pylist(), pq.read_schema(listing)
+    wicked = pa.Table.from_pylist([{**made[0], "path": str(tmp_path / "out.png")}, *made], made_schema)
+    pq.write_table(wicked, listing)
+    for part in (tmp_path / "made").glob("photos-*.parquet"):
+        part.unlink()
+    label(tmp_path / "photos", head, tmp_path / "made", workers=0, max_error_share=1)
+    (part,) = (tmp_path / "made").glob("photos-*.parquet")
+    first, second = pq.read_table(part).column("error").to_pylist()
+    assert "lies outside of the folder" in first
+    assert second is None
+
+
+def test_the_command_opens_more_where_it_is_told(tmp_path: Path):
+    head = SynonymousSpaceHead.from_backbone(str(model_folder())).fit_classes({"a": [], "b": []})
+    head.save_pretrained(tmp_path / "space")
+    (tmp_path / "own").mkdir()
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "out.png")
+    pq.write_table(pa.table({"image": ["../out.png"]}), tmp_path / "own" / "t.parquet")
+    for out, options, errors in (("no", (), 1), ("yes", ("--allow-addresses", f"file://{tmp_path}"), 0)):
+        given = ["label", tmp_path / "own", "--head", tmp_path / "space", "--out", tmp_path / out, *options]
+        status, _, said = command(*given, "--max-error-share", 1, "--workers", 0)
+        assert (status, "1 of 1 rows have an error" in said) == (0, errors == 1)

@@ -35,7 +35,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "digits.json").write_text(json.dumps(DIGITS))
     result = run("fit", folder / "digits.json", "--backbone", model_folder(), "--out", folder / "space")
     assert result.exit_code == 0
-    assert "3 classes, 7 texts" in result.output
+    assert "3 classes, 7 concepts" in result.output
     return folder / "space"
 
 

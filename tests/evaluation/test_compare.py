@@ -674,6 +674,12 @@ def test_the_command_reads_images_in_every_form(photos, tmp_path):
     assert [name for name, _ in found["csv"]] == ["center", "default", "name"]
     result = run(*model, "--images", photos / "by_class", "--bootstrap", 5, "--out", tmp_path / "whole")
     lines = result.stdout.splitlines()
+    learned = run(
+        *model, "--images", photos / "by_class", *FEW, "--learn", "logistic", "--out", tmp_path / "learn"
+    )
+    assert "logistic" in learned.stdout.partition("By the number of labelled images")[2]
+    if find_spec("matplotlib"):
+        assert (tmp_path / "learn" / "curve.png").stat().st_size > 5000
     assert lines[-1].startswith("Best on these 30 images: ")
     assert shlex.split(lines[-1].partition("To use it: ")[2])[:3] == ["s3clip", "fit", str(synonym_file())]
     note = next(i for i, line in enumerate(lines) if line.endswith("rows; --all prints all."))

@@ -300,6 +300,36 @@ def draw_interval(axis: Any, row: int, difference: Difference, *, marked: bool, 
     axis.plot(100 * difference.value, row, "o", color=colour, ms=2 + 1.5 * width)
 
 
+def draw_curve(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
+    """Draw top-1 and recall of what learns from labels by their number, the default beside it.
+
+    Args:
+        comparison: with a `curve`, and the default where it was compared.
+        path: of the picture.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    figure = new_figure(10, 4)
+    for axis, what in zip(figure.subplots(1, 2), ("top1", "recall"), strict=True):
+        for name in dict.fromkeys(point.method for point in comparison.curve):
+            own = [point for point in comparison.curve if point.method == name]
+            shown = [100 * getattr(point, what) for point in own]
+            axis.plot([point.labelled for point in own], shown, "o-", ms=4, label=name)
+        for scores in comparison.scores:
+            if scores.name == DEFAULT:
+                axis.axhline(
+                    100 * getattr(scores, what), color="#0969da", lw=1, label=f"{DEFAULT}, no labels"
+                )
+        axis.set_xscale("log")
+        axis.grid(alpha=0.3)
+        axis.set_xlabel("labelled images")
+        axis.set_ylabel("top-1, percent" if what == "top1" else "mean per-class recall, percent")
+    axis.legend(fontsize=8)
+    figure.savefig(path)
+    return Path(path)
+
+
 def draw_control(axis: Any, rows: int, label: str, size: float = 8) -> None:
     """Draw the line of the control through the rows of a matplotlib axis, its label in the row above them."""
     axis.plot([0, 0], [-0.7, rows - 0.4], color="#cf222e", lw=1, zorder=0)
