@@ -56,7 +56,10 @@ def fit(
     ],
     backbone: Annotated[
         str,
-        typer.Option(help="CLIP-like model: a Hub repository (openai/clip-vit-base-patch32) or a folder."),
+        typer.Option(
+            help="CLIP-like model: a Hub repository (openai/clip-vit-base-patch32), a folder, or one of "
+            "open_clip: hf-hub:user/name, local-dir:FOLDER, open_clip:ARCHITECTURE/TAG."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to save the head in.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the backbone.")] = None,
