@@ -5,9 +5,11 @@ from typing import Annotated
 import typer
 
 from s3clip.cli.common import AllowAddresses, BatchSize, Device, HeadSource
+from s3clip.cli.stopping import keeps
 from s3clip.printing import say
 
 
+@keeps(lambda *, out, **_: f"the parts that are done are kept in {out}; to go on")
 def label(
     inputs: Annotated[
         list[str],

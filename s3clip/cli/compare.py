@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from s3clip.cli.common import AllowAddresses, Device, Views, head_config, keep_inputs
+from s3clip.cli.stopping import encoded_texts, keeps
 from s3clip.printing import say
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ BEST_CLASSES = "best_classes.json"
 """What the classes of a method that has texts of its own are written to, where it is the best."""
 
 
+@keeps(lambda **_: f"{encoded_texts()}; to begin anew")
 def compare(
     out: Annotated[
         Path, typer.Option(help="Folder for comparison.json, .md and .png, or words.json and .md.")

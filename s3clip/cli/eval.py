@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from s3clip.cli.common import AllowAddresses, BatchSize, Device, make_folder
+from s3clip.cli.stopping import keeps
 from s3clip.printing import say
 
 if TYPE_CHECKING:
     from s3clip.evaluation.benchmarks.sets import ClassificationSet, SegmentationSet
 
 
+@keeps(lambda *, out, cache, **_: f"what was encoded is kept in {cache or out / 'embeddings'}; to go on")
 def evaluate(
     sets: Annotated[
         list[str],

@@ -18,6 +18,7 @@ from s3clip.cli.common import (
     head_config,
     print_rows,
 )
+from s3clip.cli.stopping import encoded_texts, keeps
 from s3clip.printing import say
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def demo(
     say(f"Picture: {result.picture}")
 
 
+@keeps(lambda **_: f"{encoded_texts()}; to go on")
 def fit(
     classes: Annotated[
         str,

@@ -12,10 +12,12 @@ from typing import Annotated, Any
 import typer
 
 from s3clip.cli.common import BatchSize, Device, Format, Output, Revision, keep_inputs, print_rows
+from s3clip.cli.stopping import keeps
 from s3clip.files.writing import write_atomically
 from s3clip.printing import say
 
 
+@keeps(lambda **_: "pictures that were written are kept, the table and --rle come at the end; to begin anew")
 def segment(
     images: Annotated[list[str], typer.Argument(help="Image files, folders or globs.")],
     head: Annotated[

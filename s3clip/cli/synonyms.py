@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from s3clip.cli.common import Format, Output, print_rows
+from s3clip.cli.stopping import keeps
 from s3clip.printing import say
 from s3clip.texts.formats import KINDS, TextKind
 from s3clip.texts.sources import BUILTIN, HUB
@@ -115,6 +116,7 @@ def check(
 
 
 @app.command()
+@keeps(lambda *, out, **_: f"the answers are kept in {out}.partial.jsonl; to go on")
 def generate(
     names: Names,
     out: Out,

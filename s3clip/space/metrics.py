@@ -62,6 +62,7 @@ class Metric:
         score: (products (b, c, r), tables, **options) -> (b, c); may write on the products.
         options: the options that both halves take.
         reads_edges: whether `fold` needs the edges of the complex.
+        pairs: of the options, whether `fold` holds a number for each pair of texts of a class.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Metric:
     score: Callable[..., Tensor]
     options: Mapping[str, Option]
     reads_edges: bool = False
+    pairs: Callable[..., bool] = lambda **_: False
 
     def __call__(
         self, images: Tensor, points: Tensor, *, scale: float | Tensor = math.inf, **options: Any
@@ -364,6 +366,10 @@ def _is_k(value: object) -> bool:
     return value is None or is_count(value) or share
 
 
+def _always(**_: object) -> bool:
+    return True
+
+
 _K = "a whole number >= 1, a share of the texts in (0, 1), or None for all of them"
 
 METRICS: dict[str, Metric] = {
@@ -387,9 +393,16 @@ METRICS: dict[str, Metric] = {
                 "renormalize": Option(False, "True or False", lambda v: isinstance(v, bool)),
                 "name_weight": Option(0.25, "a number in [0, 1)", lambda v: is_number(v) and 0 <= v < 1),
             },
+            pairs=lambda renormalize, **_: renormalize,
         ),
-        Metric("local_star", fold_local_star, score_local_star, {}, reads_edges=True),
-        Metric("hull", fold_hull, score_hull, {"k": Option(None, _K, _is_k)}),
-        Metric("subspace", fold_subspace, score_subspace, {"r": Option(3, "a whole number >= 1", is_count)}),
+        Metric("local_star", fold_local_star, score_local_star, {}, reads_edges=True, pairs=_always),
+        Metric("hull", fold_hull, score_hull, {"k": Option(None, _K, _is_k)}, pairs=_always),
+        Metric(
+            "subspace",
+            fold_subspace,
+            score_subspace,
+            {"r": Option(3, "a whole number >= 1", is_count)},
+            pairs=_always,
+        ),
     )
 }

@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from s3clip.files.json import LARGEST, parse_json, unique
 from s3clip.files.problems import shown
@@ -12,6 +13,7 @@ from s3clip.texts.lines import Lines, Table, split_lines, strings_of_list
 
 BUILTIN = "builtin:"  # before the name of a set that comes with s3clip
 HUB = "hf://"
+_URI = re.compile(r"hf://(?:(datasets|spaces|models)/)?([^/@]+/[^/@]+)(?:@(refs/\w+/[^/]+|[^/]+))?/(.+)")
 _KINDS = "a file whose name ends in .json, .txt, .csv or .yaml"
 
 Source = str | os.PathLike[str] | dict[str, Any] | list[Any] | tuple[Any, ...]
@@ -52,16 +54,13 @@ def _without_arrays(source: Any, depth: int = 6) -> Any:
 
 
 def _download(uri: str) -> Path:
-    from huggingface_hub import HfFileSystem
-
     from s3clip.files.hub import fetch
 
     try:
         try:
             from huggingface_hub import parse_hf_uri
-        except ImportError:  # before huggingface_hub 2, which parses without asking the Hub
-            old: Any = HfFileSystem().resolve_path(uri)
-            kind, repo, revision, file = old.repo_type, old.repo_id, old.revision, old.path_in_repo
+        except ImportError:  # before huggingface_hub 2, whose file system asks the Hub
+            kind, repo, revision, file = _parts(uri)
         else:
             new = parse_hf_uri(uri)
             kind, repo, revision, file = new.type, new.id, new.revision, new.path_in_repo
@@ -69,6 +68,15 @@ def _download(uri: str) -> Path:
     except Exception as error:
         error.add_note(f"while reading the synonym file {uri}")
         raise
+
+
+def _parts(uri: str) -> tuple[str, str, str | None, str]:
+    """Return the kind of a repository, its name, the revision and the file of an address of the Hub."""
+    found = _URI.fullmatch(uri)
+    if found is None:
+        raise ValueError(f"{uri}: expected hf://datasets/user/name/file, or user/name@revision in it")
+    kind, repo, revision, file = found.groups()
+    return (kind or "models")[:-1], repo, None if revision is None else unquote(revision), file
 
 
 def _parsed(path: Path, where: str) -> Any:
