@@ -83,11 +83,13 @@ def actions(digits: Path) -> dict[str, Callable[[], Any]]:
     """What a user calls at the beginning of each journey."""
     unfitted = SynonymousSpaceHead.from_backbone(model_folder())
     head = SynonymousSpaceHead.from_pretrained(digits / "space")
-    pictures = held_out_digits()[0][:2]
+    shown, labels = (given[:30] for given in held_out_digits())
+    pictures = shown[:2]
     pixels = head.backbone.preprocess(pictures)
     return {
         "fit": lambda: unfitted.fit_classes(synonym_file()),
         "forward": lambda: head(**pixels),
+        "teach": lambda: head.fit_few_shot(shown, labels),
         "predict": lambda: head.predict(pictures),
         "label": lambda: label(digits / "photos", digits / "space", digits / "labels", workers=0),
         "eval": lambda: evaluate(digits),
@@ -102,7 +104,9 @@ def test_there_is_a_journey_for_every_action(digits: Path):
 NOT_CALLED = {
     "bulk.on_ray.label_on_ray",
     "bulk.work.Task",
+    "class_space.examples.Examples",
     "class_space.value.ClassSpace",
+    "space.built.BuiltSpace",
     "space.scale_rules.ScaleRule",
 }
 
