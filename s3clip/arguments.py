@@ -69,6 +69,19 @@ def is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value
 
 
+MOST_TEXTS = 50_000
+"""Of one class: time grows with their square, to about ten minutes of one core at 512 dimensions."""
+
+
+def check_text_count(name: str, count: int) -> None:
+    """Raise ValueError where a class has more than `MOST_TEXTS` texts."""
+    if count > MOST_TEXTS:
+        raise ValueError(
+            f"class {name!r}: {count:,} texts, and time grows with their square; give it {MOST_TEXTS:,} at "
+            f"most, or raise s3clip.arguments.MOST_TEXTS"
+        )
+
+
 LARGEST_SCALE = 1e12
 """Of what multiplies scores: logits stay finite in float32, also divided by the least temperature."""
 

@@ -24,7 +24,9 @@ from s3clip.prediction.answers import predict, predict_proba
 from s3clip.prediction.calibrating import calibrate, fit_rejection
 from s3clip.prediction.conformal import predict_sets
 from s3clip.prediction.few_shot import fit_few_shot
+from s3clip.prediction.label_check import check_labels
 from s3clip.prediction.linear_weights import to_linear
+from s3clip.prediction.suggesting import suggest
 from s3clip.prediction.top_classes import TopClasses, top_classes
 from s3clip.segmentation.segmenter import segment
 from s3clip.texts.prompts import resolve_templates
@@ -45,7 +47,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
         config: the settings; the defaults of `HeadConfig` if None.
         fused: use the Triton kernel of `s3clip.space.kernels` where it can be used; not saved.
 
-    Example:
+    Examples:
         >>> head = SynonymousSpaceHead.from_backbone("openai/clip-vit-base-patch32")  # doctest: +SKIP
         >>> head.fit_classes({"cat": ["feline", "kitty"], "dog": ["hound"]})          # doctest: +SKIP
         >>> head.predict("photo.jpg", top_k=1)                                        # doctest: +SKIP
@@ -64,11 +66,8 @@ class SynonymousSpaceHead(ClassSpaceModule):
                 f"config: expected a HeadConfig, got {type(config).__name__}; HeadConfig(**settings)"
             )
         super().__init__(config or HeadConfig(), fused=fused)
-        self.backbone: Backbone | None
-        if model is None or isinstance(model, Backbone):
-            self.backbone = model
-        else:
-            self.backbone = Backbone(model, processor)
+        given = model is None or isinstance(model, Backbone)
+        self.backbone: Backbone | None = model if given else Backbone(model, processor)
         # How its backbone was looked for, to load the text tower alike; no token, which pickles would spread.
         self._hub: dict[str, Any] = {}
 
@@ -120,10 +119,10 @@ class SynonymousSpaceHead(ClassSpaceModule):
         """
         synonyms = SynonymSet.read(classes)
         chosen = templates if templates is not None else synonyms.templates
-        resolved = resolve_templates(DEFAULT_TEMPLATES if chosen is None else chosen)
+        used = resolve_templates(DEFAULT_TEMPLATES if chosen is None else chosen)
         encoding: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "cache": cache}
-        named, raw = self._encoded(synonyms, resolved, adding=False, **encoding)
-        return self._take(ClassSpace(raw, named, self.config, resolved, self._kept_facts()))
+        named, raw = self._encoded(synonyms, used, adding=False, **encoding)
+        return self._take(ClassSpace(raw, named, self.config, used, self._kept_facts()), progress=progress)
 
     def fit_embeddings(
         self,
@@ -164,7 +163,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
             )
         encoding: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "cache": cache}
         added = self._encoded(SynonymSet.read(classes), space.templates, adding=True, **encoding)
-        return self._take(spaces.add(space, *added))
+        return self._take(spaces.add(space, *added), progress=progress)
 
     def remove_classes(self, classes: int | str | Iterable[int | str]) -> "SynonymousSpaceHead":
         """Drop classes by position or by name; nothing is encoded again: `s3clip.class_space.drop`."""
@@ -276,8 +275,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
 
     def word_logits(self, image_embeds: Tensor) -> Tensor:
         """Return the logits of (batch, dim) embeddings without what labelled images add: as of patches."""
-        embeds = self._unit_embeds(None, image_embeds, {})
-        return self._logits(self.folded(embeds))
+        return self._logits(self.folded(self._unit_embeds(None, image_embeds, {})))
 
     @torch.no_grad()
     def top_classes(
@@ -309,6 +307,8 @@ class SynonymousSpaceHead(ClassSpaceModule):
     predict = predict
     predict_proba = predict_proba
     predict_sets = predict_sets
+    suggest = suggest
+    check_labels = check_labels
     segment = segment
     to_linear = to_linear
 
@@ -422,10 +422,6 @@ class SynonymousSpaceHead(ClassSpaceModule):
     def _kept_facts(self) -> BackboneFacts | None:
         """What stays known when all classes are encoded anew: nothing where a text tower is here to ask."""
         return None if self.backbone is not None and self.backbone.has_text_tower else self._known_facts()
-
-    def _known_facts(self) -> BackboneFacts | None:
-        """What an artifact, or a text tower that was dropped, said of the backbone."""
-        return None if self._fitted is None else self._fitted.value.backbone
 
     def _encoded(
         self, synonyms: SynonymSet, templates: Sequence[str], *, adding: bool, **encoding: Any

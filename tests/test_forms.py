@@ -306,7 +306,8 @@ def test_a_column_of_datasets(folder, head, classify, score):
 
 
 def labelled(head, inputs, out) -> dict[str, tuple[str | None, float | None, str | None]]:
-    bulk_jobs.label(inputs, head, out, workers=0, progress=False, max_error_share=1)
+    anywhere = {"allow_addresses": "file"}  # a table names photos beside its folder
+    bulk_jobs.label(inputs, head, out, workers=0, progress=False, max_error_share=1, **anywhere)
     files = sorted(file for file in out.glob("*.parquet") if file.name != "listing.parquet")
     rows = [row for file in files for row in pq.read_table(file).to_pylist()]
     return {row["key"]: (row["label"], row["score"], row["error"]) for row in rows}
@@ -345,7 +346,7 @@ def test_eval_answers_every_file_alike_wherever_it_lies(packed, head, tmp_path, 
         "conventions": {"own": {"headline": "top1", "layouts": [layouts[way]]}},
     }
     (packed / f"{way}.json").write_text(json.dumps(row))
-    opened_set = open_benchmark(find_benchmark(str(packed / f"{way}.json")), "")
+    opened_set = open_benchmark(find_benchmark(str(packed / f"{way}.json")), "", allow_addresses="file")
     run = evaluate(
         [opened_set], backbone=head.backbone, cache=tmp_path, methods=["default"], bootstrap=10, workers=0
     )

@@ -22,16 +22,19 @@ ROWS = (
     {"head"},
     {"integrations", "inspection", "bulk", "evaluation", "bench"},
     {"demo"},
-    {"cli"},
+    {"app"},
+    {"cli", "__main__"},
 )
 BESIDE = {
     ("bench", "integrations"),  # times the pipeline
+    ("__main__", "cli"),  # is the command
 }
 LARGEST_MODULE, LARGEST_TOP = 450, 8
 
 # Mathematics: tensors in, tensors out. `config` checks settings with pydantic on top.
 PURE = {
     *("arguments", "config", "files.problems", "space", "texts.prompts", "texts.templates", "texts.wording"),
+    "texts.labels",
     *("backbone.prefix_tree", "images.augmix", "evaluation.scores"),
     *("segmentation.windows", "segmentation.scores", "segmentation.rle"),
 }

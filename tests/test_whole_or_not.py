@@ -22,6 +22,7 @@ def head_of(names, seed, **settings):
 SHOWN = torch.randn(20, 8, generator=torch.Generator().manual_seed(3))
 LABELS = ["cat", "dog", "bird", None] * 5
 OTHER = head_of(["fish", "newt"], 2)
+EMBEDS = torch.randn(20, 8, generator=torch.Generator().manual_seed(6))
 CHANGES = {
     "fit_embeddings": lambda head: head.fit_embeddings([torch.eye(8)[:2]], ["one"], logit_scale=3.0),
     "remove_classes": lambda head: head.remove_classes(["cat", 2]),
@@ -32,6 +33,8 @@ CHANGES = {
     ),
     "reconfigure to the same": lambda head: head.reconfigure(metric="local_center"),
     "fit_rejection": lambda head: head.fit_rejection(image_embeds=torch.eye(8)),
+    "set_class_shares": lambda head: head.set_class_shares({"cat": 0.5, 4: 0.1}),
+    "calibrate": lambda head: head.calibrate(image_embeds=EMBEDS, labels=[0, 1, 2, 3] * 5, coverage=0.8),
     "load_state_dict": lambda head: head.load_state_dict(
         head_of(["cat", "dog", "bird", "bee", "ant"], 5, metric="center").state_dict()
     ),

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -13,6 +14,7 @@ from s3clip.bulk.decoding import DecodedBatch
 from s3clip.bulk.labelling import Labeller
 from s3clip.bulk.output import Output, Part
 from s3clip.bulk.work import Task, write_part
+from s3clip.images.workers import start_workers
 
 EMBEDDING_THREADS = 2
 """Threads that label embeddings: while one of them does what one core can do, the other one multiplies."""
@@ -57,13 +59,14 @@ def label_locally(
     workers = min(workers, len(tasks))
     batches: Iterable[tuple[int, DecodedBatch]] = _Batches(tasks, preprocess)
     if workers:
-        batches = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             batches,  # type: ignore[arg-type]  # it is one of those
             batch_size=None,
             num_workers=workers,
             prefetch_factor=2,
             multiprocessing_context="spawn",
         )
+        batches = start_workers(loader)
     # Each thread computes with its share of torch's own, and the workers have a core each.
     before = torch.get_num_threads()
     threads = min(EMBEDDING_THREADS, before) if preprocess is None else 1

@@ -16,7 +16,7 @@ from s3clip.class_space.examples import Examples, FewShotReport
 from s3clip.class_space.few_shot import learn
 from s3clip.class_space.shares import in_logits, share_offsets
 from s3clip.class_space.state import FEW_SHOT_TENSORS, few_shot_tensors, from_state, to_state
-from s3clip.class_space.value import Activation, Calibration, ClassSpace, FittedClass
+from s3clip.class_space.value import Activation, BackboneFacts, Calibration, ClassSpace, FittedClass
 from s3clip.config import HeadConfig, SavedConfig
 from s3clip.files.json import checked, parse_json
 from s3clip.space.built import BuiltSpace
@@ -46,6 +46,7 @@ class FittedSpace(nn.Module):
         device: where it goes; None: where `value.raw` is.
         fused: as for the head.
         built: what was built of it, where that is there already.
+        progress: as for `ClassSpace.build`.
     """
 
     share_offsets: Tensor | None
@@ -57,6 +58,7 @@ class FittedSpace(nn.Module):
         device: torch.device | None = None,
         fused: bool = False,
         built: BuiltSpace | None = None,
+        progress: bool | None = None,
     ) -> None:
         super().__init__()
         # Half precision stores a direction to 3 digits only: keep what comes exactly, and at least float32.
@@ -64,7 +66,7 @@ class FittedSpace(nn.Module):
         value = replace(value, raw=value.raw.detach().to(device=device, dtype=precise))
         config = value.config
         self.built = built or BuiltSpace(
-            value.build(), config.metric, config.metric_options, raw=value.raw, fused=fused
+            value.build(progress), config.metric, config.metric_options, raw=value.raw, fused=fused
         )
         if value.few_shot is not None and built is None:
             kept, residual = learn(value.few_shot, self.built)
@@ -318,6 +320,10 @@ class ClassSpaceModule(nn.Module):
         facts = None if self._fitted is None else self._fitted.value.backbone
         return "softmax" if facts is None else facts.activation
 
+    def _known_facts(self) -> BackboneFacts | None:
+        """What an artifact, or a text tower that was dropped, said of the backbone."""
+        return None if self._fitted is None else self._fitted.value.backbone
+
     def _value(self) -> ClassSpace:
         return self._checked().value
 
@@ -326,14 +332,16 @@ class ClassSpaceModule(nn.Module):
             raise ValueError("the head is not fitted: call fit_classes() or fit_embeddings() first")
         return self._fitted
 
-    def _take(self, space: ClassSpace, asked: tuple[str, ...] = ()) -> Self:
+    def _take(self, space: ClassSpace, asked: tuple[str, ...] = (), *, progress: bool | None = None) -> Self:
         """Build what follows from a class space, then take both at once, or leave everything as it was.
 
         Args:
             space: to be taken.
             asked: fields that were to go, of which nothing needs to be said.
+            progress: as for `ClassSpace.build`.
         """
-        fitted = FittedSpace(space, device=self._device(), fused=self.fused).train(self.training)
+        fitted = FittedSpace(space, device=self._device(), fused=self.fused, progress=progress)
+        fitted.train(self.training)
         before = None if self._fitted is None else self._fitted.value
         self._fitted = fitted
         for field, message in _DROPPED.items():

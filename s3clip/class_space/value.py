@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import torch
+from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
@@ -20,6 +21,8 @@ from s3clip.class_space.shares import check_shares
 from s3clip.config import HeadConfig
 from s3clip.space.synonymous_space import SynonymousSpace, build_space
 from s3clip.texts.labels import LONGEST_NAME, LONGEST_TEXT, problem_of_name, problem_of_text
+
+_PROGRESS_DELAY_SECONDS = 2.0
 
 Activation = Literal["softmax", "sigmoid"]
 
@@ -248,16 +251,27 @@ class ClassSpace:
         fitted = self.fitted_logit_scale
         return self.config.logit_scale if fitted is None else fitted
 
-    def build(self) -> SynonymousSpace:
+    def build(self, progress: bool | None = None) -> SynonymousSpace:
         """Return the space of every class, on the CPU where the device of `raw` has no float64.
 
+        Args:
+            progress: show a progress bar where it takes long; None: on a terminal.
+
         Raises:
-            ValueError: embeddings of no length or direction, or classes that centering cannot tell apart.
+            ValueError: embeddings of no length or direction, classes that centering cannot tell apart, or
+                one of too many texts.
         """
         # float64 is missing on MPS; building is small enough for the CPU.
         at = torch.device("cpu") if self.raw.device.type == "mps" else self.raw.device
+        bar = tqdm(  # type: ignore[no-untyped-call]
+            total=3 * len(self.raw),
+            desc="spaces",
+            unit=" texts",
+            disable=None if progress is None else not progress,
+            delay=_PROGRESS_DELAY_SECONDS,
+        )
         # Under autocast the products that decide what is kept would be taken in half precision.
-        with torch.autocast(at.type, enabled=False):
+        with bar, torch.autocast(at.type, enabled=False):
             return build_space(
                 self.raw.to(at),
                 self.owners.to(at),
@@ -266,6 +280,7 @@ class ClassSpace:
                 scale_options=self.config.scale_options,
                 keep_name=self.config.keep_name,
                 centering=self.config.centering,
+                progress=bar.update,
             )
 
     def digest(self) -> str:

@@ -3,25 +3,50 @@
 import os
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 from safetensors import SafetensorError
 
+from s3clip._version import __version__
+from s3clip.cli import app as app_command
 from s3clip.cli import bench, bulk, compare, eval, heads, inspection, labelled, report, segmentation, synonyms
+from s3clip.cli.stopping import StoppableGroup, StoppedError, answer_signals, end
 from s3clip.printing import say
 
 app = typer.Typer(
     name="s3clip",
+    cls=StoppableGroup,
     help="Zero-shot image classification where every class has many names. "
     "Start with `s3clip demo`; then `s3clip fit` your class names, and `s3clip predict` your images.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"max_content_width": 110},
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # else "[texts]" in a help is taken for markup, and is not shown
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"s3clip {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 for verb in (
     heads.demo,
     heads.fit,
     heads.predict,
+    labelled.teach,
+    labelled.suggest,
     labelled.calibrate,
     labelled.reject,
     labelled.shares,
@@ -33,10 +58,14 @@ for verb in (
     compare.compare,
     report.report,
     bench.bench,
+    app_command.app,
 ):
     app.command()(verb)
 app.command("eval")(eval.evaluate)
 app.add_typer(synonyms.app, name="synonyms")
+
+
+_LONGEST = 1_000
 
 
 def _one_line(error: BaseException) -> str:
@@ -47,16 +76,32 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, ValidationError):
         return first_problem(error)
     said = " ".join([str(error), *getattr(error, "__notes__", ())])
-    return " ".join(said.split()) or type(error).__name__
+    line = " ".join(said.split()) or type(error).__name__
+    # It may hold what a file or a server said.
+    return line if len(line) <= 2 * _LONGEST else f"{line[:_LONGEST]} ... {line[-_LONGEST:]}"
 
 
 def main() -> None:
-    """Run the command; bad input ends it with status 2 and one line on standard error."""
+    """Run the command; bad input ends it with status 2 and one line on standard error, Ctrl-C with 130."""
+    answer_signals()
     if not sys.stderr.isatty():  # in a log, a progress bar is noise; read when the Hub's client is imported
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.showwarning = lambda message, *rest, **more: say(f"warning: {message}", error=True)
     try:
         app()
-    except (ValueError, TypeError, OSError, SafetensorError) as error:
+    except StoppedError as stopped:
+        end(stopped)
+    except (ValueError, TypeError, OSError, SafetensorError, ImportError) as error:
+        if isinstance(error, ImportError) and "s3clip[" not in str(error):
+            raise  # no extra that is missing, but something broken
         say(f"error: {_one_line(error)}", error=True)
         sys.exit(2)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):  # torch raises nothing more special
+            raise
+        say(
+            "error: a process that opens images was killed, perhaps for want of memory; what is done is "
+            "kept: run the command again, with fewer --workers",
+            error=True,
+        )
+        sys.exit(1)

@@ -6,8 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from s3clip.cli.common import BatchSize, Device, HeadSource, Revision
-from s3clip.printing import say
+from s3clip.cli.common import (
+    AllowAddresses,
+    BatchSize,
+    Device,
+    Format,
+    HeadSource,
+    Output,
+    Revision,
+    SavedBackbone,
+    keep_inputs,
+    print_rows,
+)
+from s3clip.printing import Table, say
 
 if TYPE_CHECKING:
     from s3clip import SynonymousSpaceHead
@@ -24,7 +35,6 @@ LabelColumn = Annotated[str, typer.Option(help="Its column of class ids or names
 Out = Annotated[
     Path | None, typer.Option(help="Folder to save the head in. Default: the one it was loaded from.")
 ]
-Model = Annotated[str, typer.Option(help="The model, if it is not where it was when the head was fitted.")]
 
 
 def calibrate(
@@ -40,7 +50,8 @@ def calibrate(
     ] = None,
     file_column: FileColumn = "file",
     label_column: LabelColumn = "label",
-    backbone: Model = "saved",
+    allow_addresses: AllowAddresses = None,
+    backbone: SavedBackbone = "saved",
     revision: Revision = None,
     batch_size: BatchSize = 32,
     device: Device = None,
@@ -53,7 +64,7 @@ def calibrate(
 
     folder = _place(head, out)
     fitted = _loaded(head, revision, backbone, device)
-    files, known = _labelled(fitted, images, labels, file_column, label_column)
+    files, known = _labelled(fitted, images, labels, file_column, label_column, allow=allow_addresses)
     embeds = _encoded(fitted, files, batch_size)
     before = measure_sureness(fitted, embeds, known)
     fitted.calibrate(image_embeds=embeds, labels=known, coverage=coverage)
@@ -68,6 +79,96 @@ def calibrate(
     )
 
 
+def teach(
+    head: HeadSource,
+    images: Images = None,
+    labels: Labels = None,
+    out: Out = None,
+    add: Annotated[
+        bool, typer.Option("--add", help="Keep the labelled images that the head has already.")
+    ] = False,
+    none: Annotated[
+        str | None, typer.Option(help="The label of images that show none of the classes.")
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            help="Save nothing, but list the labels that the other images contradict, and write a page of "
+            "them: doubts.html."
+        ),
+    ] = None,
+    file_column: FileColumn = "file",
+    label_column: LabelColumn = "label",
+    allow_addresses: AllowAddresses = None,
+    output: Output = Format.TABLE,
+    backbone: SavedBackbone = "saved",
+    revision: Revision = None,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+) -> None:
+    """Learn from labelled images, ten or thousands, and say what that gains.
+
+    With --labels a CSV as `s3clip compare` takes it. The images stay in the head, as embeddings.
+    """
+    folder = _place(head, out)
+    fitted = _loaded(head, revision, backbone, device)
+    files, known = _labelled(
+        fitted, images, labels, file_column, label_column, none=none, allow=allow_addresses
+    )
+    if check is not None:
+        _check(fitted, files, known, check, output, batch_size)
+        return
+    fitted.fit_few_shot(files, known, add=add, batch_size=batch_size)
+    fitted.save_pretrained(folder)
+    report = fitted.few_shot
+    assert report is not None  # it is there once something was learned from
+    count, top1, recall = sum(report.seen) + report.none, report.top1, report.recall
+    if report.strength is None:
+        say(
+            f"On your {count:,} images nothing that can be learned from them gains more than chance, so that "
+            f"answers stay as they are ({top1.before:.1%} right); saved to {folder}."
+        )
+        return
+    say(
+        f"On your {count:,} images {100 * top1.before:.1f} → {100 * (top1.before + top1.gain):.1f} % "
+        f"({100 * top1.gain:+.1f} [{100 * top1.low:+.1f}, {100 * top1.high:+.1f}]), mean recall "
+        f"{100 * recall.before:.1f} → {100 * (recall.before + recall.gain):.1f} %, by cross-validation; "
+        f"saved to {folder}."
+    )
+
+
+def suggest(
+    images: Annotated[list[str], typer.Argument(help="Image files, folders or globs to choose from.")],
+    head: HeadSource,
+    out: Annotated[Path, typer.Option(help="CSV to write, with an empty column to fill in: next.csv.")],
+    n: Annotated[int, typer.Option("-n", help="How many images.")] = 20,
+    backbone: SavedBackbone = "saved",
+    revision: Revision = None,
+    batch_size: BatchSize = 32,
+    device: Device = None,
+) -> None:
+    """Choose the images that are the most useful to label, for `s3clip teach --labels`."""
+    from s3clip.files.writing import write_atomically
+    from s3clip.images.walking import find_images
+
+    files = [file.absolute() for file in find_images(images)]
+    folder = Path(os.path.commonpath([file.parent for file in files]))
+    keep_inputs(files, {"--out": [out]})
+    fitted = _loaded(head, revision, backbone, device)
+    embeds = _encoded(fitted, files, batch_size)
+    chosen = fitted.suggest(image_embeds=embeds, n=n)
+    guesses = fitted.predict(image_embeds=embeds[chosen], top_k=1)
+    rows = [
+        [str(files[at].relative_to(folder)), "", guess.label, f"{guess.score:.4f}"]
+        for at, (guess,) in zip(chosen, guesses, strict=True)
+    ]
+    write_atomically(out, Table(["file", "label", "guess", "score"], rows).csv().encode())
+    say(
+        f"Chose {len(chosen):,} of {len(files):,} images; fill in the column label of {out}, and try: "
+        f"s3clip teach --head {head} --images {folder} --labels {out} --add"
+    )
+
+
 def reject(
     images: Annotated[
         list[str], typer.Argument(help="Image files, folders or globs that show none of the classes.")
@@ -77,7 +178,7 @@ def reject(
     false_accept_rate: Annotated[
         float, typer.Option(help="The share of such images that may be accepted all the same.")
     ] = 0.05,
-    backbone: Model = "saved",
+    backbone: SavedBackbone = "saved",
     revision: Revision = None,
     batch_size: BatchSize = 32,
     device: Device = None,
@@ -148,19 +249,56 @@ def _loaded(head: str, revision: str | None, backbone: Any, device: str | None) 
     return SynonymousSpaceHead.from_pretrained(head, revision=revision, backbone=backbone, device=device)
 
 
+def _check(
+    head: "SynonymousSpaceHead",
+    files: list[Path],
+    known: list[Any],
+    page: Path,
+    output: Format,
+    batch_size: int,
+) -> None:
+    from s3clip.inspection.contact_sheet import write_contact_sheet
+
+    keep_inputs(files, {"--check": [page]})
+    doubts = head.check_labels(files, known, batch_size=batch_size)
+    names = head.class_names
+    rows = [
+        [
+            str(files[each.image]),
+            names[each.given],
+            names[each.likely],
+            f"{each.wrong:.4f}",
+        ]
+        for each in doubts
+    ]
+    print_rows(["file", "label", "likely", "wrong"], rows, output)
+    write_contact_sheet(head, files, doubts, page)
+    if output is Format.TABLE:
+        say(f"Of your {len(files):,} labels the other images contradict {len(doubts):,}; look at {page}.")
+
+
 def _labelled(
-    head: "SynonymousSpaceHead", images: Path | None, labels: Path | None, *columns: str
-) -> tuple[list[Path], list[int]]:
-    """Return files and the positions of their classes; those of no class are left out and counted."""
+    head: "SynonymousSpaceHead",
+    images: Path | None,
+    labels: Path | None,
+    *columns: str,
+    none: str | None = None,
+    allow: list[str] | None = None,
+) -> tuple[list[Path], list[Any]]:
+    """Return files and the positions of their classes, None for the label `none`; others are left out."""
     from s3clip.evaluation.inputs import labelled_images
     from s3clip.prediction.class_labels import class_positions
 
     if images is None and labels is None:
         raise ValueError("expected --images, a folder with a sub-folder a class, or --labels, a CSV")
-    files, named = labelled_images(images, labels, *columns)
+    files, named = labelled_images(images, labels, *columns, allow_addresses=allow or ())
     ids = [None if each.id is None else str(each.id) for each in head.classes]
     positions = class_positions(named, head.class_names, ids)
-    known = [(file, place) for file, place in zip(files, positions, strict=True) if place is not None]
+    known = [
+        (file, place)
+        for file, place, label in zip(files, positions, named, strict=True)
+        if place is not None or label == none
+    ]
     if not known:
         raise ValueError(
             f"no label is that of a class: {', '.join(sorted(set(named))[:5])}; the head has "

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urljoin, urlsplit
 
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -32,8 +33,9 @@ TRANSPORT_ERROR: Any = HfHubHTTPError.__mro__[1]
 """The base of the errors of its HTTP library: requests in older versions, httpx in newer ones."""
 
 PATIENCE = 30.0
-"""Seconds, in all, that are waited for a server that is busy; one that asks for more is not waited for."""
+"""Seconds after which a server that is busy is not asked again; one that asks for more is not waited for."""
 _FIRST_WAIT = 0.5  # seconds, doubled each time
+_MOST_REDIRECTS = 5
 _BUSY = (408, 429, 500, 502, 503, 504)
 _NO_ACCESS = (401, 403, 404)
 
@@ -106,14 +108,25 @@ def fetch(
         return Path(hf_hub_download(repo_id, file, **where, local_files_only=True))  # its error says it
     patience = PATIENCE if kept is None else 0.0
     try:
-        _answered(lambda: _ask(repo_id, file, repo_type, revision, token, largest), patience)
-        found = _answered(
-            lambda: hf_hub_download(
-                repo_id, file, **where, token=token, force_download=force, library_name="s3clip"
-            ),
-            patience,
-        )
-        return Path(found)
+        commit = _answered(lambda: _ask(repo_id, file, repo_type, revision, token, largest), patience)
+
+        def download(force: bool) -> str:
+            return str(
+                hf_hub_download(
+                    repo_id, file, **where, token=token, force_download=force, library_name="s3clip"
+                )
+            )
+
+        try:
+            found = Path(_answered(lambda: download(force), patience))
+            if found == kept and commit not in found.parts:  # before version 1 it says nothing of it
+                raise ConnectionError("the file cannot be fetched")
+            return found
+        except OSError as error:
+            if force or not _is_cut(error):
+                raise
+            # What is left of the first try may be longer than the file: it would never be whole.
+            return Path(_answered(lambda: download(True), patience))
     except Exception as error:
         return _fallen_back(error, kept, f"{repo_id}/{file}")
 
@@ -179,21 +192,44 @@ def _ask(
     revision: str | None,
     token: str | bool | None,
     largest: int | None,
-) -> None:
-    """Ask for a file's metadata, once: huggingface_hub itself waits for as long as a server says."""
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+) -> str:
+    """Return the commit that has a file; asked once: huggingface_hub waits for as long as a server says."""
+    from huggingface_hub import hf_hub_url
 
-    url = hf_hub_url(repo_id, file, repo_type=repo_type, revision=revision)
-    about = get_hf_file_metadata(url, token=token, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    if about.commit_hash is None or about.etag is None:
+    about = _head(hf_hub_url(repo_id, file, repo_type=repo_type, revision=revision), token).headers
+    if not about.get("X-Repo-Commit") or not (about.get("X-Linked-Etag") or about.get("ETag")):
         raise ConnectionError("what answers is not the Hub; is there a proxy?")
-    if largest is not None and about.size is not None and about.size > largest:
-        raise ValueError(f"{repo_id}/{file}: {about.size:,} bytes, more than is read ({largest:,})")
+    size = about.get("X-Linked-Size") or about.get("Content-Length") or ""
+    if largest is not None and size.isdecimal() and int(size[:20]) > largest:
+        raise ValueError(f"{repo_id}/{file}: {int(size[:20]):,} bytes, more than is read ({largest:,})")
+    return str(about["X-Repo-Commit"])
+
+
+def _head(url: str, token: str | bool | None) -> Any:
+    """Return the answer to a HEAD; redirects within the Hub are followed, those to its storage are not."""
+    from huggingface_hub import constants, utils
+
+    hub: Any = utils  # says of none of these that it exports it
+    session = hub.get_session()
+    headers = {**hub.build_hf_headers(token=token, library_name="s3clip"), "Accept-Encoding": "identity"}
+    # requests before version 1 of huggingface_hub, then httpx
+    stay = {"allow_redirects": False} if hasattr(session, "adapters") else {"follow_redirects": False}
+    for _ in range(_MOST_REDIRECTS):
+        answer = session.head(url, headers=headers, timeout=constants.HF_HUB_ETAG_TIMEOUT, **stay)
+        hub.hf_raise_for_status(answer)
+        target = urljoin(url, answer.headers.get("Location") or url)
+        if answer.status_code < 300 or urlsplit(target).netloc != urlsplit(url).netloc:
+            return answer
+        url = target
+    raise ConnectionError(f"{_MOST_REDIRECTS} redirects, one after the other")
 
 
 def _answered(call: Callable[[], Result], patience: float) -> Result:
-    """Call the Hub, again where it is busy or hangs up, within so many seconds of waiting."""
-    waited, wait, broken = 0.0, _FIRST_WAIT, 0
+    """Call the Hub, again where it is busy or hangs up, within so many seconds.
+
+    Before version 1 huggingface_hub waits in a download too, 23 s in all: so much later it may end.
+    """
+    began, wait, broken = time.monotonic(), _FIRST_WAIT, 0
     while True:
         try:
             return call()
@@ -202,10 +238,10 @@ def _answered(call: Callable[[], Result], patience: float) -> Result:
             broken += status is None
             is_worth_it = status in _BUSY or (_hangs_up(error) and broken == 1)
             pause = wait if after is None else after
-            if not is_worth_it or waited + pause > patience:
+            if not is_worth_it or time.monotonic() - began + pause > patience:
                 raise
         time.sleep(pause)
-        waited, wait = waited + pause, wait * 2
+        wait *= 2
 
 
 def _status(error: Exception) -> tuple[int | None, float | None]:
@@ -226,9 +262,13 @@ def _hangs_up(error: Exception) -> bool:
 def _is_of_network(error: Exception) -> bool:
     library = type(error).__module__.partition(".")[0] in ("requests", "urllib3", "httpx", "httpx2")
     known = (TRANSPORT_ERROR, HfHubHTTPError, LocalEntryNotFoundError, ConnectionError, TimeoutError)
-    # A body that was cut is a plain OSError of huggingface_hub: of a disk that is full, the number is set.
-    cut = isinstance(error, OSError) and error.errno is None and "onsistency" in str(error)
-    return library or cut or isinstance(error, (*known, OverflowError, RecursionError))
+    return library or _is_cut(error) or isinstance(error, (*known, OverflowError, RecursionError))
+
+
+def _is_cut(error: Exception) -> bool:
+    """Whether a file is not as long as it was said to be."""
+    # A plain OSError of huggingface_hub: of a disk that is full, the number is set.
+    return isinstance(error, OSError) and error.errno is None and "onsistency" in str(error)
 
 
 def _fallen_back(error: Exception, kept: Path | None, what: str) -> Path:

@@ -16,7 +16,7 @@ def first_problem(error: ValidationError, model: type[BaseModel] | None = None) 
         model: of which; the fields that it has are said where one is not known.
     """
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(part if len(part) < 200 else shown(part) for part in map(str, first["loc"]))
     why = problem_in_words(first)
     if model is not None and first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
         near = get_close_matches(where, model.model_fields, 1)

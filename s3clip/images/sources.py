@@ -308,11 +308,13 @@ def read(
             raise ValueError(f"{name}: expected {least} or more, got {value}")
     from torch.utils.data import DataLoader
 
+    from s3clip.images.workers import start_workers
+
     # The samples are listed here, which costs little, and go to the workers as what the loader calls indices:
     # it gives back the results in the order of those, whatever worker made them.
     dataset: Any = _Opened(opening, transform)
     sampler: Any = _tasks(shards, start, batch_size)
-    yield from DataLoader(
+    loader = DataLoader(
         dataset,
         batch_size=None,
         sampler=sampler,
@@ -320,6 +322,7 @@ def read(
         prefetch_factor=_BATCHES_AHEAD if workers else None,
         collate_fn=_unchanged,
     )
+    yield from start_workers(loader)
 
 
 class Run(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from s3clip.space.rips import minimum_spanning_tree
-from s3clip.space.synonymous_space import SynonymousSpace, equal_sizes
+from s3clip.space.synonymous_space import SynonymousSpace, check_paired, equal_sizes
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,14 @@ class ClassComplex:
 
 
 def class_complexes(space: SynonymousSpace) -> list[ClassComplex]:
-    """Return the complex of every class, in order. The space lies on the CPU."""
+    """Return the complex of every class, in order. The space lies on the CPU.
+
+    Raises:
+        ValueError: a class has more texts than can be shown.
+    """
     distinct = torch.nonzero(space.duplicate_of == torch.arange(len(space.owners)))[:, 0]
     first_row = torch.searchsorted(space.owners, torch.arange(len(space.scales)))
+    check_paired(torch.bincount(space.owners[distinct]), "a picture of its complex")
     found: list[ClassComplex | None] = [None] * len(space.scales)
     for group, positions in equal_sizes(space.owners[distinct], space.raw.shape[1]):
         rows = distinct[positions]

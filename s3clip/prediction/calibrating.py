@@ -192,7 +192,24 @@ def rejection_threshold(scores: Tensor, false_accept_rate: float) -> float:
 
 
 def _temperature(logits: np.ndarray, positions: np.ndarray) -> float:
-    """Return the temperature of the largest likelihood, within exp(-10) and exp(10)."""
+    """Return the best temperature; a warning where there is none that is not at the end of the range."""
+    if bool((logits[np.arange(len(logits)), positions] == logits.max(1)).all()):
+        warnings.warn(
+            "labels: every image is classified right, so that probabilities of 0 and 1 fit best; calibrate "
+            "on more images",
+            stacklevel=4,
+        )
+    return best_temperature(logits, positions)
+
+
+def best_temperature(logits: np.ndarray, positions: np.ndarray, wrong: float = 0.0) -> float:
+    """Return the temperature of the largest likelihood, within exp(-10) and exp(10).
+
+    Args:
+        logits: (images, classes).
+        positions: (images,) the class of each.
+        wrong: the share of them, in [0, 1), that may be any class instead.
+    """
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp
 
@@ -201,15 +218,11 @@ def _temperature(logits: np.ndarray, positions: np.ndarray) -> float:
 
     def loss(log_beta: float) -> float:
         beta = np.exp(log_beta)
-        return float((logsumexp(beta * below, axis=1) - beta * own).mean())
+        logs = beta * own - logsumexp(beta * below, axis=1)
+        by_chance = wrong / (1 - wrong) / below.shape[1]
+        return -float((np.logaddexp(logs, np.log(by_chance)) if wrong else logs).mean())
 
     found = minimize_scalar(loss, bounds=(-10, 10), method="bounded", options={"xatol": 1e-9})
-    if not own.any():  # the search for a largest beta ended somewhere
-        warnings.warn(
-            "labels: every image is classified right, so that probabilities of 0 and 1 fit best; calibrate "
-            "on more images",
-            stacklevel=4,
-        )
     return float(np.exp(-found.x))
 
 

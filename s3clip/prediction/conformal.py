@@ -5,7 +5,7 @@ classes are known: the score 1 - p of Sadinle, Lei and Wasserman ("Least Ambiguo
 With Bounded Error Levels", JASA 2019), with the quantile of Vovk et al. for a finite number of images.
 Whatever the probabilities are worth, the set of an image drawn as those were holds its class at least so
 often, over all draws; not for each class by itself. The temperature is fitted on the same images, which the
-guarantee does not foresee: it is one number, and no effect was seen (`examples/studies/label_sets.py`).
+guarantee does not foresee: it is one number, and no effect was seen (`examples/studies/own_images.py`).
 """
 
 import math

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from s3clip.arguments import resolve_options
 from s3clip.space.metrics import METRICS, PointGroup, is_traced
-from s3clip.space.synonymous_space import SynonymousSpace, unit_vectors
+from s3clip.space.synonymous_space import SynonymousSpace, check_paired, unit_vectors
 
 BLOCK_ROWS = 32_768
 """Rows multiplied with the images at once. `forward` holds a few (batch, BLOCK_ROWS) matrices, whatever the
@@ -69,6 +69,8 @@ class FoldedSpace(nn.Module):
         self.metric = metric
         self.fused = fused
         self._options = resolve_options(metric, METRICS[metric].options, metric_options)
+        if METRICS[metric].pairs(**self._options):
+            check_paired(space.sizes, f"metric {metric!r} with its options")
         self.table_names: list[list[str]] = []
         self.blocks: list[list[Piece]] = []
         self.centered = space.centered

@@ -17,6 +17,10 @@ CACHED_NUMBERS = 2**19
 read several times faster than what it does not."""
 
 
+def untold(count: int) -> None:
+    """Take what nobody asks about: so many points more are done."""
+
+
 def chordal_distances(points: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Return the pairwise distances |a - b| of the points after projection to the unit sphere.
 
@@ -111,7 +115,9 @@ def minimum_spanning_tree(distances: Tensor, sizes: Tensor | None = None) -> Spa
     return SpanningTree(order.reshape(*batch, n), lengths.reshape(*batch, n - 1))
 
 
-def spanning_tree_of_points(points: Tensor, margins: Tensor) -> SpanningTree:
+def spanning_tree_of_points(
+    points: Tensor, margins: Tensor, progress: Callable[[int], object] = untold
+) -> SpanningTree:
     """Return the minimum spanning tree of points as `minimum_spanning_tree` of their distances does.
 
     The distances are taken when the walk needs them: memory is linear in the points, and time, as each step
@@ -120,6 +126,7 @@ def spanning_tree_of_points(points: Tensor, margins: Tensor) -> SpanningTree:
     Args:
         points: (c, n, dim), any length but zero.
         margins: (c, n) > 0, by which edges are measured: |a - b| / sqrt(σ_a σ_b), a and b unit vectors.
+        progress: called after every step with the number of points that were reached in it.
 
     Raises:
         ValueError: a point of length zero or not finite.
@@ -133,6 +140,7 @@ def spanning_tree_of_points(points: Tensor, margins: Tensor) -> SpanningTree:
         cosines = torch.einsum("cnd,cd->cn", exact, exact[trees, nearest])
         lengths = cosines.mul_(-2).add_(2).clamp_min_(0).sqrt_()
         lengths[trees, nearest] = 0
+        progress(len(trees))
         return lengths.div_(size).div_(size[trees, nearest, None])
 
     return SpanningTree(*_prim_walk(lengths_from, lengths_from(torch.zeros_like(trees))))
@@ -171,16 +179,17 @@ def _prim_walk(lengths_from: Callable[[Tensor], Tensor], frontier: Tensor) -> tu
     Returns:
         (c, n) the order of the walk, and (c, n - 1) the edge by which each point but the first was reached.
     """
-    start = torch.zeros(len(frontier), dtype=torch.int64, device=frontier.device)
-    reached = torch.zeros_like(frontier).index_fill_(1, start.new_zeros(1), torch.inf)
-    order, lengths = [start], []
-    for _ in range(frontier.shape[1] - 1):
-        length, nearest = (frontier + reached).min(dim=1)
-        order.append(nearest)
-        lengths.append(length)
+    reached = torch.zeros_like(frontier)
+    reached[:, 0] = torch.inf
+    # Small tensors kept from each step, among large ones that go, would leave holes of n numbers a step.
+    order = torch.zeros(frontier.T.shape, dtype=torch.int64, device=frontier.device)
+    lengths = torch.empty_like(order[1:], dtype=frontier.dtype)
+    for step in range(len(lengths)):
+        lengths[step], order[step + 1] = (frontier + reached).min(dim=1)
+        nearest = order[step + 1]
         frontier = torch.minimum(frontier, lengths_from(nearest))
         reached.scatter_(1, nearest[:, None], torch.inf)
-    return torch.stack(order, 1), torch.stack(lengths, 1) if lengths else frontier[:, :0]
+    return order.T.contiguous(), lengths.T.contiguous()
 
 
 def death_times(distances: Tensor, sizes: Tensor | None = None) -> Tensor:

@@ -28,7 +28,7 @@ from s3clip.arguments import resolve_options
 from s3clip.space.folding import point_groups
 from s3clip.space.local_points import LOCAL_POINTS, Comparison, compare_with_local_point, local_weights
 from s3clip.space.metrics import METRICS, SHORTEST_MEAN, times_gram
-from s3clip.space.synonymous_space import SynonymousSpace, unit_vectors
+from s3clip.space.synonymous_space import SynonymousSpace, check_paired, unit_vectors
 
 SHARED_RANK = 16
 """Directions that `shared_shift` may move in: the leading ones of the class centres."""
@@ -137,6 +137,7 @@ def adaptable_space(space: SynonymousSpace, metric: str, metric_options: Mapping
         metric_options: the options of the metric.
     """
     options = resolve_options(metric, METRICS[metric].options, metric_options)
+    check_paired(space.sizes, "test-time adaptation")
     groups = []
     for classes, group in point_groups(space, with_edges=METRICS[metric].reads_edges):
         gram = group.points @ group.points.mT

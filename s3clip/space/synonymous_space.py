@@ -5,7 +5,7 @@ every change, in float64 inside.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from s3clip.arguments import check_text_count
 from s3clip.space.rips import (
     SpanningTree,
     chordal_distances,
@@ -21,6 +22,7 @@ from s3clip.space.rips import (
     minimum_spanning_tree,
     normalized,
     spanning_tree_of_points,
+    untold,
     within,
 )
 from s3clip.space.scale_rules import SCALE_RULES
@@ -40,6 +42,9 @@ CHUNK_NUMBERS = 2**20
 
 LARGEST_MATRIX = 2**24
 """Classes whose (n, n) distances are more numbers than this (128 MiB in float64, n > 4,096) go without."""
+
+MOST_PAIRED = 2**14
+"""Texts of a class where something holds a number for each pair of them: 2 GiB in float64."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,7 @@ def build_space(
     scale_options: Mapping[str, Any] | None = None,
     keep_name: str = "tie",
     centering: str | None = None,
+    progress: Callable[[int], object] = untold,
 ) -> SynonymousSpace:
     """Build the synonymous space of every class from raw text embeddings.
 
@@ -160,13 +166,17 @@ def build_space(
         scale_options: the options of the rule.
         keep_name: "tie" (the component of the own name wins among the largest) or "always".
         centering: None or "class_mean".
+        progress: called with how many texts more are done; each is done three times.
 
     Raises:
-        ValueError: embeddings that are not finite or of length zero, an unknown setting, or classes that
-            centering cannot tell apart; the classes are named.
+        ValueError: embeddings that are not finite or of length zero, an unknown setting, classes that
+            centering cannot tell apart, or one of too many texts; the classes are named.
     """
+    sizes = torch.bincount(owners)
+    largest = int(sizes.argmax())
+    check_text_count(class_names[largest], int(sizes[largest]))
     unit = _checked_unit(raw, owners, class_names)
-    stands_for = _merge_duplicates(unit, owners)
+    stands_for = _merge_duplicates(unit, owners, progress)
     distinct = torch.nonzero(stands_for == torch.arange(len(owners), device=owners.device))[:, 0]
     own = owners[distinct]
 
@@ -198,16 +208,18 @@ def build_space(
                 f"of it (two classes with the same single text?); rename one, or set centering=None"
             )
     if relative:
-        margins[distinct] = _margins(points, distinct, owners, classes)
+        margins[distinct] = _margins(points, distinct, owners, classes, progress)
+    progress(0 if relative else len(distinct))
 
     keep = torch.zeros(len(owners), dtype=torch.bool, device=owners.device)
     scales = unit.new_full((classes,), torch.inf, dtype=torch.float64)
-    deaths, death_owners = [], []
+    sizes = torch.bincount(own)
+    # Tensors that are made whole, here and below: small ones kept among large ones that go leave holes.
+    deaths = unit.new_empty(len(own) - classes, dtype=torch.float64)
     for group, rows in equal_sizes(own, 1):
         members = distinct[rows]
-        tree, to_name = _spanning_tree(points, margins, members)
-        deaths.append(tree.lengths.sort(-1).values.flatten())
-        death_owners.append(group.repeat_interleave(rows.shape[1] - 1))
+        tree, to_name = _spanning_tree(points, margins, members, progress)
+        deaths[rows[:, 1:] - 1 - group[:, None]] = tree.lengths.sort(-1).values
         # One class has no other to measure margins by: a relative rule keeps it whole.
         if rule is None or (rule.relative and not relative):
             keep[members] = True
@@ -215,16 +227,14 @@ def build_space(
         scale = rule(tree.lengths, **(scale_options or {}))
         scales[group] = scale
         keep[members] = chosen_component(to_name, tree, scale, keep_name=keep_name)
-    death_owner = torch.cat(death_owners)
-    by_class = death_owner.argsort(stable=True)
     return SynonymousSpace(
         raw=raw,
         owners=owners,
         kept=torch.nonzero(keep)[:, 0],
         duplicate_of=stands_for,
         scales=scales,
-        deaths=torch.cat(deaths)[by_class],
-        death_owners=death_owner[by_class],
+        deaths=deaths,
+        death_owners=torch.arange(classes, device=own.device).repeat_interleave(sizes - 1),
         margins=margins,
         mean=mean,
         spread=spread,
@@ -247,7 +257,9 @@ def edge_lengths(points: Tensor, margins: Tensor) -> Tensor:
     return chordal_distances(points, torch.float64).div_(size[..., :, None] * size[..., None, :])
 
 
-def _spanning_tree(points: Tensor, margins: Tensor, rows: Tensor) -> tuple[SpanningTree, Tensor]:
+def _spanning_tree(
+    points: Tensor, margins: Tensor, rows: Tensor, progress: Callable[[int], object] = untold
+) -> tuple[SpanningTree, Tensor]:
     """Return the minimum spanning trees of some rows of a table, and the lengths of their edges to point 0.
 
     The more classes walk together, the less a step costs each, so that not their points but their distances
@@ -257,18 +269,21 @@ def _spanning_tree(points: Tensor, margins: Tensor, rows: Tensor) -> tuple[Spann
         points: (texts, dim).
         margins: (texts,).
         rows: (c, n) int64.
+        progress: called with how many of them are done.
 
     Returns:
         The trees, and (c, n) lengths.
     """
     if rows.shape[1] ** 2 > LARGEST_MATRIX:
         own, sizes = points[rows], margins[rows]
-        return spanning_tree_of_points(own, sizes), edge_lengths_to_first(own, sizes)
+        return spanning_tree_of_points(own, sizes, progress), edge_lengths_to_first(own, sizes)
     lengths = points.new_empty(*rows.shape, rows.shape[1], dtype=torch.float64)
     step = max(1, CHUNK_NUMBERS // (rows.shape[1] * points.shape[1]))
     for part, some in zip(lengths.split(step), rows.split(step), strict=True):
         part.copy_(edge_lengths(points[some], margins[some]))
-    return minimum_spanning_tree(lengths), lengths[:, 0]
+    tree = minimum_spanning_tree(lengths)
+    progress(rows.numel())
+    return tree, lengths[:, 0]
 
 
 def edge_lengths_to_first(points: Tensor, margins: Tensor) -> Tensor:
@@ -277,6 +292,21 @@ def edge_lengths_to_first(points: Tensor, margins: Tensor) -> Tensor:
     lengths = (2 - 2 * (exact @ exact[:, 0, :, None])[..., 0]).clamp_min(0).sqrt()
     lengths[:, 0] = 0
     return lengths / (size * size[:, :1])
+
+
+def check_paired(sizes: Tensor, what: str) -> None:
+    """Raise ValueError where a class has too many texts for a number for each pair of them.
+
+    Args:
+        sizes: (classes,).
+        what: would hold these numbers.
+    """
+    largest = int(sizes.argmax())
+    if sizes[largest] > MOST_PAIRED:
+        raise ValueError(
+            f"class {largest}: {int(sizes[largest]):,} texts, and {what} holds a number for each pair of "
+            f"them; give it {MOST_PAIRED:,} at most, or use the metric nearest, center or local_center"
+        )
 
 
 def unit_vectors(vectors: Tensor) -> Tensor:
@@ -334,19 +364,27 @@ def _from_mean(unit: Tensor, mean: Tensor) -> Tensor:
     return seen
 
 
-def _margins(points: Tensor, rows: Tensor, owners: Tensor, classes: int) -> Tensor:
+def _margins(
+    points: Tensor,
+    rows: Tensor,
+    owners: Tensor,
+    classes: int,
+    progress: Callable[[int], object] = untold,
+) -> Tensor:
     """(rows,) distance of some points to the centre of the nearest class but their own."""
     centres = _class_centres(points, rows, owners, classes)
     exact = centres.double()
-    margins = []
-    for part in _parts(rows, max(classes, points.shape[1])):
+    margins = points.new_empty(len(rows))
+    width = max(classes, points.shape[1])
+    for part, own in zip(_parts(rows, width), _parts(margins, width), strict=True):
         cosines = points[part].double() @ exact.T
         nearest = cosines.scatter_(1, owners[part, None], -torch.inf).argmax(1)
-        margins.append((points[part] - centres[nearest]).norm(dim=1))
-    return torch.cat(margins).clamp_min(SMALLEST_MARGIN)
+        own.copy_((points[part] - centres[nearest]).norm(dim=1))
+        progress(len(part))
+    return margins.clamp_min_(SMALLEST_MARGIN)
 
 
-def _merge_duplicates(unit: Tensor, owners: Tensor) -> Tensor:
+def _merge_duplicates(unit: Tensor, owners: Tensor, progress: Callable[[int], object] = untold) -> Tensor:
     """Return for each row the row that stands for it, whatever the order of the texts.
 
     The own name stands for what equals it; among others, the one nearest to the own name.
@@ -358,8 +396,11 @@ def _merge_duplicates(unit: Tensor, owners: Tensor) -> Tensor:
         # decided in float64: switches of the whole process (TF32, bfloat16) change those of float32.
         points = points.double()
         height = max(1, LARGEST_MATRIX // points[:, :, 0].numel())
-        close = sum((part @ points.mT > 1 - 1e-4).sum((1, 2)) for part in points.split(height, 1))
-        close = torch.as_tensor(close) > rows.shape[1]
+        pairs = torch.zeros_like(rows[:, 0])
+        for part in points.split(height, 1):
+            pairs += (part @ points.mT > 1 - 1e-4).sum((1, 2))
+            progress(part[:, :, 0].numel())
+        close = pairs > rows.shape[1]
         if not bool(close.any()):
             continue
         rows = rows[close]

@@ -7,12 +7,15 @@ template unchanged, braces, percent signs and underscores included.
 """
 
 import re
+import reprlib
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
+from s3clip.arguments import check_text_count
+from s3clip.texts.labels import problem_of_name
 from s3clip.texts.templates import DEFAULT_TEMPLATES, TEMPLATES
 
 Points = Literal["concepts", "texts"]
@@ -75,7 +78,8 @@ def class_texts(
 
     Raises:
         TypeError: if a single string is given where a sequence of texts belongs.
-        ValueError: for a template `resolve_templates` refuses, or an empty descriptor.
+        ValueError: for a template `resolve_templates` refuses, an empty descriptor, or more texts than a
+            class may have.
     """
     for argument, given in (("synonyms", synonyms), ("descriptors", descriptors), ("prompts", prompts)):
         if isinstance(given, str):
@@ -84,6 +88,7 @@ def class_texts(
             )
     if isinstance(templates, str) or not any(callable(each) for each in templates):
         templates = resolve_templates(templates)  # type: ignore[arg-type]  # texts, or named as none
+    check_text_count(name, len({name, *synonyms}) * (1 + len(descriptors)) + len(prompts))
     # A synonym's bare prompts serve all of its descriptors.
     bare = {text: tuple(_filled(template, text) for template in templates) for text in (name, *synonyms)}
     texts = [Text(text, rendered, text) for text, rendered in bare.items()]
@@ -123,7 +128,7 @@ def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
 
     Raises:
         ValueError: for no template at all, and for a template without a placeholder for the name, with both
-            kinds of it, or with any other brace.
+            kinds of it, with any other brace, too long, or with control characters.
         TypeError: if a template is not a string.
     """
     if isinstance(templates, str):
@@ -141,6 +146,8 @@ def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     for template in resolved:
         if not isinstance(template, str):
             raise TypeError(f"templates: expected strings, got {template!r} ({type(template).__name__})")
+        if template and (problem := problem_of_name(template)):
+            raise ValueError(f"templates: {reprlib.repr(template)} {problem}")
         _pieces(template)
     return resolved
 

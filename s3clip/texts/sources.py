@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from s3clip.files.json import LARGEST, parse_json, unique
 from s3clip.files.problems import shown
@@ -12,6 +13,8 @@ from s3clip.texts.lines import Lines, Table, split_lines, strings_of_list
 
 BUILTIN = "builtin:"  # before the name of a set that comes with s3clip
 HUB = "hf://"
+SUFFIXES = (".json", ".txt", ".csv", ".yaml", ".yml")
+_URI = re.compile(r"hf://(?:(datasets|spaces|models)/)?([^/@]+/[^/@]+)(?:@(refs/\w+/[^/]+|[^/]+))?/(.+)")
 _KINDS = "a file whose name ends in .json, .txt, .csv or .yaml"
 
 Source = str | os.PathLike[str] | dict[str, Any] | list[Any] | tuple[Any, ...]
@@ -52,16 +55,13 @@ def _without_arrays(source: Any, depth: int = 6) -> Any:
 
 
 def _download(uri: str) -> Path:
-    from huggingface_hub import HfFileSystem
-
     from s3clip.files.hub import fetch
 
     try:
         try:
             from huggingface_hub import parse_hf_uri
-        except ImportError:  # before huggingface_hub 2, which parses without asking the Hub
-            old: Any = HfFileSystem().resolve_path(uri)
-            kind, repo, revision, file = old.repo_type, old.repo_id, old.revision, old.path_in_repo
+        except ImportError:  # before huggingface_hub 2, whose file system asks the Hub
+            kind, repo, revision, file = _parts(uri)
         else:
             new = parse_hf_uri(uri)
             kind, repo, revision, file = new.type, new.id, new.revision, new.path_in_repo
@@ -71,13 +71,22 @@ def _download(uri: str) -> Path:
         raise
 
 
+def _parts(uri: str) -> tuple[str, str, str | None, str]:
+    """Return the kind of a repository, its name, the revision and the file of an address of the Hub."""
+    found = _URI.fullmatch(uri)
+    if found is None:
+        raise ValueError(f"{uri}: expected hf://datasets/user/name/file, or user/name@revision in it")
+    kind, repo, revision, file = found.groups()
+    return (kind or "models")[:-1], repo, None if revision is None else unquote(revision), file
+
+
 def _parsed(path: Path, where: str) -> Any:
     kind = path.suffix.lower()
     if path.is_dir():
         raise ValueError(f"{where}: is a directory; expected {_KINDS}")
     if not path.exists():
         raise FileNotFoundError(f"no synonym file {str(path)!r}: looked for {path.absolute()}")
-    if kind not in (".json", ".txt", ".csv", ".yaml", ".yml"):
+    if kind not in SUFFIXES:
         raise ValueError(f"{where}: expected {_KINDS}")
     text = read_text(path, where)
     if not text.strip():

@@ -79,8 +79,8 @@ def test_calibrate_is_the_librarys(head: Path, photos: Path, tmp_path: Path):
         writer = csv.DictWriter(file, ["picture", "is"])
         writer.writeheader()
         writer.writerows(rows)
-    run("calibrate", "--head", head, "--labels", tmp_path / "labels.csv", "--file-column", "picture",
-        "--label-column", "is", "--coverage", 0.9)  # fmt: skip
+    run("calibrate", "--head", head, "--images", photos, "--labels", tmp_path / "labels.csv",
+        "--file-column", "picture", "--label-column", "is", "--coverage", 0.9)  # fmt: skip
     again = SynonymousSpaceHead.from_pretrained(head).calibration
     assert again.temperature == pytest.approx(found.temperature, rel=1e-6)
 
@@ -134,6 +134,97 @@ def test_shares_are_the_librarys(head: Path, tmp_path: Path):
     for bad, message in (("none.json", "no such file"), ("[1]", "no such file"), ('{"x": 1}', "no class")):
         with pytest.raises((ValueError, OSError), match=message):
             run("shares", bad, "--head", head)
+
+
+def test_teach_is_the_librarys(head: Path, photos: Path, tmp_path: Path):
+    files, labels = listed(photos)
+    others = sorted((photos / "other").iterdir())
+    own = SynonymousSpaceHead.from_pretrained(head)
+    own.fit_few_shot([*files, *others], [*labels, *[None] * 12])
+    said = run("teach", "--head", head, "--images", photos, "--none", "other", "--out", tmp_path / "new")
+    found = SynonymousSpaceHead.from_pretrained(tmp_path / "new")
+    assert (
+        (found.few_shot.seen, found.few_shot.none)
+        == (own.few_shot.seen, own.few_shot.none)
+        == ((12,) * 3, 12)
+    )
+    assert found.few_shot.strength == own.few_shot.strength
+    assert said.stdout.startswith("On your 48 images ")
+    assert said.stdout.endswith(f"saved to {tmp_path / 'new'}.\n")
+    assert "no class" not in said.stderr
+    first = run("teach", "--head", head, "--images", photos).stderr
+    assert "12 of 48 images have a label that is no class" in first
+    assert SynonymousSpaceHead.from_pretrained(head).few_shot.seen == (12,) * 3
+
+
+def test_teach_says_what_is_gained(head: Path, photos: Path, tmp_path: Path):
+    """Names that tell nothing of the images: all is learned from the images."""
+    strange = SynonymousSpaceHead.from_backbone(str(model_folder())).fit_classes(
+        {"zero": ["8"], "one": ["5"], "seven": ["2"]}, templates=["the digit {}"]
+    )
+    strange.reconfigure(metric="nearest", scale_rule=None, logit_scale=5.0)
+    folder = strange.save_pretrained(tmp_path / "strange")
+    said = run("teach", "--head", folder, "--images", photos).stdout
+    gain = SynonymousSpaceHead.from_pretrained(folder).few_shot
+    assert gain is not None
+    if gain.strength is None:
+        assert "nothing that can be learned from them gains more than chance" in said
+        return
+    top1 = gain.top1
+    expected = (
+        f"On your 36 images {100 * top1.before:.1f} → {100 * (top1.before + top1.gain):.1f} % "
+        f"({100 * top1.gain:+.1f} [{100 * top1.low:+.1f}, {100 * top1.high:+.1f}])"
+    )
+    assert said.startswith(expected)
+
+
+def test_check_lists_wrong_labels_on_a_page_that_nothing_can_leave(head: Path, photos: Path, tmp_path: Path):
+    mixed = tmp_path / "photos"
+    shutil.copytree(photos, mixed, ignore=lambda folder, names: ["other"])
+    moved = mixed / "one" / "<script>alert('x')</script>.png".replace("/", "")
+    sorted((mixed / "zero").iterdir())[0].rename(moved)
+    before = sorted(path.name for path in head.iterdir())
+    page = tmp_path / "doubts.html"
+    said = run("teach", "--head", head, "--images", mixed, "--check", page, "--format", "json")
+    (found,) = json.loads(said.stdout)
+    assert (found["file"], found["label"], found["likely"]) == (str(moved), "one", "zero")
+    assert 0.5 < float(found["wrong"]) <= 1
+    html = page.read_text(encoding="utf-8")
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    assert "default-src 'none'" in html
+    assert html.count("data:image/jpeg;base64,") == 1
+    assert sorted(path.name for path in head.iterdir()) == before
+    table = run("teach", "--head", head, "--images", mixed, "--check", page).stdout
+    assert table.endswith(f"Of your 36 labels the other images contradict 1; look at {page}.\n")
+
+
+def test_suggest_writes_what_teach_reads(head: Path, photos: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    out = tmp_path / "next.csv"
+    said = run("suggest", photos.name, "--head", head, "-n", 9, "--out", out).stdout
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert said.startswith("Chose 9 of 48 images")
+    files = [photos / row["file"] for row in rows]
+    assert len(set(files)) == 9
+    assert f"--images {photos} --labels {out}" in said
+    assert all(file.is_file() for file in files)
+    assert not any(row["label"] for row in rows)
+    own = SynonymousSpaceHead.from_pretrained(head)
+    assert [row["guess"] for row in rows] == [best.label for (best,) in own.predict(files, top_k=1)]
+    with pytest.raises(ValueError, match="expected a file and a label"):
+        run("teach", "--head", head, "--images", photos, "--labels", out)
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({**row, "label": Path(row["file"]).parent.name} for row in rows)
+    run("teach", "--head", head, "--images", photos, "--labels", out, "--none", "other")
+    report = SynonymousSpaceHead.from_pretrained(head, backbone=None).few_shot
+    assert sum(report.seen) + report.none == 9
+    run("suggest", photos.name, "--head", head, "-n", 5, "--out", out)
+    with out.open(newline="") as file:
+        assert not {photos / row["file"] for row in csv.DictReader(file)} & set(files)
 
 
 def test_bad_input_is_named_before_the_work(head: Path, photos: Path, tmp_path: Path):

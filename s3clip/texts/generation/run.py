@@ -177,14 +177,16 @@ class _Run:
             # The first alone: it finds out what the server takes, and whether the key is right.
             for batch in questions[:1]:
                 self._answer(batch)
-            with ThreadPoolExecutor(concurrency) as pool:
-                try:
-                    for done in as_completed([pool.submit(self._answer, batch) for batch in questions[1:]]):
-                        done.result()
-                except BaseException:
-                    self._chat.stopped.set()
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+            pool = ThreadPoolExecutor(concurrency)
+            try:
+                for done in as_completed([pool.submit(self._answer, batch) for batch in questions[1:]]):
+                    done.result()
+            except BaseException as error:
+                self._chat.stopped.set()
+                # What is on its way is waited for, but not on Ctrl-C: a server may be silent for minutes.
+                pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+                raise
+            pool.shutdown()
         except GenerationError as error:
             answered = f"{len(self.answers)} of {len(self._names)} classes are answered"
             raise GenerationError(f"{error}; {answered}{_hint(self._journal)}") from None
