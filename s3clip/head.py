@@ -47,7 +47,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
         config: the settings; the defaults of `HeadConfig` if None.
         fused: use the Triton kernel of `s3clip.space.kernels` where it can be used; not saved.
 
-    Example:
+    Examples:
         >>> head = SynonymousSpaceHead.from_backbone("openai/clip-vit-base-patch32")  # doctest: +SKIP
         >>> head.fit_classes({"cat": ["feline", "kitty"], "dog": ["hound"]})          # doctest: +SKIP
         >>> head.predict("photo.jpg", top_k=1)                                        # doctest: +SKIP

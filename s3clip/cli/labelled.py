@@ -14,6 +14,7 @@ from s3clip.cli.common import (
     HeadSource,
     Output,
     Revision,
+    SavedBackbone,
     keep_inputs,
     print_rows,
 )
@@ -34,7 +35,6 @@ LabelColumn = Annotated[str, typer.Option(help="Its column of class ids or names
 Out = Annotated[
     Path | None, typer.Option(help="Folder to save the head in. Default: the one it was loaded from.")
 ]
-Model = Annotated[str, typer.Option(help="The model, if it is not where it was when the head was fitted.")]
 
 
 def calibrate(
@@ -51,7 +51,7 @@ def calibrate(
     file_column: FileColumn = "file",
     label_column: LabelColumn = "label",
     allow_addresses: AllowAddresses = None,
-    backbone: Model = "saved",
+    backbone: SavedBackbone = "saved",
     revision: Revision = None,
     batch_size: BatchSize = 32,
     device: Device = None,
@@ -101,7 +101,7 @@ def teach(
     label_column: LabelColumn = "label",
     allow_addresses: AllowAddresses = None,
     output: Output = Format.TABLE,
-    backbone: Model = "saved",
+    backbone: SavedBackbone = "saved",
     revision: Revision = None,
     batch_size: BatchSize = 32,
     device: Device = None,
@@ -142,7 +142,7 @@ def suggest(
     head: HeadSource,
     out: Annotated[Path, typer.Option(help="CSV to write, with an empty column to fill in: next.csv.")],
     n: Annotated[int, typer.Option("-n", help="How many images.")] = 20,
-    backbone: Model = "saved",
+    backbone: SavedBackbone = "saved",
     revision: Revision = None,
     batch_size: BatchSize = 32,
     device: Device = None,
@@ -178,7 +178,7 @@ def reject(
     false_accept_rate: Annotated[
         float, typer.Option(help="The share of such images that may be accepted all the same.")
     ] = 0.05,
-    backbone: Model = "saved",
+    backbone: SavedBackbone = "saved",
     revision: Revision = None,
     batch_size: BatchSize = 32,
     device: Device = None,
