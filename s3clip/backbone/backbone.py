@@ -134,8 +134,8 @@ class Backbone(nn.Module):
                 else they are loaded and dropped) only images can be encoded, with far less memory.
             **kwargs: Go to `AutoModel.from_pretrained`; `token`, `cache_dir`, `local_files_only`,
                 `force_download`, `subfolder` and `trust_remote_code` go to `AutoProcessor` as well. With a
-                name of open_clip they go to `open_clip.create_model_from_pretrained`. `merge_adapter=True` merges
-                an adapter of PEFT into its base.
+                name of open_clip they go to `open_clip.create_model_from_pretrained`. `merge_adapter=True`
+                merges an adapter of PEFT into its base.
 
         Raises:
             FileNotFoundError: If the name is a path and there is no such folder.
