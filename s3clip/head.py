@@ -47,7 +47,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
         config: the settings; the defaults of `HeadConfig` if None.
         fused: use the Triton kernel of `s3clip.space.kernels` where it can be used; not saved.
 
-    Example:
+    Examples:
         >>> head = SynonymousSpaceHead.from_backbone("openai/clip-vit-base-patch32")  # doctest: +SKIP
         >>> head.fit_classes({"cat": ["feline", "kitty"], "dog": ["hound"]})          # doctest: +SKIP
         >>> head.predict("photo.jpg", top_k=1)                                        # doctest: +SKIP
@@ -422,10 +422,6 @@ class SynonymousSpaceHead(ClassSpaceModule):
     def _kept_facts(self) -> BackboneFacts | None:
         """What stays known when all classes are encoded anew: nothing where a text tower is here to ask."""
         return None if self.backbone is not None and self.backbone.has_text_tower else self._known_facts()
-
-    def _known_facts(self) -> BackboneFacts | None:
-        """What an artifact, or a text tower that was dropped, said of the backbone."""
-        return None if self._fitted is None else self._fitted.value.backbone
 
     def _encoded(
         self, synonyms: SynonymSet, templates: Sequence[str], *, adding: bool, **encoding: Any

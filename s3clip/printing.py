@@ -26,6 +26,11 @@ def say(text: str, *, error: bool = False) -> None:
     print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: "1 class", "2,000 classes"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of a table.

@@ -22,10 +22,12 @@ ROWS = (
     {"head"},
     {"integrations", "inspection", "bulk", "evaluation", "bench"},
     {"demo"},
-    {"cli"},
+    {"app"},
+    {"cli", "__main__"},
 )
 BESIDE = {
     ("bench", "integrations"),  # times the pipeline
+    ("__main__", "cli"),  # is the command
 }
 LARGEST_MODULE, LARGEST_TOP = 450, 8
 

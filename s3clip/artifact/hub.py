@@ -4,6 +4,7 @@ Not by the mixin of huggingface_hub, which would save the backbone too, and sort
 """
 
 import os
+import re
 import tempfile
 from dataclasses import replace
 from http import HTTPStatus
@@ -141,7 +142,7 @@ def push_artifact(
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     if revision is not None and not create_pr:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
-    space = _without_local_names(space)
+    space = without_local_names(space)
     with tempfile.TemporaryDirectory() as temporary:
         folder = save_artifact(temporary, space)
         for left in reversed(range(_TRIES)):
@@ -176,7 +177,15 @@ def push_artifact(
     raise AssertionError("the last try returns or raises")
 
 
-def _without_local_names(space: ClassSpace) -> ClassSpace:
+def pushed_to(address: str) -> tuple[str, str | None]:
+    """Return the repository's full name and, of a pull request, its revision, from the address of a push."""
+    found = re.search(r"([^/]+/[^/]+)/(?:commit/|discussions/(\d+))", address)
+    if found is None:
+        raise ValueError(f"address: expected that of a commit or of a pull request, got {address}")
+    return found[1], None if found[2] is None else f"refs/pr/{found[2]}"
+
+
+def without_local_names(space: ClassSpace) -> ClassSpace:
     """Return the class space without the name of a backbone that is a folder of this machine."""
     backbone = space.backbone
     if backbone is None or (name := backbone.reference.name) is None:

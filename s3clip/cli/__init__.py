@@ -3,10 +3,13 @@
 import os
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 from safetensors import SafetensorError
 
+from s3clip._version import __version__
+from s3clip.cli import app as app_command
 from s3clip.cli import bench, bulk, compare, eval, heads, inspection, labelled, report, segmentation, synonyms
 from s3clip.cli.stopping import StoppableGroup, StoppedError, answer_signals, end
 from s3clip.printing import say
@@ -17,9 +20,27 @@ app = typer.Typer(
     help="Zero-shot image classification where every class has many names. "
     "Start with `s3clip demo`; then `s3clip fit` your class names, and `s3clip predict` your images.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"max_content_width": 110},
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # else "[texts]" in a help is taken for markup, and is not shown
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"s3clip {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 for verb in (
     heads.demo,
     heads.fit,
@@ -37,6 +58,7 @@ for verb in (
     compare.compare,
     report.report,
     bench.bench,
+    app_command.app,
 ):
     app.command()(verb)
 app.command("eval")(eval.evaluate)
@@ -69,7 +91,9 @@ def main() -> None:
         app()
     except StoppedError as stopped:
         end(stopped)
-    except (ValueError, TypeError, OSError, SafetensorError) as error:
+    except (ValueError, TypeError, OSError, SafetensorError, ImportError) as error:
+        if isinstance(error, ImportError) and "s3clip[" not in str(error):
+            raise  # no extra that is missing, but something broken
         say(f"error: {_one_line(error)}", error=True)
         sys.exit(2)
     except RuntimeError as error:

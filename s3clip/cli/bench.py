@@ -6,15 +6,12 @@ from typing import Annotated
 
 import typer
 
-from s3clip.cli.common import Device, Format, Output, print_rows
+from s3clip.cli.common import Device, Format, OptionalBackbone, Output, print_rows
 from s3clip.printing import say
 
 
 def bench(
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="Model of transformers to time; else one of ViT-B/32's size, weights random."),
-    ] = None,
+    backbone: OptionalBackbone = None,
     tokenizer: Annotated[
         str | None,
         typer.Option(
@@ -40,7 +37,10 @@ def bench(
     device: Device = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Time s3clip on this machine: every part against the plain way and against its floor, as ratios."""
+    """Time s3clip on this machine: every part against the plain way and against its floor, as ratios.
+
+    Without --backbone the model is one of ViT-B/32's size with random weights.
+    """
     import torch
 
     from s3clip.bench import HEADER, PARTS, measure_speed

@@ -6,7 +6,7 @@ import typer
 
 from s3clip.cli.common import AllowAddresses, BatchSize, Device, HeadSource
 from s3clip.cli.stopping import keeps
-from s3clip.printing import say
+from s3clip.printing import counted, say
 
 
 @keeps(lambda *, out, **_: f"the parts that are done are kept in {out}; to go on")
@@ -81,7 +81,7 @@ def label(
             say(f"warning: no picture: {error}", error=True)
     say(f"Saved to {out}.")
     if summary.errors:
-        say(f"warning: {summary.errors:,} of {summary.rows:,} rows have an error", error=True)
+        say(f"warning: {summary.errors:,} of {counted(summary.rows, 'row')} have an error", error=True)
     if summary.broken:
         said = f"inputs that broke off: {len(summary.broken):,}; the next run tries them again"
         say(f"error: {said}", error=True)

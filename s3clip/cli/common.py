@@ -1,8 +1,10 @@
 """What commands have in common: options, and how they print what they found."""
 
+import csv
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,14 +14,52 @@ import typer
 from s3clip.printing import Table, say
 
 if TYPE_CHECKING:
+    from s3clip import SynonymousSpaceHead
     from s3clip.config import HeadConfig
 
-HeadSource = Annotated[
+DEMO = "demo"
+"""What stands for the small CLIP that comes with s3clip, wherever a command takes a model."""
+
+
+def _known_backbone(name: str | None) -> str | None:
+    if name == DEMO and not Path(name).is_dir():
+        from s3clip.demo import model_folder
+
+        return str(model_folder())
+    return name
+
+
+_MODEL = (
+    "a Hub repository (openai/clip-vit-base-patch32), a folder, one of open_clip (hf-hub:user/name, "
+    "local-dir:FOLDER, open_clip:ARCHITECTURE/TAG), or demo, the small one that comes along."
+)
+RequiredBackbone = Annotated[str, typer.Option(help=f"CLIP-like model: {_MODEL}", callback=_known_backbone)]
+OptionalBackbone = Annotated[
+    str | None, typer.Option(help=f"CLIP-like model: {_MODEL}", callback=_known_backbone)
+]
+SavedBackbone = Annotated[
     str,
-    typer.Option("--head", help="Folder that `s3clip fit` wrote, or a class space on the Hub: user/name."),
+    typer.Option(
+        help="The model, if it is not where it was when the head was fitted.", callback=_known_backbone
+    ),
+]
+
+_HEAD = "Folder that `s3clip fit` wrote, or a class space on the Hub: user/name."
+HeadSource = Annotated[str, typer.Option("--head", help=_HEAD)]
+OptionalHead = Annotated[str | None, typer.Option("--head", help=_HEAD)]
+HeadArgument = Annotated[str, typer.Argument(help=_HEAD)]
+ClassName = Annotated[
+    str | None, typer.Option("--class", help="Only the classes of this name, in whatever case.")
+]
+InsteadOfHead = Annotated[
+    str | None,
+    typer.Option(
+        "--classes", help='Instead of --head: a synonym file, as for `s3clip fit`, or names: "cat,dog".'
+    ),
 ]
 Revision = Annotated[
-    str | None, typer.Option(help="Branch, tag or commit of the class space, where it is on the Hub.")
+    str | None,
+    typer.Option(help="Branch, tag or commit, on the Hub, of the class space, or of the model of --classes."),
 ]
 
 
@@ -66,6 +106,59 @@ def print_rows(header: list[str], rows: list[list[Any]], output: Format) -> None
         say(json.dumps(table.records(), indent=1, ensure_ascii=False))
     else:
         say(table.csv().removesuffix("\n") if output is Format.CSV else str(table))
+
+
+def class_source(given: str) -> str | list[str]:
+    """Return what `SynonymSet.read` takes for what was given in the place of a synonym file.
+
+    Args:
+        given: a file, ``hf://...``, ``builtin:food101`` or ``food101`` alone, or class names between commas;
+            one with a comma of its own stands in double quotes: ``cat,"dog, big"``.
+    """
+    from s3clip.texts.sets import set_names
+    from s3clip.texts.sources import BUILTIN, HUB, SUFFIXES
+
+    path = Path(given)
+    if given.startswith((BUILTIN, HUB)) or path.suffix.lower() in SUFFIXES or os.path.exists(path):
+        return given
+    if "," in given:
+        return [name.strip() for name in next(csv.reader([given], skipinitialspace=True))]
+    return BUILTIN + given if given in set_names() else given
+
+
+def fitted_head(
+    head: str | None, classes: str | None, backbone: str | None, revision: str | None, device: str | None
+) -> "SynonymousSpaceHead":
+    """Return the saved head that was asked for, or one of the classes that were given in its place."""
+    from s3clip import SynonymousSpaceHead
+
+    if (head is None) == (classes is None):
+        raise ValueError("expected one of --head and --classes (with --backbone)")
+    if head is not None:
+        return SynonymousSpaceHead.from_pretrained(
+            head, revision=revision, backbone="saved" if backbone is None else backbone, device=device
+        )
+    if backbone is None:
+        raise ValueError("--backbone: needed with --classes, to encode the texts with")
+    unfitted = SynonymousSpaceHead.from_backbone(backbone, revision=revision, device=device)
+    return unfitted.fit_classes(class_source(str(classes)))
+
+
+def named(wanted: str, names: Sequence[str], what: str) -> list[int]:
+    """Return the positions of the classes of a name, in whatever case it was written.
+
+    Args:
+        wanted: as it was given by --class.
+        names: of all classes.
+        what: whose classes they are, for the error, which names those that are nearly called so.
+    """
+    for same in (str, str.casefold):
+        if found := [i for i, name in enumerate(names) if same(name) == same(wanted)]:
+            return found
+    folded = {name.casefold(): name for name in names}
+    near = [folded[each] for each in get_close_matches(wanted.casefold(), folded)]
+    listed = f"did you mean {' or '.join(near)}?" if near else f"it has: {', '.join(names[:10])}"
+    raise ValueError(f"--class: {what} has no class {wanted!r}; {listed}")
 
 
 def head_config(given: str) -> "HeadConfig":

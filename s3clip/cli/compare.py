@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from s3clip.cli.common import AllowAddresses, Device, Views, head_config, keep_inputs
+from s3clip.cli.common import (
+    AllowAddresses,
+    Device,
+    OptionalBackbone,
+    Views,
+    class_source,
+    head_config,
+    keep_inputs,
+)
 from s3clip.cli.stopping import encoded_texts, keeps
 from s3clip.printing import say
 
@@ -31,10 +39,7 @@ def compare(
         str | None,
         typer.Argument(help="Synonym file, as for `s3clip fit`; none if --embeddings brings the texts too."),
     ] = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="CLIP-like model: a Hub repository (openai/clip-vit-base-patch32) or a folder."),
-    ] = None,
+    backbone: OptionalBackbone = None,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -144,7 +149,7 @@ def compare(
         truth, scored["images"] = named[:limit], files[:limit]
         inputs += files
     keep_inputs(inputs, places)
-    synonyms = SynonymSet.read(classes, values=values)  # type: ignore[arg-type]  # as in fit
+    synonyms = SynonymSet.read(class_source(classes), values=values)  # type: ignore[arg-type]  # as in fit
     scored["templates"] = (template[0] if template and len(template) == 1 else template) or None
     scored["backbone"] = Backbone.from_pretrained(backbone, device=device)
     if words:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from s3clip.cli.common import AllowAddresses, BatchSize, Device, make_folder
+from s3clip.cli.common import AllowAddresses, BatchSize, Device, RequiredBackbone, class_source, make_folder
 from s3clip.cli.stopping import keeps
 from s3clip.printing import say
 
@@ -22,10 +22,7 @@ def evaluate(
             help="Benchmarks of the table (food101 dtd voc21), or a JSON file for a set of your own."
         ),
     ],
-    backbone: Annotated[
-        str,
-        typer.Option(help="CLIP-like model: a Hub repository (openai/clip-vit-base-patch32) or a folder."),
-    ],
+    backbone: RequiredBackbone,
     out: Annotated[Path, typer.Option(help="Folder for run.json, run.md, run.png and thumbnails.")],
     data: Annotated[
         str | None,
@@ -42,7 +39,7 @@ def evaluate(
             "a set of your own that has none of this name, are used by their first."
         ),
     ] = None,
-    synonyms: Annotated[
+    classes: Annotated[
         str, typer.Option(help="Synonym file for a single set, or builtin: the words that come with s3clip.")
     ] = "builtin",
     method: Annotated[
@@ -86,7 +83,7 @@ def evaluate(
     ):
         if value < least:
             raise ValueError(f"--{option}: expected a whole number >= {least}, got {value}")
-    opened = _open_sets(sets, data, convention, synonyms, allow_addresses or ())
+    opened = _open_sets(sets, data, convention, classes, allow_addresses or ())
     processes = join_processes(device)
     if processes.index == 0:
         _warn((each.name, problem) for each in opened for problem in each.problems)
@@ -126,7 +123,7 @@ def _open_sets(
     names: list[str],
     data: str | None,
     convention: str | None,
-    synonyms: str,
+    classes: str,
     allow_addresses: Iterable[str],
 ) -> "list[ClassificationSet | SegmentationSet]":
     from s3clip import SynonymSet
@@ -134,9 +131,9 @@ def _open_sets(
     from s3clip.evaluation.benchmarks.table import find_benchmark
 
     rows = [find_benchmark(name) for name in names]
-    words = None if synonyms == "builtin" else SynonymSet.read(synonyms)
+    words = None if classes == "builtin" else SynonymSet.read(class_source(classes))
     if words is not None and len(rows) > 1:
-        raise ValueError(f"--synonyms: a file has the classes of one set, and there are {len(rows)}")
+        raise ValueError(f"--classes: a file has the classes of one set, and there are {len(rows)}")
     opened: list[ClassificationSet | SegmentationSet] = []
     for row in rows:
         if data is None and row.folder is None:

@@ -1,6 +1,7 @@
 """What one does with a head: fit, predict, push and export it, and the demo."""
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,15 +12,22 @@ from s3clip.cli.common import (
     BatchSize,
     Device,
     Format,
-    HeadSource,
+    HeadArgument,
+    InsteadOfHead,
+    OptionalBackbone,
+    OptionalHead,
     Output,
+    RequiredBackbone,
     Revision,
+    SavedBackbone,
     Views,
+    class_source,
+    fitted_head,
     head_config,
     print_rows,
 )
 from s3clip.cli.stopping import encoded_texts, keeps
-from s3clip.printing import say
+from s3clip.printing import counted, say
 
 if TYPE_CHECKING:
     from s3clip import Prediction
@@ -29,22 +37,21 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the picture and the saved head.")] = Path(
         "s3clip-demo"
     ),
+    photos: Annotated[
+        Path | None,
+        typer.Option(help="Only write a hundred sample pictures into this folder, by class."),
+    ] = None,
 ) -> None:
-    """Classify handwritten digits with the small CLIP that comes with s3clip: offline, in seconds."""
+    """Show what the choice of names does, on handwritten digits: offline, with a small CLIP of its own."""
+    if photos is not None:
+        from s3clip.demo import write_photos
+
+        say(f"Wrote {len(write_photos(photos))} pictures into {photos}")
+        return
     from s3clip.demo.run import run_demo
 
     result = run_demo(out)
-    say(
-        f"{result.images} held-out handwritten digits, 10 classes with {result.texts} texts, "
-        f"of which the space keeps {result.kept}. Top-1 accuracy:"
-    )
-    for method, accuracy in result.accuracy.items():
-        say(f"  {method:<18} {accuracy:6.1%}")
-    say(
-        f"Saved the head to {result.head_folder} and loaded it again: logits differ by at most "
-        f"{result.reload_difference:.1e}."
-    )
-    say(f"Picture: {result.picture}")
+    say(f"{result}\n\nPicture: {result.picture}. Head: {result.head_folder}")
 
 
 @keeps(lambda **_: f"{encoded_texts()}; to go on")
@@ -53,16 +60,11 @@ def fit(
         str,
         typer.Argument(
             help='Synonym file: JSON such as {"cat": ["feline", "kitty"], "dog": []}, a text file with one '
-            "class a line, hf://datasets/user/name/file.json, or builtin:food101 (see s3clip synonyms list)."
+            "class a line, hf://datasets/user/name/file.json, builtin:food101 (see s3clip synonyms list); or "
+            'names: "cat,dog".'
         ),
     ],
-    backbone: Annotated[
-        str,
-        typer.Option(
-            help="CLIP-like model: a Hub repository (openai/clip-vit-base-patch32), a folder, or one of "
-            "open_clip: hf-hub:user/name, local-dir:FOLDER, open_clip:ARCHITECTURE/TAG."
-        ),
-    ],
+    backbone: RequiredBackbone,
     out: Annotated[Path, typer.Option(help="Folder to save the head in.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the backbone.")] = None,
     template: Annotated[
@@ -87,7 +89,7 @@ def fit(
     from s3clip.inspection import inspect_head
 
     settings = None if config is None else head_config(config)
-    synonyms = SynonymSet.read(classes, values=values)  # type: ignore[arg-type]  # read() names a wrong one
+    synonyms = SynonymSet.read(class_source(classes), values=values)  # type: ignore[arg-type]  # read() names a wrong one
     templates = template[0] if template and len(template) == 1 else template
     head = SynonymousSpaceHead.from_backbone(backbone, revision=revision, device=device, config=settings)
     head.fit_classes(synonyms, templates=templates or None, batch_size=batch_size)
@@ -96,7 +98,8 @@ def fit(
     total, kept = sum(len(r.texts) for r in reports), sum(r.count("kept") for r in reports)
     dropped = sum(r.count("dropped") for r in reports)
     say(
-        f"{len(reports)} classes, {total} {head.config.points}: {kept} kept, {dropped} dropped, "
+        f"{counted(len(reports), 'class')}, {counted(total, head.config.points.removesuffix('s'))}: "
+        f"{kept} kept, {dropped} dropped, "
         f"{total - kept - dropped} repeated"
     )
     if len(reports) == 1:
@@ -106,12 +109,11 @@ def fit(
 
 def predict(
     images: Annotated[list[str], typer.Argument(help="Image files, folders or globs.")],
-    head: HeadSource,
+    head: OptionalHead = None,
+    classes: InsteadOfHead = None,
+    backbone: OptionalBackbone = None,
     top_k: Annotated[int, typer.Option(help="How many classes to print for each image.")] = 1,
     output: Output = Format.TABLE,
-    backbone: Annotated[
-        str, typer.Option(help="The model, if it is not where it was when the head was fitted.")
-    ] = "saved",
     revision: Revision = None,
     batch_size: BatchSize = 32,
     adapt: Annotated[
@@ -132,17 +134,17 @@ def predict(
     ] = False,
     device: Device = None,
 ) -> None:
-    """Classify images with a saved head.
+    """Classify images with a saved head, or with --classes and --backbone.
 
     An image that cannot be read is named, the others are classified all the same, and the exit status is 1.
     """
-    from s3clip import SynonymousSpaceHead, TestTimeAdapter
+    from s3clip import TestTimeAdapter
     from s3clip.images.walking import find_images
 
     if sets and adapt is not None:
         raise ValueError("--sets: chosen for answers that are not adapted; leave --adapt out")
     files = find_images(images)
-    fitted = SynonymousSpaceHead.from_pretrained(head, revision=revision, backbone=backbone, device=device)
+    fitted = fitted_head(head, classes, backbone, revision, device)
     adapter = None if adapt is None else TestTimeAdapter(fitted, adapt, views=views)
     answers: list[list[Prediction] | None]  # None: not a readable image
     if sets:
@@ -195,10 +197,11 @@ def push(
 ) -> None:
     """Push a saved head to the Hub: a few MB, without its model. Log in with `hf auth login` first."""
     from s3clip.artifact.folder import load_artifact
-    from s3clip.artifact.hub import push_artifact
+    from s3clip.artifact.hub import push_artifact, pushed_to, without_local_names
 
+    space = load_artifact(head)
     address = push_artifact(
-        load_artifact(head),
+        space,
         repository,
         private=private,
         revision=revision,
@@ -206,15 +209,21 @@ def push(
         create_pr=pull_request,
         replace_card=replace_card,
     )
-    say(f"Pushed to {address}. Try: s3clip predict IMAGES --head {repository}")
+    name, pull = pushed_to(address)
+    words = ["s3clip predict IMAGES --head", name]
+    if (where := pull or revision) is not None:
+        words += ["--revision", shlex.quote(where)]
+    if space.backbone is not None and without_local_names(space) is not space:
+        local = space.backbone.reference.name
+        say(f"Its model is a folder of this machine, {local}, not named on the Hub: others give theirs.")
+        words += ["--backbone", shlex.quote(str(local))]
+    say(f"Pushed to {address}. Try: {' '.join(words)}")
 
 
 def export(
-    head: HeadSource,
+    head: HeadArgument,
     out: Annotated[Path, typer.Option(help="ONNX file to write.")],
-    backbone: Annotated[
-        str, typer.Option(help="The model, if it is not where it was when the head was fitted.")
-    ] = "saved",
+    backbone: SavedBackbone = "saved",
     revision: Revision = None,
 ) -> None:
     """Write the image tower and the head as one ONNX graph, from pixels to logits."""

@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from s3clip.cli.common import Device, Format, Output, Revision, keep_inputs, print_rows
-from s3clip.printing import say
+from s3clip.cli.common import (
+    ClassName,
+    Device,
+    Format,
+    HeadArgument,
+    Output,
+    Revision,
+    SavedBackbone,
+    keep_inputs,
+    named,
+    print_rows,
+)
+from s3clip.printing import counted, say
 
 if TYPE_CHECKING:
     from s3clip import SynonymousSpaceHead
@@ -17,10 +28,8 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    head: Annotated[
-        str, typer.Argument(help="Folder that `s3clip fit` wrote, or a class space on the Hub: user/name.")
-    ],
-    name: Annotated[str | None, typer.Option("--class", help="Only the classes of this name.")] = None,
+    head: HeadArgument,
+    name: ClassName = None,
     revision: Revision = None,
     output: Output = Format.TABLE,
     page: Annotated[
@@ -33,10 +42,7 @@ def inspect(
     picture: Annotated[
         Path | None, typer.Option(help="Draw the classes of --class for a paper: class.png, .pdf or .svg.")
     ] = None,
-    backbone: Annotated[
-        str,
-        typer.Option(help="With --images: the model, if it is not where it was when the head was fitted."),
-    ] = "saved",
+    backbone: SavedBackbone = "saved",
     device: Device = None,
 ) -> None:
     """Show what the space made of every class: texts kept, dropped and shared, death times and scale."""
@@ -49,11 +55,7 @@ def inspect(
         head, revision=revision, backbone=backbone if images else None, device=device
     )
     every = inspect_head(fitted)
-    reports = [report for report in every if name is None or report.name == name]
-    if not reports:
-        raise ValueError(
-            f"--class: {head} has no class {name!r}; it has: {', '.join(r.name for r in every[:10])}"
-        )
+    reports = every if name is None else [every[i] for i in named(name, fitted.class_names, head)]
     if page is not None or picture is not None:
         _draw(fitted, head, [report.index for report in reports], page, images or [], picture)
         return
@@ -70,7 +72,7 @@ def inspect(
     for r in reports:
         scale = f"ε = {r.scale:.4f}" if math.isfinite(r.scale) else "ε = ∞"
         seen = "" if fitted.few_shot is None else f", {fitted.few_shot.seen[r.index]} labelled images"
-        kept = f"{r.count('kept')} of {len(r.texts)} {fitted.config.points} kept"
+        kept = f"{r.count('kept')} of {counted(len(r.texts), fitted.config.points.removesuffix('s'))} kept"
         say(f"{r.index} {r.name}: {kept}, {scale}{seen}")
         if r.death_times:
             say("  death times: " + " ".join(f"{death:.4f}" for death in r.death_times))

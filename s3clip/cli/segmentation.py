@@ -11,7 +11,19 @@ from typing import Annotated, Any
 
 import typer
 
-from s3clip.cli.common import BatchSize, Device, Format, Output, Revision, keep_inputs, print_rows
+from s3clip.cli.common import (
+    BatchSize,
+    Device,
+    Format,
+    InsteadOfHead,
+    OptionalBackbone,
+    OptionalHead,
+    Output,
+    Revision,
+    fitted_head,
+    keep_inputs,
+    print_rows,
+)
 from s3clip.cli.stopping import keeps
 from s3clip.files.writing import write_atomically
 from s3clip.printing import say
@@ -20,16 +32,9 @@ from s3clip.printing import say
 @keeps(lambda **_: "pictures that were written are kept, the table and --rle come at the end; to begin anew")
 def segment(
     images: Annotated[list[str], typer.Argument(help="Image files, folders or globs.")],
-    head: Annotated[
-        str | None, typer.Option(help="Folder that `s3clip fit` wrote, or a class space on the Hub.")
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="Instead of --head: a synonym file, as for `s3clip fit`.")
-    ] = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="CLIP-like model; needed with --classes, else the one that the head names."),
-    ] = None,
+    head: OptionalHead = None,
+    classes: InsteadOfHead = None,
+    backbone: OptionalBackbone = None,
     revision: Revision = None,
     out: Annotated[
         Path | None,
@@ -71,7 +76,7 @@ def segment(
 
     files = find_images(images)
     wanted = _Wanted(files, out, overlay, heat_maps, rle)
-    fitted = _fitted_head(head, classes, backbone, revision, device)
+    fitted = fitted_head(head, classes, backbone, revision, device)
     rows, masks, broken = [], [], False
     for i, file in enumerate(files):
         try:
@@ -163,22 +168,6 @@ class _Wanted:
 
     def _path(self, given: Path, file: Path) -> Path:
         return given if len(self.files) == 1 else given / f"{file.stem}.png"
-
-
-def _fitted_head(
-    head: str | None, classes: str | None, backbone: str | None, revision: str | None, device: str | None
-) -> Any:
-    from s3clip import SynonymousSpaceHead
-
-    if (head is None) == (classes is None):
-        raise ValueError("expected one of --head and --classes (with --backbone)")
-    if head is not None:
-        return SynonymousSpaceHead.from_pretrained(
-            head, revision=revision, backbone="saved" if backbone is None else backbone, device=device
-        )
-    if backbone is None:
-        raise ValueError("--backbone: needed with --classes, to encode the texts with")
-    return SynonymousSpaceHead.from_backbone(backbone, device=device).fit_classes(classes)
 
 
 def _png(picture: Any) -> bytes:

@@ -1,6 +1,5 @@
 """`s3clip synonyms`: make, show, check and clean sets of synonyms, your own and those of s3clip."""
 
-import difflib
 import json
 import os
 import warnings
@@ -11,9 +10,17 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from s3clip.cli.common import Format, Output, print_rows
+from s3clip.cli.common import (
+    ClassName,
+    Format,
+    OptionalBackbone,
+    Output,
+    class_source,
+    named,
+    print_rows,
+)
 from s3clip.cli.stopping import keeps
-from s3clip.printing import say
+from s3clip.printing import counted, say
 from s3clip.texts.formats import KINDS, TextKind
 from s3clip.texts.sources import BUILTIN, HUB
 
@@ -26,7 +33,10 @@ app = typer.Typer(help="Make, show, check and clean sets of synonyms.", no_args_
 Source = Annotated[
     str, typer.Argument(help="Name of a builtin set (food101), or a synonym file as for `s3clip fit`.")
 ]
-Names = Annotated[Path, typer.Argument(help="Class names, one a line, or any synonym file.")]
+Names = Annotated[
+    str,
+    typer.Argument(help='Class names, one a line, or any synonym file; or the names themselves: "cat,dog".'),
+]
 Out = Annotated[Path, typer.Option(help="The file to write, .json.")]
 
 
@@ -46,17 +56,13 @@ def list_sets(output: Output = Format.TABLE) -> None:
 @app.command()
 def show(
     source: Source,
-    name: Annotated[str | None, typer.Option("--class", help="Only the classes of this name.")] = None,
+    name: ClassName = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Show the classes of a set with their synonyms and descriptors."""
     own = _read(source)
-    wanted = None if name is None else name.casefold()
-    indexed = enumerate(own.classes)
-    classes = {index: each for index, each in indexed if wanted in (None, each.name.casefold())}
-    if not classes:
-        near = difflib.get_close_matches(str(name), own.class_names) or own.class_names[:10]
-        raise ValueError(f"--class: {source} has no class {name!r}; it has: {', '.join(near)}")
+    chosen = range(len(own.classes)) if name is None else named(name, own.class_names, source)
+    classes = {index: own.classes[index] for index in chosen}
     if output is Format.JSON:
         listed = [{"class_index": index, **each.model_dump()} for index, each in classes.items()]
         say(json.dumps(listed, indent=1, ensure_ascii=False))
@@ -86,15 +92,14 @@ def check(
     words: Annotated[
         Path | None, typer.Option(help="List of words, one a line, such as /usr/share/dict/words.")
     ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Model whose tokenizer counts; else the tokens are estimated.")
-    ] = None,
+    backbone: OptionalBackbone = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Look for mistakes in a set: shared names, hypernyms, repetitions, typos, odd letters.
 
     An error is certain, and the exit status is 1; a warning is to be read by somebody. What is found in a
-    builtin set and stays all the same is listed with its reason.
+    builtin set and stays all the same is listed with its reason. Tokens are counted by the tokenizer of
+    --backbone, else estimated.
     """
     from s3clip.texts.check import Finding, check_synonyms, split_excepted
     from s3clip.texts.sets import read_exceptions, set_names
@@ -151,11 +156,11 @@ def generate(
 
     def progress(now: Progress) -> None:
         last[:] = [now]
-        say(f"{now.answered} of {now.classes} classes", error=True)
+        say(f"{now.answered} of {counted(now.classes, 'class')}", error=True)
 
     try:
         own = generate_synonyms(
-            names,
+            class_source(names),
             model=model,
             base_url=base_url,
             provider=provider,
@@ -190,7 +195,7 @@ def wordnet(
     from s3clip.texts.wordnet import wordnet_synonyms
 
     try:
-        own, choices = wordnet_synonyms(SynonymSet.read(names), domain=domain)
+        own, choices = wordnet_synonyms(SynonymSet.read(class_source(names)), domain=domain)
     except (ImportError, LookupError) as error:
         raise OSError(str(error)) from error
     own.write(out)
@@ -200,8 +205,8 @@ def wordnet(
     if output is Format.TABLE:
         found = sum(bool(each.sense) for each in choices)
         guessed = sum(each.how not in ("id", "domain", "not found") for each in choices)
-        counted = f"{found} of {len(choices)} classes found in WordNet"
-        say(f"{counted}; {guessed} by the order of their senses")
+        said = f"{found} of {counted(len(choices), 'class')} found in WordNet"
+        say(f"{said}; {guessed} by the order of their senses")
 
 
 @app.command()
@@ -236,7 +241,7 @@ def clean(
     if output is Format.TABLE:
         counts = Counter(each.rule for each in removals)
         by_rule = ", ".join(f"{rule} {counts[rule]}" for rule in REMOVING if counts[rule])
-        say(f"{len(removals)} texts removed or mended" + (f": {by_rule}" if by_rule else ""))
+        say(f"{counted(len(removals), 'text')} removed or mended" + (f": {by_rule}" if by_rule else ""))
 
 
 @app.command()
@@ -259,7 +264,7 @@ def restore(
             raise ValueError(f"{option}: {removed} has no removal of {unknown[0]!r}")
     chosen = [e for e in removals if (not rule or e.rule in rule) and (not text or e.text in text)]
     restore_synonyms(_read(source, quiet=True), chosen).write(out)
-    say(f"{len(chosen)} of {len(removals)} removals undone")
+    say(f"{len(chosen)} of {counted(len(removals), 'removal')} undone")
 
 
 @app.command()
@@ -274,18 +279,19 @@ def convert(
     own = _read(source, values)
     own.write(out)
     counts = ", ".join(f"{count} {kind}" for kind, count in own.counts().items())
-    say(f"{len(own.classes)} classes, {counts}")
+    say(f"{counted(len(own.classes), 'class')}, {counts}")
 
 
 def _read(source: str, values: str = "synonyms", *, quiet: bool = False) -> "SynonymSet":
     from s3clip import SynonymSet
 
-    if not source.startswith((BUILTIN, HUB)) and not Path(source).suffix:  # no builtin name has one
-        source = BUILTIN + source
+    given = class_source(source)
+    if given == source and not source.startswith((BUILTIN, HUB)) and not Path(source).suffix:
+        given = BUILTIN + source  # which no set is called: the error names those that there are
     with warnings.catch_warnings():
         if quiet:
             warnings.simplefilter("ignore", UserWarning)
-        return SynonymSet.read(source, values=cast(TextKind, values))
+        return SynonymSet.read(given, values=cast(TextKind, values))
 
 
 def _reference(
@@ -316,4 +322,5 @@ def _print_findings(findings: "list[Finding]", excepted: "list[tuple[Finding, st
         print_rows(header, rows, output)
     if output is Format.TABLE:
         counts = Counter(each.severity for each in findings)
-        say(f"{counts['error']} errors, {counts['warning']} warnings, {len(excepted)} exceptions")
+        found = [(counts["error"], "error"), (counts["warning"], "warning"), (len(excepted), "exception")]
+        say(", ".join(counted(count, noun) for count, noun in found))

@@ -12,10 +12,13 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-__all__ = ["held_out_digits", "model_folder", "synonym_file", "training_digits"]
+from s3clip.texts.synonyms import SynonymSet
+
+__all__ = ["held_out_digits", "model_folder", "synonym_file", "training_digits", "write_photos"]
 
 TRAINING_DIGITS = 1_297  # of 1,797
 SIDE = 32  # pixels; the digits themselves are 8 x 8
+PHOTOS = 10  # of each class, that `write_photos` writes
 
 
 def model_folder() -> Path:
@@ -44,6 +47,37 @@ def held_out_digits() -> tuple[list[Image.Image], np.ndarray[Any, np.dtype[np.in
         The pictures, greyscale of 32 x 32 pixels, dark ink on white; their labels, 0 to 9, shape ``(500,)``.
     """
     return _digits(slice(TRAINING_DIGITS, None))
+
+
+def write_photos(folder: str | Path) -> list[Path]:
+    """Write ten held-out digits of each class into a folder of its name, such as ``seven/0.png``.
+
+    Args:
+        folder: made if need be.
+
+    Returns:
+        The files, in the order of the classes.
+
+    Raises:
+        FileExistsError: one of the files is there, and is another picture.
+    """
+    images, labels = held_out_digits()
+    names = SynonymSet.read(synonym_file()).class_names
+    written = []
+    for digit, name in enumerate(names):
+        own = np.flatnonzero(labels == digit)
+        for i, position in enumerate(own[:: len(own) // PHOTOS][:PHOTOS]):  # of all hands
+            path = Path(folder, name, f"{i}.png")
+            if path.exists():
+                with Image.open(path) as found:
+                    same = found.mode == "L" and found.tobytes() == images[position].tobytes()
+                if not same:
+                    raise FileExistsError(f"{path} is there, and is another picture; give another folder")
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                images[position].save(path)
+            written.append(path)
+    return written
 
 
 def _digits(part: slice) -> tuple[list[Image.Image], np.ndarray[Any, np.dtype[np.int64]]]:

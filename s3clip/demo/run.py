@@ -1,22 +1,57 @@
-"""`s3clip demo`: the whole job on handwritten digits, offline, with the small CLIP in this folder."""
+"""`s3clip demo`: what the choice of names does to the answers, on handwritten digits, offline.
+
+The same small CLIP reads the same 500 digits with one name for each class, whichever of eight; with the usual
+ensemble of all names; with their space; and with both again when a fifth of the synonyms are wrong.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from s3clip.config import HeadConfig
 from s3clip.demo import held_out_digits, model_folder, synonym_file
+from s3clip.demo.picture import BLUE, MUTED, Bar, Tile, draw
 from s3clip.head import SynonymousSpaceHead
-from s3clip.prediction.answers import Prediction
 from s3clip.texts.synonyms import SynonymSet
 
-PICTURE_COLUMNS, PICTURE_ROWS = 6, 4
+WRONG = 0.2  # of the synonyms
+DRAWS = 10
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+USUAL_ENSEMBLE = HeadConfig(metric="center", scale_rule=None)
+
+
+@dataclass(frozen=True)
+class OneName:
+    """One name for each class.
+
+    Attributes:
+        words: the names, by class.
+        accuracy: top-1 in [0, 1].
+    """
+
+    words: tuple[str, ...]
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class AllNames:
+    """All names of each class, by one method.
+
+    Attributes:
+        accuracy: top-1 in [0, 1].
+        wrong_words: the same with `WRONG` of the synonyms in other classes, by draw.
+    """
+
+    accuracy: float
+    wrong_words: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """With wrong words, over the draws."""
+        return float(np.mean(self.wrong_words))
 
 
 @dataclass(frozen=True)
@@ -25,93 +60,122 @@ class DemoResult:
 
     Attributes:
         images: how many held-out digits were classified.
-        accuracy: top-1 in [0, 1] by method: the plain name, the mean of all texts, the space.
-        texts: how many texts the synonym file gave.
-        kept: how many of them make the spaces.
-        reload_difference: largest difference of a logit between the head and its saved and loaded copy.
+        single: one name for each class, the best choice first.
+        ensemble: the normalised mean of all names of a class.
+        space: their synonymous space.
         head_folder: where the head was saved.
         picture: where the picture was written.
     """
 
     images: int
-    accuracy: dict[str, float]
-    texts: int
-    kept: int
-    reload_difference: float
+    single: tuple[OneName, ...]
+    ensemble: AllNames
+    space: AllNames
     head_folder: Path
     picture: Path
 
+    def __str__(self) -> str:
+        """Return it as it is printed."""
+        best, *_, worst = self.single
+        rows = [
+            ("one name, the worst choice", worst.accuracy, _some(worst.words)),
+            ("one name, the best choice", best.accuracy, _some(best.words)),
+            ("all, the usual ensemble", self.ensemble.accuracy, _with_wrong_words(self.ensemble)),
+            ("all, synonymous space", self.space.accuracy, _with_wrong_words(self.space)),
+        ]
+        lines = [f"  {name:<27} {accuracy:6.1%}   {rest}" for name, accuracy, rest in rows]
+        head = (
+            f"Right answers on {self.images} unseen digits, with {len(self.single)} names for each of "
+            f"{len(best.words)} classes:"
+        )
+        return "\n".join([head, "", *lines])
+
 
 def run_demo(out: Path) -> DemoResult:
-    """Fit, classify, save, load and draw, with everything written into the folder `out`."""
+    """Classify the held-out digits in all four ways, and write picture and head into the folder `out`."""
     images, labels = held_out_digits()
     synonyms = SynonymSet.read(synonym_file())
+    words = [(each.name, *each.synonyms) for each in synonyms.classes]
     head = SynonymousSpaceHead.from_backbone(model_folder())
     backbone = head.backbone
     assert backbone is not None  # from_backbone gave it
     with torch.inference_mode():
         embeds = backbone.encode_images(**backbone.preprocess(images))
 
-    plain = SynonymousSpaceHead(backbone, config=HeadConfig(centering=None, scale_rule=None, metric="center"))
-    accuracy = {
-        "plain name": _accuracy(
-            plain.fit_classes(synonyms.class_names, templates=synonyms.templates), embeds, labels
-        ),
-        "mean of all texts": _accuracy(plain.fit_classes(synonyms), embeds, labels),
-        "synonymous space": _accuracy(head.fit_classes(synonyms), embeds, labels),
-    }
-    folder = head.save_pretrained(out / "head")
-    loaded = SynonymousSpaceHead.from_pretrained(folder)
-    with torch.inference_mode():
-        difference = (loaded(image_embeds=embeds) - head(image_embeds=embeds)).abs().max().item()
-    picture = out / "digits.png"
-    shown = PICTURE_COLUMNS * PICTURE_ROWS
-    draw_predictions(images[:shown], loaded.predict(images[:shown], top_k=1), labels[:shown]).save(picture)
-    return DemoResult(
-        images=len(images),
-        accuracy=accuracy,
-        texts=len(head.space.owners),
-        kept=len(head.space.kept),
-        reload_difference=difference,
-        head_folder=folder,
-        picture=picture,
+    def accuracy(fitted: SynonymousSpaceHead) -> float:
+        with torch.inference_mode():
+            return float((fitted(image_embeds=embeds).argmax(1).numpy() == labels).mean())
+
+    def fitted(config: HeadConfig | None, of: list[tuple[str, ...]]) -> SynonymousSpaceHead:
+        records = [{"name": own[0], "synonyms": own[1:]} for own in of]
+        return SynonymousSpaceHead(backbone, config=config).fit_classes(
+            records, templates=synonyms.templates, progress=False
+        )
+
+    single = [
+        OneName(own, accuracy(fitted(None, [(name,) for name in own]))) for own in zip(*words, strict=True)
+    ]
+    draws = [with_wrong_words(words, seed) for seed in range(DRAWS)]
+    ensemble, space = (
+        AllNames(accuracy(fitted(config, words)), tuple(accuracy(fitted(config, draw)) for draw in draws))
+        for config in (USUAL_ENSEMBLE, None)
     )
+    folder = fitted(None, words).save_pretrained(out / "head")
+    result = DemoResult(
+        images=len(images),
+        single=tuple(sorted(single, key=lambda each: -each.accuracy)),
+        ensemble=ensemble,
+        space=space,
+        head_folder=folder,
+        picture=out / "digits.png",
+    )
+    predictions = [best for best, *_ in SynonymousSpaceHead.from_pretrained(folder).predict(images, top_k=1)]
+    names = synonyms.class_names
+    tiles = [
+        Tile(image, best.label, best.text or "", None if best.class_index == label else names[label])
+        for image, best, label in zip(images, predictions, labels, strict=True)
+    ]
+    right = [next(tile for tile in tiles if tile.truth is None and tile.answer == name) for name in names]
+    wrong = [tile for tile in tiles if tile.truth is not None]
+    draw(
+        [Bar(", ".join(each.words), each.accuracy) for each in result.single],
+        [
+            Bar("the usual ensemble", ensemble.accuracy, MUTED),
+            Bar("synonymous space", space.accuracy, BLUE),
+        ],
+        [Bar("the usual ensemble", ensemble.mean, MUTED), Bar("synonymous space", space.mean, BLUE)],
+        [*right, *wrong[:2]],
+    ).save(result.picture)
+    return result
 
 
-def _accuracy(head: SynonymousSpaceHead, embeds: Tensor, labels: np.ndarray) -> float:
-    with torch.inference_mode():
-        return float((head(image_embeds=embeds).argmax(1).numpy() == labels).mean())
+def _some(words: tuple[str, ...]) -> str:
+    return ", ".join(words[-3:])
 
 
-def draw_predictions(
-    images: list[Image.Image], predictions: list[list[Prediction]], labels: np.ndarray
-) -> Image.Image:
-    """Return a grid of the images, each over its label, its probability and the text that matched."""
-    side, caption, margin = 112, 62, 12
-    font = ImageFont.load_default(size=13)
-    width = margin + PICTURE_COLUMNS * (side + margin)
-    sheet = Image.new("RGB", (width, margin + PICTURE_ROWS * (side + caption + margin)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (image, (best, *_), label) in enumerate(zip(images, predictions, labels, strict=True)):
-        row, column = divmod(i, PICTURE_COLUMNS)
-        x, y = margin + column * (side + margin), margin + row * (side + caption + margin)
-        sheet.paste(image.convert("RGB").resize((side, side), Image.Resampling.NEAREST), (x, y))
-        colour = "#1a7f37" if best.class_index == label else "#cf222e"
-        draw.text((x, y + side + 3), f"{best.label}  {best.score:.0%}", fill=colour, font=font)
-        for line, words in enumerate(_two_lines(f"“{best.text}”", side, font)):
-            draw.text((x, y + side + 22 + 17 * line), words, fill="#57606a", font=font)
-    return sheet
+def _with_wrong_words(method: AllNames) -> str:
+    worst = min(method.wrong_words)
+    return f"{method.mean:.1%} if a fifth is wrong, at worst {worst:.1%}"
 
 
-def _two_lines(text: str, width: int, font: Font) -> list[str]:
-    """Break a text at a space; what does not fit into two lines ends in an ellipsis."""
-    first, *rest = text.split(" ")
-    while rest and font.getlength(f"{first} {rest[0]}") <= width:
-        first = f"{first} {rest.pop(0)}"
-    return [_shortened(line, width, font) for line in (first, " ".join(rest)) if line]
+def with_wrong_words(words: list[tuple[str, ...]], seed: int, share: float = WRONG) -> list[tuple[str, ...]]:
+    """Move synonyms into other classes, which keep their number; names stay.
 
+    Args:
+        words: of each class, its name first.
+        seed: which synonyms are drawn.
+        share: of all synonyms, in [0, 1].
 
-def _shortened(text: str, width: int, font: Font) -> str:
-    while font.getlength(text) > width and len(text) > 2:
-        text = text[:-2].rstrip("… ") + "…"
-    return text
+    Returns:
+        The same, with each drawn synonym in a class that is not its own, as long as none has more than half
+        of those that are drawn.
+    """
+    places = [(c, i) for c, own in enumerate(words) for i in range(1, len(own))]
+    drawn = np.random.default_rng(seed).choice(len(places), round(share * len(places)), replace=False)
+    # In the order of the classes, and moved on by as many as the largest class has among them.
+    chosen = [places[j] for j in sorted(drawn)]
+    step = int(np.bincount([c for c, _ in chosen]).max(initial=0))
+    moved: list[Any] = [list(own) for own in words]
+    for (c, i), (from_c, from_i) in zip(chosen, chosen[step:] + chosen[:step], strict=True):
+        moved[c][i] = words[from_c][from_i]
+    return [tuple(own) for own in moved]

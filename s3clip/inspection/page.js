@@ -288,8 +288,9 @@ function filter() {
 function open(index) {
   if (places[index].hidden) { search.value = ""; filter(); }
   places[index].open = true;
-  places[index].scrollIntoView({ block: "start" });
-  window.scrollBy(0, -document.getElementById("controls").offsetHeight);
+  // Not `scrollIntoView`, which scrolls what this page is a frame of, too.
+  const top = places[index].getBoundingClientRect().top + window.scrollY;
+  window.scrollTo(0, top - document.getElementById("controls").offsetHeight);
 }
 
 sort.addEventListener("change", arrange);

@@ -88,12 +88,12 @@ def page_data(head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = ()) -> 
 
         - "name", "id", "scale" (None: everything is kept);
         - "texts": [text, status, the row it repeats or None, the other classes that have it, cosine with its
-          class, cosine with the nearest other class, that class, the texts that are in its mean too, and
-          of one that was dropped [distance, the class it leans to or None, the settings that keep it]];
+            class, cosine with the nearest other class, that class, the texts that are in its mean too, and
+            of one that was dropped [distance, the class it leans to or None, the settings that keep it]];
         - "rows" (n): the distinct texts, by row; "plane" (n, 2) and "shown": see `ClassComplex`;
         - "tree" (n - 1): [position in rows, position in rows, length], the shortest first;
         - "lengths": of all edges, in the order of scipy's `pdist`, as base64 of little-endian float32; None
-          where there are more than `MOST_POINTS` texts;
+            where there are more than `MOST_POINTS` texts;
         - "nearest": [class, cosine of the centres];
         - "images": [file, row or None, probability, thumbnail], and "matched", {row: how many images}.
 

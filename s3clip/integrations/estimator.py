@@ -29,7 +29,7 @@ class SynonymousSpaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
         head_: the fitted head, to save or to inspect.
         n_features_in_: the dimension.
 
-    Example:
+    Examples:
         >>> texts = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]
         >>> classifier = SynonymousSpaceClassifier().fit(texts, ["cat", "cat", "dog"])
         >>> classifier.predict([[2.0, 0.3]]).tolist()

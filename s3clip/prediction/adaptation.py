@@ -84,7 +84,7 @@ class TestTimeAdapter(nn.Module):
     Raises:
         ValueError: an unknown method or a setting out of range.
 
-    Example:
+    Examples:
         >>> head.predict("photo.jpg", adapt="shift")                            # doctest: +SKIP
         >>> adapter = TestTimeAdapter(head, method="zero", views=32)            # doctest: +SKIP
         >>> head.predict("photo.jpg", adapt=adapter)                            # doctest: +SKIP

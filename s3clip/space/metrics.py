@@ -406,3 +406,4 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }
+"""Point-to-space metrics by name, with the options of each."""

@@ -120,3 +120,4 @@ SCALE_RULES: dict[str, ScaleRule] = {
         relative=True,
     ),
 }
+"""Scale rules by name, with the options of each."""

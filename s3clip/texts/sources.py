@@ -13,6 +13,7 @@ from s3clip.texts.lines import Lines, Table, split_lines, strings_of_list
 
 BUILTIN = "builtin:"  # before the name of a set that comes with s3clip
 HUB = "hf://"
+SUFFIXES = (".json", ".txt", ".csv", ".yaml", ".yml")
 _URI = re.compile(r"hf://(?:(datasets|spaces|models)/)?([^/@]+/[^/@]+)(?:@(refs/\w+/[^/]+|[^/]+))?/(.+)")
 _KINDS = "a file whose name ends in .json, .txt, .csv or .yaml"
 
@@ -85,7 +86,7 @@ def _parsed(path: Path, where: str) -> Any:
         raise ValueError(f"{where}: is a directory; expected {_KINDS}")
     if not path.exists():
         raise FileNotFoundError(f"no synonym file {str(path)!r}: looked for {path.absolute()}")
-    if kind not in (".json", ".txt", ".csv", ".yaml", ".yml"):
+    if kind not in SUFFIXES:
         raise ValueError(f"{where}: expected {_KINDS}")
     text = read_text(path, where)
     if not text.strip():

@@ -175,7 +175,7 @@ class SynonymSet(BaseModel):
         except ValidationError as error:
             raise ValueError(f"{where}: {_reason(error.errors()[0], found.classes)}") from None
         if not where.startswith(BUILTIN):  # the exceptions of those say why such texts stay
-            for message in (*found.slips, *_slips(synonyms)):
+            for message in (*found.slips, *slips(synonyms)):
                 warnings.warn(f"{where}: {message}", UserWarning, stacklevel=2)
         return synonyms
 
@@ -297,7 +297,7 @@ def _reason(error: ErrorDetails, records: list[Any]) -> str:
     return f"{where}{field} {reason}" if field else f"{where}{reason}"
 
 
-def _slips(synonyms: SynonymSet) -> list[str]:
+def slips(synonyms: SynonymSet) -> list[str]:
     """Word what is legal but seldom meant, one message a kind."""
     messages = []
     repeated = sum(

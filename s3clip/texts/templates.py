@@ -98,3 +98,4 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "a photo of the small {}.",
     ),
 }
+"""Sets of prompt templates by name, for `templates=` and ``--template``."""

@@ -23,7 +23,7 @@ from s3clip.class_space import BackboneReference
 from s3clip.demo import model_folder
 from s3clip.files.hub import is_repository
 from tests import ROOT
-from tests.docs.test_docs import blocks
+from tests.docs.pages import blocks
 from tests.hub_server import TOKEN, Hub, Pointer, Repository
 
 NAMES = ["zebra", "ant", "zebra", "möwe | `x`"]  # neither sorted nor unique, and not plain in Markdown
@@ -268,6 +268,8 @@ def test_the_command_line_pushes_and_reads(hub: Hub, tmp_path: Path, monkeypatch
     pushed = CliRunner().invoke(cli.app, ["push", str(tmp_path / "space"), "user/space", "--private"])
     assert pushed.exit_code == 0, pushed.output
     assert hub.repositories["user/space"].private
+    assert "--head user/space" in pushed.output
+    assert "--revision" not in pushed.output
     shown = CliRunner().invoke(cli.app, ["inspect", "user/space", "--revision", "main"])
     assert shown.exit_code == 0, shown.output
     assert "0 zebra" in shown.output
@@ -283,21 +285,13 @@ def test_a_synonym_set_is_pushed_and_read_again(hub: Hub, monkeypatch: pytest.Mo
         classes.push_to_hub("user/words", "animals.txt", **OPTIONS)
 
 
-def test_the_hub_block_of_the_readme_runs(hub: Hub, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    (block,) = (block for block in blocks(ROOT / "README.md") if block["mark"] == "hub")
-    space(2, ["dog"]).push_to_hub("user/more-pets-s3")
-    namespace = {"head": space(1, ["cat", "fish"]), "SynonymousSpaceHead": SynonymousSpaceHead}
-    exec(compile(block["code"], "README.md", "exec"), namespace)
-    assert namespace["head"].class_names == ["house cat", "fish", "dog"]
-    assert "user/pets-s3" in hub.repositories
-
-
 def test_the_hub_blocks_of_the_docs_run(hub: Hub, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
+    space(2, ["dog"]).push_to_hub("user/more-pets-s3")
     namespace = {"head": space(1, ["cat", "fish"]), "SynonymousSpaceHead": SynonymousSpaceHead}
     for block in blocks(ROOT / "docs" / "hub.md"):
         exec(compile(block["code"], "hub.md", "exec"), namespace)
+    assert namespace["head"].class_names == ["house cat", "fish", "dog"]
     assert (
         hub.repositories.keys() >= {"user/pets-s3", "user/words"} or "datasets/user/words" in hub.repositories
     )

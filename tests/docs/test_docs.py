@@ -1,79 +1,73 @@
-"""Every block of code in the README and the docs runs, in order, in an empty folder."""
+"""Every block of README and docs runs, in order, in an empty folder, and prints what the page says."""
 
 import re
-import shlex
-import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from s3clip import cli
-from s3clip.demo import held_out_digits, model_folder
+from s3clip import HeadConfig
 from tests import ROOT
-
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^(?:<!-- (?P<mark>[\w ]+) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```", re.M | re.S)
-
-# Blocks under these marks set up a machine (CI runs them), read data that is not in the repository, or need a
-# Hub (`test_hub.py` runs them).
-SKIPPED = {"main job", "tests", "real data", "hub"}
-
-
-def blocks(page: Path) -> list[re.Match[str]]:
-    return list(BLOCK.finditer(page.read_text(encoding="utf-8")))
+from tests.docs.pages import PAGES, SKIPPED, blocks, run_page, same
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    for i, image in enumerate(held_out_digits()[0][:3]):
-        image.save(tmp_path / f"photo{i}.png")
-    (tmp_path / "photo.jpg").symlink_to(tmp_path / "photo0.png")
-    namespace = what_readers_have()
-    for block in blocks(page):
-        if block["mark"] in SKIPPED or block["language"] in ("", "text", "json"):
-            if block["language"] == "json":
-                name = re.search(r"`(\w+\.json)`[^`]*$", page.read_text()[: block.start()])
-                assert name, "the sentence before a JSON block names its file"
-                (tmp_path / name[1]).write_text(block["code"])
-            continue
-        if block["language"] == "python":
-            exec(compile(block["code"], f"{page.name}", "exec"), namespace)
-        else:
-            assert block["language"] in ("bash", "console"), (
-                f"{page.name}: unknown block {block['language']!r}"
-            )
-            run_commands(block["code"], monkeypatch)
+def test_code_blocks_run(page: Path, tmp_path: Path):
+    for block, said in run_page(page, tmp_path):
+        assert same(block["code"], said), (
+            f"{page.name} says\n{block['code']}\nand it printed\n{said}\n"
+            "python -m tests.docs.pages writes what is printed now"
+        )
 
 
-def what_readers_have() -> dict[str, object]:
-    """Names that the pages use without making them."""
-    images = held_out_digits()[0]
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "held_out": images[:30],
-        "labels": ["tabby cat", "golden retriever", "goldfish"] * 10,
-        "other_images": images[30:60],
-        "text_embeddings": torch.randn(6, 32, generator=generator).numpy(),
-        "text_labels": ["cat", "cat", "dog", "dog", "dog", "sea"],
-        "image_embeddings": torch.randn(9, 32, generator=generator).numpy(),
-    }
+def test_the_readme_is_short_and_its_first_block_shows_its_output():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+    assert [block["mark"] for block in blocks(ROOT / "README.md")][:2] == ["main job", "output"]
 
 
-def run_commands(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for line in code.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
-        if not words:
-            continue
-        assert words[0] == "s3clip", f"only s3clip commands are run: {line}"
-        words = [word.replace("$DEMO", str(model_folder())) for word in words]
-        monkeypatch.setattr(sys, "argv", words)
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        assert not stopped.value.code, line
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_use_nothing_that_a_reader_lacks(page: Path):
+    """Their first block that prints shows what, and they say nothing of variables that nobody sets."""
+    text = page.read_text(encoding="utf-8")
+    assert "$DEMO" not in text
+    for mark, language in ((block["mark"], block["language"]) for block in blocks(page)):
+        assert mark is None or mark in SKIPPED | {"main job", "output"}, mark
+        assert mark != "output" or language == "text"
 
 
 def test_ci_runs_the_readmes_test_command():
     marks = [block["mark"] for block in blocks(ROOT / "README.md")]
     assert marks.count("main job") == marks.count("tests") == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "is_same"),
+    [
+        ("seven 0.99 of 3", True),
+        ("seven  0.97\nof 3", True),
+        ("seven 0.80 of 3", False),
+        ("eight 0.99 of 3", False),
+        ("seven 0.99 of 3 4", False),
+        ("seven 0.99 of", False),
+    ],
+)
+def test_outputs_are_compared_by_words_and_nearly_by_numbers(said: str, is_same: bool):
+    assert same("seven 0.99 of 3\n", said) is is_same
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(
+            r"\]\(([\w./-]+\.(?:md|png))(?:#[\w-]+)?\)", page.read_text(encoding="utf-8")
+        ):
+            assert (page.parent / target).is_file(), f"{page.name} links {target}"
+
+
+def test_the_settings_are_those_of_a_head():
+    """Every setting of the table with the default that it says."""
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", (ROOT / "docs" / "settings.md").read_text("utf-8"), re.M)
+    said = {name: [each.strip("`") for each in default.split(", ")] for name, default in rows}
+    for name, value in HeadConfig().model_dump().items():
+        options = (
+            [f"{key}={each}" for key, each in value.items()] if isinstance(value, dict) else [str(value)]
+        )
+        assert sorted(said[name]) == sorted(options), name

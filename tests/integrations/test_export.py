@@ -89,7 +89,6 @@ def test_from_the_command_line(tmp_path: Path):
             "-m",
             "s3clip.cli",
             "export",
-            "--head",
             tmp_path / "head",
             "--out",
             tmp_path / "pets.onnx",

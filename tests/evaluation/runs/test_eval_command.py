@@ -243,10 +243,10 @@ BAD_COMMANDS = {
     "twice": bad(["{row}", "{row}"], "expected one or more, each once, got digits, digits"),
     "unknown method": bad(["{row}", "--method", "best"], "methods: 'best' is not known; known: "),
     "other classes": bad(
-        ["{row}", "--synonyms", "words.json"], "digits: none of the labels ", "(left, right)"
+        ["{row}", "--classes", "words.json"], "digits: none of the labels ", "(left, right)"
     ),
     "words for two": bad(
-        ["{row}", "food101", "--data", ".", "--synonyms", "words.json"], "--synonyms: a file has the classes"
+        ["{row}", "food101", "--data", ".", "--classes", "words.json"], "--classes: a file has the classes"
     ),
     "workers": bad(["{row}", "--workers", "-1"], "--workers: expected a whole number >= 0, got -1"),
     "no model": bad(["{row}", "--backbone", "empty"], "empty"),

@@ -469,7 +469,7 @@ def test_the_command_scores_a_benchmark_of_the_table(model, tmp_path):
     names = tmp_path / "names.json"
     names.write_text(json.dumps({each.name: [] for each in SynonymSet.builtin("voc21").classes}))
     out = tmp_path / "out"
-    words = ["--data", tmp_path, "--out", out, "--backbone", model, "--synonyms", names, "--workers", 0]
+    words = ["--data", tmp_path, "--out", out, "--backbone", model, "--classes", names, "--workers", 0]
     done = eval_command("voc21", *words, "--convention", "coop")  # which is of classification
     assert done.exit_code == 0, done.output
     (voc,) = results(out)["benchmarks"]
