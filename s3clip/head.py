@@ -423,10 +423,6 @@ class SynonymousSpaceHead(ClassSpaceModule):
         """What stays known when all classes are encoded anew: nothing where a text tower is here to ask."""
         return None if self.backbone is not None and self.backbone.has_text_tower else self._known_facts()
 
-    def _known_facts(self) -> BackboneFacts | None:
-        """What an artifact, or a text tower that was dropped, said of the backbone."""
-        return None if self._fitted is None else self._fitted.value.backbone
-
     def _encoded(
         self, synonyms: SynonymSet, templates: Sequence[str], *, adding: bool, **encoding: Any
     ) -> tuple[tuple[FittedClass, ...], Tensor]:

@@ -269,7 +269,8 @@ def _measure(classes: int, each: int) -> None:
     names = [str(i) for i in range(classes)]
     head = SynonymousSpaceHead().fit_embeddings(texts, names, logit_scale=100.0)
     labels = torch.arange(classes).repeat_interleave(each)
-    images = centres[labels] + 2 * torch.randn(len(labels), 512, generator=generator)
+    moved = centres + 0.8 * torch.randn(classes, 512, generator=generator)  # what texts do not say
+    images = moved[labels] + 3.5 * torch.randn(len(labels), 512, generator=generator)
     batch = images[torch.randperm(len(images), generator=generator)[:256]]
     plain = _seconds(lambda: head(image_embeds=batch), 20)
     built = _seconds(lambda: head.reconfigure(keep_name="always").reconfigure(keep_name="tie"), 1) / 2

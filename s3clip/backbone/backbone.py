@@ -60,7 +60,8 @@ class Backbone(nn.Module):
     the models of open_clip.
 
     Args:
-        model: The dual encoder. It is used as it is: neither moved, cast nor put in evaluation mode.
+        model: The dual encoder, without what people put around it: see `wrappers.unwrapped`. It is used as it
+            is: neither moved, cast nor put in evaluation mode.
         processor: A processor of transformers, or the pair `(tokenizer, image_processor)`. With an open_clip
             model it is the pair `(tokenizer, preprocess)`: `tokenizer(list[str])` gives a LongTensor
             (texts, length), padded and truncated, and `preprocess(image)` a float tensor (channels, height,
@@ -122,7 +123,9 @@ class Backbone(nn.Module):
         """Load a dual encoder and its processor from the Hub or a folder, in evaluation mode.
 
         Args:
-            name: Hub id or folder.
+            name: Hub id or folder of transformers, sentence-transformers or an adapter of PEFT; or, of
+                open_clip, "hf-hub:user/name", "local-dir:FOLDER" or "open_clip:ARCHITECTURE/TAG", where a
+                file of weights may stand for the tag.
             revision: Branch, tag or commit. The processor is read from the commit that the model came from.
             dtype: Cast to it, a type or its name; "auto" is that of the checkpoint; None keeps what
                 transformers loads.
@@ -130,12 +133,16 @@ class Backbone(nn.Module):
             text_tower: Load the text tower and the tokenizer too. Without them (where the family allows it,
                 else they are loaded and dropped) only images can be encoded, with far less memory.
             **kwargs: Go to `AutoModel.from_pretrained`; `token`, `cache_dir`, `local_files_only`,
-                `force_download`, `subfolder` and `trust_remote_code` go to `AutoProcessor` as well.
+                `force_download`, `subfolder` and `trust_remote_code` go to `AutoProcessor` as well. With a
+                name of open_clip they go to `open_clip.create_model_from_pretrained`. `merge_adapter=True`
+                merges an adapter of PEFT into its base.
 
         Raises:
             FileNotFoundError: If the name is a path and there is no such folder.
             TypeError: If the model has no joint space.
-            ValueError: If the checkpoint lacks weights of the model, which would be random.
+            ImportError: If the library that the name is of is not installed.
+            ValueError: If the checkpoint lacks weights of the model, which would be random, or the name has a
+                scheme that there is not.
         """
         place = {key: value for key, value in (("dtype", dtype), ("device", device)) if value is not None}
         try:

@@ -114,7 +114,7 @@ def own_tensor(model: Any, name: str) -> Tensor:
 def _hook(module: nn.Module) -> Any:
     """Return the hook that accelerate has put on a module; of several, the one that moves weights."""
     hook: Any = getattr(module, "_hf_hook", None)
-    return next((each for each in getattr(hook, "hooks", ()) if hasattr(each, "offload")), hook)
+    return next((each for each in getattr(hook, "hooks", ()) if getattr(each, "offload", False)), hook)
 
 
 def configured_dim(model: Any) -> int | None:

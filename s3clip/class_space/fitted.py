@@ -16,7 +16,7 @@ from s3clip.class_space.examples import Examples, FewShotReport
 from s3clip.class_space.few_shot import learn
 from s3clip.class_space.shares import in_logits, share_offsets
 from s3clip.class_space.state import FEW_SHOT_TENSORS, few_shot_tensors, from_state, to_state
-from s3clip.class_space.value import Activation, Calibration, ClassSpace, FittedClass
+from s3clip.class_space.value import Activation, BackboneFacts, Calibration, ClassSpace, FittedClass
 from s3clip.config import HeadConfig, SavedConfig
 from s3clip.files.json import checked, parse_json
 from s3clip.space.built import BuiltSpace
@@ -319,6 +319,10 @@ class ClassSpaceModule(nn.Module):
     def _known_activation(self) -> Activation:
         facts = None if self._fitted is None else self._fitted.value.backbone
         return "softmax" if facts is None else facts.activation
+
+    def _known_facts(self) -> BackboneFacts | None:
+        """What an artifact, or a text tower that was dropped, said of the backbone."""
+        return None if self._fitted is None else self._fitted.value.backbone
 
     def _value(self) -> ClassSpace:
         return self._checked().value

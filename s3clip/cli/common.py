@@ -29,7 +29,10 @@ def _known_backbone(name: str | None) -> str | None:
     return name
 
 
-_MODEL = "a Hub repository (openai/clip-vit-base-patch32), a folder, or demo, the small one that comes along."
+_MODEL = (
+    "a Hub repository (openai/clip-vit-base-patch32), a folder, one of open_clip (hf-hub:user/name, "
+    "local-dir:FOLDER, open_clip:ARCHITECTURE/TAG), or demo, the small one that comes along."
+)
 RequiredBackbone = Annotated[str, typer.Option(help=f"CLIP-like model: {_MODEL}", callback=_known_backbone)]
 OptionalBackbone = Annotated[
     str | None, typer.Option(help=f"CLIP-like model: {_MODEL}", callback=_known_backbone)

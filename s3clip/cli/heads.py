@@ -228,6 +228,8 @@ def export(
 ) -> None:
     """Write the image tower and the head as one ONNX graph, from pixels to logits."""
     from s3clip import SynonymousSpaceHead, export_onnx
+    from s3clip.integrations.onnx import checked_runtimes
 
     path = export_onnx(SynonymousSpaceHead.from_pretrained(head, revision=revision, backbone=backbone), out)
-    say(f"Wrote {path}, whose logits are those of torch; class_names are in its metadata.")
+    checked = " and ".join(checked_runtimes())
+    say(f"Wrote {path}, whose logits are those of torch in {checked}; class_names are in its metadata.")

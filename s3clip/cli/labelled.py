@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from s3clip.cli.common import (
+    AllowAddresses,
     BatchSize,
     Device,
     Format,
@@ -49,6 +50,7 @@ def calibrate(
     ] = None,
     file_column: FileColumn = "file",
     label_column: LabelColumn = "label",
+    allow_addresses: AllowAddresses = None,
     backbone: SavedBackbone = "saved",
     revision: Revision = None,
     batch_size: BatchSize = 32,
@@ -62,7 +64,7 @@ def calibrate(
 
     folder = _place(head, out)
     fitted = _loaded(head, revision, backbone, device)
-    files, known = _labelled(fitted, images, labels, file_column, label_column)
+    files, known = _labelled(fitted, images, labels, file_column, label_column, allow=allow_addresses)
     embeds = _encoded(fitted, files, batch_size)
     before = measure_sureness(fitted, embeds, known)
     fitted.calibrate(image_embeds=embeds, labels=known, coverage=coverage)
@@ -97,6 +99,7 @@ def teach(
     ] = None,
     file_column: FileColumn = "file",
     label_column: LabelColumn = "label",
+    allow_addresses: AllowAddresses = None,
     output: Output = Format.TABLE,
     backbone: SavedBackbone = "saved",
     revision: Revision = None,
@@ -109,7 +112,9 @@ def teach(
     """
     folder = _place(head, out)
     fitted = _loaded(head, revision, backbone, device)
-    files, known = _labelled(fitted, images, labels, file_column, label_column, none=none)
+    files, known = _labelled(
+        fitted, images, labels, file_column, label_column, none=none, allow=allow_addresses
+    )
     if check is not None:
         _check(fitted, files, known, check, output, batch_size)
         return
@@ -147,19 +152,20 @@ def suggest(
     from s3clip.images.walking import find_images
 
     files = [file.absolute() for file in find_images(images)]
+    folder = Path(os.path.commonpath([file.parent for file in files]))
     keep_inputs(files, {"--out": [out]})
     fitted = _loaded(head, revision, backbone, device)
     embeds = _encoded(fitted, files, batch_size)
     chosen = fitted.suggest(image_embeds=embeds, n=n)
     guesses = fitted.predict(image_embeds=embeds[chosen], top_k=1)
     rows = [
-        [str(files[at]), "", guess.label, f"{guess.score:.4f}"]
+        [str(files[at].relative_to(folder)), "", guess.label, f"{guess.score:.4f}"]
         for at, (guess,) in zip(chosen, guesses, strict=True)
     ]
     write_atomically(out, Table(["file", "label", "guess", "score"], rows).csv().encode())
     say(
         f"Chose {len(chosen):,} of {len(files):,} images; fill in the column label of {out}, and try: "
-        f"s3clip teach --head {head} --labels {out} --add"
+        f"s3clip teach --head {head} --images {folder} --labels {out} --add"
     )
 
 
@@ -277,6 +283,7 @@ def _labelled(
     labels: Path | None,
     *columns: str,
     none: str | None = None,
+    allow: list[str] | None = None,
 ) -> tuple[list[Path], list[Any]]:
     """Return files and the positions of their classes, None for the label `none`; others are left out."""
     from s3clip.evaluation.inputs import labelled_images
@@ -284,7 +291,7 @@ def _labelled(
 
     if images is None and labels is None:
         raise ValueError("expected --images, a folder with a sub-folder a class, or --labels, a CSV")
-    files, named = labelled_images(images, labels, *columns)
+    files, named = labelled_images(images, labels, *columns, allow_addresses=allow or ())
     ids = [None if each.id is None else str(each.id) for each in head.classes]
     positions = class_positions(named, head.class_names, ids)
     known = [

@@ -4,9 +4,12 @@ import copy
 import json
 import os
 import tempfile
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +19,7 @@ _LARGEST_FILE = 2_000_000_000
 """Bytes of weights in one file: protobuf ends at 2 GiB. Larger ones lie beside it, in `<name>.data`."""
 
 _TOLERANCE = 1e-3
-"""Of logits, which are tens; between the kernels of torch and of ONNX Runtime in float32."""
+"""Of logits, which are tens; between the kernels of torch and of other runtimes in float32."""
 
 
 class _Pictures(nn.Module):
@@ -37,8 +40,9 @@ def export_onnx(head: SynonymousSpaceHead, path: str | os.PathLike[str]) -> Path
     Its input is `pixel_values` (batch, 3, height, width), as the backbone's image processor makes it, at the
     size that the model is configured for and with an open batch size; its output is `logits` (batch,
     classes). The metadata hold `class_names`, a JSON list, and `activation`, `temperature` and `bias`, by
-    which logits become probabilities: activation(logits / temperature + bias). Needs the extra
-    `s3clip[onnx]`.
+    which logits become probabilities: activation(logits / temperature + bias); and `checked`, the runtimes
+    that gave torch's logits: ONNX Runtime and, where the extra `s3clip[openvino]` is here, OpenVINO. Needs
+    the extra `s3clip[onnx]`.
 
     Args:
         head: fitted, with a backbone. It is copied: neither its device nor its dtype change.
@@ -51,10 +55,10 @@ def export_onnx(head: SynonymousSpaceHead, path: str | os.PathLike[str]) -> Path
         ImportError: the extra is missing.
         ValueError: the head is not fitted or has no backbone, or torch cannot express the model or the metric
             in ONNX.
-        RuntimeError: ONNX Runtime gives other logits than torch.
+        RuntimeError: a runtime gives other logits than torch.
     """
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401  # what it is checked with
         import onnxscript  # noqa: F401  # torch.onnx imports it, and fails late without
     except ImportError as error:
         raise ImportError(
@@ -70,15 +74,13 @@ def export_onnx(head: SynonymousSpaceHead, path: str | os.PathLike[str]) -> Path
     graph = _Pictures(_for_export(head)).eval()
     pixels = graph.head.backbone.example_pixels()  # type: ignore[union-attr]  # it has one, as seen above
     program = _program(graph, pixels)
-    for name, value in _metadata(head).items():
+    for name, value in {**_metadata(head), "checked": ", ".join(checked_runtimes())}.items():
         program.model.metadata_props[name] = value
     weights = sum(tensor.numel() * 4 for tensor in graph.state_dict().values() if isinstance(tensor, Tensor))
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         written = Path(folder) / path.name
         program.save(str(written), external_data=weights > _LARGEST_FILE)
-        session = onnxruntime.InferenceSession(str(written), providers=["CPUExecutionProvider"])
-        _compare(session, graph, torch.cat([pixels, pixels.flip(-1), -pixels]))
-        del session  # Windows does not move an open file
+        _compare(str(written), graph, torch.cat([pixels, pixels.flip(-1), -pixels]))
         # The graph goes last: it is what names the other.
         for file in sorted(Path(folder).iterdir(), key=lambda each: each == written):
             os.replace(file, path.parent / file.name)
@@ -105,7 +107,7 @@ def _program(graph: nn.Module, pixels: Tensor) -> Any:
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise ValueError(
             f"export_onnx: torch cannot express this model, or the metric {graph.head.config.metric!r}, in "  # type: ignore[union-attr]
-            f"ONNX; the metrics local_center, center, mean_similarity and nearest can be expressed"
+            f"ONNX; every metric but hull can be expressed"
         ) from error
 
 
@@ -119,13 +121,38 @@ def _metadata(head: SynonymousSpaceHead) -> dict[str, str]:
     }
 
 
-def _compare(session: Any, graph: nn.Module, pixels: Tensor) -> None:
+def checked_runtimes() -> list[str]:
+    """Return the runtimes that are here to compare a graph with torch, each with its version."""
+    return [f"{package} {version(package)}" for package in _RUNTIMES if find_spec(package) is not None]
+
+
+def _onnxruntime_logits(path: str, pixels: np.ndarray) -> Any:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(["logits"], {"pixel_values": pixels})[0]
+
+
+def _openvino_logits(path: str, pixels: np.ndarray) -> Any:
+    import openvino
+
+    core = openvino.Core()
+    # Else it computes in bfloat16 where the processor can.
+    compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return compiled(pixels)["logits"].copy()  # else it is the memory of a model that goes
+
+
+_RUNTIMES = {"onnxruntime": _onnxruntime_logits, "openvino": _openvino_logits}
+
+
+def _compare(path: str, graph: nn.Module, pixels: Tensor) -> None:
     with torch.inference_mode():
         expected = graph(pixels)
-    found = torch.from_numpy(session.run(["logits"], {"pixel_values": pixels.numpy()})[0])
-    difference = (found - expected).abs().max().item()
-    if not difference <= _TOLERANCE * max(1.0, expected.abs().max().item()):
-        raise RuntimeError(
-            f"export_onnx: ONNX Runtime's logits differ from torch's by {difference:.2e}, and nothing was "
-            f"written; try another version of torch or onnxruntime"
-        )
+    for runtime in checked_runtimes():
+        logits = _RUNTIMES[runtime.split()[0]]
+        difference = (torch.from_numpy(logits(path, pixels.numpy())) - expected).abs().max().item()
+        if not difference <= _TOLERANCE * max(1.0, expected.abs().max().item()):
+            raise RuntimeError(
+                f"export_onnx: the logits of {runtime} differ from torch's by {difference:.2e}, and nothing "
+                f"was written; try another version of it or of torch"
+            )

@@ -82,24 +82,8 @@ def embedded_batches(
         ValueError: both inputs or neither, no backbone, or an embedding that is zero or not finite.
     """
     raw = head.space.raw
-    if (images is None) == (image_embeds is None):
-        got = "neither" if images is None else "both"
-        raise ValueError(f"images, image_embeds: expected exactly one of the two, got {got}")
-    batch_size = whole_number(batch_size, "batch_size")
-    if image_embeds is not None:
-        for number, chunk in enumerate(as_embeds(image_embeds).to(raw.device).split(batch_size)):
-            yield _scored(head, [True] * len(chunk), chunk, number * batch_size, adapter)
-        return
-    if head.backbone is None:
-        raise ValueError("images: this head has no backbone; give image_embeds=")
-    transform = head.backbone.image_transform()
-    for start, readable, opened in opened_batches(images, batch_size, skip_broken):
-        if adapter is not None:
-            embeds = adapter.encode(opened)
-        elif inputs := transform(opened):
-            placed = {key: value.to(head.backbone.device) for key, value in inputs.items()}
-            embeds = head.backbone.encode_images(**placed)
-        if not any(readable):
+    for start, readable, embeds in _embedded(head, images, image_embeds, batch_size, skip_broken, adapter):
+        if embeds is None:
             yield Batch(readable, raw.new_zeros(0, len(head.classes)), raw.new_zeros(0, raw.shape[1]))
         else:
             yield _scored(head, readable, embeds, start, adapter)
@@ -113,26 +97,39 @@ def embeddings(
 
     Args and errors: as for `embedded_batches`.
     """
-    for start, embeds in _embedded(head, images, image_embeds, batch_size):
-        check_embeds(embeds, start)
-        yield head.folded.unit_embeds(embeds)
+    for start, _, embeds in _embedded(head, images, image_embeds, batch_size, False, None):
+        if embeds is not None:
+            check_embeds(embeds, start)
+            yield head.folded.unit_embeds(embeds)
 
 
 def _embedded(
-    head: AnsweringHead, images: Any, image_embeds: Tensor | None, batch_size: int
-) -> Iterator[tuple[int, Tensor]]:
+    head: AnsweringHead,
+    images: Any,
+    image_embeds: Tensor | None,
+    batch_size: int,
+    skip_broken: bool,
+    adapter: TestTimeAdapter | None,
+) -> Iterator[tuple[int, list[bool], Tensor | None]]:
+    """Yield of each batch its first image, which could be read, and the embeddings; None where none could."""
     if (images is None) == (image_embeds is None):
         got = "neither" if images is None else "both"
         raise ValueError(f"images, image_embeds: expected exactly one of the two, got {got}")
     batch_size = whole_number(batch_size, "batch_size")
     if image_embeds is not None:
         for number, chunk in enumerate(as_embeds(image_embeds).to(head.space.raw.device).split(batch_size)):
-            yield number * batch_size, chunk
-    elif head.backbone is None:
+            yield number * batch_size, [True] * len(chunk), chunk
+        return
+    if head.backbone is None:
         raise ValueError("images: this head has no backbone; give image_embeds=")
-    else:
-        for start, _, opened in opened_batches(images, batch_size, False):
-            yield start, head.backbone.encode_images(**head.backbone.preprocess(opened))
+    transform = head.backbone.image_transform()
+    for start, readable, opened in opened_batches(images, batch_size, skip_broken):
+        if adapter is not None:
+            embeds = adapter.encode(opened)
+        elif inputs := transform(opened):
+            placed = {key: value.to(head.backbone.device) for key, value in inputs.items()}
+            embeds = head.backbone.encode_images(**placed)
+        yield start, readable, embeds if any(readable) else None
 
 
 @torch.no_grad()

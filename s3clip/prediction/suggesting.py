@@ -13,6 +13,9 @@ from s3clip.prediction.few_shot import TeachableHead
 _SAME = 1e-6
 """Of 1 - cosine: nearer images are copies of each other."""
 
+_ROUNDS = 8
+_AT_ONCE = 8192
+
 
 @torch.no_grad()
 def suggest(
@@ -25,11 +28,13 @@ def suggest(
 ) -> list[int]:
     """Return which images are the most useful to label for `fit_few_shot`, the most useful first.
 
-    One after the other: the largest product of how unsure the head is of an image (1 less the margin between
-    its two best probabilities), of how far it lies from those chosen before and from the head's labelled
-    images (1 - cosine, about the mean of all), and of one over the square root of how many images the head
-    takes for the same class, so that rare classes are seen. (A margin with the greedy k-centre of Sener and
-    Savarese, ICLR 2018.) Nothing is random.
+    The images are put into `n` groups of those that lie in one direction from the mean, by k-means on the
+    sphere, and of each group the image at its centre is taken. An image counts by how unsure the head is of
+    it (1 less the margin between its two best probabilities), over the square root of how many images the
+    head takes for the same class, so that rare classes are seen; images near a labelled one of the head
+    belong to that, and are not asked for again. Centres begin at the images that count most and lie farthest
+    from those before (the greedy k-centre of Sener and Savarese, ICLR 2018; the whole is near to the weighted
+    k-means of Zhdanov, 2019). Nothing is random.
 
     Args:
         head: a fitted head.
@@ -63,21 +68,50 @@ def suggest(
     points, labelled = torch.cat(embeds), head.class_space.few_shot
     mean = points.mean(0)
     points = _directions(points - mean)
-    nearest = points.new_ones(len(points))
+    known = points[:0]
     if isinstance(labelled, Examples):
-        for part in _directions(labelled.embeds.to(points) - mean).split(1024):
-            nearest = torch.minimum(nearest, 1 - (points @ part.T).amax(1))
+        known = _directions(torch.nn.functional.normalize(labelled.embeds.to(points), dim=1) - mean)
+    near_known = (
+        _largest_cosine(points, known)[0] if len(known) else points.new_full((len(points),), -torch.inf)
+    )
     classes = torch.cat(taken_for)
-    useful = torch.cat(unsure) / torch.bincount(classes)[classes].sqrt()
+    counts = torch.cat(unsure) / torch.bincount(classes)[classes].sqrt()
+    centres = points[_spread(points, counts, near_known, n)]
+    for _ in range(_ROUNDS):
+        cosine, group = _largest_cosine(points, centres)
+        own = cosine > near_known
+        sums = torch.zeros_like(centres).index_add_(0, group[own], points[own] * counts[own, None])
+        moved = sums.norm(dim=1, keepdim=True) > 0
+        centres = torch.where(moved, _directions(sums), centres)
     chosen: list[int] = []
+    free = 1 - near_known > _SAME
+    for centre in centres:
+        at = int(torch.where(free, points @ centre, -torch.inf).argmax())
+        if not free[at]:
+            break
+        chosen.append(at)
+        free &= 1 - points @ points[at] > _SAME
+    return [places[at] for at in chosen]
+
+
+def _spread(points: Tensor, counts: Tensor, near_known: Tensor, n: int) -> list[int]:
+    """Return those that count most and lie farthest from the ones before: `n`, or all that are no copies."""
+    chosen: list[int] = []
+    nearest = (1 - near_known).clamp_max(1)
     while len(chosen) < n:
-        worth = torch.where(nearest > _SAME, useful * nearest, -1.0)
+        worth = torch.where(nearest > _SAME, counts * nearest, -1.0)
         at = int(worth.argmax())
         if worth[at] < 0:
             break
         chosen.append(at)
         nearest = torch.minimum(nearest, 1 - points @ points[at])
-    return [places[at] for at in chosen]
+    return chosen
+
+
+def _largest_cosine(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (points,) the cosine with the nearest of others, and which it is; the first of equal ones."""
+    parts = [(part @ others.T).max(1) for part in points.split(_AT_ONCE)]
+    return torch.cat([each.values for each in parts]), torch.cat([each.indices for each in parts])
 
 
 def _directions(points: Tensor) -> Tensor:

@@ -143,16 +143,17 @@ def score_local_center(
         return products[..., 0]
     weight = tables["weight"]
     k = chosen_count(k, products.shape[-1])
+    # By lerp: (1 - w) * mean + w * name is computed wrongly for several classes by OpenVINO 2026.4.
     if not renormalize:
-        to_name = weight * products[..., 0]  # first: the products are scratch
-        return (1 - weight) * _mean_of_largest(products, k) + to_name
+        to_name = products[..., 0].clone()  # first: the products are scratch
+        return torch.lerp(_mean_of_largest(products, k), to_name, weight)
     nearest = products.topk(k, dim=-1)
-    mean = (1 - weight) * nearest.values.mean(-1) + weight * products[..., 0]
+    mean = torch.lerp(nearest.values.mean(-1), products[..., 0], weight)
     # Weights that sum to 1 keep mᵀ G m below 1, inside float16.
-    chosen = torch.zeros_like(products).scatter_(-1, nearest.indices, 1 / k) * (1 - weight)[:, None]
+    chosen = torch.zeros_like(products).scatter_(-1, nearest.indices, 1 / k)
     own_name = torch.zeros_like(products[0, 0])
     own_name[0] = 1
-    chosen = chosen + weight[:, None] * own_name
+    chosen = torch.lerp(chosen, own_name, weight[:, None])
     length = _quadratic(chosen, tables["gram"]).clamp_min(0).sqrt()
     shortest = shortest_length(length.dtype)
     return torch.where(length < shortest, nearest.values[..., 0], mean / length.clamp_min(shortest))
@@ -312,7 +313,7 @@ def _(products: Tensor, gram: Tensor, k: int) -> Tensor:
 
 
 def fold_subspace(group: PointGroup, *, r: int) -> Folded:
-    """Keep the mean of the texts and their top principal directions."""
+    """Keep the top principal directions of the texts, and what of their mean is at right angles to them."""
     points = group.points
     exact = points.double()
     mean = exact.mean(1, keepdim=True)
@@ -323,20 +324,20 @@ def fold_subspace(group: PointGroup, *, r: int) -> Folded:
     # Directions without variance (texts on a line) are rounding, and are left out as zero vectors.
     real = (variance > 1e-10)[:, :, None]
     directions = torch.where(real, (vectors.mT @ centered) / variance.clamp_min(1e-10).sqrt()[..., None], 0)
-    tables = {"offset": (directions @ mean.mT)[..., 0], "squared": (mean**2).sum((1, 2))}
-    rows = torch.cat([mean, directions], dim=1)
-    return Folded(rows.to(points.dtype), {name: table.to(points.dtype) for name, table in tables.items()})
+    aside = mean - (directions @ mean.mT).mT @ directions
+    rows = torch.cat([aside, directions], dim=1)
+    return Folded(rows.to(points.dtype), {"squared": (aside**2).sum((1, 2)).to(points.dtype)})
 
 
 def score_subspace(products: Tensor, tables: Mapping[str, Tensor], *, r: int) -> Tensor:
     """Cosine to the image's projection on the affine subspace of the texts, c + U Uᵀ(v - c).
 
-    Signed, unlike the length of a projection: in a centered space most scores are negative.
+    Signed, unlike the length of a projection: in a centered space most scores are negative. With a the part
+    of c at right angles to U, the projection is a + U Uᵀv: its two parts are at right angles too.
     """
-    along = products[..., 1:]
-    move = along - tables["offset"]
-    inner = products[..., 0] + (move * along).sum(-1)
-    squared = tables["squared"] + (move * (2 * tables["offset"] + move)).sum(-1)
+    along = products[..., 1:].square().sum(-1)
+    inner = products[..., 0] + along
+    squared = tables["squared"] + along
     return inner / squared.clamp_min(0).sqrt().clamp_min(SHORTEST_MEAN)
 
 

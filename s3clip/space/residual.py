@@ -85,7 +85,13 @@ def log_prior(labels: Tensor, classes: int) -> Tensor:
 
 
 def fit(
-    images: Tensor, logits: Tensor, labels: Tensor, eigenvalues: Tensor, strengths: Sequence[float]
+    images: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    eigenvalues: Tensor,
+    strengths: Sequence[float],
+    *,
+    tolerance: float = TOLERANCE,
 ) -> Iterator[Tensor]:
     """Yield the weights for each of some strengths, which are best in descending order.
 
@@ -95,6 +101,7 @@ def fit(
         labels: (images,) int64.
         eigenvalues: of the basis.
         strengths: > 0.
+        tolerance: of the length of the gradient, beside the length it begins with.
 
     Yields:
         (r, classes) weights in the coordinates of the basis.
@@ -122,7 +129,7 @@ def fit(
                 slope = slope.addmm(part.T, wrong)
             return total, slope / stretch
 
-        weights = minimum(loss, weights * stretch) / stretch
+        weights = minimum(loss, weights * stretch, tolerance) / stretch
         yield weights
 
 
@@ -132,19 +139,22 @@ def residual(found: Basis, weights: Tensor) -> Residual:
     return Residual(whole, -(found.mean @ whole))
 
 
-def minimum(loss: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor) -> Tensor:
+def minimum(
+    loss: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, tolerance: float = TOLERANCE
+) -> Tensor:
     """Return where a convex function is smallest: L-BFGS (Nocedal 1980), halving steps that do not descend.
 
     Args:
         loss: gives value and gradient at a point.
         start: where to begin.
+        tolerance: of the length of the gradient, beside the length at `start`.
     """
     at = start
     value, slope = loss(at)
     first = slope.norm()
     moves: list[tuple[Tensor, Tensor]] = []
     for _ in range(STEPS):
-        if not slope.norm() > TOLERANCE * first:
+        if not slope.norm() > tolerance * first:
             break
         direction, shares = slope.clone(), []
         for move, change in reversed(moves):

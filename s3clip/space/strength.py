@@ -27,6 +27,8 @@ FOLDS = 10
 ENOUGH = 2000
 """Images that are asked; of more, some folds alone are computed."""
 _Z = 1.96
+_ROUGHLY = 1e-3
+"""Tolerance of the residuals that are asked: far below what one image more or less changes."""
 
 
 class Asked(NamedTuple):
@@ -99,7 +101,8 @@ def ask(found: Basis, logits: Tensor, labels: Tensor, groups: Tensor, strengths:
         before = _log_loss(offsets + prior, own)
         after, gains = [], []
         # In float32: of what is decided here, rounding is the least part.
-        for weights in fit(images[rest], logits[rest].float(), labels[rest], found.eigenvalues, strengths):
+        shown = images[rest], logits[rest].float(), labels[rest], found.eigenvalues
+        for weights in fit(*shown, strengths, tolerance=_ROUGHLY):
             taught = offsets + (images[out] @ weights).double()
             after.append(taught.argmax(1) == own)
             gains.append(before - _log_loss(taught + prior, own))

@@ -1,13 +1,16 @@
 """What users give in the place of a model and its processor, and are told of when it will not do."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from s3clip import Backbone, SynonymousSpaceHead
+from s3clip.backbone.identity import check_fingerprint
 from s3clip.demo import model_folder
 from tests.tiny_models import build
 
@@ -39,10 +42,16 @@ def test_a_path_to_nothing_is_said_to_be_one(name: str):
         Backbone.from_pretrained(name)
 
 
-def test_an_adapter_is_no_model(tmp_path: Path):
+def test_an_adapter_without_peft_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
-    with pytest.raises(ValueError, match=r"an adapter of PEFT.*merge_and_unload"):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ImportError, match=r"an adapter of PEFT: pip install 's3clip\[peft\]'"):
         SynonymousSpaceHead.from_backbone(tmp_path)
+
+
+def test_only_an_adapter_can_be_merged():
+    with pytest.raises(ValueError, match=r"merge_adapter: .* is no adapter"):
+        Backbone.from_pretrained(FOLDER, merge_adapter=True)
 
 
 def test_a_pair_the_other_way_round():
@@ -51,10 +60,119 @@ def test_a_pair_the_other_way_round():
         Backbone(model, (processor.image_processor, processor.tokenizer))
 
 
-def test_a_wrapped_model_names_what_is_inside():
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, torch.compile, lambda m: torch.compile(nn.DataParallel(m))]
+)
+def test_a_wrapper_is_taken_off(wrap):
     model, processor = build("clip")
-    with pytest.raises(TypeError, match=r"it wraps a CLIPModel: give its \.module"):
-        Backbone(nn.DataParallel(model), processor)
+    wrapped, plain = Backbone(wrap(model), processor), Backbone(model, processor)
+    assert wrapped.model is model
+    assert wrapped.text_key() == plain.text_key()
+    assert wrapped.image_key() == plain.image_key()
+
+
+def test_sharded_weights_are_told_how():
+    model, _ = build("clip")
+    model.__class__ = type(
+        "FSDPCLIPModel", (type("FSDPModule", (), {}), type(model)), {}
+    )  # as fully_shard does
+    with pytest.raises(TypeError, match=r"are sharded.*gather them first"):
+        Backbone(model)
+
+
+def with_adapter(folder: Path):
+    """A model, the same with a LoRA in both towers, its processor, and the folder of the adapter."""
+    peft = pytest.importorskip("peft")
+    model, processor = build("clip")
+    for each in (model, processor):
+        each.save_pretrained(folder / "base")
+    model.name_or_path = str(folder / "base")
+    config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=2, init_lora_weights=False)
+    adapted = peft.get_peft_model(model, config).eval()
+    adapted.save_pretrained(folder / "adapter")
+    return adapted, processor
+
+
+def test_an_adapter_and_its_base_by_one_name(tmp_path: Path):
+    adapted, processor = with_adapter(tmp_path)
+    expected = Backbone(adapted, processor).fingerprint()
+    base = Backbone.from_pretrained(tmp_path / "base").fingerprint()
+    assert (base["image"] - expected["image"]).abs().max() > 1e-3
+    name = str(tmp_path / "adapter")
+    for options in ({}, {"merge_adapter": True}, {"text_tower": False}):
+        backbone = Backbone.from_pretrained(name, **options)
+        assert backbone.name == name
+        found = backbone.fingerprint()
+        for part in ("image", "texts"):
+            torch.testing.assert_close(found[part], expected[part], atol=1e-5, rtol=0)
+    head = SynonymousSpaceHead.from_backbone(name).fit_classes(["cat", "dog"])
+    again = SynonymousSpaceHead.from_pretrained(head.save_pretrained(tmp_path / "head"))
+    pixels = head.backbone.example_pixels()
+    torch.testing.assert_close(again(pixels), head(pixels))
+
+
+def test_an_adapted_model_can_do_what_others_can(tmp_path: Path):
+    adapted, processor = with_adapter(tmp_path)
+    head = SynonymousSpaceHead(adapted, processor).fit_classes(["cat", "dog"])
+    pixels = head.backbone.example_pixels()
+    logits = head(pixels)
+    head.drop_text_tower()
+    torch.testing.assert_close(head(pixels), logits)
+    masks = head.segment(Image.new("RGB", (64, 64)))
+    assert masks
+
+
+def test_an_adapter_of_the_forward_alone_is_refused():
+    peft = pytest.importorskip("peft")
+    model, processor = build("clip")
+    config = peft.PromptTuningConfig(
+        num_virtual_tokens=2, num_layers=2, token_dim=32, num_attention_heads=2, num_transformer_submodules=1
+    )
+    adapted = peft.PeftModel(model, peft.LoraConfig(target_modules=["q_proj"]))
+    adapted.peft_config["default"] = config
+    with pytest.raises(TypeError, match="PROMPT_TUNING changes the forward"):
+        Backbone(adapted, processor)
+
+
+def test_a_sentence_transformer(tmp_path: Path):
+    library = pytest.importorskip("sentence_transformers")
+    modules = pytest.importorskip("sentence_transformers.models")
+    for each in build("clip"):
+        each.save_pretrained(tmp_path / "clip")
+    model = library.SentenceTransformer(modules=[modules.CLIPModel(str(tmp_path / "clip"))])
+    head = SynonymousSpaceHead(model).fit_classes(["cat", "dog"], templates="{}")
+    theirs = torch.nn.functional.normalize(torch.from_numpy(model.encode(["cat", "dog"])), dim=-1)
+    torch.testing.assert_close(head.class_space.raw, theirs, atol=1e-5, rtol=0)
+    model.save(str(tmp_path / "saved"))
+    named = Backbone.from_pretrained(tmp_path / "saved")
+    assert (named.fingerprint()["image"] == head.fingerprint()["image"]).all()
+
+
+def test_offloaded_weights_compute_where_the_hooks_say():
+    accelerate = pytest.importorskip("accelerate")
+    model, processor = build("clip")
+    expected, scale = Backbone(model, processor).fingerprint(), model.logit_scale.exp().item()
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    backbone = Backbone(model, processor)
+    assert backbone.device == torch.device("cpu")
+    assert backbone.logit_scale().item() == scale
+    for part, rows in backbone.fingerprint().items():
+        assert torch.equal(rows, expected[part])
+
+
+def test_a_rounded_model_is_hinted_at():
+    model, processor = build("clip")
+    head = SynonymousSpaceHead(model, processor).fit_classes(["cat", "dog"])
+    saved = head.fingerprint()
+    generator = torch.Generator().manual_seed(0)
+    for weight in model.parameters():  # about as far as 4 bits round
+        noise = torch.randn(weight.shape, generator=generator) * weight.std() if weight.numel() > 1 else 0
+        weight.data += 0.07 * noise
+    with pytest.raises(ValueError, match="so near, it may be the same one quantised"):
+        check_fingerprint(saved, Backbone(model, processor).fingerprint(), "head")
+    with pytest.raises(ValueError, match="made with another backbone") as caught:
+        check_fingerprint(saved, Backbone(build("clip", seed=7)[0], processor).fingerprint(), "head")
+    assert "quantised" not in str(caught.value)
 
 
 def test_weights_that_are_not_in_memory():

@@ -272,7 +272,7 @@ def test_a_worker_that_is_killed_is_one_line(place: Path, tmp_path: Path):
         target=child, args=(line, said, lambda: slow("encode_images", mark, 0.05))
     )
     command.start()
-    wait_for(lambda: mark.exists() or not command.is_alive())
+    wait_for(lambda: children(command.pid or 0) or not command.is_alive())
     for worker in children(command.pid or 0):
         os.kill(worker, signal.SIGKILL)
     command.join(60)

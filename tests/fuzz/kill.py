@@ -198,7 +198,7 @@ def _kill(pid: int) -> None:
 
 def _gone(below: set[int], session: int) -> None:
     """Wait until processes have ended, and all of a session."""
-    deadline = time.monotonic() + PATIENCE  # workers that import notice it afterwards
+    deadline = time.monotonic() + 5 * PATIENCE  # workers that import notice it afterwards
     while left := {pid for pid in below | _of_session(session) if is_there(pid)}:
         if time.monotonic() > deadline:
             names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left}

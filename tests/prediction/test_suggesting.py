@@ -9,7 +9,7 @@ from s3clip import SynonymousSpaceHead
 from tests.prediction.test_class_shares import problem
 
 
-def plain_choice(head, embeds, n, labelled=()):
+def plain_choice(head, embeds, n, labelled=()):  # noqa: C901  # plain loops
     """The same in numpy, image by image."""
     points = embeds.double().numpy()
     points = points / np.linalg.norm(points, axis=1, keepdims=True)
@@ -23,17 +23,37 @@ def plain_choice(head, embeds, n, labelled=()):
     best = np.sort(probabilities, 1)
     taken_for = probabilities.argmax(1)
     counts = np.bincount(taken_for)
-    chosen, others = [], [direction(each) for each in labelled]
-    while len(chosen) < n:
-        worth = []
-        for i, point in enumerate(points):
-            far = min([1.0] + [1 - point @ other for other in others])
-            unsure = 1 - (best[i, -1] - best[i, -2])
-            worth.append(unsure / np.sqrt(counts[taken_for[i]]) * far if far > 1e-6 else -1)
+    weights = (1 - (best[:, -1] - best[:, -2])) / np.sqrt(counts[taken_for])
+    known = [direction(each) for each in labelled]
+    near_known = [max([-np.inf] + [point @ other for other in known]) for point in points]
+    starts = []
+    while len(starts) < n:
+        far = [
+            min([1.0, 1 - near] + [1 - point @ points[i] for i in starts])
+            for point, near in zip(points, near_known, strict=True)
+        ]
+        worth = [w * f if f > 1e-6 else -1 for w, f in zip(weights, far, strict=True)]
         if max(worth) < 0:
             break
-        chosen.append(int(np.argmax(worth)))
-        others.append(points[chosen[-1]])
+        starts.append(int(np.argmax(worth)))
+    centres = [points[i] for i in starts]
+    for _ in range(8):
+        members = [[] for _ in centres]
+        for i, point in enumerate(points):
+            cosines = [point @ centre for centre in centres]
+            if max(cosines) > near_known[i]:
+                members[int(np.argmax(cosines))].append(i)
+        for group, own in enumerate(members):
+            total = sum((weights[i] * points[i] for i in own), np.zeros(len(mean)))
+            if np.linalg.norm(total) > 0:
+                centres[group] = total / np.linalg.norm(total)
+    chosen, taken = [], list(known)
+    for centre in centres:
+        free = [i for i, p in enumerate(points) if all(1 - p @ other > 1e-6 for other in taken)]
+        if not free:
+            break
+        chosen.append(max(free, key=lambda i: points[i] @ centre))
+        taken.append(points[chosen[-1]])
     return chosen
 
 

@@ -203,7 +203,7 @@ def heads(backbone, words, templates):
         "name": (names.fit_classes([each.name for each in words.classes], templates=templates), "space"),
         "center": (center.fit_classes(words, templates=templates), "space"),
         "default": (default.fit_classes(words, templates=templates), "space"),
-        "softmax_max": (default, "softmax_then_max"),
+        "softmax_max": (center, "softmax_then_max"),
     }
 
 

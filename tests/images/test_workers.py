@@ -1,0 +1,50 @@
+"""Workers end with the process that has them, also where it was killed before they had begun."""
+
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from torch.utils.data import DataLoader
+
+from s3clip.images.workers import start_workers
+from tests.processes import is_there, wait_for
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are read from /proc")
+
+
+class Slow:
+    """A dataset that takes a while to get into a worker, which says that it is there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        self.__dict__ = state
+        (self.folder / "worker").write_text(str(os.getpid()))
+        wait_for((self.folder / "go").exists)
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def load(folder: Path) -> None:
+    loader = DataLoader(Slow(folder), num_workers=1, multiprocessing_context="spawn")
+    for _ in start_workers(loader):
+        pass
+
+
+def test_a_worker_whose_parent_was_killed_while_it_began(tmp_path: Path):
+    parent = multiprocessing.get_context("fork").Process(target=load, args=(tmp_path,))
+    parent.start()
+    worker = tmp_path / "worker"
+    wait_for(lambda: worker.exists() and worker.read_text())
+    parent.kill()
+    parent.join()
+    assert is_there(int(worker.read_text()))
+    (tmp_path / "go").touch()
+    wait_for(lambda: not is_there(int(worker.read_text())), seconds=60)
