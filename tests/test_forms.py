@@ -24,6 +24,7 @@ from transformers import pipeline
 
 from s3clip import S3ZeroShotImageClassificationPipeline, SynonymousSpaceHead, SynonymSet
 from s3clip import bulk as bulk_jobs
+from s3clip.app.editor import Editor
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.evaluation import compare
 from s3clip.evaluation.benchmarks.opening import open_benchmark
@@ -357,15 +358,12 @@ def test_eval_answers_every_file_alike_wherever_it_lies(packed, head, tmp_path, 
 
 
 def test_the_app_answers_every_file_alike(folder, head, score):
-    pytest.importorskip("gradio", reason="the app needs gradio: pip install 's3clip[app]'")
-    import app
-
-    editor = app.Editor(head.backbone)
-    files = [str(folder / name) for name in EVERY]
-    rows, _, _ = editor.show(SynonymSet.read(synonym_file()), 0, editor.encode(files), {})
-    best = {row[0]: row for row in reversed(rows)}  # the first of three for each file
-    assert {name: row[1] for name, row in best.items()} == dict.fromkeys(EVERY, LABEL)
-    assert {best[name][4] for name in FILES} == {f"{score:.1%}"}
+    editor = Editor(head.backbone)
+    photos = editor.encode([str(folder / name) for name in EVERY])
+    answers = editor.show(SynonymSet.read(synonym_file()), 0, photos, {}).answers
+    best = {photos.names[each.image]: each for each in reversed(answers)}  # the first of three for each file
+    assert {name: each.label for name, each in best.items()} == dict.fromkeys(EVERY, LABEL)
+    assert {f"{best[name].score:.1%}" for name in FILES} == {f"{score:.1%}"}
 
 
 REFUSED = {

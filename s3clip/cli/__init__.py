@@ -9,8 +9,19 @@ import typer
 from safetensors import SafetensorError
 
 from s3clip._version import __version__
-from s3clip.cli import app as app_command
-from s3clip.cli import bench, bulk, compare, eval, heads, inspection, labelled, report, segmentation, synonyms
+from s3clip.cli import (
+    bench,
+    bulk,
+    compare,
+    editing,
+    eval,
+    heads,
+    inspection,
+    labelled,
+    report,
+    segmentation,
+    synonyms,
+)
 from s3clip.cli.stopping import StoppableGroup, StoppedError, answer_signals, end
 from s3clip.printing import say
 
@@ -58,7 +69,7 @@ for verb in (
     compare.compare,
     report.report,
     bench.bench,
-    app_command.app,
+    editing.app,
 ):
     app.command()(verb)
 app.command("eval")(eval.evaluate)

@@ -88,7 +88,7 @@ def test_classes_are_found_in_any_case_and_near_names_are_said(tmp_path: Path):
     assert run("inspect", tmp_path / "space", "--class", "ZERO").stdout.startswith("0 zero: ")
     (tmp_path / "one.txt").write_text("cat\n")
     said = run("fit", tmp_path / "one.txt", "--backbone", "demo", "--out", tmp_path / "one").output
-    assert "1 class, 1 text: 1 kept" in said
+    assert "1 class, 1 concept: 1 kept" in said
 
 
 @pytest.mark.parametrize("module", ["s3clip", "s3clip.cli"])
