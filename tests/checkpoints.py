@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from safetensors.torch import save as save_tensors
@@ -21,6 +22,7 @@ from safetensors.torch import save as save_tensors
 from tests.hub_server import Hub, Repository
 from tests.tiny_models import (
     BERT_TEXT,
+    FAMILIES,
     XLM_TEXT,
     bert_tokenizer,
     build,
@@ -94,7 +96,13 @@ def files_of(folder: Path) -> Files:
 
 def of_transformers(family: str, repository: str, folder: str = "") -> Callable[[Hub], None]:
     def put_it(hub: Hub) -> None:
-        put(hub, repository, {folder + name: content for name, content in saved(*build(family)).items()})
+        if family not in FAMILIES:
+            pytest.skip("the installed transformers has no such family")
+        try:
+            files = saved(*build(family))
+        except AttributeError:  # transformers 4.49: see tiny_models
+            pytest.skip("its processor cannot be saved here")
+        put(hub, repository, {folder + name: content for name, content in files.items()})
 
     return put_it
 

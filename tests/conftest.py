@@ -51,5 +51,5 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         # transformers 5 keeps a client of the first address that it was asked for.
         monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
         yield hub

@@ -16,6 +16,7 @@ function of inner products, so that rotations change nothing; nothing is random.
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,6 @@ STEPS = 60
 """Most steps of L-BFGS; a handful is usual."""
 TOLERANCE = 1e-5
 """Of the length of the gradient, beside the length it begins with."""
-_MEMORY = 8
 _CHUNK_NUMBERS = 2**22
 """Numbers (images x the wider of dim and classes) that are computed with at once: 32 MiB in float64."""
 
@@ -142,40 +142,37 @@ def residual(found: Basis, weights: Tensor) -> Residual:
 def minimum(
     loss: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, tolerance: float = TOLERANCE
 ) -> Tensor:
-    """Return where a convex function is smallest: L-BFGS (Nocedal 1980), halving steps that do not descend.
+    """Return where a convex function is smallest, found by SciPy's L-BFGS.
 
     Args:
         loss: gives value and gradient at a point.
         start: where to begin.
         tolerance: of the length of the gradient, beside the length at `start`.
     """
+    from scipy.optimize import minimize  # slow to import, and few heads learn
+
+    lengths: list[float] = []
     at = start
-    value, slope = loss(at)
-    first = slope.norm()
-    moves: list[tuple[Tensor, Tensor]] = []
-    for _ in range(STEPS):
-        if not slope.norm() > tolerance * first:
-            break
-        direction, shares = slope.clone(), []
-        for move, change in reversed(moves):
-            share = (move * direction).sum() / (move * change).sum()
-            shares.append(share)
-            direction -= share * change
-        if moves:
-            move, change = moves[-1]
-            direction *= (move * change).sum() / change.square().sum()
-        for (move, change), share in zip(moves, reversed(shares), strict=True):
-            direction += (share - (change * direction).sum() / (move * change).sum()) * move
-        descent, step = (slope * direction).sum(), 1.0
-        while True:
-            reached = loss(at - step * direction)
-            if reached[0] <= value - 1e-4 * step * descent or step < 1e-6:
-                break
-            step /= 2
-        if not reached[0] < value:  # as far as rounding lets it go
-            break
-        move, change = -step * direction, reached[1] - slope
-        at, value, slope = at + move, *reached
-        if (move * change).sum() > 0:
-            moves = [*moves, (move, change)][-_MEMORY:]
-    return at
+
+    def asked(point: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal at
+        at = torch.from_numpy(point).to(start).reshape(start.shape)
+        value, slope = loss(at)
+        lengths.append(float(slope.norm()))
+        # SciPy's own rule is of the largest number of the gradient, whose size says little here.
+        if lengths[-1] <= tolerance * lengths[0]:
+            raise _NearEnoughError
+        return float(value), slope.double().numpy(force=True).ravel()
+
+    options = {"maxiter": STEPS, "gtol": 0.0, "ftol": 0.0}
+    try:
+        found = minimize(
+            asked, start.double().numpy(force=True).ravel(), jac=True, method="L-BFGS-B", options=options
+        )
+    except _NearEnoughError:
+        return at
+    return torch.from_numpy(found.x).to(start).reshape(start.shape)
+
+
+class _NearEnoughError(Exception):
+    pass

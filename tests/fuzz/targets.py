@@ -167,7 +167,7 @@ def _head(base: Path, taught: str = "") -> Any:
         space = replace(space, few_shot=replace(space.few_shot, report=strong))
         if taught == "residual":
             weights = torch.ones(space.raw.shape[1], len(space.classes))
-            space = replace(space, few_shot=LearnedResidual(weights, weights[0], strong))
+            space = replace(space, few_shot=LearnedResidual(weights, weights[0].clone(), strong))
     save_artifact(base / "space", space)
     torch.set_num_threads(1)
     return space, ClassSpaceModule

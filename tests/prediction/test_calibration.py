@@ -78,9 +78,11 @@ def test_several_classes_an_image_are_platt_scaled_with_a_threshold_each():
     np.testing.assert_allclose(probabilities, expected, atol=1e-4)
     assert fitted.thresholds is not None
     for i in range(4):
-        scores = [f1_score(truth[:, i], probabilities[:, i] >= t) for t in np.unique(probabilities[:, i])]
+        scores = [
+            f1_score(truth[:, i].numpy(), probabilities[:, i] >= t) for t in np.unique(probabilities[:, i])
+        ]
         chosen = fitted.accepts(logits)[:, i]
-        assert f1_score(truth[:, i], chosen) == pytest.approx(max(scores))
+        assert f1_score(truth[:, i].numpy(), chosen.numpy()) == pytest.approx(max(scores))
 
 
 def test_a_sigmoid_family_gets_a_bias():
