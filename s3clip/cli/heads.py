@@ -48,8 +48,11 @@ def demo(
 
         say(f"Wrote {len(write_photos(photos))} pictures into {photos}")
         return
+    import torch
+
     from s3clip.demo.run import run_demo
 
+    torch.set_num_threads(1)  # its tensors are small: threads that wait for each other are slower than one
     result = run_demo(out)
     say(f"{result}\n\nPicture: {result.picture}. Head: {result.head_folder}")
 
