@@ -14,6 +14,7 @@ function of inner products, so that rotations change nothing; nothing is random.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -142,40 +143,37 @@ def residual(found: Basis, weights: Tensor) -> Residual:
 def minimum(
     loss: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, tolerance: float = TOLERANCE
 ) -> Tensor:
-    """Return where a convex function is smallest: L-BFGS (Nocedal 1980), halving steps that do not descend.
+    """Return where a convex function is smallest, as torch's L-BFGS finds it.
 
     Args:
         loss: gives value and gradient at a point.
         start: where to begin.
         tolerance: of the length of the gradient, beside the length at `start`.
     """
-    at = start
-    value, slope = loss(at)
-    first = slope.norm()
-    moves: list[tuple[Tensor, Tensor]] = []
-    for _ in range(STEPS):
-        if not slope.norm() > tolerance * first:
-            break
-        direction, shares = slope.clone(), []
-        for move, change in reversed(moves):
-            share = (move * direction).sum() / (move * change).sum()
-            shares.append(share)
-            direction -= share * change
-        if moves:
-            move, change = moves[-1]
-            direction *= (move * change).sum() / change.square().sum()
-        for (move, change), share in zip(moves, reversed(shares), strict=True):
-            direction += (share - (change * direction).sum() / (move * change).sum()) * move
-        descent, step = (slope * direction).sum(), 1.0
-        while True:
-            reached = loss(at - step * direction)
-            if reached[0] <= value - 1e-4 * step * descent or step < 1e-6:
-                break
-            step /= 2
-        if not reached[0] < value:  # as far as rounding lets it go
-            break
-        move, change = -step * direction, reached[1] - slope
-        at, value, slope = at + move, *reached
-        if (move * change).sum() > 0:
-            moves = [*moves, (move, change)][-_MEMORY:]
+    at, first = start.clone(), None
+
+    def asked() -> Tensor:
+        nonlocal first
+        value, at.grad = loss(at)
+        length = at.grad.norm()
+        first = length if first is None else first
+        # torch's own rule is of the largest number of the gradient, whose size says little here.
+        if not length > tolerance * first:
+            raise _NearEnoughError
+        return value
+
+    search = torch.optim.LBFGS(
+        [at],
+        max_iter=STEPS,
+        history_size=_MEMORY,
+        tolerance_grad=0,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    )
+    with suppress(_NearEnoughError):
+        search.step(asked)
     return at
+
+
+class _NearEnoughError(Exception):
+    pass
