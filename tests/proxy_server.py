@@ -74,6 +74,8 @@ class Handler(BaseHTTPRequestHandler):
             headers = [*headers, ("Content-Length", str(len(body)))]
         for name, value in headers:
             self.send_header(name, value)
+        if self.close_connection:  # else the next request may come down a connection that is gone
+            self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)

@@ -47,6 +47,7 @@ OF_ONE = {
 STANDARD = {
     *(
         "collections",
+        "contextlib",
         "difflib",
         "dataclasses",
         "enum",

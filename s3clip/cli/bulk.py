@@ -81,7 +81,7 @@ def label(
             say(f"warning: no picture: {error}", error=True)
     say(f"Saved to {out}.")
     if summary.errors:
-        say(f"warning: {summary.errors:,} of {counted(summary.rows, 'row')} have an error", error=True)
+        say(f"warning: {summary.errors:,} of {counted(summary.rows, 'row')} could not be read", error=True)
     if summary.broken:
         said = f"inputs that broke off: {len(summary.broken):,}; the next run tries them again"
         say(f"error: {said}", error=True)

@@ -141,19 +141,21 @@ def score_local_center(
     """
     if not tables:
         return products[..., 0]
-    weight = tables["weight"]
+    # lerp, unlike a product, takes one dtype.
+    dtype = torch.promote_types(products.dtype, tables["weight"].dtype)
+    weight = tables["weight"].to(dtype)
     k = chosen_count(k, products.shape[-1])
     # By lerp: (1 - w) * mean + w * name is computed wrongly for several classes by OpenVINO 2026.4.
     if not renormalize:
         to_name = products[..., 0].clone()  # first: the products are scratch
-        return torch.lerp(_mean_of_largest(products, k), to_name, weight)
+        return torch.lerp(_mean_of_largest(products, k).to(dtype), to_name.to(dtype), weight)
     nearest = products.topk(k, dim=-1)
-    mean = torch.lerp(nearest.values.mean(-1), products[..., 0], weight)
+    mean = torch.lerp(nearest.values.mean(-1).to(dtype), products[..., 0].to(dtype), weight)
     # Weights that sum to 1 keep mᵀ G m below 1, inside float16.
     chosen = torch.zeros_like(products).scatter_(-1, nearest.indices, 1 / k)
     own_name = torch.zeros_like(products[0, 0])
     own_name[0] = 1
-    chosen = torch.lerp(chosen, own_name, weight[:, None])
+    chosen = torch.lerp(chosen.to(dtype), own_name.to(dtype), weight[:, None])
     length = _quadratic(chosen, tables["gram"]).clamp_min(0).sqrt()
     shortest = shortest_length(length.dtype)
     return torch.where(length < shortest, nearest.values[..., 0], mean / length.clamp_min(shortest))

@@ -277,7 +277,7 @@ def test_exit_statuses(space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     many = vectors_with_errors(tmp_path / "many.npy", 20, 20)
     run = ("label", "--head", tmp_path / "space", "--out")
     status, said, warned = command(*run, tmp_path / "a", few)
-    assert (status, warned) == (0, "warning: 2 of 5 rows have an error\n")
+    assert (status, warned) == (0, "warning: 2 of 5 rows could not be read\n")
     assert said.startswith("5 rows, 2 with an error")
     status, said, warned = command(*run, tmp_path / "b", many)
     assert (status, said) == (1, "")
@@ -398,4 +398,4 @@ def test_the_command_opens_more_where_it_is_told(tmp_path: Path):
     for out, options, errors in (("no", (), 1), ("yes", ("--allow-addresses", f"file://{tmp_path}"), 0)):
         given = ["label", tmp_path / "own", "--head", tmp_path / "space", "--out", tmp_path / out, *options]
         status, _, said = command(*given, "--max-error-share", 1, "--workers", 0)
-        assert (status, "1 of 1 rows have an error" in said) == (0, errors == 1)
+        assert (status, "1 of 1 row could not be read" in said) == (0, errors == 1)

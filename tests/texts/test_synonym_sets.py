@@ -321,7 +321,7 @@ def test_show(source):
 def test_show_says_what_there_is():
     result = run("show", "oxford_pets", "--class", "Pugg")
     assert isinstance(result.exception, ValueError)
-    assert str(result.exception).startswith("--class: oxford_pets has no class 'Pugg'; it has: Pug")
+    assert str(result.exception).startswith("--class: oxford_pets has no class 'Pugg'; did you mean Pug?")
     wordnet = run("show", "imagenet1k", "--class", "tench").stdout
     assert wordnet.startswith("0 tench (n01440764)\n")
 
