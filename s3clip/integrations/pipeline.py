@@ -22,7 +22,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Number
 from typing import Any
 
-import transformers
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Pipeline, PreTrainedModel, ZeroShotImageClassificationPipeline
@@ -49,8 +48,6 @@ number: this needs no more memory, and the usual label set is one pass here too.
 
 # What says which texts are encoded, in the constructor or in a call.
 _TEXT_ARGUMENTS = ("candidate_labels", "hypothesis_template", "tokenizer_kwargs")
-
-_OPTIONAL = None if int(transformers.__version__.split(".")[0]) > 4 else True
 
 Labels = list[Any] | dict[Any, Any] | SynonymSet
 
@@ -95,8 +92,8 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
             `head_config`, or there is no image processor.
     """
 
-    # Optional: a saved class space has none of its own. (transformers 4 reads True as "if there is one".)
-    _load_tokenizer = _load_image_processor = _OPTIONAL  # type: ignore[assignment]
+    # Optional, as `Pipeline` has it in every version: a saved class space has none of its own.
+    _load_tokenizer = _load_image_processor = Pipeline._load_tokenizer  # type: ignore[assignment]
 
     def __init__(
         self,
