@@ -1,7 +1,10 @@
-"""Fixtures: a tiny real CLIP, made in milliseconds; a Hub on loopback."""
+"""Fixtures: a tiny real CLIP, made in milliseconds; a Hub on loopback; a browser."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import huggingface_hub.file_download
@@ -27,6 +30,20 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("real data is not in the repository; ../shared is not here")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium of this machine, driven by playwright, which asks for nothing by itself; skips without."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install 's3clip[browser]'")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as running:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+        own = running.chromium.launch(executable_path=chromium, args=options)
+        yield own
+        own.close()
 
 
 @pytest.fixture

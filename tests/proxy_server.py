@@ -3,12 +3,13 @@
 import http.client
 import socket
 import struct
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+from tests.serving import serving
 
 
 class Proxy(ThreadingHTTPServer):
@@ -115,15 +116,6 @@ FAULTS: dict[str, Callable[[Handler], None]] = {
 }
 
 
-@contextmanager
-def proxy_server() -> Iterator[Proxy]:
+def proxy_server() -> AbstractContextManager[Proxy]:
     """Run a proxy."""
-    server = Proxy()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return serving(Proxy())

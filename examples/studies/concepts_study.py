@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from study import Page
+from study import Page, dealt
 from study_sets import clip_sets, fashion_sets
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -121,12 +121,7 @@ def swap(words: Lists, share: float, seed: int) -> Swapped:
     draw = random.Random(seed)
     every = [(c, i) for c, own in enumerate(words) for i in range(1, len(own))]
     places = draw.sample(every, max(2, round(share * len(every))))
-    given = draw.sample(places, len(places))
-    for i, (c, _) in enumerate(places):  # who drew a word of its own class changes with someone
-        others = [j for j, (d, _) in enumerate(places) if c not in (d, given[j][0])]
-        if given[i][0] == c and others:
-            j = draw.choice(others)
-            given[i], given[j] = given[j], given[i]
+    given = dealt(places, draw)
     new, wrong = [list(own) for own in words], [torch.zeros(len(own), dtype=torch.bool) for own in words]
     for (c, i), (giver, word) in zip(places, given, strict=True):
         new[c][i], wrong[c][i] = words[giver][word], giver != c

@@ -95,6 +95,17 @@ def score(method: str | HeadConfig, each: LabelSet, texts: Sequence[Tensor]) -> 
     return Score(100 * accuracy_score(truth, predicted), 100 * recall)
 
 
+def dealt(places: list[tuple[int, int]], draw: random.Random) -> list[tuple[int, int]]:
+    """Return what each place, (class, text), gets of the others: nothing of its own class where it can be."""
+    given = draw.sample(places, len(places))
+    for i, (c, _) in enumerate(places):  # who drew a text of its own class changes with someone
+        others = [j for j, (d, _) in enumerate(places) if c not in (d, given[j][0])]
+        if given[i][0] == c and others:
+            j = draw.choice(others)
+            given[i], given[j] = given[j], given[i]
+    return given
+
+
 def swap(texts: list[Tensor], share: float, seed: int, *, from_one_class: bool = False) -> Swapped:
     """Exchange a share of each class's texts with other classes: never its own name, from four texts on.
 
@@ -111,12 +122,7 @@ def swap(texts: list[Tensor], share: float, seed: int, *, from_one_class: bool =
         step = max(map(len, chosen.values()), default=0) % max(1, len(places))
         given = places[step:] + places[:step]
     else:
-        given = draw.sample(places, len(places))
-        for i, (c, _) in enumerate(places):  # who drew a text of its own class changes with someone
-            others = [j for j, (d, _) in enumerate(places) if c not in (d, given[j][0])]
-            if given[i][0] == c and others:
-                j = draw.choice(others)
-                given[i], given[j] = given[j], given[i]
+        given = dealt(places, draw)
     new, wrong = [own.clone() for own in texts], [torch.zeros(len(own), dtype=torch.bool) for own in texts]
     for (c, row), (giver, text) in zip(places, given, strict=True):
         new[c][row], wrong[c][row] = texts[giver][text], giver != c

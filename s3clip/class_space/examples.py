@@ -31,6 +31,14 @@ class Gain(BaseModel):
     low: _Share
     high: _Share
 
+    @property
+    def change(self) -> str:
+        """The share before and after, in percent."""
+        return f"{100 * self.before:.1f} → {100 * (self.before + self.gain):.1f} %"
+
+    def __str__(self) -> str:
+        return f"{self.change} ({100 * self.gain:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}])"
+
 
 class FewShotReport(BaseModel):
     """What was chosen for labelled images, and what it gains.
@@ -62,12 +70,7 @@ class FewShotReport(BaseModel):
             what += f", {self.none} of none of them"
         if self.strength is None:
             return f"{what}; no residual gains more than chance, so the logits are those of the words"
-        top1, recall = (
-            f"{100 * each.before:.1f} → {100 * (each.before + each.gain):.1f} % "
-            f"({100 * each.gain:+.1f} [{100 * each.low:+.1f}, {100 * each.high:+.1f}])"
-            for each in (self.top1, self.recall)
-        )
-        return f"{what}; by cross-validation top-1 {top1}, mean recall {recall}"
+        return f"{what}; by cross-validation top-1 {self.top1}, mean recall {self.recall}"
 
 
 @dataclass(frozen=True, eq=False)

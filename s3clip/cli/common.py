@@ -164,15 +164,28 @@ def named(wanted: str, names: Sequence[str], what: str) -> list[int]:
 def head_config(given: str) -> "HeadConfig":
     """Read what --config gives: settings as JSON, or the name of a file of them."""
     from s3clip.config import HeadConfig
-    from s3clip.files.json import checked, parse_json, read_json
+    from s3clip.files.json import checked
+
+    content, where = given_json(given, "--config")
+    return checked(content, HeadConfig, where)
+
+
+def given_json(given: str, argument: str) -> tuple[Any, str]:
+    """Return what a JSON object that is given says, or a file of JSON, and where that stands.
+
+    Args:
+        given: the object itself, or the name of the file.
+        argument: what gave it, for errors.
+    """
+    from s3clip.files.json import parse_json, read_json
 
     if given.lstrip().startswith("{"):
-        return checked(parse_json(given, "--config"), HeadConfig, "--config")
+        return parse_json(given, argument), argument
     if not Path(given).is_file():
         raise FileNotFoundError(
-            f"--config: {given}: no such file; expected JSON, or the name of a file of it"
+            f"{argument}: {given}: no such file; expected JSON, or the name of a file of it"
         )
-    return checked(read_json(given), HeadConfig, f"--config {given}")
+    return read_json(given), f"{argument} {given}"
 
 
 def keep_inputs(inputs: Iterable[Path], written: Mapping[str, Iterable[Path]]) -> None:

@@ -15,6 +15,7 @@ from s3clip.cli.common import (
     Output,
     Revision,
     SavedBackbone,
+    given_json,
     keep_inputs,
     print_rows,
 )
@@ -130,10 +131,8 @@ def teach(
         )
         return
     say(
-        f"On your {count:,} images {100 * top1.before:.1f} → {100 * (top1.before + top1.gain):.1f} % "
-        f"({100 * top1.gain:+.1f} [{100 * top1.low:+.1f}, {100 * top1.high:+.1f}]), mean recall "
-        f"{100 * recall.before:.1f} → {100 * (recall.before + recall.gain):.1f} %, by cross-validation; "
-        f"saved to {folder}."
+        f"On your {count:,} images {top1}, mean recall {recall.change}, by cross-validation; saved to "
+        f"{folder}."
     )
 
 
@@ -216,13 +215,8 @@ def shares(
     revision: Revision = None,
 ) -> None:
     """Tell a head how common its classes are, where you know: wrong shares lose more than true ones gain."""
-    from s3clip.files.json import parse_json, read_json
-
     folder = _place(head, out)
-    is_text = given.lstrip().startswith("{") or given.strip() == "null"
-    if not is_text and not Path(given).is_file():
-        raise FileNotFoundError(f"SHARES: {given}: no such file; expected JSON, or the name of a file of it")
-    wanted = parse_json(given, "SHARES") if is_text else read_json(Path(given))
+    wanted = None if given.strip() == "null" else given_json(given, "SHARES")[0]
     fitted = _loaded(head, revision, None, None)
     fitted.set_class_shares(wanted)
     fitted.save_pretrained(folder)

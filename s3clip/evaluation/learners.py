@@ -13,9 +13,11 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
+from s3clip.class_space.examples import copies
 from s3clip.evaluation.report.comparison import CurvePoint
 from s3clip.evaluation.scores import resampled_class_means
 from s3clip.head import SynonymousSpaceHead
+from s3clip.space.strength import fold_of
 from s3clip.space.synonymous_space import unit_vectors
 
 FOLDS = 5
@@ -107,16 +109,12 @@ def folds(embeds: Tensor, labels: Tensor, seed: int, count: int = FOLDS) -> Tens
     Raises:
         ValueError: fewer than two distinct images, of which none could be asked.
     """
-    groups = torch.unique(embeds, dim=0, return_inverse=True)[1]
+    groups = copies(embeds)
     distinct = int(groups.max()) + 1
     if distinct < 2:
         raise ValueError("learn: expected two different images or more, to learn of some and ask others")
-    first = torch.full((distinct,), len(groups)).scatter_reduce_(0, groups, torch.arange(len(groups)), "amin")
     mixed = torch.randperm(distinct, generator=torch.Generator().manual_seed(seed))
-    order = mixed[labels[first[mixed]].argsort(stable=True)]
-    fold = torch.empty_like(order)
-    fold[order] = torch.arange(distinct) % min(count, distinct)
-    return fold[groups]
+    return fold_of(labels, groups, count, mixed)
 
 
 def asked(

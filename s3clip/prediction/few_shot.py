@@ -14,6 +14,7 @@ from s3clip.class_space.examples import NONE_OF_THESE, copies, joined
 from s3clip.images.opening import one_or_several
 from s3clip.prediction.batches import AnsweringHead, as_embeds, check_embeds, embeddings
 from s3clip.prediction.class_labels import class_positions
+from s3clip.space.strength import first_of
 
 MOST_NUMBERS = 2**26
 """Images x the wider of classes and dimensions: half a gigabyte in float64. Of more, some are taken."""
@@ -169,9 +170,7 @@ def _distinct(examples: Examples, taken: Tensor) -> Examples:
         ValueError: one that comes again with another label.
     """
     groups, labels = copies(examples.embeds), examples.labels.cpu()
-    first = torch.full((int(groups.max()) + 1,), len(groups)).scatter_reduce_(
-        0, groups, torch.arange(len(groups)), "amin"
-    )[groups]
+    first = first_of(groups)[groups]
     if bool((other := labels != labels[first]).any()):
         again = int(other.nonzero()[0])
         raise ValueError(

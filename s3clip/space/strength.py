@@ -72,18 +72,26 @@ class Choice(NamedTuple):
     recall: Estimate
 
 
-def fold_of(labels: Tensor, groups: Tensor) -> Tensor:
+def first_of(groups: Tensor) -> Tensor:
+    """Return (groups,) the first image of each group. Args: groups: (images,) int64 from 0 on, none empty."""
+    first = torch.full((int(groups.max()) + 1,), len(groups), dtype=torch.int64)
+    return first.scatter_reduce_(0, groups, torch.arange(len(groups)), "amin")
+
+
+def fold_of(labels: Tensor, groups: Tensor, count: int = FOLDS, mixed: Tensor | None = None) -> Tensor:
     """Return (images,) which fold each image is in: classes spread evenly, images of a group together.
 
     Args:
         labels: (images,) int64.
         groups: (images,) int64 from 0 on: one number for all copies of an image.
+        count: of folds; fewer where there are fewer groups.
+        mixed: (groups,) the order of groups within classes; None: as they come.
     """
-    first = torch.full((int(groups.max()) + 1,), len(groups), dtype=torch.int64)
-    first.scatter_reduce_(0, groups, torch.arange(len(groups)), "amin")
-    order = labels[first].argsort(stable=True)
+    first = first_of(groups)
+    mixed = torch.arange(len(first)) if mixed is None else mixed
+    order = mixed[labels[first[mixed]].argsort(stable=True)]
     fold = torch.empty_like(order)
-    fold[order] = torch.arange(len(order)) % min(FOLDS, len(order))
+    fold[order] = torch.arange(len(order)) % min(count, len(order))
     return fold[groups]
 
 

@@ -14,7 +14,6 @@ from s3clip.app.editor import Editor, Photos, answers_html, edited, is_edited, w
 from s3clip.backbone.backbone import Backbone
 from s3clip.demo import held_out_digits, model_folder
 from tests import ROOT
-from tests.browser import browser  # noqa: F401  # a fixture
 from tests.hub_server import TOKEN
 
 CLASSES = {"zero": ["nought"], "one": [], "two": ["pair"]}
@@ -132,7 +131,7 @@ def test_the_space_is_a_gradio_space_of_this_app():
 
 
 @pytest.mark.filterwarnings("ignore:.*texts found in two classes")
-def test_upload_edit_and_save_in_a_browser(browser, editor: Editor, files: list[str], tmp_path: Path):  # noqa: F811
+def test_upload_edit_and_save_in_a_browser(browser, editor: Editor, files: list[str], tmp_path: Path):
     pytest.importorskip("gradio", reason="pip install 's3clip[app]'")
     from s3clip.app.widgets import CSS, THEME, build
 

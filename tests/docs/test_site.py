@@ -12,7 +12,6 @@ import pytest
 
 import s3clip
 from tests import ROOT
-from tests.browser import browser  # noqa: F401  # a fixture
 
 COMMAND = "mkdocs build --strict -f docs/site/mkdocs.yml"
 
@@ -68,7 +67,7 @@ def test_the_search_works_in_pages_that_are_opened_as_files(site: Path):
     assert 'src="assets/iframe-worker.js"' in (site / "index.html").read_text(encoding="utf-8")
 
 
-def test_a_search_finds_pages_in_a_browser_without_a_server(site: Path, browser):  # noqa: F811
+def test_a_search_finds_pages_in_a_browser_without_a_server(site: Path, browser):
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     errors: list[str] = []
     requests: list[str] = []

@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -140,19 +139,6 @@ def test_images_stand_at_the_text_that_matched(tmp_path: Path):
         if file.name in shown:
             assert shown[file.name] == (best.label, best.text, pytest.approx(best.score, abs=1e-4))
     assert sum(sum(own["matched"].values()) for own in data["classes"]) == 20
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install 's3clip[browser]'")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as running:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-        own = running.chromium.launch(executable_path=chromium, args=options)
-        yield own
-        own.close()
 
 
 def test_search_sort_and_the_slider_in_a_browser(browser, tmp_path: Path):

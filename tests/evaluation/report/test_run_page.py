@@ -9,7 +9,6 @@ import random
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -21,7 +20,6 @@ from s3clip.evaluation.report.run import Run
 from s3clip.evaluation.runs.run import evaluate
 from tests.local_sets import open_digits, write_digits
 
-CHROMIUM = Path("/usr/bin/chromium")
 NASTY = "<b>one</b> & \"two\" <script>alert('x')</script>"
 
 
@@ -217,25 +215,20 @@ def test_reports_and_help_need_no_model(runs, tmp_path):
         assert done.stderr.strip().endswith("[]"), done.stderr
 
 
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="no browser at /usr/bin/chromium")
-def test_a_browser_sorts(page, tmp_path):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+def test_a_browser_sorts(page, browser, tmp_path):
     (tmp_path / "report.html").write_text(page)
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        tab = browser.new_page()
-        asked = []
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.goto((tmp_path / "report.html").as_uri())
-        table = tab.locator("table").nth(1)
-        column = table.locator("thead th").nth(2)
-        values = []
-        for _ in range(2):
-            column.locator("button").click()
-            cells = table.locator("tbody tr td:nth-child(3)").all_text_contents()
-            values.append([float(cell) for cell in cells])
-        tab.screenshot(path=str(tmp_path / "page.png"), full_page=True)
-        browser.close()
+    tab = browser.new_page()
+    asked = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto((tmp_path / "report.html").as_uri())
+    table = tab.locator("table").nth(1)
+    column = table.locator("thead th").nth(2)
+    values = []
+    for _ in range(2):
+        column.locator("button").click()
+        cells = table.locator("tbody tr td:nth-child(3)").all_text_contents()
+        values.append([float(cell) for cell in cells])
+    tab.screenshot(path=str(tmp_path / "page.png"), full_page=True)
     assert values[0] == sorted(values[0], reverse=True)
     assert values[1] == sorted(values[1])
     assert len(set(values[0])) > 1
