@@ -300,7 +300,7 @@ document.getElementById("controls").addEventListener("submit", (event) => event.
 const total = { kept: 0, dropped: 0, duplicate: 0 };
 for (const own of data.classes) for (const status of Object.keys(total)) total[status] += own.count[status];
 document.getElementById("summary").textContent =
-  `${data.classes.length} classes, ${total.kept} texts kept, ${total.dropped} dropped, ${total.duplicate} repeated. ` +
+  `${data.classes.length} classes, ${total.kept} ${data.settings.points} kept, ${total.dropped} dropped, ${total.duplicate} repeated. ` +
   `Metric ${data.settings.metric}, scale rule ${data.settings.scale_rule || "none"}.`;
 const panel = document.getElementById("findings");
 panel.querySelector("summary").textContent = `Warnings: ${data.findings.length}`;
