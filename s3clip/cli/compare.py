@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from s3clip import SynonymSet
     from s3clip.evaluation import Comparison, WordComparison
 
-SHOWN = 10
-"""Rows of a table that is printed, without --all."""
-
 BEST_CLASSES = "best_classes.json"
 """What the classes of a method that has texts of its own are written to, where it is the best."""
 
@@ -162,7 +159,7 @@ def compare(
 
 def _show(result: "Comparison | WordComparison", out: Path, every: bool, use: str | None = None) -> None:
     """Print what was found, the sentence that concludes it last, and write it into a folder."""
-    from s3clip.evaluation.report.comparison import Comparison, draw_curve
+    from s3clip.evaluation.report.comparison import SHOWN, Comparison, draw_curve
 
     table, total = result.table(None if every else SHOWN), len(result.table().rows)
     say(str(table))

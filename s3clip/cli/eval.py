@@ -105,7 +105,7 @@ def evaluate(
     if run is None:  # not the first of several processes
         return
     run.save(out)
-    say(run.markdown())
+    say(run.text())
     _warn(
         (each.name, warning)
         for each, found in zip(opened, run.benchmarks, strict=True)
@@ -116,7 +116,7 @@ def evaluate(
         run.draw(out / "run.png")
     except ImportError as error:
         say(f"warning: no picture: {error}", error=True)
-    say(f"Saved to {out}.")
+    say(f"Saved to {out}; all methods are in {out / 'run.md'}.")
 
 
 def _open_sets(

@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+from collections.abc import Sequence
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -11,10 +13,44 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from s3clip._version import __version__
 from s3clip.files.writing import write_atomically
-from s3clip.printing import Cell, Column, Table, markdown_text, new_figure
+from s3clip.printing import Cell, Column, Table, markdown_text, new_figure, printable
 
 DEFAULT = "default"
 """The method with the head's default settings, which pictures and pages mark."""
+
+SHOWN = 10
+"""Rows of a table that is shown: the best, and below them the default and the control."""
+
+_SUFFIXES = {
+    "rips": "without the words that the default's scale rule drops",
+    "centered": "texts seen from the mean of all classes",
+    "renorm": "the local mean at length one",
+    "shift": "adapted to each image by moving every class for itself",
+    "shared_shift": "adapted to each image by moving all classes alike",
+    "zero": "adapted to each image by its surest views",
+    "mean_views": "the mean over views of each image",
+}
+
+
+def suffixes_text(names: Sequence[str]) -> str:
+    """Return what the suffixes of the names of methods mean, as far as they have any."""
+    used = dict.fromkeys(part for name in names for part in name.split("+")[1:])
+    said = [f"+{part}: {_SUFFIXES[part]}" for part in used if part in _SUFFIXES]
+    return f"{'; '.join(said)}." if said else ""
+
+
+def method_cell(name: str, control: str) -> Cell:
+    """Return the name of a method as a cell that says which one is the control; pages mark the default."""
+    said = f"{name} (control)" if name == control else name
+    html = f"<b>{escape(printable(said))}</b>" if name == DEFAULT else None
+    return Cell(said, name, html)
+
+
+def first_rows(names: Sequence[str], control: str, first: int | None) -> list[str]:
+    """Return the first names, and those of the default and the control where they come later."""
+    return [
+        name for row, name in enumerate(names) if first is None or row < first or name in (DEFAULT, control)
+    ]
 
 
 class Value(BaseModel):
@@ -84,7 +120,7 @@ class MethodScores(Value):
             return Cell(f"{100 * value:.1f}±{100 * spread:.1f}", value) if self.seeds > 1 else value
 
         return [
-            self.name,
+            method_cell(self.name, control),
             score(self.top1, self.top1_spread),
             self.top5,
             score(self.recall, self.recall_spread),
@@ -197,9 +233,8 @@ class Comparison(Value):
         return Table(
             ["method", *percent, *differences, *others, *times],
             [
-                scores.cells(self.control)
-                for row, scores in enumerate(self.scores)
-                if first is None or row < first or scores.name in (DEFAULT, self.control)
+                self[name].cells(self.control)
+                for name in first_rows([each.name for each in self.scores], self.control, first)
             ],
         )
 
@@ -225,8 +260,9 @@ class Comparison(Value):
         return (
             f"{self.images} images, {self.classes} classes, {self.texts} texts{left_out}. Percent; recall is "
             f"the mean over {self.scored_classes} classes with {self.settings['min_images']} images or more; "
-            f"differences from {self.control} with 95 % paired-bootstrap intervals."
-        )
+            f"differences from {self.control} with 95 % paired-bootstrap intervals. "
+            f"{suffixes_text([each.name for each in self.scores])}"
+        ).rstrip()
 
     def conclusion(self) -> str:
         """Return one sentence: which method is best on these images, by how much, and whether by chance."""
