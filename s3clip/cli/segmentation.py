@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from s3clip.cli.common import (
+    BATCH_SIZE,
     BatchSize,
     Device,
     Format,
@@ -20,6 +21,7 @@ from s3clip.cli.common import (
     OptionalBackbone,
     OptionalHead,
     Output,
+    PatchFeatures,
     Revision,
     fitted_head,
     keep_inputs,
@@ -51,9 +53,7 @@ def segment(
     rle: Annotated[
         Path | None, typer.Option(help="JSON file of all masks, as COCO encodes them, with their areas.")
     ] = None,
-    method: Annotated[
-        str, typer.Option(help="Embeddings of patches: patch, maskclip, sclip, naclip or clearclip.")
-    ] = "sclip",
+    patch_features: PatchFeatures = None,
     window: Annotated[int | None, typer.Option(help="Pixels; the size of the model's images.")] = None,
     stride: Annotated[int | None, typer.Option(help="Pixels; half a window.")] = None,
     short_side: Annotated[int | None, typer.Option(help="Pixels; one and a half windows.")] = None,
@@ -66,7 +66,7 @@ def segment(
     background: Annotated[str | None, typer.Option(help="The class that such pixels get.")] = None,
     memory: Annotated[int, typer.Option(help="MiB that logits of pixels may take at once.")] = 64,
     output: Output = Format.TABLE,
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize = BATCH_SIZE,
     device: Device = None,
 ) -> None:
     """Say which class every pixel shows, and print the area of each class.
@@ -86,7 +86,7 @@ def segment(
         try:
             found = fitted.segment(
                 file,
-                method=method,
+                method=patch_features or "sclip",
                 window=window,
                 stride=stride,
                 short_side=short_side,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from s3clip._version import __version__
 from s3clip.files.writing import write_atomically
-from s3clip.printing import Cell, Column, Table, markdown_text, new_figure, printable
+from s3clip.printing import Cell, Column, Table, counted, markdown_text, new_figure, printable
 
 DEFAULT = "default"
 """The method with the head's default settings, which pictures and pages mark."""
@@ -256,13 +256,17 @@ class Comparison(Value):
 
     def summary(self) -> str:
         """Return one sentence on what was compared."""
-        left_out = f", {self.left_out} images of no class left out" if self.left_out else ""
+        left_out = f", {counted(self.left_out, 'image')} of no class left out" if self.left_out else ""
         return (
-            f"{self.images} images, {self.classes} classes, {self.texts} texts{left_out}. Percent; recall is "
-            f"the mean over {self.scored_classes} classes with {self.settings['min_images']} images or more; "
-            f"differences from {self.control} with 95 % paired-bootstrap intervals. "
+            f"{self._counts()}{left_out}. Percent; recall is the mean over "
+            f"{counted(self.scored_classes, 'class')} with {counted(self.settings['min_images'], 'image')} or "
+            f"more; differences from {self.control} with 95 % paired-bootstrap intervals. "
             f"{suffixes_text([each.name for each in self.scores])}"
         ).rstrip()
+
+    def _counts(self) -> str:
+        counts = ((self.images, "image"), (self.classes, "class"), (self.texts, "text"))
+        return ", ".join(counted(*each) for each in counts)
 
     def conclusion(self) -> str:
         """Return one sentence: which method is best on these images, by how much, and whether by chance."""
@@ -270,15 +274,15 @@ class Comparison(Value):
         if best is None:
             return f"Only {self.control} was compared."
         said = (
-            f"Best on these {self.images} images: {best.name} with {100 * self[best.name].top1:.1f} % top-1, "
-            f"{best.top1_difference} points over {best.rival} (place {best.place} of {best.among}; recall "
-            f"{best.recall_difference})"
+            f"Best on these {counted(self.images, 'image')}: {best.name} with "
+            f"{100 * self[best.name].top1:.1f} % top-1, {best.top1_difference} points over {best.rival} "
+            f"(place {best.place} of {best.among}; recall {best.recall_difference})"
         )
         if best.name == DEFAULT or best.rival not in (DEFAULT, self.control):  # not chosen for being best
             return f"{said}, {'beyond chance' if best.beyond_chance else 'which may be chance'}."
         if best.beyond_chance:
-            return f"{said}, beyond chance, the choice among {best.among} methods counted in."
-        luck = f"which may be the luck of the best of {best.among} methods"
+            return f"{said}, beyond chance, the choice among {counted(best.among, 'method')} counted in."
+        luck = f"which may be the luck of the best of {counted(best.among, 'method')}"
         return f"{said}, {luck}: no reason to leave {best.rival}."
 
     def markdown(self) -> str:
@@ -313,8 +317,7 @@ class Comparison(Value):
             score = "top-1" if what == "top1" else "mean per-class recall"
             axis.set_xlabel(f"{score} - {self.control}, points")
         axes[0].set_yticks(range(len(shown)), [scores.name for scores in shown], fontsize=8)
-        counts = f"{self.images} images, {self.classes} classes, {self.texts} texts"
-        figure.suptitle(title or counts, fontsize=10)
+        figure.suptitle(title or self._counts(), fontsize=10)
         figure.savefig(path)
         return Path(path)
 

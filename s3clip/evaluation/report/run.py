@@ -23,7 +23,7 @@ from s3clip.evaluation.report.schema import (
 from s3clip.evaluation.report.tables import benchmark_table, benchmark_text, summary_table, title_of
 from s3clip.files.json import checked, read_json
 from s3clip.files.writing import write_atomically
-from s3clip.printing import markdown_text
+from s3clip.printing import counted, markdown_text
 
 FORMAT = "s3clip-run/2"
 
@@ -103,7 +103,7 @@ class Run(Value):
         lines.append(str(summary_table(self.benchmarks, self.mean, control)))
         for each in self.benchmarks:
             table, total = benchmark_table(each, control, first), len(each.scores)
-            left = f" {len(table.rows)} of {total} methods." if len(table.rows) < total else ""
+            left = f" {len(table.rows)} of {counted(total, 'method')}." if len(table.rows) < total else ""
             lines.append(f"{title_of(each.name)}: {benchmark_text(each)}{left}\n{table}")
         return "\n\n".join(lines)
 

@@ -15,7 +15,7 @@ from s3clip.evaluation.report.schema import (
     headline_of,
     scores_of,
 )
-from s3clip.printing import Cell, Column, Table
+from s3clip.printing import Cell, Column, Table, counted
 
 
 class _Shown(NamedTuple):
@@ -203,15 +203,16 @@ def _beside(score: float | None, difference: Difference | None) -> Cell | float 
 def benchmark_text(benchmark: Recognition | Segmentation) -> str:
     """Return what was scored, of how much, and how, in a sentence."""
     left_out = benchmark.counts.left_out
-    details = f", {left_out:,} images of no class left out" if left_out else ""
+    details = f", {counted(left_out, 'image')} of no class left out" if left_out else ""
     if isinstance(benchmark, Segmentation):
         details = f", {benchmark.patch_features} patches, short side {benchmark.short_side}, windows of "
         details += f"{benchmark.window}, stride {benchmark.stride} pixels"
         if benchmark.threshold is not None:
             details += f", background below a probability of {benchmark.threshold:g}"
     return (
-        f"{_counted(benchmark)} images ({benchmark.convention}, {benchmark.split}), {benchmark.classes} "
-        f"classes, {benchmark.texts} texts{details}; the headline is {HEADLINES[benchmark.headline]}."
+        f"{benchmark.counts.scored:,} of {counted(benchmark.counts.of, 'image')} ({benchmark.convention}, "
+        f"{benchmark.split}), {counted(benchmark.classes, 'class')}, "
+        f"{counted(benchmark.texts, 'text')}{details}; the headline is {HEADLINES[benchmark.headline]}."
     )
 
 

@@ -134,7 +134,7 @@ def test_what_is_printed_and_written(digits, alone, tmp_path):
     assert len(warned) == 2
     assert warned[0].startswith("warning: digits: cannot be read: 2 of the images: two/broken.png: not a ")
     assert warned[1].endswith(
-        " 1 images are left out: their labels, 1 in all, are none of the classes: cat (1)"
+        " left out: 1 image with a label that is none of the classes, of 1 kind: cat (1)"
     )
     assert {path.name for path in out.iterdir()} == {
         "run.json", "run.md", *(["thumbnails"] if list(alone.glob("thumbnails")) else []),
