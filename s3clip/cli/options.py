@@ -63,11 +63,20 @@ def _defaults(command: Any, content: Mapping[str, Any], context: typer.Context) 
         if parameter is None:
             near = get_close_matches(key.replace("_", "-"), known, 1)
             listed = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
-            verb = f"{context.command_path} {command.name}"
-            raise ValueError(f"{context.obj}: {key!r} is no option of {verb}; {listed}")
+            raise ValueError(f"{context.obj}: {key!r} is no option of {_verb(context)}; {listed}")
         if value is not None:
             found[parameter.name] = _value(parameter, value, f"{context.obj}: {key}")
     return found
+
+
+def _verb(context: typer.Context) -> str:
+    """Return the verb that a group calls, as it is typed."""
+    within: Any = context
+    names = [str(context.invoked_subcommand)]
+    while within.parent is not None:
+        names.insert(0, within.info_name)
+        within = within.parent
+    return " ".join(["s3clip", *names])
 
 
 def _names(parameter: Any) -> list[str]:

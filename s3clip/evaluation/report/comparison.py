@@ -259,8 +259,8 @@ class Comparison(Value):
         left_out = f", {counted(self.left_out, 'image')} of no class left out" if self.left_out else ""
         return (
             f"{self._counts()}{left_out}. Percent; recall is the mean over "
-            f"{counted(self.scored_classes, 'class')} with {counted(self.settings['min_images'], 'image')} or "
-            f"more; differences from {self.control} with 95 % paired-bootstrap intervals. "
+            f"{counted(self.scored_classes, 'class')} with {counted(self.settings['min_images'], 'image')} "
+            f"or more; differences from {self.control} with 95 % paired-bootstrap intervals. "
             f"{suffixes_text([each.name for each in self.scores])}"
         ).rstrip()
 

@@ -174,8 +174,8 @@ def scores_table(runs: Sequence[tuple[str, str | None, Sequence[Recognition | Se
                 shown = (score, difference.value, difference.low, difference.high)
                 values = [round(value, 6) for value in shown]
                 rows.append([*about, each.counts.scored, own.name, HEADLINES[each.headline], *values])
-    about = ["run", "model", "benchmark", "title", "task", "convention", "split", "images"]
-    return Table([*about, "method", "score", "value", "difference", "low", "high"], rows)
+    columns = ["run", "model", "benchmark", "title", "task", "convention", "split", "images"]
+    return Table([*columns, "method", "score", "value", "difference", "low", "high"], rows)
 
 
 def title_of(name: str) -> str:

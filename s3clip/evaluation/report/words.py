@@ -108,12 +108,12 @@ class WordComparison(Value):
         left_out = f", {counted(self.left_out, 'image')} of no class left out" if self.left_out else ""
         return (
             f"{counted(self.images, 'image')}, {counted(self.classes, 'class')}{left_out}; with all words "
-            f"top-1 {100 * self.top1:.1f} %, mean recall {100 * self.recall:.1f} % over {self.scored_classes} "
-            f"classes with {counted(self.settings['min_images'], 'image')} or more. A row leaves one word "
-            f"out, with its descriptors, and fits again: images of its class, images answered otherwise "
-            f"without it, right only with it, right only without it; what the word adds, in points with 95 % paired-bootstrap "
-            f"intervals. Without a name, the next word takes its place. Not left out: "
-            f"{counted(self.single, 'name')} whose class has no other."
+            f"top-1 {100 * self.top1:.1f} %, mean recall {100 * self.recall:.1f} % over "
+            f"{self.scored_classes} classes with {counted(self.settings['min_images'], 'image')} or more. A "
+            f"row leaves one word out, with its descriptors, and fits again: images of its class, images "
+            f"answered otherwise without it, right only with it, right only without it; what the word adds, "
+            f"in points with 95 % paired-bootstrap intervals. Without a name, the next word takes its place. "
+            f"Not left out: {counted(self.single, 'name')} whose class has no other."
         )
 
     def conclusion(self) -> str:
