@@ -73,6 +73,10 @@ def predict(
         FileNotFoundError: a path that does not exist.
         ValueError: `top_k` below 1, both inputs or neither, embeddings that are not finite or are zero, or an
             adapter of another head.
+
+    Examples:
+        >>> head.predict(images[7], top_k=1)[0][0].label
+        'seven'
     """
     top_k = whole_number(top_k, "top_k")
     adapter = None if adapt is None else _adapter(head, adapt)
@@ -122,6 +126,10 @@ def predict_proba(
 
     Raises:
         ValueError: also for a file that is not a readable image.
+
+    Examples:
+        >>> head.predict_proba(images[:2]).shape
+        torch.Size([2, 10])
     """
     logits, _ = all_logits(head, images, image_embeds, batch_size)
     return head.current_calibration.probabilities(logits)

@@ -103,6 +103,11 @@ class SynonymSet(BaseModel):
         templates: the prompt templates the file asks for; None leaves the choice to the caller.
         generated: how, where a language model wrote the words.
         classes: at least one.
+
+    Examples:
+        >>> words = SynonymSet.read({"cat": ["feline", "kitty"], "dog": []})
+        >>> words.class_names, words.classes[0].synonyms
+        (['cat', 'dog'], ('feline', 'kitty'))
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
