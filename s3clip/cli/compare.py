@@ -23,6 +23,7 @@ from s3clip.cli.common import (
     class_source,
     head_config,
     keep_inputs,
+    typed_backbone,
 )
 from s3clip.cli.stopping import encoded_texts, keeps
 from s3clip.printing import counted, say
@@ -218,7 +219,7 @@ def _use(
         name, {"points": "texts", "metric": "nearest", "scale_rule": None}
     )
     changes = HeadConfig(**config).changes()
-    line = ["s3clip", "fit", *classes, "--backbone", backbone]
+    line = ["s3clip", "fit", *classes, "--backbone", typed_backbone(backbone)]
     line += [part for template in templates for part in ("--template", template)]
     line += ["--config", json.dumps(changes, ensure_ascii=False)] if changes else []
     fit = shlex.join([*line, "--out", str(out / "head")])
