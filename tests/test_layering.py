@@ -52,6 +52,7 @@ STANDARD = {
         "dataclasses",
         "enum",
         "functools",
+        "heapq",
         "html",
         "itertools",
         "math",
