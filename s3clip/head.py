@@ -121,8 +121,9 @@ class SynonymousSpaceHead(ClassSpaceModule):
         chosen = templates if templates is not None else synonyms.templates
         used = resolve_templates(DEFAULT_TEMPLATES if chosen is None else chosen)
         encoding: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "cache": cache}
-        named, raw = self._encoded(synonyms, used, adding=False, **encoding)
-        return self._take(ClassSpace(raw, named, self.config, used, self._kept_facts()), progress=progress)
+        named, raw, negatives = self._encoded(synonyms, used, adding=False, **encoding)
+        space = ClassSpace(raw, named, self.config, used, self._kept_facts(), negatives=negatives)
+        return self._take(space, progress=progress)
 
     def fit_embeddings(
         self,
@@ -425,10 +426,11 @@ class SynonymousSpaceHead(ClassSpaceModule):
 
     def _encoded(
         self, synonyms: SynonymSet, templates: Sequence[str], *, adding: bool, **encoding: Any
-    ) -> tuple[tuple[FittedClass, ...], Tensor]:
-        texts = synonyms.texts(templates, self.config.points)
-        raw = encode_texts(self._text_backbone(adding), texts, **encoding)
-        return spaces.named_classes(synonyms, texts), raw
+    ) -> tuple[tuple[FittedClass, ...], Tensor, Tensor | None]:
+        texts, absent = synonyms.texts(templates, self.config.points), synonyms.negative_texts()
+        rows = encode_texts(self._text_backbone(adding), [*texts, *absent], **encoding)
+        raw, negatives = rows.split([sum(map(len, texts)), sum(map(len, absent))])
+        return spaces.named_classes(synonyms, texts), raw, negatives if len(negatives) else None
 
     def _text_backbone(self, adding: bool) -> Backbone:
         """The backbone if it still has its text tower, else one loaded for this use alone."""
