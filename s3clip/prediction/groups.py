@@ -16,7 +16,7 @@ from torch import Tensor
 from s3clip.arguments import whole_number
 from s3clip.class_space import Calibration
 from s3clip.prediction.batches import AnsweringHead
-from s3clip.prediction.scope import group_owners, scope_of
+from s3clip.prediction.scope import Scope, group_owners, scope_of
 from s3clip.prediction.top_classes import largest
 
 _NONE = torch.iinfo(torch.int64).max
@@ -148,12 +148,22 @@ def group_probabilities(head: AnsweringHead, logits: Tensor, level: str) -> Tens
     Raises:
         ValueError: no class has a group at this level, or logits of other classes.
     """
-    owners, names = group_owners(head.classes, level)
+    owners, _ = group_owners(head.classes, level)
     if logits.shape[-1] != len(owners):
         raise ValueError(f"logits: expected shape (..., {len(owners)}), got {tuple(logits.shape)}")
-    calibration = head.current_calibration
-    probabilities = calibration.probabilities(logits)
-    index = torch.tensor(owners, device=logits.device).expand_as(probabilities)
-    empty = probabilities.new_zeros(*probabilities.shape[:-1], len(names))
+    scope = Scope(None, [], torch.tensor(owners))
+    return answer_probabilities(scope, head.current_calibration, logits.reshape(-1, len(owners))).view(
+        *logits.shape[:-1], max(owners) + 1
+    )
+
+
+def answer_probabilities(scope: Scope, calibration: Calibration, logits: Tensor) -> Tensor:
+    """Return (images, answers) the probabilities of `scope.answers`, of (images, classes) logits."""
+    positions, within = scope.taken(torch.arange(logits.shape[1], device=logits.device), logits)
+    probabilities = calibration.probabilities(within)
+    if scope.owners is None:
+        return probabilities
+    groups, index = scope.owners.to(positions.device)[positions].unique(return_inverse=True)
     how = "sum" if calibration.activation == "softmax" else "amax"
-    return empty.scatter_reduce(-1, index, probabilities, how)
+    empty = probabilities.new_zeros(len(probabilities), len(groups))
+    return empty.scatter_reduce(1, index.expand_as(probabilities), probabilities, how)

@@ -31,6 +31,14 @@ class Scope:
     owners: Tensor | None = None
     shared: tuple[Mapping[str, str], ...] = ()
 
+    @property
+    def answers(self) -> list[int]:
+        """Positions among `labels` of what may be answered, ascending."""
+        if self.owners is None:
+            return list(range(len(self.labels))) if self.classes is None else self.classes.tolist()
+        owners = self.owners if self.classes is None else self.owners[self.classes]
+        return sorted(set(owners.tolist()))
+
     def taken(self, classes: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return those of some classes, (c,), and of their (images, c) logits, among which is answered."""
         if self.classes is None:
