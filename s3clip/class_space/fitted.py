@@ -15,15 +15,16 @@ from s3clip.class_space.edits import set_shares, teach
 from s3clip.class_space.examples import Examples, FewShotReport
 from s3clip.class_space.few_shot import learn
 from s3clip.class_space.shares import in_logits, share_offsets
-from s3clip.class_space.state import FEW_SHOT_TENSORS, few_shot_tensors, from_state, to_state
+from s3clip.class_space.state import FURTHER_TENSORS, from_state, further_tensors, to_state
 from s3clip.class_space.value import Activation, BackboneFacts, Calibration, ClassSpace, FittedClass
 from s3clip.config import HeadConfig, SavedConfig
 from s3clip.files.json import checked, parse_json
 from s3clip.space.built import BuiltSpace
 from s3clip.space.folding import FoldedSpace
 from s3clip.space.synonymous_space import SynonymousSpace
+from s3clip.texts.groups import levels_of
 
-_TENSORS = ("text_embeddings", "owners", *FEW_SHOT_TENSORS)
+_TENSORS = ("text_embeddings", "owners", *FURTHER_TENSORS)
 """Of a state dict."""
 
 _DROPPED = {
@@ -120,6 +121,11 @@ class ClassSpaceModule(nn.Module):
     def class_names(self) -> list[str]:
         """The names of the classes, in the order of the logits; none before a fit."""
         return [each.name for each in self.classes]
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The levels of the groups that classes are in, the widest first; none where there are no groups."""
+        return levels_of(each.groups for each in self.classes)
 
     @property
     def templates(self) -> tuple[str, ...] | None:
@@ -276,14 +282,14 @@ class ClassSpaceModule(nn.Module):
         if state.dtype != torch.uint8 or state.ndim != 1:
             raise ValueError(f"state_dict: expected bytes of JSON, got {tuple(state.shape)} {state.dtype}")
         content = parse_json(bytes(state.cpu().numpy().data), "state_dict")
-        raw, owners, *few_shot = self.__dict__.pop("_loading", (None,) * len(_TENSORS))
+        raw, owners, *further = self.__dict__.pop("_loading", (None,) * len(_TENSORS))
         if (raw is None) != (owners is None):
             raise ValueError("state_dict: text_embeddings and owners belong together, and one is missing")
         if raw is None:
             config = checked(content, _Unfitted, "state_dict").config
             self._unfitted_config, self._fitted = config, None
             return
-        space = from_state(content, raw, owners, dict(zip(FEW_SHOT_TENSORS, few_shot, strict=True)))
+        space = from_state(content, raw, owners, dict(zip(FURTHER_TENSORS, further, strict=True)))
         if self._fitted is not None and space.class_names != self.class_names:
             raise ValueError(
                 f"state_dict: it holds {len(space.classes)} classes {space.class_names[:3]}, this head is "
@@ -296,7 +302,7 @@ class ClassSpaceModule(nn.Module):
             raw, owners = self._fitted.built.raw, self._fitted.built.owners
             destination[f"{prefix}text_embeddings"] = raw if keep_vars else raw.detach()
             destination[f"{prefix}owners"] = owners if keep_vars else owners.detach()
-            for name, part in few_shot_tensors(self._fitted.value.few_shot).items():
+            for name, part in further_tensors(self._fitted.value).items():
                 destination[f"{prefix}{name}"] = part
         super()._save_to_state_dict(destination, prefix, keep_vars)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from s3clip.arguments import is_number, plain
 from s3clip.prediction.answers import Prediction, as_predictions
 from s3clip.prediction.batches import AnsweringHead, embedded_batches
+from s3clip.prediction.scope import scope_of
 
 _ROUNDING = 1e-6
 """By which a probability in float32 may fall short of itself, computed in another batch."""
@@ -52,18 +53,25 @@ def least_probability(own: Tensor, coverage: float) -> float:
 
 @torch.inference_mode()
 def predict_sets(
-    head: AnsweringHead, images: Any = None, *, image_embeds: Tensor | None = None, batch_size: int = 32
+    head: AnsweringHead,
+    images: Any = None,
+    *,
+    image_embeds: Tensor | None = None,
+    batch_size: int = 32,
+    language: str | None = None,
 ) -> list[list[Prediction] | None]:
     """Return the classes that each image may show, by the coverage that `calibrate` was given.
 
     The sets of images like those of `calibrate` hold the right class as often as its `coverage` says, on
-    average over all classes; where classes are unequal, those of rare ones hold it less often.
+    average over all classes; where classes are unequal, those of rare ones hold it less often. The groups of
+    the classes in a set (`Prediction.groups`) hold the right group at least as often.
 
     Args:
         head: a fitted head, calibrated with a coverage.
         images: as for `predict`.
         image_embeds: (images, dim) embeddings instead.
         batch_size: images per call of the image tower.
+        language: as for `predict`.
 
     Returns:
         One list per image, the most probable class first. It is empty where the image shows none of these:
@@ -78,13 +86,14 @@ def predict_sets(
         raise ValueError(
             "predict_sets: calibrate(images, labels, coverage=0.9) first, to choose the threshold"
         )
+    scope = scope_of(head.classes, language=language)
     answers: list[list[Prediction] | None] = []
     for readable, logits, embeds in embedded_batches(
         head, images, image_embeds, batch_size, skip_broken=True
     ):
         inside = calibration.in_sets(logits)
         most = max(1, int(inside.sum(1).max())) if len(inside) else 1
-        predicted = as_predictions(head, calibration, logits, embeds, most)
+        predicted = as_predictions(head, calibration, logits, embeds, most, scope)
         found = iter(own[:count] for own, count in zip(predicted, inside.sum(1).tolist(), strict=True))
         answers.extend(next(found) if is_readable else None for is_readable in readable)
     return answers
