@@ -127,11 +127,16 @@ def fit_parts(
     """Yield the weights for each of some strengths as `fit` does, of several parts of the images at once.
 
     All parts are one problem, whose products are as wide as all of them together: that is several times as
-    fast as one after the other, where classes are few. `tolerance` is that of all.
+    fast as one after the other, where classes are few.
 
     Args:
-        images: as for `fit`, and all others.
+        images: (images, r), rows of `Basis.images`.
+        logits: (images, classes) of the space.
+        labels: (images,) int64.
         parts: (parts, images) bool: of which images each residual is learned.
+        eigenvalues: of the basis.
+        strengths: > 0.
+        tolerance: as for `fit`, of the gradients of all parts.
 
     Yields:
         (r, parts, classes) weights in the coordinates of the basis.

@@ -30,7 +30,7 @@ _Z = 1.96
 _ROUGHLY = 1e-2
 """Tolerance of the residuals that are asked, as of `s3clip.space.residual.fit`."""
 _AT_ONCE_NUMBERS = 2**22
-"""Numbers of the weights (folds x dimensions x classes) that are learned at once: 16 MiB, some twenty times."""
+"""Weights (folds x dimensions x classes) that are learned at once: 16 MiB in float32, some twenty times."""
 
 
 class Asked(NamedTuple):
