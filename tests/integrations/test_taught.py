@@ -1,4 +1,4 @@
-"""A head that learned from labelled images, with shares of classes, calibrated: every way in says the same."""
+"""A head taught by images, with shares of classes, calibrated: every way in gives the same answer."""
 
 import copy
 import io
