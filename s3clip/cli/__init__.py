@@ -1,6 +1,7 @@
 """The `s3clip` command: one function a verb, no arithmetic."""
 
 import os
+import re
 import sys
 import warnings
 from typing import Annotated
@@ -78,6 +79,25 @@ app.add_typer(synonyms.app, name="synonyms")
 
 _LONGEST = 1_000
 
+_VERBS = {"calibrate": "calibrate", "fit_few_shot": "teach", "fit_rejection": "reject"} | {
+    "set_class_shares": "shares",
+    "predict_sets": "predict --sets",
+}
+"""Commands by the call that does the same, as messages of the library name it."""
+
+_CALL = re.compile(rf"\b({'|'.join(_VERBS)})\(([^()]*)\)")
+
+
+def _as_commands(said: str) -> str:
+    """Return a message with the command to run in the place of each call: fit_few_shot(), calibrate(a=1)."""
+
+    def command(call: re.Match[str]) -> str:
+        options = [each.strip().partition("=") for each in call[2].split(",") if "=" in each]
+        named = [f"--{name.replace('_', '-')} {value}".strip() for name, _, value in options]
+        return " ".join(["s3clip", _VERBS[call[1]], *named])
+
+    return _CALL.sub(command, said)
+
 
 def _one_line(error: BaseException) -> str:
     from pydantic import ValidationError
@@ -87,7 +107,7 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, ValidationError):
         return first_problem(error)
     said = " ".join([str(error), *getattr(error, "__notes__", ())])
-    line = " ".join(said.split()) or type(error).__name__
+    line = " ".join(_as_commands(said).split()) or type(error).__name__
     # It may hold what a file or a server said.
     return line if len(line) <= 2 * _LONGEST else f"{line[:_LONGEST]} ... {line[-_LONGEST:]}"
 
@@ -97,7 +117,9 @@ def main() -> None:
     answer_signals()
     if not sys.stderr.isatty():  # in a log, a progress bar is noise; read when the Hub's client is imported
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.showwarning = lambda message, *rest, **more: say(f"warning: {message}", error=True)
+    warnings.showwarning = lambda message, *rest, **more: say(
+        f"warning: {_as_commands(str(message))}", error=True
+    )
     try:
         app()
     except StoppedError as stopped:

@@ -160,7 +160,7 @@ def compare(
     _show(result, out, every, _use(result, synonyms, out, named_by, backbone, template or [], views))
 
 
-def _show(result: "Comparison | WordComparison", out: Path, every: bool, use: str | None = None) -> None:
+def _show(result: "Comparison | WordComparison", out: Path, every: bool, use: str = "") -> None:
     """Print what was found, the sentence that concludes it last, and write it into a folder."""
     from s3clip.evaluation.report.comparison import Comparison, draw_curve
 
@@ -180,7 +180,7 @@ def _show(result: "Comparison | WordComparison", out: Path, every: bool, use: st
         except ImportError as error:
             say(f"warning: no picture: {error}", error=True)
     say(f"Saved to {out}.")
-    say(result.conclusion() if use is None else f"{result.conclusion()} {use}")
+    say(result.closing(use) if isinstance(result, Comparison) else result.conclusion())
 
 
 def _use(

@@ -62,10 +62,13 @@ def calibrate(
     A few hundred that nothing was learned from. With --labels a CSV as `s3clip compare` takes it.
     """
     from s3clip.evaluation.sureness import measure_sureness
+    from s3clip.prediction.conformal import needed_images
 
     folder = _place(head, out)
     fitted = _loaded(head, revision, backbone, device)
     files, known = _labelled(fitted, images, labels, file_column, label_column, allow=allow_addresses)
+    if coverage is not None:
+        needed_images(coverage, len(files))
     embeds = _encoded(fitted, files, batch_size)
     before = measure_sureness(fitted, embeds, known)
     fitted.calibrate(image_embeds=embeds, labels=known, coverage=coverage)
