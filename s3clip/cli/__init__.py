@@ -4,7 +4,8 @@ import os
 import re
 import sys
 import warnings
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from safetensors import SafetensorError
@@ -23,6 +24,7 @@ from s3clip.cli import (
     segmentation,
     synonyms,
 )
+from s3clip.cli.options import read_options, take_options
 from s3clip.cli.stopping import StoppableGroup, StoppedError, answer_signals, end
 from s3clip.printing import say
 
@@ -46,16 +48,26 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
+    options: Annotated[
+        Path | None,
+        typer.Option(
+            help="Options of the verb, as JSON or TOML: top-k = 3. Those on the command line go before them."
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    pass
+    if options is not None:
+        context.obj = str(options)
+        take_options(context, read_options(options))
 
 
 for verb in (
     heads.demo,
     heads.fit,
+    heads.schema,
     heads.predict,
     labelled.teach,
     labelled.suggest,
@@ -99,6 +111,20 @@ def _as_commands(said: str) -> str:
     return _CALL.sub(command, said)
 
 
+_LIBRARIES = {"torch", "transformers", "sklearn", "scipy", "numpy", "gradio", "huggingface_hub"}
+"""Whose warnings are about how they are called, which whoever types a command cannot change."""
+
+
+def _show_warning(message: Warning | str, *rest: Any, **more: Any) -> None:
+    """Print a warning as one line, but not those of libraries."""
+    caller = sys._getframe(1)
+    while caller.f_back is not None and caller.f_globals.get("__name__") == "warnings":
+        caller = caller.f_back
+    # Who warns, and not where it is said to be: a warning of ours may be said to be in torch's decorators.
+    if str(caller.f_globals.get("__name__")).partition(".")[0] not in _LIBRARIES:
+        say(f"warning: {_as_commands(str(message))}", error=True)
+
+
 def _one_line(error: BaseException) -> str:
     from pydantic import ValidationError
 
@@ -117,9 +143,8 @@ def main() -> None:
     answer_signals()
     if not sys.stderr.isatty():  # in a log, a progress bar is noise; read when the Hub's client is imported
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.showwarning = lambda message, *rest, **more: say(
-        f"warning: {_as_commands(str(message))}", error=True
-    )
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.showwarning = _show_warning
     try:
         app()
     except StoppedError as stopped:
