@@ -32,7 +32,7 @@ from s3clip.bulk.inputs import (
 from s3clip.bulk.labelling import Labeller, schema
 from s3clip.bulk.local import label_locally
 from s3clip.bulk.on_ray import label_on_ray
-from s3clip.bulk.output import FORMAT, MANIFEST, Manifest, Output, Part
+from s3clip.bulk.output import Manifest, Output, Part
 from s3clip.bulk.summary import Summary
 from s3clip.bulk.work import Task, version_of
 from s3clip.files.reach import Reach, allowed_places
@@ -97,7 +97,7 @@ def label(
         progress: show a progress bar; None: on a terminal.
 
     Returns:
-        What became of all rows, those of earlier runs too. It is in `out` as summary.json as well.
+        What became of all rows, those of earlier runs too. It is in `out` as `_s3clip/summary.json` as well.
 
     Raises:
         FileNotFoundError: an input that is not there.
@@ -123,10 +123,12 @@ def label(
     head = _head_for(shards, head, device)
     for folder in result_folders(found):
         _check_results(folder, head)
-    settings = _settings(head, top_k, keep_embeddings, batch_size, part_size, column, key_column)
+    settings = _settings(
+        output.layout.format, head, top_k, keep_embeddings, batch_size, part_size, column, key_column
+    )
     if allowed:  # results of earlier versions say nothing of it
         settings["allow_addresses"] = list(allowed)
-    columns = schema(head, keep_embeddings=keep_embeddings)
+    columns = output.columns(schema(head, keep_embeddings=keep_embeddings))
     output.make()
     with output.claimed():
         _take_folder(output, head, settings, columns, _has_pictures(shards.values()))
@@ -146,7 +148,10 @@ def label(
             written = _label(tasks, head, output, engine, workers, top_k, keep_embeddings)
             _follow(written, summary, len(tasks), max_error_share, progress, started)
         summary.seconds = time.perf_counter() - started
-        output.write("summary.json", json.dumps(summary.to_dict(), indent=1, ensure_ascii=False).encode())
+        output.write(
+            f"{output.layout.books}summary.json",
+            json.dumps(summary.to_dict(), indent=1, ensure_ascii=False).encode(),
+        )
     return summary
 
 
@@ -259,11 +264,11 @@ def _check(
         raise ValueError(f"max_error_share: expected a share in [0, 1], got {max_error_share!r}")
 
 
-def _settings(head: SynonymousSpaceHead, *rest: Any) -> dict[str, Any]:
+def _settings(format: str, head: SynonymousSpaceHead, *rest: Any) -> dict[str, Any]:
     names = ("top_k", "keep_embeddings", "batch_size", "part_size", "column", "key_column")
     backbone = head.backbone
     return {
-        "format": FORMAT,
+        "format": format,
         "head": head.class_space.digest()[:16],
         "dtype": None if backbone is None else str(backbone.dtype),
         "embedding_batch": EMBEDDING_BATCH,
@@ -281,8 +286,9 @@ def _take_folder(
 ) -> None:
     """Write the manifest, or check that the one there is of the same settings and the same image tower."""
     before = output.manifest()
-    if before is None and output.read(MANIFEST) is not None:
-        raise ValueError(f"out: the {MANIFEST} in {output.address} is not one of s3clip; give another folder")
+    name = output.layout.manifest
+    if before is None and output.read(name) is not None:
+        raise ValueError(f"out: the {name} in {output.address} is not one of s3clip; give another folder")
     own = head.fingerprint()
     key = head.backbone.image_key() if with_pictures and head.backbone is not None else None
     now = Manifest(
@@ -310,7 +316,7 @@ def _take_folder(
             check_fingerprint({"image": torch.tensor(before.fingerprint)}, own, f"out: {output.address}")
         now = before.model_copy(update={"image_key": before.image_key or key})
     if now != before:
-        output.write(MANIFEST, json.dumps(now.model_dump(), indent=1, ensure_ascii=False).encode())
+        output.write(name, json.dumps(now.model_dump(), indent=1, ensure_ascii=False).encode())
 
 
 def _check_results(given: Output, head: SynonymousSpaceHead) -> None:

@@ -1,17 +1,12 @@
 """Which texts matched which images."""
 
-import base64
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from s3clip.head import SynonymousSpaceHead
-from s3clip.images.opening import open_image
-
-THUMBNAIL = 112
-"""Pixels of the longer side."""
+from s3clip.images.thumbnails import thumbnail
 
 
 @dataclass(frozen=True)
@@ -59,12 +54,3 @@ def match_images(
                 )
             )
     return matches
-
-
-def thumbnail(source: object) -> str:
-    """Return a small JPEG of an image, in any form that `open_image` takes, as a data: URI."""
-    image = open_image(source)
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=75)
-    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
