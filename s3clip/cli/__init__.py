@@ -20,6 +20,7 @@ from s3clip.cli import (
     labelled,
     report,
     segmentation,
+    serving,
     synonyms,
 )
 from s3clip.cli.stopping import StoppableGroup, StoppedError, answer_signals, end
@@ -70,6 +71,7 @@ for verb in (
     report.report,
     bench.bench,
     editing.app,
+    serving.serve,
 ):
     app.command()(verb)
 app.command("eval")(eval.evaluate)

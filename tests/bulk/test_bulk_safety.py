@@ -90,7 +90,9 @@ def test_a_second_run_is_kept_out(space, embeddings: Path, tmp_path: Path, monke
 HOLD = """
 import sys, time
 from s3clip.bulk.output import Output
-with Output(sys.argv[1]).claimed():
+output = Output(sys.argv[1])
+output.make()
+with output.claimed():
     print("held", flush=True)
     time.sleep(60)
 """

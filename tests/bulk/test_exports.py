@@ -60,7 +60,9 @@ def test_hive_has_a_folder_for_each_class(labelled, tmp_path: Path):
     table = ds.dataset(folder, format="parquet", partitioning="hive").to_table()
     rows = table.to_pylist()
     rows.sort(key=lambda row: (row["shard"], row["position"]))
-    assert [{**row} for row in rows_of(out)] == [{name: row[name] for name in rows_of(out)[0]} for row in rows]
+    assert [{**row} for row in rows_of(out)] == [
+        {name: row[name] for name in rows_of(out)[0]} for row in rows
+    ]
     found = {path.name for path in folder.iterdir()}
     counted = zip(summary.class_names, summary.class_rows, strict=True)
     assert found == {f"label={name}" for name, count in counted if count} | {
@@ -80,7 +82,7 @@ def test_lance_has_all_rows(labelled, tmp_path: Path):
 
 @pytest.mark.parametrize("how", ["symlink", "hardlink", "copy"])
 def test_pictures_are_sorted_and_nothing_is_written_over(labelled, photos: Path, tmp_path: Path, how):
-    out, summary = labelled
+    out, _ = labelled
     folder = tmp_path / "sorted"
     kept = next(row for row in rows_of(out) if row["key"].endswith("a/5.png"))
     (folder / kept["label"]).mkdir(parents=True)
@@ -105,7 +107,6 @@ def test_pictures_are_sorted_and_nothing_is_written_over(labelled, photos: Path,
 
 
 def test_pictures_that_are_gone_are_listed(labelled, photos: Path, tmp_path: Path):
-    out, _ = labelled
     other = Path(shutil.copytree(photos, tmp_path / "photos"))
     label(other, photos.parent / "head", tmp_path / "out", workers=0)
     (other / "a" / "7.png").unlink()
@@ -143,7 +144,14 @@ def test_the_page_has_all_classes_and_nothing_from_elsewhere(labelled, tmp_path:
 
 def test_the_command_does_all_of_it(labelled, photos: Path, tmp_path: Path):
     run = ("label", photos, "--head", photos.parent / "head", "--out", tmp_path / "out", "--workers", 0)
-    also = ("--csv", tmp_path / "rows.csv", "--partition", tmp_path / "hive", "--sort-into", tmp_path / "sorted")
+    also = (
+        "--csv",
+        tmp_path / "rows.csv",
+        "--partition",
+        tmp_path / "hive",
+        "--sort-into",
+        tmp_path / "sorted",
+    )
     status, said, warned = command(*run, *also)
     assert status == 0, warned
     assert "Sorted 25 pictures into" in said
