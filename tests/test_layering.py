@@ -20,7 +20,7 @@ ROWS = (
     {"class_space"},
     {"artifact", "prediction", "segmentation"},
     {"head"},
-    {"integrations", "inspection", "bulk", "evaluation", "bench"},
+    {"integrations", "inspection", "bulk", "serve", "evaluation", "bench"},
     {"demo"},
     {"app"},
     {"cli", "__main__"},

@@ -32,7 +32,7 @@ from s3clip.bulk.inputs import (
 from s3clip.bulk.labelling import Asked, Labeller, schema
 from s3clip.bulk.local import label_locally
 from s3clip.bulk.on_ray import label_on_ray
-from s3clip.bulk.output import FORMAT, MANIFEST, Manifest, Output, Part
+from s3clip.bulk.output import Manifest, Output, Part
 from s3clip.bulk.summary import Summary
 from s3clip.bulk.work import Task, version_of
 from s3clip.files.reach import Reach, allowed_places
@@ -102,7 +102,7 @@ def label(
         progress: show a progress bar; None: on a terminal.
 
     Returns:
-        What became of all rows, those of earlier runs too. It is in `out` as summary.json as well.
+        What became of all rows, those of earlier runs too. It is in `out` as `_s3clip/summary.json` as well.
 
     Raises:
         FileNotFoundError: an input that is not there.
@@ -131,13 +131,15 @@ def label(
     scope = scope_of(head.classes, level, among)
     within = None if scope.classes is None else tuple(scope.classes.tolist())
     asked = Asked(top_k, keep_embeddings, level, within)
-    settings = _settings(head, top_k, keep_embeddings, batch_size, part_size, column, key_column)
+    settings = _settings(
+        output.layout.format, head, top_k, keep_embeddings, batch_size, part_size, column, key_column
+    )
     for name, value in (("level", level), ("among", within)):
         if value is not None:  # results of earlier versions say nothing of it
             settings[name] = value if isinstance(value, str) else list(value)
     if allowed:  # results of earlier versions say nothing of it
         settings["allow_addresses"] = list(allowed)
-    columns = schema(head, asked)
+    columns = output.columns(schema(head, asked))
     output.make()
     with output.claimed():
         _take_folder(output, head, settings, columns, _has_pictures(shards.values()))
@@ -157,7 +159,10 @@ def label(
             written = _label(tasks, head, output, engine, workers, asked)
             _follow(written, summary, len(tasks), max_error_share, progress, started)
         summary.seconds = time.perf_counter() - started
-        output.write("summary.json", json.dumps(summary.to_dict(), indent=1, ensure_ascii=False).encode())
+        output.write(
+            f"{output.layout.books}summary.json",
+            json.dumps(summary.to_dict(), indent=1, ensure_ascii=False).encode(),
+        )
     return summary
 
 
@@ -267,11 +272,11 @@ def _check(
         raise ValueError(f"max_error_share: expected a share in [0, 1], got {max_error_share!r}")
 
 
-def _settings(head: SynonymousSpaceHead, *rest: Any) -> dict[str, Any]:
+def _settings(format: str, head: SynonymousSpaceHead, *rest: Any) -> dict[str, Any]:
     names = ("top_k", "keep_embeddings", "batch_size", "part_size", "column", "key_column")
     backbone = head.backbone
     return {
-        "format": FORMAT,
+        "format": format,
         "head": head.class_space.digest()[:16],
         "dtype": None if backbone is None else str(backbone.dtype),
         "embedding_batch": EMBEDDING_BATCH,
@@ -289,8 +294,9 @@ def _take_folder(
 ) -> None:
     """Write the manifest, or check that the one there is of the same settings and the same image tower."""
     before = output.manifest()
-    if before is None and output.read(MANIFEST) is not None:
-        raise ValueError(f"out: the {MANIFEST} in {output.address} is not one of s3clip; give another folder")
+    name = output.layout.manifest
+    if before is None and output.read(name) is not None:
+        raise ValueError(f"out: the {name} in {output.address} is not one of s3clip; give another folder")
     own = head.fingerprint()
     key = head.backbone.image_key() if with_pictures and head.backbone is not None else None
     now = Manifest(
@@ -318,7 +324,7 @@ def _take_folder(
             check_fingerprint({"image": torch.tensor(before.fingerprint)}, own, f"out: {output.address}")
         now = before.model_copy(update={"image_key": before.image_key or key})
     if now != before:
-        output.write(MANIFEST, json.dumps(now.model_dump(), indent=1, ensure_ascii=False).encode())
+        output.write(name, json.dumps(now.model_dump(), indent=1, ensure_ascii=False).encode())
 
 
 def _check_results(given: Output, head: SynonymousSpaceHead) -> None:

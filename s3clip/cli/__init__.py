@@ -22,6 +22,7 @@ from s3clip.cli import (
     labelled,
     report,
     segmentation,
+    serving,
     synonyms,
 )
 from s3clip.cli.options import read_options, take_options
@@ -83,6 +84,7 @@ for verb in (
     report.report,
     bench.bench,
     editing.app,
+    serving.serve,
 ):
     app.command()(verb)
 app.command("eval")(eval.evaluate)
