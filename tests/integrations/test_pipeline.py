@@ -20,6 +20,7 @@ from s3clip.backbone.backbone import Backbone
 from s3clip.demo import held_out_digits, model_folder
 from s3clip.integrations.pipeline import KEPT_LABEL_SETS
 from tests import ROOT
+from tests.checkpoints import put, saved
 from tests.tiny_models import FAMILIES, SIGLIP_TEXT, build, siglip_tokenizer
 
 TASK = "zero-shot-image-classification"
@@ -562,6 +563,11 @@ def test_a_saved_class_space_is_a_model_for_pipeline(digits, clip, images):
     classify = pipeline(TASK, model=str(folder), pipeline_class=S3ZeroShotImageClassificationPipeline)
     expected = [{"score": one.score, "label": one.label} for one in head.predict([digit()], top_k=2)[0]]
     assert_same(classify(digit()), expected)
+    # The class says the task, more than once.
+    for _ in range(2):
+        unsaid = pipeline(model=str(folder), pipeline_class=S3ZeroShotImageClassificationPipeline)
+        assert unsaid.task == TASK
+        assert_same(unsaid(digit()), expected)
     # Other labels than its own: the text tower is fetched.
     other = pipeline(TASK, model=str(model_folder()), pipeline_class=S3ZeroShotImageClassificationPipeline)
     labels = ["two", "three"]
@@ -576,6 +582,18 @@ def test_a_pushed_class_space_is_a_model_for_pipeline(digits, hub):
         pipeline(TASK, model="user/digits-s3", pipeline_class=S3ZeroShotImageClassificationPipeline)
     classify = S3ZeroShotImageClassificationPipeline(model=str(model_folder()), head="user/digits-s3")
     assert classify(digit())[0]["label"] == "zero"
+
+
+def test_a_pushed_class_space_says_its_task(clip, images, hub):
+    put(hub, "user/tiny-clip", saved(clip["model"], clip["tokenizer"], clip["image_processor"]))
+    head = SynonymousSpaceHead.from_backbone("user/tiny-clip").fit_classes(LABELS)
+    head.push_to_hub("user/pets-s3", token="hf_of_the_tests")
+    for given in ({}, {"task": TASK}):
+        classify = pipeline(
+            model="user/pets-s3", pipeline_class=S3ZeroShotImageClassificationPipeline, **given
+        )
+        expected = [{"score": one.score, "label": one.label} for one in head.predict(images[:1], top_k=9)[0]]
+        assert_same(classify(images[0]), expected)
 
 
 def test_a_head_by_its_name(digits):
