@@ -108,7 +108,7 @@ def schema() -> None:
 
 
 def predict(
-    images: Annotated[list[str], typer.Argument(help="Image files, folders or globs.")],
+    images: Annotated[list[str], typer.Argument(help="Image files, folders, globs or addresses.")],
     head: OptionalHead = None,
     classes: InsteadOfHead = None,
     backbone: OptionalBackbone = None,
@@ -141,16 +141,18 @@ def predict(
 ) -> None:
     """Classify images with a saved head, or with --classes and --backbone.
 
+    IMAGES may be links too (https://...), and data URIs.
+
     An image that cannot be read is named, the others are classified all the same, and the exit status is 1.
     """
     from s3clip import TestTimeAdapter
-    from s3clip.images.walking import find_images
+    from s3clip.images.walking import find_images_and_addresses
 
     if sets and adapt is not None:
         raise ValueError("--sets: chosen for answers that are not adapted; leave --adapt out")
     if sets and (level is not None or among):
         raise ValueError("--sets: chosen for all classes, one by one; leave --level and --among out")
-    files = find_images(images)
+    files = find_images_and_addresses(images)
     fitted = fitted_head(head, classes, backbone, revision, device)
     adapter = None if adapt is None else TestTimeAdapter(fitted, adapt, views=views)
     answers: list[list[Prediction] | None]  # None: not a readable image
