@@ -33,6 +33,7 @@ from s3clip.bulk.labelling import Labeller, schema
 from s3clip.bulk.local import label_locally
 from s3clip.bulk.on_ray import label_on_ray
 from s3clip.bulk.output import FORMAT, MANIFEST, Manifest, Output, Part
+from s3clip.bulk.precision import settle_precision
 from s3clip.bulk.summary import Summary
 from s3clip.bulk.work import Task, version_of
 from s3clip.files.reach import Reach, allowed_places
@@ -40,6 +41,7 @@ from s3clip.files.writing import in_utf8
 from s3clip.head import SynonymousSpaceHead
 from s3clip.images.opening import one_or_several
 from s3clip.images.sources import Shard
+from s3clip.images.workers import cores
 
 FEW_ROWS = 1000
 """Errors are counted against so many rows at least: the first picture of all may be a broken one."""
@@ -65,6 +67,9 @@ def label(
     key_column: str | None = None,
     allow_addresses: str | Iterable[str] = (),
     device: str | torch.device | None = None,
+    dtype: str | None = None,
+    compiled: bool = False,
+    near_size: bool = False,
     progress: bool | None = None,
 ) -> Summary:
     """Label everything there is: pictures or embeddings, here or in an object store; docs/scale.md has more.
@@ -79,7 +84,7 @@ def label(
         out: folder of the results, or an address that fsspec writes to.
         engine: "local": this process, and workers that decode. "ray": Ray Data, on the cluster that
             `ray.init` was called for, else on this machine.
-        workers: processes that decode, by default one less than there are cores; with "ray" actors that
+        workers: processes that decode, by default one a core: the model goes first; with "ray" actors that
             encode, by default one a GPU.
         top_k: how many classes the lists of a row name.
         keep_embeddings: keep the embedding of each row in float16, to label with another head later.
@@ -94,6 +99,11 @@ def label(
             folder: schemes ("https", "s3"; "file" for all of this machine), or what addresses begin with;
             docs/trust.md has more.
         device: where a head that is loaded computes.
+        dtype: in what the image tower of a head that is loaded computes: "float32", "bfloat16", "float16",
+            or "auto", a short trial with the first pictures, whose outcome is recorded and kept by the next
+            run; None: the model's own. See `s3clip.backbone.precision`.
+        compiled: let torch.compile make the code of that image tower.
+        near_size: decode JPEGs near the size that the model needs: see `s3clip.images.opening.open_image`.
         progress: show a progress bar; None: on a terminal.
 
     Returns:
@@ -120,12 +130,18 @@ def label(
     files = into_shards(found, known, part_size)
     given = frozenset(file.path for file in found)
     shards = make_shards(files, Columns(column, key_column), given, Reach(output.address, allowed))
+    if isinstance(head, SynonymousSpaceHead) and (dtype is not None or compiled):
+        raise ValueError("dtype, compiled: are for a head that is loaded here; give where it was saved")
     head = _head_for(shards, head, device)
+    asked: dict[str, Any] = {"compiled": compiled, "near_size": near_size}
+    precision = settle_precision(head, shards.values(), output.manifest(), dtype, **asked)
     for folder in result_folders(found):
         _check_results(folder, head)
     settings = _settings(head, top_k, keep_embeddings, batch_size, part_size, column, key_column)
     if allowed:  # results of earlier versions say nothing of it
         settings["allow_addresses"] = list(allowed)
+    if _has_pictures(shards.values()):
+        settings |= {key: True for key, is_so in asked.items() if is_so}
     columns = schema(head, keep_embeddings=keep_embeddings)
     output.make()
     with output.claimed():
@@ -136,14 +152,14 @@ def label(
         parts = _parts_by_shard(output, digest)
         _check_unchanged(files, known, parts)
         write_listing(output, files)
-        summary = Summary(class_names=head.class_names)
+        summary = Summary(class_names=head.class_names, precision=precision)
         for part in itertools.chain.from_iterable(parts.values()):
             summary.add(part, now=False)
         dim = head.space.raw.shape[1]
         tasks = _tasks(files, shards, parts, RowsPer(batch_size, part_size), dim, digest)
         started = time.perf_counter()
         if tasks:
-            written = _label(tasks, head, output, engine, workers, top_k, keep_embeddings)
+            written = _label(tasks, head, output, engine, workers, top_k, keep_embeddings, near_size)
             _follow(written, summary, len(tasks), max_error_share, progress, started)
         summary.seconds = time.perf_counter() - started
         output.write("summary.json", json.dumps(summary.to_dict(), indent=1, ensure_ascii=False).encode())
@@ -194,16 +210,19 @@ def _label(
     workers: int | None,
     top_k: int,
     keep_embeddings: bool,
+    near_size: bool,
 ) -> Generator[Part, None, None]:
     """Let an engine do the tasks; it gives the parts as they are written."""
     with_pictures = _has_pictures(task.shard for task in tasks)
-    preprocess = head.backbone.image_transform() if with_pictures and head.backbone is not None else None
+    preprocess = None
+    if with_pictures and head.backbone is not None:
+        preprocess = head.backbone.image_transform(near_size=near_size)
     if engine == "ray":
         return label_on_ray(
             tasks, preprocess, head, output, workers=workers, top_k=top_k, keep_embeddings=keep_embeddings
         )
     if workers is None:
-        workers = max(0, (os.cpu_count() or 1) - 1)
+        workers = cores()
     labeller = Labeller(head, top_k=top_k, keep_embeddings=keep_embeddings)
     return label_locally(tasks, preprocess, labeller, output, workers=workers if with_pictures else 0)
 

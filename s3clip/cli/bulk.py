@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from s3clip.cli.common import AllowAddresses, BatchSize, Device, HeadSource
+from s3clip.cli.common import AllowAddresses, BatchSize, Compile, Device, HeadSource, ImageDtype, NearSize
 from s3clip.cli.stopping import keeps
 from s3clip.printing import counted, say
 
@@ -39,6 +39,9 @@ def label(
     part_size: Annotated[int, typer.Option(help="Images in a part, a multiple of --batch-size.")] = 512,
     allow_addresses: AllowAddresses = None,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
+    near_size: NearSize = False,
 ) -> None:
     """Label images or embeddings in bulk, into parquet files; a run that was stopped goes on.
 
@@ -67,12 +70,17 @@ def label(
             batch_size=batch_size,
             part_size=part_size,
             device=device,
+            dtype=dtype,
+            compiled=compiled,
+            near_size=near_size,
         )
     except ImportError as error:  # an extra, or the package of a store, which it names
         raise OSError(str(error)) from error
     except bulk.TooManyErrorsError as error:
         say(f"error: {error}", error=True)
         raise typer.Exit(1) from error
+    if summary.precision is not None:
+        say(f"dtype: {summary.precision}", error=True)
     say(summary.table())
     if "://" not in out:
         try:

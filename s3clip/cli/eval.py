@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from s3clip.cli.common import AllowAddresses, BatchSize, Device, RequiredBackbone, class_source, make_folder
+from s3clip.cli.common import (
+    AllowAddresses,
+    BatchSize,
+    Compile,
+    Device,
+    ImageDtype,
+    NearSize,
+    RequiredBackbone,
+    class_source,
+    make_folder,
+)
 from s3clip.cli.stopping import keeps
 from s3clip.printing import say
 
@@ -61,12 +71,17 @@ def evaluate(
             "that was killed goes on where it stopped."
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that open and prepare images.")] = 4,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that open and prepare images. Default: one a core.")
+    ] = None,
     batch_size: BatchSize = 64,
     bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of the resamples and the random descriptors.")] = 0,
     allow_addresses: AllowAddresses = None,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
+    near_size: NearSize = False,
 ) -> None:
     """Score every way to classify, or to segment, on standard benchmarks: each image is encoded once.
 
@@ -75,9 +90,10 @@ def evaluate(
     from s3clip import Backbone
     from s3clip.evaluation.runs.processes import join_processes
     from s3clip.evaluation.runs.run import evaluate as evaluate_sets
+    from s3clip.images.workers import cores
 
     for option, value, least in (
-        ("workers", workers, 0),
+        ("workers", workers := cores() if workers is None else workers, 0),
         ("batch-size", batch_size, 1),
         ("bootstrap", bootstrap, 1),
     ):
@@ -101,10 +117,15 @@ def evaluate(
         seed=seed,
         batch_size=batch_size,
         workers=workers,
+        dtype=dtype,
+        compiled=compiled,
+        near_size=near_size,
     )
     if run is None:  # not the first of several processes
         return
     run.save(out)
+    if run.measured.precision is not None:
+        say(f"dtype: {run.measured.precision}", error=True)
     say(run.markdown())
     _warn(
         (each.name, warning)

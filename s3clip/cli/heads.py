@@ -10,9 +10,11 @@ import typer
 
 from s3clip.cli.common import (
     BatchSize,
+    Compile,
     Device,
     Format,
     HeadArgument,
+    ImageDtype,
     InsteadOfHead,
     OptionalBackbone,
     OptionalHead,
@@ -25,6 +27,7 @@ from s3clip.cli.common import (
     fitted_head,
     head_config,
     print_rows,
+    use_precision,
 )
 from s3clip.cli.stopping import encoded_texts, keeps
 from s3clip.printing import counted, say
@@ -136,6 +139,8 @@ def predict(
         ),
     ] = False,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Classify images with a saved head, or with --classes and --backbone.
 
@@ -148,6 +153,7 @@ def predict(
         raise ValueError("--sets: chosen for answers that are not adapted; leave --adapt out")
     files = find_images(images)
     fitted = fitted_head(head, classes, backbone, revision, device)
+    use_precision(fitted, dtype, compiled, files)
     adapter = None if adapt is None else TestTimeAdapter(fitted, adapt, views=views)
     answers: list[list[Prediction] | None]  # None: not a readable image
     if sets:

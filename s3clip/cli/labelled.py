@@ -9,15 +9,18 @@ import typer
 from s3clip.cli.common import (
     AllowAddresses,
     BatchSize,
+    Compile,
     Device,
     Format,
     HeadSource,
+    ImageDtype,
     Output,
     Revision,
     SavedBackbone,
     given_json,
     keep_inputs,
     print_rows,
+    use_precision,
 )
 from s3clip.printing import Table, say
 
@@ -56,6 +59,8 @@ def calibrate(
     revision: Revision = None,
     batch_size: BatchSize = 32,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Make the probabilities of a head mean something, by images whose classes are known.
 
@@ -66,6 +71,7 @@ def calibrate(
     folder = _place(head, out)
     fitted = _loaded(head, revision, backbone, device)
     files, known = _labelled(fitted, images, labels, file_column, label_column, allow=allow_addresses)
+    use_precision(fitted, dtype, compiled, files)
     embeds = _encoded(fitted, files, batch_size)
     before = measure_sureness(fitted, embeds, known)
     fitted.calibrate(image_embeds=embeds, labels=known, coverage=coverage)
@@ -106,6 +112,8 @@ def teach(
     revision: Revision = None,
     batch_size: BatchSize = 32,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Learn from labelled images, ten or thousands, and say what that gains.
 
@@ -116,6 +124,7 @@ def teach(
     files, known = _labelled(
         fitted, images, labels, file_column, label_column, none=none, allow=allow_addresses
     )
+    use_precision(fitted, dtype, compiled, files)
     if check is not None:
         _check(fitted, files, known, check, output, batch_size)
         return
@@ -145,6 +154,8 @@ def suggest(
     revision: Revision = None,
     batch_size: BatchSize = 32,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Choose the images that are the most useful to label, for `s3clip teach --labels`."""
     from s3clip.files.writing import write_atomically
@@ -154,6 +165,7 @@ def suggest(
     folder = Path(os.path.commonpath([file.parent for file in files]))
     keep_inputs(files, {"--out": [out]})
     fitted = _loaded(head, revision, backbone, device)
+    use_precision(fitted, dtype, compiled, files)
     embeds = _encoded(fitted, files, batch_size)
     chosen = fitted.suggest(image_embeds=embeds, n=n)
     guesses = fitted.predict(image_embeds=embeds[chosen], top_k=1)
@@ -181,6 +193,8 @@ def reject(
     revision: Revision = None,
     batch_size: BatchSize = 32,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Teach a head to say "none of these", by images that show none of its classes.
 
@@ -191,6 +205,7 @@ def reject(
     folder = _place(head, out)
     files = find_images(images)
     fitted = _loaded(head, revision, backbone, device)
+    use_precision(fitted, dtype, compiled, files)
     embeds = _encoded(fitted, files, batch_size)
     fitted.fit_rejection(image_embeds=embeds, false_accept_rate=false_accept_rate)
     accepted = sum(own[0].accepted for own in fitted.predict(image_embeds=embeds, top_k=1))

@@ -13,8 +13,10 @@ import typer
 
 from s3clip.cli.common import (
     BatchSize,
+    Compile,
     Device,
     Format,
+    ImageDtype,
     InsteadOfHead,
     OptionalBackbone,
     OptionalHead,
@@ -23,6 +25,7 @@ from s3clip.cli.common import (
     fitted_head,
     keep_inputs,
     print_rows,
+    use_precision,
 )
 from s3clip.cli.stopping import keeps
 from s3clip.files.writing import write_atomically
@@ -66,6 +69,8 @@ def segment(
     output: Output = Format.TABLE,
     batch_size: BatchSize = 8,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Say which class every pixel shows, and print the area of each class.
 
@@ -77,6 +82,7 @@ def segment(
     files = find_images(images)
     wanted = _Wanted(files, out, overlay, heat_maps, rle)
     fitted = fitted_head(head, classes, backbone, revision, device)
+    use_precision(fitted, dtype, compiled, files)
     rows, masks, broken = [], [], False
     for i, file in enumerate(files):
         try:
