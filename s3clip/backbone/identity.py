@@ -176,7 +176,8 @@ def image_key(backbone: _Backbone) -> str:
     """Return 64 hex digits by which caches of image embeddings tell backbones apart.
 
     They are made of every weight that is not of the text side alone, the configuration, and what the image
-    processor is; the dtype and whether it is compiled among them. Unlike bits of an embedding they do not depend on the device or on how many threads compute.
+    processor is; the dtype, and whether torch.compile makes the code, are among them. Unlike bits of an
+    embedding they do not depend on the device or on how many threads compute.
     """
     processor = backbone.image_processor
     shown = None
