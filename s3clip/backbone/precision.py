@@ -24,7 +24,7 @@ SCORES = 0.01
 
 _FASTER = 1.2  # what is not faster than this is not worth another rounding
 _AT_ONCE = 16  # images that are timed at once
-_SQUARE = 512  # sides of the product that tells whether a processor has the type at all
+_SQUARE = 384  # sides of the product that tells whether a processor has the type at all
 
 Answer = Callable[[Tensor], tuple[Tensor, Tensor]]
 """(images, dim) embeddings -> (images,) labels and (images,) scores in [0, 1]."""
@@ -77,42 +77,48 @@ def compile_images(backbone: Backbone) -> None:
 
 
 def try_precision(backbone: Backbone, inputs: Mapping[str, Tensor], answer: Answer) -> Trial:
-    """Cast the image tower to the type that this device is fast in, if that changes hardly an answer.
+    """Cast the image tower to the type that this device is fastest in, if that changes hardly an answer.
 
-    The types are those that processors have units for: bfloat16 on a CPU whose products are faster in it
-    (AMX, AVX512-BF16 and the like) and on GPUs, float16 on GPUs without it and on MPS. A model that is not
-    in float32 stays what it is.
+    Tried are those that processors have units for: on GPUs and MPS float16, and bfloat16 where there is
+    that; on a CPU those whose products are faster (AMX, AVX512-BF16, AVX512-FP16 and the like). A model that
+    is not in float32 stays what it is.
 
     Args:
-        backbone: changed in place where the other type is taken.
+        backbone: changed in place where another type is taken.
         inputs: of `Backbone.encode_images`, for `TRIAL_IMAGES` images; of more, the first are taken.
         answer: what is made of embeddings.
 
     Returns:
         What was taken, and by how much labels and scores moved.
     """
-    own = _name(backbone.dtype)
-    wanted = _candidate(backbone.device) if own == "float32" else None
-    if wanted is None:
+    own = str(backbone.dtype).removeprefix("torch.")
+    wanted = _candidates(backbone.device) if own == "float32" else []
+    if not wanted:
         why = "the type of the model" if own != "float32" else f"{backbone.device} has no faster one"
         return Trial(own, f"auto stays with {own}: {why}")
     placed = backbone.placed({key: value[:TRIAL_IMAGES] for key, value in inputs.items()})
     kept = _image_tensors(backbone)
     labels, scores, seconds = _tried(backbone, placed, answer)
-    cast_images(backbone, wanted)
-    new_labels, new_scores, new_seconds = _tried(backbone, placed, answer)
-    share = (labels == new_labels).double().mean().item()
-    moved = (scores - new_scores).abs().double()
-    faster = seconds / new_seconds
-    found = (
-        f"{wanted} is {faster:.2f} x as fast as {own} here; of {len(labels)} images {share:.1%} keep their "
-        f"label, and scores move by {moved.mean().item():.4f}, {moved.max().item():.4f} at most"
-    )
-    if faster >= _FASTER and share >= LABELS and moved.mean().item() <= SCORES:
-        return Trial(wanted, f"auto takes {wanted}: {found}")
-    for owner, name, value in kept:
-        _put(owner, name, value)
-    return Trial(own, f"auto stays with {own}: {found}")
+    taken, fastest, found = own, _FASTER, []
+    for name in wanted:
+        cast_images(backbone, name)
+        new_labels, new_scores, new_seconds = _tried(backbone, placed, answer)
+        for owner, part, value in kept:
+            _put(owner, part, value)
+        share = (labels == new_labels).double().mean().item()
+        moved = (scores - new_scores).abs().double()
+        faster = seconds / new_seconds
+        found.append(
+            f"{name} is {faster:.2f} x as fast as {own} here; of {len(labels)} images {share:.1%} keep their "
+            f"label, and scores move by {moved.mean().item():.4f}, {moved.max().item():.4f} at most"
+        )
+        if faster >= fastest and share >= LABELS and moved.mean().item() <= SCORES:
+            taken, fastest = name, faster
+    said = "; ".join(found)
+    if taken == own:
+        return Trial(own, f"auto stays with {own}: {said}")
+    cast_images(backbone, taken)
+    return Trial(taken, f"auto takes {taken}: {said}")
 
 
 def _tried(backbone: Backbone, inputs: Mapping[str, Tensor], answer: Answer) -> tuple[Tensor, Tensor, float]:
@@ -129,24 +135,19 @@ def _tried(backbone: Backbone, inputs: Mapping[str, Tensor], answer: Answer) -> 
     return labels.cpu(), scores.cpu(), min(seconds)
 
 
-def _candidate(device: torch.device) -> str | None:
-    """Return the type that a device is fast in, None where that is float32."""
+def _candidates(device: torch.device) -> list[str]:
+    """Return the types that a device may be faster in than in float32."""
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+        return ["float16", *(["bfloat16"] if torch.cuda.is_bf16_supported(including_emulation=False) else [])]
     if device.type == "mps":
-        return "float16"
-    wide = torch.ones(_SQUARE, _SQUARE, device=device)
-    narrow = wide.bfloat16()
+        return ["float16"]
     seconds: dict[str, float] = {}
-    for name, square in (("float32", wide), ("bfloat16", narrow)) * 3:
+    for name in ("float32", "float16", "bfloat16") * 3:
+        square = torch.ones(_SQUARE, _SQUARE, device=device, dtype=getattr(torch, name))
         begun = time.perf_counter()
         square @ square
         seconds[name] = min(seconds.get(name, torch.inf), time.perf_counter() - begun)
-    return "bfloat16" if seconds["float32"] > _FASTER * seconds["bfloat16"] else None
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return [name for name in ("float16", "bfloat16") if seconds["float32"] > _FASTER * seconds[name]]
 
 
 def _image_parts(backbone: Backbone) -> list[nn.Module]:

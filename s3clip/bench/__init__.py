@@ -116,7 +116,7 @@ def measure_speed(
         "pipeline": lambda: time_pipeline(timed, work),
         "cold-start": lambda: time_cold_start(timed, work),
         "pictures": lambda: time_photographs(timed, work) + time_small_pictures(timed, work),
-        "embeddings": lambda: time_embeddings(work),
+        "embeddings": lambda: time_embeddings(work, where),
     }
     rows = []
     for part in PARTS:

@@ -137,7 +137,7 @@ def time_small_pictures(timed: TimedModel, work: Workload) -> list[Row]:
     return [as_much("pictures", "label, pictures of 224 pixels", slower, *times, **settings, **more)]
 
 
-def time_embeddings(work: Workload) -> list[Row]:
+def time_embeddings(work: Workload, device: str) -> list[Row]:
     """Time `label` on embeddings in float16 against a loop that takes the best class and writes nothing."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -145,6 +145,7 @@ def time_embeddings(work: Workload) -> list[Row]:
         head = SynonymousSpaceHead().fit_embeddings(
             list(_texts(work.dim)), _names(), texts=_own_texts(), logit_scale=100.0
         )
+        head = head.to(device)
         some = files[len(files) // _FIFTH :]
         taken = Timed()
         for turn in range(work.label_repeats):
@@ -214,7 +215,7 @@ def bare_loop(files: Sequence[Path], head: SynonymousSpaceHead) -> int:
             array = np.load(path, mmap_mode="r")
             for start in range(0, len(array), _ROWS_AT_ONCE):
                 block = np.array(array[start : start + _ROWS_AT_ONCE], dtype=np.float32)
-                head(image_embeds=torch.from_numpy(block)).max(dim=1)
+                head(image_embeds=torch.from_numpy(block).to(head.space.raw.device)).max(dim=1)
                 rows += len(block)
     return rows
 
