@@ -113,6 +113,35 @@ def _known_device(name: str | None) -> str | None:
 Device = Annotated[
     str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.", callback=_known_device)
 ]
+
+
+class Dtype(StrEnum):
+    """In which type an image tower computes."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+ImageDtype = Annotated[
+    Dtype | None,
+    typer.Option(
+        "--dtype",
+        help="In what the image tower computes; auto tries the faster type of this machine on the first "
+        "images, and says what it took. Default: the model's own.",
+    ),
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Let torch.compile make the code of the image tower.")
+]
+NearSize = Annotated[
+    bool,
+    typer.Option(
+        "--near-size",
+        help="Decode JPEGs near the size that the model needs, at no less than twice that.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="How many images go through the model at once.")]
 BATCH_SIZE = 64
 """Of images, the default of all commands."""
@@ -206,6 +235,19 @@ def fitted_head(
         raise ValueError("--backbone: needed with --classes, to encode the texts with")
     unfitted = SynonymousSpaceHead.from_backbone(backbone, revision=revision, device=device)
     return unfitted.fit_classes(class_source(str(classes)))
+
+
+def use_precision(
+    head: "SynonymousSpaceHead", dtype: str | None, compiled: bool, images: Sequence[Path]
+) -> None:
+    """Let the image tower of a head compute as --dtype and --compile say, and say what a trial found."""
+    from s3clip.prediction.precision import set_precision, trial_inputs
+
+    assert head.backbone is not None  # a head that is loaded for images has one
+    backbone = head.backbone
+    trial = set_precision(head, dtype, compiled=compiled, inputs=lambda: trial_inputs(backbone, images))
+    if trial is not None:
+        say(f"dtype: {trial.said}", error=True)
 
 
 def named(wanted: str, names: Sequence[str], what: str) -> list[int]:

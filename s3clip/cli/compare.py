@@ -9,9 +9,11 @@ import typer
 
 from s3clip.cli.common import (
     AllowAddresses,
+    Compile,
     Config,
     Device,
     FileColumn,
+    ImageDtype,
     LabelColumn,
     LabelledImages,
     Labels,
@@ -23,6 +25,7 @@ from s3clip.cli.common import (
     class_source,
     head_config,
     keep_inputs,
+    use_precision,
 )
 from s3clip.cli.stopping import encoded_texts, keeps
 from s3clip.printing import counted, say
@@ -91,12 +94,14 @@ def compare(
     ] = False,
     every: Annotated[bool, typer.Option("--all", help="Print all rows, not the first ten.")] = False,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Score every way to classify on your labelled images: which one is best for them?
 
     With --config these settings too, as "config".
     """
-    from s3clip import Backbone, SynonymSet
+    from s3clip import Backbone, SynonymousSpaceHead, SynonymSet
     from s3clip.evaluation import compare as compare_images
     from s3clip.evaluation import compare_embeddings, compare_words
     from s3clip.evaluation.inputs import labelled_images, read_embeddings
@@ -149,6 +154,9 @@ def compare(
     synonyms = SynonymSet.read(class_source(classes), values=values)  # type: ignore[arg-type]  # as in fit
     scored["templates"] = (template[0] if template and len(template) == 1 else template) or None
     scored["backbone"] = Backbone.from_pretrained(backbone, device=device)
+    if "images" in scored and (dtype is not None or compiled):
+        trial = SynonymousSpaceHead(scored["backbone"]).fit_classes(synonyms, templates=scored["templates"])
+        use_precision(trial, dtype, compiled, scored["images"])
     if words:
         _show(compare_words(synonyms, truth, config=settings, **scored, **numbers), out, every)
         return

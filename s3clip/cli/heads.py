@@ -14,10 +14,12 @@ from s3clip.cli.common import (
     BackboneName,
     BatchSize,
     Classes,
+    Compile,
     Config,
     Device,
     Format,
     HeadArgument,
+    ImageDtype,
     InsteadOfHead,
     Level,
     OptionalBackbone,
@@ -33,6 +35,7 @@ from s3clip.cli.common import (
     fitted_head,
     head_config,
     print_rows,
+    use_precision,
 )
 from s3clip.cli.stopping import encoded_texts, keeps
 from s3clip.printing import counted, say
@@ -138,6 +141,8 @@ def predict(
         str | None, typer.Option(help="Language of the labels, where the classes have names in it: de, zh.")
     ] = None,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Classify images with a saved head, or with --classes and --backbone.
 
@@ -154,6 +159,7 @@ def predict(
         raise ValueError("--sets: chosen for all classes, one by one; leave --level and --among out")
     files = find_images_and_addresses(images)
     fitted = fitted_head(head, classes, backbone, revision, device)
+    use_precision(fitted, dtype, compiled, files)
     adapter = None if adapt is None else TestTimeAdapter(fitted, adapt, views=views)
     answers: list[list[Prediction] | None]  # None: not a readable image
     if sets:
