@@ -13,7 +13,7 @@ from torch import Tensor
 from s3clip.backbone.backbone import Backbone
 from s3clip.head import SynonymousSpaceHead
 from s3clip.images.opening import open_image
-from s3clip.inspection.matches import thumbnail
+from s3clip.images.thumbnails import thumbnail
 from s3clip.inspection.page import page_data, render_page
 from s3clip.texts.synonyms import SynonymSet, slips
 

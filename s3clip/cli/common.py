@@ -120,6 +120,35 @@ def _known_device(name: str | None) -> str | None:
 Device = Annotated[
     str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.", callback=_known_device)
 ]
+
+
+class Dtype(StrEnum):
+    """In which type an image tower computes."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+ImageDtype = Annotated[
+    Dtype | None,
+    typer.Option(
+        "--dtype",
+        help="In what the image tower computes; auto tries the faster type of this machine on the first "
+        "images, and says what it took. Default: the model's own.",
+    ),
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Let torch.compile make the code of the image tower.")
+]
+NearSize = Annotated[
+    bool,
+    typer.Option(
+        "--near-size",
+        help="Decode JPEGs near the size that the model needs, at no less than twice that.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="How many images go through the model at once.")]
 BATCH_SIZE = 64
 """Of images, the default of all commands."""
@@ -138,6 +167,25 @@ PatchFeatures = Annotated[
     ),
 ]
 Views = Annotated[int, typer.Option(help="How many views of an image to adapt to.")]
+
+
+Level = Annotated[
+    str | None, typer.Option(help="Answer with groups of classes at this level of the synonym file.")
+]
+Among = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Answer within this class or group alone: a name, an id, or LEVEL=GROUP; several times for more."
+    ),
+]
+
+
+def chosen(among: list[str] | None) -> list[str | dict[str, str]] | None:
+    """Return what --among means for `predict`: LEVEL=GROUP as a record, anything else as a name."""
+    if not among:
+        return None
+    pairs = (each.partition("=") for each in among)
+    return [{level: group} if group else level for level, _, group in pairs]
 
 
 class Format(StrEnum):
@@ -194,6 +242,19 @@ def fitted_head(
         raise ValueError("--backbone: needed with --classes, to encode the texts with")
     unfitted = SynonymousSpaceHead.from_backbone(backbone, revision=revision, device=device)
     return unfitted.fit_classes(class_source(str(classes)))
+
+
+def use_precision(
+    head: "SynonymousSpaceHead", dtype: str | None, compiled: bool, images: Sequence[Path]
+) -> None:
+    """Let the image tower of a head compute as --dtype and --compile say, and say what a trial found."""
+    from s3clip.prediction.precision import set_precision, trial_inputs
+
+    assert head.backbone is not None  # a head that is loaded for images has one
+    backbone = head.backbone
+    trial = set_precision(head, dtype, compiled=compiled, inputs=lambda: trial_inputs(backbone, images))
+    if trial is not None:
+        say(f"dtype: {trial.said}", error=True)
 
 
 def named(wanted: str, names: Sequence[str], what: str) -> list[int]:

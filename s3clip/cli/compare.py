@@ -9,9 +9,11 @@ import typer
 
 from s3clip.cli.common import (
     AllowAddresses,
+    Compile,
     Config,
     Device,
     FileColumn,
+    ImageDtype,
     LabelColumn,
     LabelledImages,
     Labels,
@@ -24,6 +26,7 @@ from s3clip.cli.common import (
     head_config,
     keep_inputs,
     typed_backbone,
+    use_precision,
 )
 from s3clip.cli.stopping import encoded_texts, keeps
 from s3clip.printing import counted, say
@@ -92,12 +95,14 @@ def compare(
     ] = False,
     every: Annotated[bool, typer.Option("--all", help="Print all rows, not the first ten.")] = False,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Score every way to classify on your labelled images: which one is best for them?
 
     With --config these settings too, as "config".
     """
-    from s3clip import Backbone, SynonymSet
+    from s3clip import Backbone, SynonymousSpaceHead, SynonymSet
     from s3clip.evaluation import compare as compare_images
     from s3clip.evaluation import compare_embeddings, compare_words
     from s3clip.evaluation.inputs import labelled_images, read_embeddings
@@ -150,6 +155,9 @@ def compare(
     synonyms = SynonymSet.read(class_source(classes), values=values)  # type: ignore[arg-type]  # as in fit
     scored["templates"] = (template[0] if template and len(template) == 1 else template) or None
     scored["backbone"] = Backbone.from_pretrained(backbone, device=device)
+    if "images" in scored and (dtype is not None or compiled):
+        trial = SynonymousSpaceHead(scored["backbone"]).fit_classes(synonyms, templates=scored["templates"])
+        use_precision(trial, dtype, compiled, scored["images"])
     if words:
         _show(compare_words(synonyms, truth, config=settings, **scored, **numbers), out, every)
         return
@@ -158,7 +166,7 @@ def compare(
     _show(result, out, every, _use(result, synonyms, out, named_by, backbone, template or [], views))
 
 
-def _show(result: "Comparison | WordComparison", out: Path, every: bool, use: str | None = None) -> None:
+def _show(result: "Comparison | WordComparison", out: Path, every: bool, use: str = "") -> None:
     """Print what was found, the sentence that concludes it last, and write it into a folder."""
     from s3clip.evaluation.report.comparison import SHOWN, Comparison, draw_curve
 
@@ -178,7 +186,7 @@ def _show(result: "Comparison | WordComparison", out: Path, every: bool, use: st
         except ImportError as error:
             say(f"warning: no picture: {error}", error=True)
     say(f"Saved to {out}.")
-    say(result.conclusion() if use is None else f"{result.conclusion()} {use}")
+    say(result.closing(use) if isinstance(result, Comparison) else result.conclusion())
 
 
 def _use(

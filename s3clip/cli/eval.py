@@ -11,7 +11,10 @@ from s3clip.cli.common import (
     AllowAddresses,
     BackboneName,
     BatchSize,
+    Compile,
     Device,
+    ImageDtype,
+    NearSize,
     PatchFeatures,
     Revision,
     class_source,
@@ -66,12 +69,17 @@ def evaluate(
             "that was killed goes on where it stopped."
         ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that decode images. Default: 4.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that decode images. Default: one a core.")
+    ] = None,
     batch_size: BatchSize = BATCH_SIZE,
     bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of the resamples and the random descriptors.")] = 0,
     allow_addresses: AllowAddresses = None,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
+    near_size: NearSize = False,
 ) -> None:
     """Score every way to classify, or to segment, on standard benchmarks: each image is encoded once.
 
@@ -80,10 +88,10 @@ def evaluate(
     from s3clip import Backbone
     from s3clip.evaluation.runs.processes import join_processes
     from s3clip.evaluation.runs.run import evaluate as evaluate_sets
+    from s3clip.images.workers import cores
 
-    workers = 4 if workers is None else workers
     for option, value, least in (
-        ("workers", workers, 0),
+        ("workers", workers := cores() if workers is None else workers, 0),
         ("batch-size", batch_size, 1),
         ("bootstrap", bootstrap, 1),
     ):
@@ -107,10 +115,15 @@ def evaluate(
         seed=seed,
         batch_size=batch_size,
         workers=workers,
+        dtype=dtype,
+        compiled=compiled,
+        near_size=near_size,
     )
     if run is None:  # not the first of several processes
         return
     run.save(out)
+    if run.measured.precision is not None:
+        say(f"dtype: {run.measured.precision}", error=True)
     say(run.text())
     _warn(
         (each.name, warning)

@@ -10,14 +10,18 @@ import typer
 
 from s3clip.cli.common import (
     BATCH_SIZE,
+    Among,
     BackboneName,
     BatchSize,
     Classes,
+    Compile,
     Config,
     Device,
     Format,
     HeadArgument,
+    ImageDtype,
     InsteadOfHead,
+    Level,
     OptionalBackbone,
     OptionalHead,
     Output,
@@ -26,10 +30,12 @@ from s3clip.cli.common import (
     Template,
     Values,
     Views,
+    chosen,
     class_source,
     fitted_head,
     head_config,
     print_rows,
+    use_precision,
 )
 from s3clip.cli.stopping import encoded_texts, keeps
 from s3clip.printing import counted, say
@@ -105,7 +111,7 @@ def schema() -> None:
 
 
 def predict(
-    images: Annotated[list[str], typer.Argument(help="Image files, folders or globs.")],
+    images: Annotated[list[str], typer.Argument(help="Image files, folders, globs or addresses.")],
     head: OptionalHead = None,
     classes: InsteadOfHead = None,
     backbone: OptionalBackbone = None,
@@ -129,25 +135,45 @@ def predict(
             "of --top-k.",
         ),
     ] = False,
+    level: Level = None,
+    among: Among = None,
+    language: Annotated[
+        str | None, typer.Option(help="Language of the labels, where the classes have names in it: de, zh.")
+    ] = None,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Classify images with a saved head, or with --classes and --backbone.
+
+    IMAGES may be links too (https://...), and data URIs.
 
     An image that cannot be read is named, the others are classified all the same, and the exit status is 1.
     """
     from s3clip import TestTimeAdapter
-    from s3clip.images.walking import find_images
+    from s3clip.images.walking import find_images_and_addresses
 
     if sets and adapt is not None:
         raise ValueError("--sets: chosen for answers that are not adapted; leave --adapt out")
-    files = find_images(images)
+    if sets and (level is not None or among):
+        raise ValueError("--sets: chosen for all classes, one by one; leave --level and --among out")
+    files = find_images_and_addresses(images)
     fitted = fitted_head(head, classes, backbone, revision, device)
+    use_precision(fitted, dtype, compiled, files)
     adapter = None if adapt is None else TestTimeAdapter(fitted, adapt, views=views)
     answers: list[list[Prediction] | None]  # None: not a readable image
     if sets:
-        answers = fitted.predict_sets(files, batch_size=batch_size)
+        answers = fitted.predict_sets(files, batch_size=batch_size, language=language)
     else:
-        found = fitted.predict(files, top_k=top_k, batch_size=batch_size, adapt=adapter)
+        found = fitted.predict(
+            files,
+            top_k=top_k,
+            batch_size=batch_size,
+            adapt=adapter,
+            level=level,
+            among=chosen(among),
+            language=language,
+        )
         answers = [own or None for own in found]
     if output is Format.JSON:
         listed = [

@@ -10,15 +10,18 @@ import typer
 
 from s3clip.cli.common import (
     ClassName,
+    Compile,
     Device,
     Format,
     HeadArgument,
+    ImageDtype,
     Output,
     Revision,
     SavedBackbone,
     keep_inputs,
     named,
     print_rows,
+    use_precision,
 )
 from s3clip.printing import counted, say
 
@@ -46,9 +49,12 @@ def inspect(
     ] = None,
     backbone: SavedBackbone = None,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Show what the space made of every class: texts kept, dropped and shared, death times and scale."""
     from s3clip import SynonymousSpaceHead
+    from s3clip.images.walking import find_images
     from s3clip.inspection import inspect_head
 
     if images and page is None:
@@ -59,6 +65,8 @@ def inspect(
     every = inspect_head(fitted)
     reports = every if name is None else [every[i] for i in named(name, fitted.class_names, head)]
     if page is not None or picture is not None:
+        if images:
+            use_precision(fitted, dtype, compiled, find_images(images))
         _draw(fitted, head, [report.index for report in reports], page, images or [], picture)
         return
     if output is Format.JSON:

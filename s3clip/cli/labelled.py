@@ -10,10 +10,12 @@ from s3clip.cli.common import (
     BATCH_SIZE,
     AllowAddresses,
     BatchSize,
+    Compile,
     Device,
     FileColumn,
     Format,
     HeadSource,
+    ImageDtype,
     LabelColumn,
     LabelledImages,
     Labels,
@@ -23,6 +25,7 @@ from s3clip.cli.common import (
     given_json,
     keep_inputs,
     print_rows,
+    use_precision,
 )
 from s3clip.printing import Table, counted, say
 
@@ -52,16 +55,22 @@ def calibrate(
     revision: Revision = None,
     batch_size: BatchSize = BATCH_SIZE,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Make the probabilities of a head mean something, by images whose classes are known.
 
     A few hundred that nothing was learned from. With --labels a CSV as `s3clip compare` takes it.
     """
     from s3clip.evaluation.sureness import measure_sureness
+    from s3clip.prediction.conformal import needed_images
 
     folder = _place(head, out)
     fitted = _loaded(head, revision, backbone or "saved", device)
     files, known = _labelled(fitted, images, labels, file_column, label_column, allow=allow_addresses)
+    if coverage is not None:
+        needed_images(coverage, len(files))
+    use_precision(fitted, dtype, compiled, files)
     embeds = _encoded(fitted, files, batch_size)
     before = measure_sureness(fitted, embeds, known)
     fitted.calibrate(image_embeds=embeds, labels=known, coverage=coverage)
@@ -103,6 +112,8 @@ def teach(
     revision: Revision = None,
     batch_size: BatchSize = BATCH_SIZE,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Learn from labelled images, ten or thousands, and say what that gains.
 
@@ -113,6 +124,7 @@ def teach(
     files, known = _labelled(
         fitted, images, labels, file_column, label_column, none=none, allow=allow_addresses
     )
+    use_precision(fitted, dtype, compiled, files)
     if check is not None:
         _check(fitted, files, known, check, output, batch_size)
         return
@@ -142,6 +154,8 @@ def suggest(
     revision: Revision = None,
     batch_size: BatchSize = BATCH_SIZE,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Choose the images that are the most useful to label, for `s3clip teach --labels`."""
     from s3clip.files.writing import write_atomically
@@ -151,6 +165,7 @@ def suggest(
     folder = Path(os.path.commonpath([file.parent for file in files]))
     keep_inputs(files, {"--out": [out]})
     fitted = _loaded(head, revision, backbone or "saved", device)
+    use_precision(fitted, dtype, compiled, files)
     embeds = _encoded(fitted, files, batch_size)
     chosen = fitted.suggest(image_embeds=embeds, n=n)
     guesses = fitted.predict(image_embeds=embeds[chosen], top_k=1)
@@ -178,6 +193,8 @@ def reject(
     revision: Revision = None,
     batch_size: BatchSize = BATCH_SIZE,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Teach a head to say "none of these", by images that show none of its classes.
 
@@ -188,6 +205,7 @@ def reject(
     folder = _place(head, out)
     files = find_images(images)
     fitted = _loaded(head, revision, backbone or "saved", device)
+    use_precision(fitted, dtype, compiled, files)
     embeds = _encoded(fitted, files, batch_size)
     fitted.fit_rejection(image_embeds=embeds, false_accept_rate=false_accept_rate)
     accepted = sum(own[0].accepted for own in fitted.predict(image_embeds=embeds, top_k=1))

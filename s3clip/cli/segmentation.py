@@ -15,8 +15,10 @@ import typer
 from s3clip.cli.common import (
     BATCH_SIZE,
     BatchSize,
+    Compile,
     Device,
     Format,
+    ImageDtype,
     InsteadOfHead,
     OptionalBackbone,
     OptionalHead,
@@ -26,6 +28,7 @@ from s3clip.cli.common import (
     fitted_head,
     keep_inputs,
     print_rows,
+    use_precision,
 )
 from s3clip.cli.stopping import keeps
 from s3clip.files.writing import write_atomically
@@ -68,6 +71,8 @@ def segment(
     output: Output = Format.TABLE,
     batch_size: BatchSize = BATCH_SIZE,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Say which class every pixel shows, and print the area of each class.
 
@@ -81,6 +86,7 @@ def segment(
     wanted = _Wanted(files, out, overlay, heat_maps, rle)
     fitted = fitted_head(head, classes, backbone, revision, device)
     wanted.name_heat_maps(fitted.class_names)
+    use_precision(fitted, dtype, compiled, files)
     rows, masks, broken = [], [], False
     for i, file in enumerate(files):
         try:

@@ -135,8 +135,7 @@ def score_all(
         first += len(batch)
     scored = scored_classes(problem.labels, len(problem.class_names), settings.min_images)
     runs: dict[str, list[_Run]] = {}
-    bar = tqdm(methods, desc="methods", delay=1, disable=None)  # type: ignore[no-untyped-call]
-    for method in bar:
+    for method in tqdm(methods, desc="methods", delay=1, disable=None):  # type: ignore[no-untyped-call]
         runs[method.name] = []
         for draw in range(settings.draws if method.random else 1):
             embeddings = problem.texts_of(method, settings.seed + draw)

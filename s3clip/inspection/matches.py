@@ -1,7 +1,5 @@
 """Which texts matched which images."""
 
-import base64
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,13 +9,11 @@ import torch
 from torch import Tensor
 
 from s3clip.head import SynonymousSpaceHead
-from s3clip.images.opening import open_image
+from s3clip.images.thumbnails import thumbnail
 from s3clip.prediction.answers import as_predictions
 from s3clip.prediction.batches import embedded_batches
 from s3clip.prediction.class_labels import class_positions
-
-THUMBNAIL = 112
-"""Pixels of the longer side."""
+from s3clip.prediction.scope import scope_of
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,7 @@ def match_images(
         ValueError: the head is not fitted or has no backbone.
     """
     kept = set(head.space.kept.tolist())
+    everything = scope_of(head.classes)
     truth = {name: _truth(head, name) for name in {Path(file).absolute().parent.name for file in files}}
     first_row = [0]
     for each in head.classes:
@@ -60,7 +57,9 @@ def match_images(
     matches, remaining = [], iter(files)
     for readable, logits, embeds in embedded_batches(head, list(files), None, batch_size, skip_broken=True):
         answers = zip(
-            as_predictions(head, head.current_calibration, logits, embeds, 1), embeds.cpu(), strict=True
+            as_predictions(head, head.current_calibration, logits, embeds, 1, everything),
+            embeds.cpu(),
+            strict=True,
         )
         for is_readable, file in zip(readable, remaining, strict=False):
             if not is_readable:
@@ -91,12 +90,3 @@ def _truth(head: SynonymousSpaceHead, folder: str) -> int | None:
         return class_positions([folder], head.class_names, ids)[0]
     except ValueError:  # of a name that several classes have
         return None
-
-
-def thumbnail(source: object) -> str:
-    """Return a small JPEG of an image, in any form that `open_image` takes, as a data: URI."""
-    image = open_image(source)
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=75)
-    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()

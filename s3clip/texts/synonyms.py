@@ -6,9 +6,14 @@ Our own format is JSON:
      "description": "Cats and fish", "license": "Apache-2.0",
      "templates": ["a photo of a {}."],
      "generated": {"model": "org/chat-model", "prompt_version": 1, "date": "2026-11-25"},
-     "classes": [{"name": "tabby cat", "synonyms": ["tabby"], "descriptors": ["striped coat"], "id": 281}]}
+     "language": "en",
+     "classes": [{"name": "tabby cat", "synonyms": ["tabby"], "descriptors": ["striped coat"], "id": 281,
+                  "groups": {"kingdom": "animal", "family": "cat"},
+                  "names": {"de": ["Tigerkatze", "Getigerte"]},
+                  "negatives": ["an empty sofa"]}]}
 
-All but "format" and "classes" may be left out. `s3clip.texts.formats` lists the others that are read.
+All but "format" and "classes" may be left out, and so may all but the name of a class. `"groups": ["animal",
+"cat"]` has levels without names: 0, 1, ... `s3clip.texts.formats` lists the others that are read.
 """
 
 import json
@@ -21,12 +26,21 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from s3clip.files.problems import problem_in_words, shown
 from s3clip.files.writing import write_atomically
 from s3clip.texts.formats import FORMAT, KINDS, TextKind, interpret
+from s3clip.texts.groups import levels_of, problem_of_language
 from s3clip.texts.labels import problem_of_name, problem_of_text
 from s3clip.texts.prompts import Points, Text, class_texts, concepts, resolve_templates
 from s3clip.texts.sources import BUILTIN, Source, read_source
@@ -44,14 +58,31 @@ def _sentence(text: str) -> str:
     return text.strip()
 
 
+def _language(code: str) -> str:
+    if problem := problem_of_language(code):
+        raise ValueError(problem)
+    return code
+
+
 def _as_tuple(texts: Any) -> Any:
     return tuple(texts) if isinstance(texts, list) else texts
+
+
+def _as_names(names: Any) -> Any:
+    return (names,) if isinstance(names, str) else _as_tuple(names)
+
+
+def _as_levels(groups: Any) -> Any:
+    return {str(i): name for i, name in enumerate(groups)} if isinstance(groups, (list, tuple)) else groups
 
 
 _Label = Annotated[str, AfterValidator(_label)]
 _Sentence = Annotated[str, AfterValidator(_sentence)]
 _Labels = Annotated[tuple[_Label, ...], BeforeValidator(_as_tuple)]
 _Sentences = Annotated[tuple[_Sentence, ...], BeforeValidator(_as_tuple)]
+_Names = Annotated[tuple[_Label, ...], BeforeValidator(_as_names), Field(min_length=1)]
+_Language = Annotated[str, AfterValidator(_language)]
+_Groups = Annotated[dict[_Label, _Label], BeforeValidator(_as_levels)]
 _Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # as tables of any kind can hold it
 _Templates = Annotated[tuple[_Label, ...], BeforeValidator(_as_tuple), AfterValidator(resolve_templates)]
 
@@ -65,6 +96,9 @@ class SynonymClass(BaseModel):
         descriptors: what it looks like ("striped coat"); joined with every name by `s3clip.texts.prompts`.
         prompts: whole sentences, used as they are, without a template.
         id: what the class is called elsewhere (a WordNet id, an index); handed through to predictions.
+        groups: the group that it is in at each level, the widest level first; see `s3clip.texts.groups`.
+        names: what it is called in other languages, by their codes; of several names the first is shown.
+        negatives: texts of what is seen where the class is not there, used as they are, without a template.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -74,6 +108,9 @@ class SynonymClass(BaseModel):
     descriptors: _Sentences = ()
     prompts: _Sentences = ()
     id: _Number | _Label | None = None
+    groups: _Groups = {}
+    names: dict[_Language, _Names] = {}
+    negatives: _Sentences = ()
 
 
 class Generated(BaseModel):
@@ -102,6 +139,7 @@ class SynonymSet(BaseModel):
         license: of the words, by its SPDX name ("Apache-2.0"): files are passed on without their package.
         templates: the prompt templates the file asks for; None leaves the choice to the caller.
         generated: how, where a language model wrote the words.
+        language: the code of that of the names and all other texts; None where nobody said.
         classes: at least one.
 
     Examples:
@@ -116,12 +154,23 @@ class SynonymSet(BaseModel):
     license: _Label | None = None
     templates: _Templates | None = None
     generated: Generated | None = None
+    language: _Language | None = None
     classes: Annotated[tuple[SynonymClass, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _levels_are_ordered(self) -> "SynonymSet":
+        levels_of(each.groups for each in self.classes)
+        return self
 
     @property
     def class_names(self) -> list[str]:
         """The names, in order."""
         return [each.name for each in self.classes]
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The levels of groups, the widest first; none where no class is in a group."""
+        return levels_of(each.groups for each in self.classes)
 
     def texts(
         self, templates: str | Sequence[str | Callable[[str], str]], points: Points = "texts"
@@ -132,6 +181,10 @@ class SynonymSet(BaseModel):
             for each in self.classes
         ]
         return found if points == "texts" else [concepts(own) for own in found]
+
+    def negative_texts(self) -> list[list[Text]]:
+        """Return the negatives of every class as texts, which no template is put around."""
+        return [[Text(text, (text,)) for text in dict.fromkeys(each.negatives)] for each in self.classes]
 
     def counts(self) -> dict[TextKind, int]:
         """Return how many texts of each kind there are."""
@@ -272,8 +325,8 @@ def _item_a_line(record: dict[str, Any]) -> str:
 def _reason(error: ErrorDetails, records: list[Any]) -> str:
     """Return in one line what pydantic found wrong, and in which class."""
     location, kind, value = error["loc"], error["type"], error["input"]
-    if kind == "too_short":
-        return "there are no classes"
+    if location in ((), ("classes",)):
+        return "there are no classes" if kind == "too_short" else problem_in_words(error)
     where = ""
     if location[:1] == ("classes",) and len(location) > 1:
         position = int(location[1])
@@ -286,12 +339,15 @@ def _reason(error: ErrorDetails, records: list[Any]) -> str:
     known = f"; a class has {', '.join(SynonymClass.model_fields)}"
     if not where:
         known = f"; a file has format, {', '.join(SynonymSet.model_fields)}" if len(location) == 1 else ""
+    location = tuple(part for part in location if part != "[key]")  # pydantic's word for a level or language
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
     if kind == "value_error":
         reason = str(error["ctx"]["error"])
         if field == "templates":
             return reason
         return f"{where}{field} {reason}" + (f": {reprlib.repr(value)}" if str(value).strip() else "")
+    if location == ("groups",):
+        return f'{where}groups must be {{"level": "group"}} or a list of groups, not {shown(value)}'
     reason = {
         "tuple_type": f"must be a list of texts, not {shown(value)}",
         "extra_forbidden": f"is not known{known}",

@@ -18,6 +18,8 @@ from s3clip.printing import Cell, Column, Table, counted, markdown_text, new_fig
 DEFAULT = "default"
 """The method with the head's default settings, which pictures and pages mark."""
 
+FEW_SHOT = "few_shot"
+"""The learner that is `head.fit_few_shot`."""
 SHOWN = 10
 """Rows of a table that is shown: the best, and below them the default and the control."""
 
@@ -285,10 +287,24 @@ class Comparison(Value):
         luck = f"which may be the luck of the best of {counted(best.among, 'method')}"
         return f"{said}, {luck}: no reason to leave {best.rival}."
 
+    def learned(self) -> str | None:
+        """Return one sentence: what `few_shot` gains from the labels; None where it was not compared."""
+        own = next((scores for scores in self.scores if scores.name == FEW_SHOT), None)
+        if own is None:
+            return None
+        return (
+            f"{FEW_SHOT}, learned of these images and asked of those it did not see: {100 * own.top1:.1f} % "
+            f"top-1, {own.top1_difference} points over {self.control} (recall {own.recall_difference})."
+        )
+
+    def closing(self, use: str = "") -> str:
+        """Return what is said last: the conclusion, how to use the best method, and what `few_shot` gains."""
+        return " ".join(part for part in (self.conclusion(), use, self.learned()) if part)
+
     def markdown(self) -> str:
         """Return the table, the summary and the conclusion as Markdown."""
         curve = f"\n\n{self.curve_table().markdown()}" if self.curve else ""
-        said = f"{self.summary()}\n\n{markdown_text(self.conclusion())}"
+        said = f"{self.summary()}\n\n{markdown_text(self.closing())}"
         return f"{self.table().markdown()}{curve}\n\n{said}\n"
 
     def to_dict(self) -> dict[str, Any]:

@@ -164,6 +164,7 @@ class Settings(Value):
     seed: int
     control: str
     batch_size: int
+    near_size: bool = False
 
 
 class Model(Value):
@@ -173,6 +174,7 @@ class Model(Value):
     revision: str | None
     fingerprint: str
     dtype: str
+    compiled: bool = False
     logit_scale: float
 
 
@@ -201,6 +203,7 @@ class Measured(Value):
     seconds: float
     processes: int
     workers: int
+    precision: str | None = None
     device: str
     peak_memory_mib: list[float | None]
     benchmarks: list[Timing]

@@ -1,0 +1,45 @@
+"""Groups of classes, such as the families of animals, and names by language: what a file may say of both.
+
+A class has one group at each of some levels, from the widest to the narrowest: `{"kingdom": "animal",
+"family": "dog"}`. Classes are in one group where level and name are the same. A class that lacks a level
+stands there for itself.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
+
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
+
+
+def levels_of(groups: Iterable[Mapping[str, str]]) -> tuple[str, ...]:
+    """Return the levels of some classes, each once, the wider before the narrower.
+
+    Args:
+        groups: of each class the group at each of its levels, the widest first.
+
+    Raises:
+        ValueError: of two levels one class has the first above, another the second.
+    """
+    above: dict[str, dict[str, None]] = {}
+    for own in groups:
+        before: str | None = None
+        for level in own:
+            above.setdefault(level, {})
+            if before is not None:
+                above[level][before] = None
+            before = level
+    try:
+        return tuple(TopologicalSorter(above).static_order())
+    except CycleError as error:
+        circle = " above ".join(map(repr, error.args[1]))
+        raise ValueError(
+            f"groups: the levels run in a circle, {circle}; every class lists the wider level first"
+        ) from None
+
+
+def problem_of_language(code: str) -> str:
+    """Return what is wrong with the code of a language, to follow what it is called; "" if nothing."""
+    if _LANGUAGE.fullmatch(code):
+        return ""
+    return "is no code of a language, such as de, zh or pt-BR"
