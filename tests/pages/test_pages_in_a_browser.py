@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from s3clip import SynonymousSpaceHead
+from s3clip import SynonymousSpaceHead, bulk
 from s3clip.demo import held_out_digits, model_folder
 from s3clip.evaluation.report.page import run_page
 from s3clip.evaluation.report.run import Run
@@ -99,11 +99,13 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     write_contact_sheet(head, files, doubts, found["doubts"])
     evaluate_one(open_digits(write_digits(folder / "data")), folder / "a", methods=["name", "default"])
     run = Run.read(folder / "a")
+    bulk.write_summary_page(folder / "labels", bulk.label(files, head, folder / "labels", progress=False))
+    found["label"] = folder / "labels" / "_s3clip" / "summary.html"
     found["report"].write_text(run_page([(folder / "a", run), (folder / "b", run)]), encoding="utf-8")
     return found
 
 
-@pytest.fixture(scope="module", params=["inspect", "doubts", "report"])
+@pytest.fixture(scope="module", params=["inspect", "doubts", "report", "label"])
 def name(request) -> str:
     return request.param
 
