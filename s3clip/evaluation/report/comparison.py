@@ -251,7 +251,9 @@ class Comparison(Value):
     def learned(self) -> str | None:
         """Return one sentence: what `few_shot` gains from the labels; None where it was not compared."""
         own = next((scores for scores in self.scores if scores.name == FEW_SHOT), None)
-        return own and (
+        if own is None:
+            return None
+        return (
             f"{FEW_SHOT}, learned of these images and asked of those it did not see: {100 * own.top1:.1f} % "
             f"top-1, {own.top1_difference} points over {self.control} (recall {own.recall_difference})."
         )
