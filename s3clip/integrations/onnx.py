@@ -96,6 +96,7 @@ def _for_export(head: SynonymousSpaceHead) -> SynonymousSpaceHead:
     return copied.to("cpu", torch.float32)
 
 
+@torch.no_grad()  # a loop, as that of `hull`, is not recorded otherwise
 def _program(graph: nn.Module, pixels: Tensor) -> Any:
     try:
         return torch.onnx.export(
@@ -109,8 +110,7 @@ def _program(graph: nn.Module, pixels: Tensor) -> Any:
         )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise ValueError(
-            f"export_onnx: torch cannot express this model, or the metric {graph.head.config.metric!r}, in "  # type: ignore[union-attr]
-            f"ONNX; every metric but hull can be expressed"
+            f"export_onnx: torch cannot express this model, or the metric {graph.head.config.metric!r}, in ONNX"  # type: ignore[union-attr]
         ) from error
 
 
