@@ -29,6 +29,13 @@ def _known_backbone(name: str | None) -> str | None:
     return name
 
 
+def typed_backbone(name: str) -> str:
+    """Return a model as it is typed: the small one that comes along by its short name."""
+    from s3clip.demo import model_folder
+
+    return DEMO if name == str(model_folder()) and not Path(DEMO).is_dir() else name
+
+
 _MODEL = (
     "CLIP-like model: a Hub repository (openai/clip-vit-base-patch32), a folder, one of open_clip "
     "(hf-hub:user/name, local-dir:FOLDER, open_clip:ARCHITECTURE/TAG), or demo, the small one that comes "

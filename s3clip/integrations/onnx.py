@@ -59,6 +59,10 @@ def export_onnx(head: SynonymousSpaceHead, path: str | os.PathLike[str]) -> Path
         ValueError: the head is not fitted or has no backbone, or torch cannot express the model or the metric
             in ONNX.
         RuntimeError: a runtime gives other logits than torch.
+
+    Examples:
+        >>> export_onnx(head, "head.onnx")  # doctest: +SKIP
+        PosixPath('head.onnx')
     """
     try:
         import onnxruntime  # noqa: F401  # what it is checked with
