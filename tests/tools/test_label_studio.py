@@ -212,8 +212,9 @@ def test_label_studio_itself(tmp_path: Path, head_folder: Path, pictures: list[P
         project = ask(f"{studio}/api/projects", {"title": "digits", "label_config": CONFIG}, token)["id"]
         given = {"url": address, "project": project, "title": "s3clip"}
         connected = ask(f"{studio}/api/ml", given, token)["id"]
-        files = [("file", (path.name, path.read_bytes())) for path in pictures]
-        ask(f"{studio}/api/projects/{project}/import", None, token, files=files)
+        for start in range(0, len(pictures), 50):
+            files = {path.stem: (path.name, path.read_bytes()) for path in pictures[start : start + 50]}
+            ask(f"{studio}/api/projects/{project}/import", None, token, files=files)
         tasks = ask(f"{studio}/api/tasks?project={project}&page_size=1000&fields=all", None, token)["tasks"]
         tasks.sort(key=lambda task: int(task["data"]["image"].rpartition("-")[2].removesuffix(".png")))
         assert len(tasks) == TAUGHT + SCORED
