@@ -40,14 +40,14 @@ PROJECT = "1.1700000000"
 
 
 def ask(address: str, given: Any = None, token: str | None = None, **options: Any) -> Any:
-    """Return the JSON of an answer; with something given, by POST."""
+    """Return the JSON of an answer, None of an empty one; with something given, by POST."""
     options["headers"] = {"Authorization": f"Token {token}"} if token else {}
     if given is None and "files" not in options:
         answer = requests.get(address, timeout=300, **options)
     else:
         answer = requests.post(address, json=given, timeout=300, **options)
     assert answer.ok, f"{answer.status_code}: {answer.text[:2000]}"
-    return answer.json()
+    return answer.json() if answer.content else None
 
 
 def answers(address: str) -> bool:
