@@ -43,6 +43,7 @@ from s3clip.texts.formats import FORMAT, KINDS, TextKind, interpret
 from s3clip.texts.groups import levels_of, problem_of_language
 from s3clip.texts.labels import problem_of_name, problem_of_text
 from s3clip.texts.prompts import Points, Text, class_texts, concepts, resolve_templates
+from s3clip.texts.sets import set_names
 from s3clip.texts.sources import BUILTIN, Source, read_source
 from s3clip.texts.templates import TEMPLATES_IN
 
@@ -259,9 +260,10 @@ class SynonymSet(BaseModel):
             return source
         if values not in KINDS:
             raise ValueError(f"values: expected one of {', '.join(KINDS)}, got {values!r}")
-        if isinstance(source, str) and source.startswith(BUILTIN) and "/" in source:
-            source, _, language = source.partition("/")
-            return cls.read(source, values=values).in_language(language)
+        if isinstance(source, str) and source.startswith(BUILTIN):
+            name, _, language = source.partition("/")
+            if language and name.removeprefix(BUILTIN) in set_names():
+                return cls.read(name, values=values).in_language(language)
         where, content = read_source(source)
         try:
             found = interpret(content, values)

@@ -10,6 +10,7 @@ from s3clip.evaluation.report.schema import (
     HEADLINES,
     Mean,
     Recognition,
+    RecognitionScores,
     Segmentation,
     headline_of,
     scores_of,
@@ -47,13 +48,19 @@ _SHOWN = {
 
 
 def benchmark_table(benchmark: Recognition | Segmentation, control: str) -> Table:
-    """Return the scores of every method on a benchmark, in percent, and their differences in points."""
+    """Return the scores of every method on a benchmark, in percent, and their differences in points.
+
+    Where its classes are in groups, also top-1 at each level, and how many levels mistakes are off by.
+    """
+    levels = list(benchmark.scores[0].levels) if isinstance(benchmark, Recognition) else []
     shown = _SHOWN[benchmark.task]
     columns: list[Column | str] = [
         "method",
         *map(percent, shown.scores),
         *(percent(f"{what} - {control}") for what in shown.differences),
         *map(percent, shown.others),
+        *(percent(f"acc1, {level}") for level in levels),
+        *([Column("mistakes are off by", ".2f")] if levels else []),
     ]
     rows = [
         [
@@ -64,6 +71,11 @@ def benchmark_table(benchmark: Recognition | Segmentation, control: str) -> Tabl
                 for field in shown.differences.values()
             ),
             *(getattr(own, field) for field in shown.others.values()),
+            *(
+                [*own.levels.values(), own.mistake_distance]
+                if isinstance(own, RecognitionScores) and levels
+                else []
+            ),
         ]
         for own in benchmark.scores
     ]
