@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 from torch import Tensor
 
 from s3clip.arguments import plain
@@ -227,13 +228,15 @@ def _with_a_class(positions: list[int | None], images: int) -> list[int]:
 def _encode_images(model: Backbone, images: list[Any], batch_size: int, views: ViewSettings | None) -> Tensor:
     """(images, dim), or (images, views, dim)."""
     chunks = []
-    with torch.inference_mode():
+    bar = tqdm(total=len(images), desc="images", delay=1, disable=None)  # type: ignore[no-untyped-call]
+    with torch.inference_mode(), bar:
         for start in range(0, len(images), batch_size):
             opened = (open_image(image) for image in images[start : start + batch_size])
             if views is None:
                 chunks.append(model.encode_images(**model.preprocess(opened)))
             else:
                 chunks.append(encode_views(model, opened, views))
+            bar.update(len(chunks[-1]))
     return torch.cat(chunks)
 
 

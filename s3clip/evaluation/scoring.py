@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 from sklearn.metrics import accuracy_score, recall_score
 from torch import Tensor
 
@@ -138,7 +139,7 @@ def score_all(
         first += len(batch)
     scored = scored_classes(problem.labels, len(problem.class_names), settings.min_images)
     runs: dict[str, list[_Run]] = {}
-    for method in methods:
+    for method in tqdm(methods, desc="methods", delay=1, disable=None):  # type: ignore[no-untyped-call]
         runs[method.name] = []
         for draw in range(settings.draws if method.random else 1):
             embeddings = problem.texts_of(method, settings.seed + draw)

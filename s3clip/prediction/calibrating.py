@@ -7,7 +7,7 @@ Networks", ICML 2017), or, where classes do not exclude each other, a slope and 
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from s3clip.class_space.shares import in_logits, share_offsets
 from s3clip.class_space.value import TEMPERATURES
 from s3clip.prediction.batches import AnsweringHead, all_logits
 from s3clip.prediction.class_labels import checked_labels
-from s3clip.prediction.conformal import least_probability
+from s3clip.prediction.conformal import least_probability, needed_images
 
 Head = TypeVar("Head", bound=AnsweringHead)
 
@@ -62,6 +62,8 @@ def calibrate(
     """
     if labels is None:
         raise ValueError("labels: expected the class of each image, got None")
+    if coverage is not None and isinstance(labels, Sized):  # before anything is encoded
+        needed_images(coverage, len(labels))
     shared, _ = all_logits(head, images, image_embeds, batch_size)
     logits = _without_shares(head, shared)
     truth = checked_labels(labels, [each.name for each in head.classes], len(logits)).to(logits.device)

@@ -523,8 +523,7 @@ def test_a_difference_beyond_chance_is_called_so(problem):
 
 
 def test_the_default_and_the_control_are_always_shown(result):
-    shown = [row[0] for row in result.table(2).rows]
-    every = [row[0] for row in result.table().rows]
+    shown, every = ([row[0].value for row in result.table(n).rows] for n in (2, None))
     assert shown == [name for name in every if name in {*every[:2], "default", "center"}]
     assert every == [scores.name for scores in result.scores]
 
