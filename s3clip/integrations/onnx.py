@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from s3clip.head import SynonymousSpaceHead
-from s3clip.prediction.scope import group_owners
+from s3clip.texts.groups import group_owners
 
 _LARGEST_FILE = 2_000_000_000
 """Bytes of weights in one file: protobuf ends at 2 GiB. Larger ones lie beside it, in `<name>.data`."""
