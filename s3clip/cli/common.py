@@ -223,7 +223,7 @@ def class_source(given: str) -> str | list[str]:
         return given
     if "," in given:
         return [name.strip() for name in next(csv.reader([given], skipinitialspace=True))]
-    return BUILTIN + given if given in set_names() else given
+    return BUILTIN + given if given.partition("/")[0] in set_names() else given
 
 
 def fitted_head(

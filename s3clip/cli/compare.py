@@ -177,6 +177,8 @@ def _show(result: "Comparison | WordComparison", out: Path, every: bool, use: st
     say(result.summary())
     result.save(out)
     if isinstance(result, Comparison):
+        if (levels := result.level_table(None if every else SHOWN)) is not None:
+            say(f"By the level of the classes' groups:\n{levels}")
         if result.curve:
             say(f"By the number of labelled images, top-1 / recall (worst draw):\n{result.curve_table()}")
         try:

@@ -21,7 +21,8 @@ from s3clip.images.views import ViewSettings
 from s3clip.prediction.batches import as_embeds, check_embeds
 from s3clip.prediction.class_labels import class_positions
 from s3clip.prediction.view_embeddings import encode_views
-from s3clip.texts.synonyms import SynonymSet
+from s3clip.texts.groups import group_owners, levels_of
+from s3clip.texts.synonyms import SynonymClass, SynonymSet
 
 
 def compare(
@@ -110,6 +111,7 @@ def compare(
         logit_scale=model.logit_scale().item(),
         logit_bias=None if bias is None else bias.item(),
         activation=model.activation,
+        groups=_groups(classes.classes),
     )
     about = {"backbone": model.name, "revision": model.revision, "templates": list(texts.templates)}
     if adapt and images is not None:
@@ -177,13 +179,14 @@ def compare_embeddings(
     batch_size: int = 64,
     adapt: Sequence[str] = (),
     learn: Sequence[str] = (),
+    groups: Sequence[Mapping[str, str]] | None = None,
 ) -> Comparison:
     """Score every method that needs no text encoded, on embeddings computed before.
 
     `embeddings` has one (n_c, dim) tensor per class, its first row the class's own name, and `class_names` a
     name for each. `image_embeds` is (images, dim), any length but zero; with `adapt`, (images, views, dim).
-    Labels are positions or names. `logit_scale` multiplies the cosines, by 100 for OpenAI's CLIP. The others
-    are those of `compare`.
+    Labels are positions or names. `logit_scale` multiplies the cosines, by 100 for OpenAI's CLIP. `groups`
+    are of each class the groups that it is in, by level. The others are those of `compare`.
 
     Raises:
         ValueError: counts or shapes that do not agree, a label or method that is not known, or no image
@@ -207,8 +210,23 @@ def compare_embeddings(
         logit_scale=plain(logit_scale.item() if isinstance(logit_scale, Tensor) else logit_scale),
         logit_bias=None,
         activation="softmax",
+        groups={} if groups is None else _groups(_grouped(class_names, groups)),
     )
     return score_all(problem, chosen, settings, left_out=len(positions) - len(kept), about={})
+
+
+def _grouped(names: Sequence[str], groups: Sequence[Mapping[str, str]]) -> Sequence[SynonymClass]:
+    """Return classes of nothing but names and groups."""
+    if len(groups) != len(names):
+        raise ValueError(f"groups: expected those of {len(names)} classes, got {len(groups)}")
+    records = [{"name": name, "groups": dict(own)} for name, own in zip(names, groups, strict=True)]
+    return SynonymSet.read(records).classes
+
+
+def _groups(classes: Sequence[SynonymClass]) -> dict[str, Tensor]:
+    """Return by level, (classes,) the group of each class."""
+    levels = levels_of(each.groups for each in classes)
+    return {level: torch.tensor(group_owners(classes, level)[0]) for level in levels}
 
 
 def _with_a_class(positions: list[int | None], images: int) -> list[int]:

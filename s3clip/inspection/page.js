@@ -330,12 +330,27 @@ if (data.images) ORDERS.images = (one, other) => other.photographed - one.photog
 
 const main = document.getElementById("classes"), search = document.getElementById("search");
 const sort = document.getElementById("sort"), found = document.getElementById("found");
+const level = document.getElementById("level");
 for (const name of Object.keys(ORDERS)) sort.append(element("option", {}, name));
+level.append(element("option", { value: "" }, "nothing"), ...data.levels.map((name) => element("option", { value: name }, name)));
+level.parentElement.hidden = !data.levels.length;
+
+function folded(name, own) {
+  const heading = element("summary", {}, element("b", {}, name), element("span", { class: "soft" }, `${own.length} classes`));
+  return element("details", { class: "group" }, heading, ...own);
+}
 
 function arrange() {
   const order = ORDERS[sort.value], indices = data.classes.map((_, index) => index);
   if (order) indices.sort((one, other) => order(data.classes[one], data.classes[other]) || one - other);
-  main.append(...indices.map((index) => places[index]));
+  const groups = new Map();
+  for (const index of indices) {
+    const own = data.classes[index].groups, name = own[level.value] === undefined ? nameOf(index) : own[level.value];
+    groups.set(name, [...(groups.get(name) || []), places[index]]);
+  }
+  if (level.value) main.replaceChildren(...[...groups].map(([name, own]) => folded(name, own)));
+  else main.replaceChildren(...indices.map((index) => places[index]));
+  filter();
 }
 
 function filter() {
@@ -346,11 +361,17 @@ function filter() {
     if (places[index].hidden === shown) places[index].hidden = !shown;
     count += shown;
   });
+  for (const group of main.querySelectorAll(".group")) {
+    group.hidden = !group.querySelector(".class:not([hidden])");
+    if (wanted) group.open = true;
+  }
   found.textContent = `${count} of ${data.classes.length}`;
 }
 
 function open(index) {
   if (places[index].hidden) { search.value = ""; filter(); }
+  const group = places[index].closest(".group");
+  if (group) group.open = true;
   places[index].open = true;
   // Not `scrollIntoView`, which scrolls what this page is a frame of, too.
   const top = places[index].getBoundingClientRect().top + window.scrollY;
@@ -358,6 +379,7 @@ function open(index) {
 }
 
 sort.addEventListener("change", arrange);
+level.addEventListener("change", arrange);
 search.addEventListener("input", filter);
 document.getElementById("controls").addEventListener("submit", (event) => event.preventDefault());
 
@@ -373,5 +395,4 @@ panel.querySelector("ol").append(...data.findings.slice(0, MOST_FINDINGS).map((f
 if (data.findings.length > MOST_FINDINGS)
   panel.querySelector("ol").append(element("li", { class: "soft" }, `and ${data.findings.length - MOST_FINDINGS} more, at their classes; sort by warnings`));
 arrange();
-filter();
 if (data.open !== null) open(data.open);

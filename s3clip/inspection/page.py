@@ -83,11 +83,11 @@ def page_data(head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = ()) -> 
     """Gather what the page shows, as plain values ready for JSON.
 
     Returns:
-        "settings" and "relative" (whether ε is in units of the margin) of the head; "findings" as
+        "settings", "levels" and "relative" (whether ε is in units of the margin) of the head; "findings" as
         [weight, kind, class, row or None, message], the heaviest first; "open", the class that is
         open at first, or None; "classes", each with
 
-        - "name", "id", "scale" (None: everything is kept);
+        - "name", "id", "groups" by level, "scale" (None: everything is kept);
         - "texts": [text, status, the row it repeats or None, the other classes that have it, cosine with its
             class, cosine with the nearest other class, that class, the texts that are in its mean too, and
             of one that was dropped [distance, the class it leans to or None, the settings that keep it, how
@@ -139,6 +139,7 @@ def page_data(head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = ()) -> 
         classes.append(
             {
                 **_class_facts(report, own),
+                "groups": dict(head.classes[report.index].groups),
                 "texts": texts,
                 "nearest": [list(pair) for pair in nearest],
                 **_images(by_class[report.index], missed[report.index]),
@@ -148,6 +149,7 @@ def page_data(head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = ()) -> 
     return {
         "settings": head.config.model_dump(),
         "templates": list(head.templates or ()),
+        "levels": list(head.levels),
         "relative": space.relative,
         "images": len(matches),
         "open": 0 if len(classes) == 1 else None,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from s3clip.head import SynonymousSpaceHead
-from s3clip.prediction.scope import group_owners
+from s3clip.texts.groups import group_owners
 
 _LARGEST_FILE = 2_000_000_000
 """Bytes of weights in one file: protobuf ends at 2 GiB. Larger ones lie beside it, in `<name>.data`."""
@@ -100,6 +100,7 @@ def _for_export(head: SynonymousSpaceHead) -> SynonymousSpaceHead:
     return copied.to("cpu", torch.float32)
 
 
+@torch.no_grad()  # a loop, as that of `hull`, is not recorded otherwise
 def _program(graph: nn.Module, pixels: Tensor) -> Any:
     try:
         return torch.onnx.export(
@@ -113,8 +114,7 @@ def _program(graph: nn.Module, pixels: Tensor) -> Any:
         )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise ValueError(
-            f"export_onnx: torch cannot express this model, or the metric {graph.head.config.metric!r}, in "  # type: ignore[union-attr]
-            f"ONNX; every metric but hull can be expressed"
+            f"export_onnx: torch cannot express this model, or the metric {graph.head.config.metric!r}, in ONNX"  # type: ignore[union-attr]
         ) from error
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from s3clip.arguments import whole_number
 from s3clip.class_space import Calibration
 from s3clip.prediction.batches import AnsweringHead
-from s3clip.prediction.scope import Scope, group_owners, scope_of
+from s3clip.prediction.scope import Scope, scope_of
 from s3clip.prediction.top_classes import largest
+from s3clip.texts.groups import group_owners
 
 _NONE = torch.iinfo(torch.int64).max
 

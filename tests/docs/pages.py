@@ -7,8 +7,8 @@ A page has
 - ``python``: one session for the whole page;
 - ``text`` under the mark ``<!-- output -->``: what the block before it prints.
 
-Blocks under a mark such as ``<!-- needs mlflow -->`` run where that package is, and are left out with their output
-elsewhere.
+Blocks under a mark such as ``<!-- needs mlflow -->`` run where that package is, and are left out with their
+output elsewhere.
 
     python -m tests.docs.pages    # writes into the pages what their blocks print now
 """

@@ -99,6 +99,9 @@ class MethodScores(Value):
         seeds: how many draws of its texts; 1 where nothing is drawn.
         top1_spread: standard deviation of top-1 over the seeds.
         recall_spread: the same for recall.
+        levels: share of images whose most probable group is right, by level of the classes' groups.
+        mistake_distance: mean over wrong images of how far off the answer is: 1 for a class in the same
+            groups, and one more for each level where they differ; None without groups or mistakes.
     """
 
     name: str
@@ -114,6 +117,8 @@ class MethodScores(Value):
     seeds: int = 1
     top1_spread: float = 0.0
     recall_spread: float = 0.0
+    levels: dict[str, float] = Field(default_factory=dict)
+    mistake_distance: float | None = None
 
     def cells(self, control: str) -> list[Any]:
         """Return its row of the table of a comparison."""
@@ -234,10 +239,25 @@ class Comparison(Value):
         times = [Column("ms/image", ".4f"), Column("fit ms", ".1f")]
         return Table(
             ["method", *percent, *differences, *others, *times],
-            [
-                self[name].cells(self.control)
-                for name in first_rows([each.name for each in self.scores], self.control, first)
-            ],
+            [scores.cells(self.control) for scores in self._shown(first)],
+        )
+
+    def _shown(self, first: int | None) -> list[MethodScores]:
+        return [self[name] for name in first_rows([each.name for each in self.scores], self.control, first)]
+
+    def level_table(self, first: int | None = None) -> Table | None:
+        """Return top-1 at each level of the classes' groups, and how far off mistakes are; None without.
+
+        Args:
+            first: as for `table`.
+        """
+        levels = self.scores[0].levels
+        if not levels:
+            return None
+        shares = [Column(f"top-1, {each}", ".1f", 100) for each in (*levels, "classes")]
+        return Table(
+            ["method", *shares, Column("mistakes are off by", ".2f")],
+            [[own.name, *own.levels.values(), own.top1, own.mistake_distance] for own in self._shown(first)],
         )
 
     def curve_table(self) -> Table:
@@ -304,6 +324,8 @@ class Comparison(Value):
     def markdown(self) -> str:
         """Return the table, the summary and the conclusion as Markdown."""
         curve = f"\n\n{self.curve_table().markdown()}" if self.curve else ""
+        if (levels := self.level_table()) is not None:
+            curve += f"\n\n{levels.markdown()}"
         said = f"{self.summary()}\n\n{markdown_text(self.closing())}"
         return f"{self.table().markdown()}{curve}\n\n{said}\n"
 

@@ -11,6 +11,7 @@ from s3clip.evaluation.report.schema import (
     HEADLINES,
     Mean,
     Recognition,
+    RecognitionScores,
     Segmentation,
     headline_of,
     scores_of,
@@ -50,11 +51,14 @@ _SHOWN = {
 def benchmark_table(benchmark: Recognition | Segmentation, control: str, first: int | None = None) -> Table:
     """Return the scores of methods on a benchmark, in percent, and their differences in points.
 
+    Where its classes are in groups, also top-1 at each level, and how many levels mistakes are off by.
+
     Args:
         benchmark: of a run.
         control: the method that differences are taken from.
         first: how many methods, and below them the default and the control; None: all.
     """
+    levels = list(benchmark.scores[0].levels) if isinstance(benchmark, Recognition) else []
     shown = _SHOWN[benchmark.task]
     shown_names = set(first_rows([own.name for own in benchmark.scores], control, first))
     columns: list[Column | str] = [
@@ -62,6 +66,8 @@ def benchmark_table(benchmark: Recognition | Segmentation, control: str, first: 
         *map(percent, shown.scores),
         *(percent(f"{what} - {control}") for what in shown.differences),
         *map(percent, shown.others),
+        *(percent(f"acc1, {level}") for level in levels),
+        *([Column("mistakes are off by", ".2f")] if levels else []),
     ]
     rows = [
         [
@@ -72,6 +78,11 @@ def benchmark_table(benchmark: Recognition | Segmentation, control: str, first: 
                 for field in shown.differences.values()
             ),
             *(getattr(own, field) for field in shown.others.values()),
+            *(
+                [*own.levels.values(), own.mistake_distance]
+                if isinstance(own, RecognitionScores) and levels
+                else []
+            ),
         ]
         for own in benchmark.scores
         if own.name in shown_names

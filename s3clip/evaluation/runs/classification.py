@@ -100,6 +100,8 @@ def _plain(score: MethodScores) -> dict[str, Any]:
         "seeds": score.seeds,
         "acc1_spread": score.top1_spread,
         "mean_per_class_recall_spread": score.recall_spread,
+        # Runs of classes without groups are what they were.
+        **({"levels": score.levels, "mistake_distance": score.mistake_distance} if score.levels else {}),
     }
 
 
