@@ -47,16 +47,21 @@ CONTRASTS = """() => {
     }
     return behind(text.ownerSVGElement);
   };
-  const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const found = [];
+  const add = (colour, below, said) => {
+    const ink = over(numbers(colour), below);
+    const [one, other] = [light(ink), light(below)].sort((a, b) => b - a);
+    found.push([(one + 0.05) / (other + 0.05), said.slice(0, 40), ink.join(" "), below.join(" ")]);
+  };
+  for (const input of document.querySelectorAll("[placeholder]"))
+    add(getComputedStyle(input, "::placeholder").color, behind(input), input.placeholder);
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   const passed = ["script", "style", "noscript", "option", "title"];
   while (walker.nextNode()) {
     const node = walker.currentNode.parentElement, said = walker.currentNode.textContent.trim();
     if (!said || passed.includes(node.tagName.toLowerCase()) || !node.checkVisibility()) continue;
     const drawn = node instanceof SVGElement, style = getComputedStyle(node);
-    const below = drawn ? drawnBehind(node) : behind(node);
-    const ink = over(numbers(drawn ? style.fill : style.color), below);
-    const [one, other] = [light(ink), light(below)].sort((a, b) => b - a);
-    found.push([(one + 0.05) / (other + 0.05), said.slice(0, 40), ink.join(" "), below.join(" ")]);
+    add(drawn ? style.fill : style.color, drawn ? drawnBehind(node) : behind(node), said);
   }
   return found;
 }"""
