@@ -1,7 +1,7 @@
 """A serverless function for CVAT: a tag for every picture, from `s3clip serve`.
 
-nuclio calls `handler` with what CVAT sends, a picture as base64. The environment, in function.yaml, says where the
-service is (S3CLIP_SERVE) and the token that it asks for, if any (S3CLIP_SERVE_TOKEN).
+nuclio calls `handler` with what CVAT sends, a picture as base64. The environment, in function.yaml, says
+where the service is (S3CLIP_SERVE) and the token that it asks for, if any (S3CLIP_SERVE_TOKEN).
 """
 
 import json
