@@ -194,8 +194,8 @@ def wordnet(
     groups: Annotated[
         list[str] | None,
         typer.Option(
-            help="A level of groups and its nouns: kind=animal,plant,artifact; a class is in the group of the "
-            "first noun that it is a kind of. Again for a narrower level."
+            help="A level of groups and its nouns: kind=animal,plant,artifact; a class is in the group of "
+            "the first noun that it is a kind of. Again for a narrower level."
         ),
     ] = None,
     output: Output = Format.TABLE,

@@ -172,24 +172,26 @@ def test_neither_library(monkeypatch):
         open_lexicon()
 
 
+ABOVE = {
+    "robin": {"bird", "animal", "entity"},
+    "bird": {"animal", "entity"},
+    "crane": {"machine", "entity"},
+}
+
+
 class Tree:
     """A lexicon of one sense a name."""
 
     name, has_wnids = "a tree", False
-    above = {
-        "robin": {"bird", "animal", "entity"},
-        "bird": {"animal", "entity"},
-        "crane": {"machine", "entity"},
-    }
 
     def senses(self, name):
-        return [Sense(name, (name,), "")] if name in self.above else []
+        return [Sense(name, (name,), "")] if name in ABOVE else []
 
     def of_wnid(self, offset):
         return None
 
     def ancestors(self, sense):
-        return self.above[sense.key]
+        return ABOVE[sense.key]
 
 
 def test_groups_are_the_first_nouns_that_a_class_is_a_kind_of():
