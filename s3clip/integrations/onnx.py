@@ -114,7 +114,8 @@ def _program(graph: nn.Module, pixels: Tensor) -> Any:
         )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise ValueError(
-            f"export_onnx: torch cannot express this model, or the metric {graph.head.config.metric!r}, in ONNX"  # type: ignore[union-attr]
+            f"export_onnx: torch cannot express this model, or the metric {graph.head.config.metric!r}, in "  # type: ignore[union-attr]
+            "ONNX"
         ) from error
 
 

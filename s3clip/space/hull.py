@@ -1,4 +1,4 @@
-"""The point of the convex hull of some texts that is nearest to an image, by its barycentric weights."""
+"""The point of the hull of texts that is nearest to an image: what the metric `hull` and TS³ compute with."""
 
 from typing import Any, NamedTuple, cast
 
@@ -38,10 +38,12 @@ def hull_weights_in_a_loop(products: Tensor, gram: Tensor, k: int) -> Tensor:
 
     def again(i: Tensor, weights: Tensor, ahead: Tensor, momentum: Tensor, *fixed: Tensor) -> Any:
         moved = _Descent(*fixed).step(weights, ahead, momentum)
-        return i + 1, *moved, *(each.clone() for each in fixed)  # ONNX wants all that a loop reads carried
+        return i + 1, *moved, *(each.clone() for each in fixed)
 
+    # All that the steps read is carried, and nothing is of the width 1, which is taken for any width.
     descent = _Descent.of(products, gram, k)
-    first = (torch.tensor(0), *descent.start(), *descent)
+    weights, ahead, momentum = descent.start()
+    first = (torch.tensor(0), weights, ahead, momentum.expand_as(weights).clone(), *descent)
     return cast(Tensor, while_loop(lambda i, *_: i < HULL_STEPS, again, first)[1])
 
 
@@ -49,15 +51,13 @@ class _Descent(NamedTuple):
     """What the steps of `hull_weights` have in common.
 
     Attributes:
-        curved: (c, n, n), the Gram matrix of texts seen from their mean.
-        linear: (b, c, n), their products with the image, seen from there.
-        pace: (c, 1), how far a step goes along the gradient.
+        curved: (c, n, n), the Gram matrix of texts seen from their mean, times the length of a step.
+        linear: (b, c, n), their products with the image, seen from there, times that length.
         closed: (b, c, n), -inf for texts that are none of the k, else 0.
     """
 
     curved: Tensor
     linear: Tensor
-    pace: Tensor
     closed: Tensor
 
     @classmethod
@@ -67,12 +67,12 @@ class _Descent(NamedTuple):
         curved = gram - to_mean[:, :, None] - to_mean[:, None, :] + mean_squared[..., None]
         linear = products - products.mean(-1, keepdim=True) - to_mean + mean_squared
         # The Frobenius norm is a bound on the curvature that holds for the rounded matrix too.
-        pace = 1 / torch.linalg.matrix_norm(curved).clamp_min(1e-12)[:, None]
+        length = 1 / torch.linalg.matrix_norm(curved).clamp_min(1e-12)[:, None]
         closed = torch.zeros_like(products)
         if k < products.shape[-1]:
             nearest = products.topk(k, dim=-1).indices
             closed = torch.full_like(products, -torch.inf).scatter(-1, nearest, 0.0)
-        return cls(curved, linear, pace, closed)
+        return cls(curved * length[..., None], linear * length, closed)
 
     def start(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the first weights, the point ahead of them, and the momentum."""
@@ -81,8 +81,7 @@ class _Descent(NamedTuple):
 
     def step(self, weights: Tensor, ahead: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return all three after a step."""
-        gradient = times_gram(ahead, self.curved) - self.linear
-        moved = _project_to_simplex(ahead - self.pace * gradient + self.closed)
+        moved = _project_to_simplex(ahead - (times_gram(ahead, self.curved) - self.linear) + self.closed)
         uphill = ((ahead - moved) * (moved - weights)).sum(-1, keepdim=True) > 0
         faster = (1 + (1 + 4 * momentum**2).sqrt()) / 2
         share = torch.where(uphill, 0, (momentum - 1) / faster)

@@ -20,12 +20,7 @@ import torch
 from torch import Tensor
 
 from s3clip.space.hull import hull_weights, times_gram
-from s3clip.space.metrics import (
-    SHORTEST_MEAN,
-    PointGroup,
-    chosen_count,
-    shortest_length,
-)
+from s3clip.space.metrics import SHORTEST_MEAN, PointGroup, chosen_count, shortest_length
 
 
 class LocalScores(NamedTuple):
