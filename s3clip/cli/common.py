@@ -29,20 +29,63 @@ def _known_backbone(name: str | None) -> str | None:
     return name
 
 
+def typed_backbone(name: str) -> str:
+    """Return a model as it is typed: the small one that comes along by its short name."""
+    from s3clip.demo import model_folder
+
+    return DEMO if name == str(model_folder()) and not Path(DEMO).is_dir() else name
+
+
 _MODEL = (
-    "a Hub repository (openai/clip-vit-base-patch32), a folder, one of open_clip (hf-hub:user/name, "
-    "local-dir:FOLDER, open_clip:ARCHITECTURE/TAG), or demo, the small one that comes along."
+    "CLIP-like model: a Hub repository (openai/clip-vit-base-patch32), a folder, one of open_clip "
+    "(hf-hub:user/name, local-dir:FOLDER, open_clip:ARCHITECTURE/TAG), or demo, the small one that comes "
+    "along."
 )
-RequiredBackbone = Annotated[str, typer.Option(help=f"CLIP-like model: {_MODEL}", callback=_known_backbone)]
-OptionalBackbone = Annotated[
-    str | None, typer.Option(help=f"CLIP-like model: {_MODEL}", callback=_known_backbone)
-]
+BackboneName = Annotated[str, typer.Option(help=_MODEL, callback=_known_backbone)]
+OptionalBackbone = Annotated[str | None, typer.Option(help=_MODEL, callback=_known_backbone)]
 SavedBackbone = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="The model, if it is not where it was when the head was fitted.", callback=_known_backbone
+        help=f"{_MODEL} Needed only if the model is not where it was when the head was fitted.",
+        callback=_known_backbone,
     ),
 ]
+
+_CLASSES = (
+    'Synonym file: JSON such as {"cat": ["feline", "kitty"], "dog": []}, a text file with one class a line, '
+    'hf://datasets/user/name/file.json, builtin:food101 (see s3clip synonyms list); or names: "cat,dog".'
+)
+Classes = Annotated[str, typer.Argument(metavar="CLASSES", help=_CLASSES)]
+OptionalClasses = Annotated[str | None, typer.Argument(metavar="CLASSES", help=_CLASSES)]
+Values = Annotated[
+    str, typer.Option(help='What {"class": [texts]} lists: synonyms, descriptors or prompts (sentences).')
+]
+Template = Annotated[
+    list[str] | None,
+    typer.Option(
+        help='Prompt such as "a photo of a {}.", given several times for an average, or the name of a '
+        "set: openai_imagenet_80, openai_imagenet_7. Default: the file's own."
+    ),
+]
+Config = Annotated[
+    str | None,
+    typer.Option(
+        help='Settings as JSON, or a file of them: {"metric": "center", "scale_rule": null}; `s3clip schema` '
+        "says which there are."
+    ),
+]
+
+LabelledImages = Annotated[
+    Path | None,
+    typer.Option(
+        "--images", help="Images: a folder, with --labels where its files lie, else one sub-folder a class."
+    ),
+]
+Labels = Annotated[
+    Path | None, typer.Option(help="CSV with a line for each image; files beside it unless --images.")
+]
+FileColumn = Annotated[str, typer.Option(help="Its column of files.")]
+LabelColumn = Annotated[str, typer.Option(help="Its column of class ids or names.")]
 
 _HEAD = "Folder that `s3clip fit` wrote, or a class space on the Hub: user/name."
 HeadSource = Annotated[str, typer.Option("--head", help=_HEAD)]
@@ -53,13 +96,13 @@ ClassName = Annotated[
 ]
 InsteadOfHead = Annotated[
     str | None,
-    typer.Option(
-        "--classes", help='Instead of --head: a synonym file, as for `s3clip fit`, or names: "cat,dog".'
-    ),
+    typer.Option("--classes", help=f"{_CLASSES} With --backbone, instead of --head."),
 ]
 Revision = Annotated[
     str | None,
-    typer.Option(help="Branch, tag or commit, on the Hub, of the class space, or of the model of --classes."),
+    typer.Option(
+        help="Branch, tag or commit, on the Hub, of the class space, or of the model where there is none."
+    ),
 ]
 
 
@@ -106,7 +149,9 @@ NearSize = Annotated[
         help="Decode JPEGs near the size that the model needs, at no less than twice that.",
     ),
 ]
-BatchSize = Annotated[int, typer.Option(help="How many texts or images go through the model at once.")]
+BatchSize = Annotated[int, typer.Option(help="How many images go through the model at once.")]
+BATCH_SIZE = 64
+"""Of images, the default of all commands."""
 AllowAddresses = Annotated[
     list[str] | None,
     typer.Option(
@@ -114,7 +159,33 @@ AllowAddresses = Annotated[
         "s3, file (all of this machine), or what they begin with, as file:///data/; several times for more."
     ),
 ]
+PatchFeatures = Annotated[
+    str | None,
+    typer.Option(
+        help="Embeddings of patches, for segmentation: patch, maskclip, sclip (the default), naclip or "
+        "clearclip."
+    ),
+]
 Views = Annotated[int, typer.Option(help="How many views of an image to adapt to.")]
+
+
+Level = Annotated[
+    str | None, typer.Option(help="Answer with groups of classes at this level of the synonym file.")
+]
+Among = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Answer within this class or group alone: a name, an id, or LEVEL=GROUP; several times for more."
+    ),
+]
+
+
+def chosen(among: list[str] | None) -> list[str | dict[str, str]] | None:
+    """Return what --among means for `predict`: LEVEL=GROUP as a record, anything else as a name."""
+    if not among:
+        return None
+    pairs = (each.partition("=") for each in among)
+    return [{level: group} if group else level for level, _, group in pairs]
 
 
 class Format(StrEnum):
@@ -152,7 +223,7 @@ def class_source(given: str) -> str | list[str]:
         return given
     if "," in given:
         return [name.strip() for name in next(csv.reader([given], skipinitialspace=True))]
-    return BUILTIN + given if given in set_names() else given
+    return BUILTIN + given if given.partition("/")[0] in set_names() else given
 
 
 def fitted_head(

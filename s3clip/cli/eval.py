@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from s3clip.cli.common import (
+    BATCH_SIZE,
     AllowAddresses,
+    BackboneName,
     BatchSize,
     Compile,
     Device,
     ImageDtype,
     NearSize,
-    RequiredBackbone,
+    PatchFeatures,
+    Revision,
     class_source,
     make_folder,
 )
@@ -32,7 +35,7 @@ def evaluate(
             help="Benchmarks of the table (food101 dtd voc21), or a JSON file for a set of your own."
         ),
     ],
-    backbone: RequiredBackbone,
+    backbone: BackboneName,
     out: Annotated[Path, typer.Option(help="Folder for run.json, run.md, run.png and thumbnails.")],
     data: Annotated[
         str | None,
@@ -41,7 +44,7 @@ def evaluate(
             "lies beside its file."
         ),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
+    revision: Revision = None,
     convention: Annotated[
         str | None,
         typer.Option(
@@ -50,19 +53,14 @@ def evaluate(
         ),
     ] = None,
     classes: Annotated[
-        str, typer.Option(help="Synonym file for a single set, or builtin: the words that come with s3clip.")
-    ] = "builtin",
+        str | None,
+        typer.Option(help="Synonym file for a single set. Default: the words that come with s3clip."),
+    ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="Score this one and the control alone; several times for more."),
+        typer.Option(help="Only this method beside the control; several times for more."),
     ] = None,
-    patch_features: Annotated[
-        str | None,
-        typer.Option(
-            help="Embeddings of patches, for segmentation: patch, maskclip, sclip (the default), naclip or "
-            "clearclip."
-        ),
-    ] = None,
+    patch_features: PatchFeatures = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -72,9 +70,9 @@ def evaluate(
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that open and prepare images. Default: one a core.")
+        int | None, typer.Option(help="Processes that decode images. Default: one a core.")
     ] = None,
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = BATCH_SIZE,
     bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of the resamples and the random descriptors.")] = 0,
     allow_addresses: AllowAddresses = None,
@@ -126,7 +124,7 @@ def evaluate(
     run.save(out)
     if run.measured.precision is not None:
         say(f"dtype: {run.measured.precision}", error=True)
-    say(run.markdown())
+    say(run.text())
     _warn(
         (each.name, warning)
         for each, found in zip(opened, run.benchmarks, strict=True)
@@ -137,14 +135,14 @@ def evaluate(
         run.draw(out / "run.png")
     except ImportError as error:
         say(f"warning: no picture: {error}", error=True)
-    say(f"Saved to {out}.")
+    say(f"Saved to {out}; all methods are in {out / 'run.md'}.")
 
 
 def _open_sets(
     names: list[str],
     data: str | None,
     convention: str | None,
-    classes: str,
+    classes: str | None,
     allow_addresses: Iterable[str],
 ) -> "list[ClassificationSet | SegmentationSet]":
     from s3clip import SynonymSet
@@ -152,7 +150,7 @@ def _open_sets(
     from s3clip.evaluation.benchmarks.table import find_benchmark
 
     rows = [find_benchmark(name) for name in names]
-    words = None if classes == "builtin" else SynonymSet.read(class_source(classes))
+    words = None if classes in (None, "builtin") else SynonymSet.read(class_source(classes))
     if words is not None and len(rows) > 1:
         raise ValueError(f"--classes: a file has the classes of one set, and there are {len(rows)}")
     opened: list[ClassificationSet | SegmentationSet] = []

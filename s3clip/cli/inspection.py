@@ -40,12 +40,14 @@ def inspect(
     ] = None,
     images: Annotated[
         list[str] | None,
-        typer.Option(help="With --page: image files, folders or globs, to show beside the texts they match."),
+        typer.Option(
+            help="Images: files, folders or globs, to show on the --page beside the texts they match."
+        ),
     ] = None,
     picture: Annotated[
         Path | None, typer.Option(help="Draw the classes of --class for a paper: class.png, .pdf or .svg.")
     ] = None,
-    backbone: SavedBackbone = "saved",
+    backbone: SavedBackbone = None,
     device: Device = None,
     dtype: ImageDtype = None,
     compiled: Compile = False,
@@ -58,7 +60,7 @@ def inspect(
     if images and page is None:
         raise ValueError("--images: are shown on the page; give --page page.html too")
     fitted = SynonymousSpaceHead.from_pretrained(
-        head, revision=revision, backbone=backbone if images else None, device=device
+        head, revision=revision, backbone=(backbone or "saved") if images else None, device=device
     )
     every = inspect_head(fitted)
     reports = every if name is None else [every[i] for i in named(name, fitted.class_names, head)]

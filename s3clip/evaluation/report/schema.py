@@ -34,6 +34,8 @@ class RecognitionScores(Value):
     seeds: Count
     acc1_spread: float
     mean_per_class_recall_spread: float
+    levels: dict[str, float] = Field(default_factory=dict)
+    mistake_distance: float | None = None
 
 
 class PixelDifferences(Value):
