@@ -52,7 +52,9 @@ def classes(dim: int) -> list[torch.Tensor]:
 def head() -> SynonymousSpaceHead:
     clip, processor = model()
     names = [f"class {i}" for i in range(CLASSES)]
-    fitted = SynonymousSpaceHead(clip, (None, processor)).fit_embeddings(classes(clip.config.projection_dim), names)
+    fitted = SynonymousSpaceHead(clip, (None, processor)).fit_embeddings(
+        classes(clip.config.projection_dim), names
+    )
     return fitted.eval()
 
 
