@@ -114,6 +114,10 @@ class SynonymClass(BaseModel):
     names: dict[_Language, _Names] = {}
     negatives: _Sentences = ()
 
+    def __hash__(self) -> int:
+        """Hash by what is hashed quickly; equal classes have equal ones."""
+        return hash((self.name, self.synonyms, self.descriptors, self.prompts, self.id))
+
 
 class Generated(BaseModel):
     """How a set was generated.
