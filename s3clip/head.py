@@ -272,11 +272,12 @@ class SynonymousSpaceHead(ClassSpaceModule):
             ValueError: both inputs or neither, not fitted, or a wrong embedding size.
         """
         embeds = self._unit_embeds(pixel_values, image_embeds, image_inputs)
-        return self._logits(self.folded(embeds), embeds)
+        return self._further(self.folded.logits(embeds, self._scale()), embeds)
 
     def word_logits(self, image_embeds: Tensor) -> Tensor:
         """Return the logits of (batch, dim) embeddings without what labelled images add: as of patches."""
-        return self._logits(self.folded(self._unit_embeds(None, image_embeds, {})))
+        embeds = self._unit_embeds(None, image_embeds, {})
+        return self._further(self.folded.logits(embeds, self._scale()))
 
     @torch.no_grad()
     def top_classes(
@@ -296,8 +297,8 @@ class SynonymousSpaceHead(ClassSpaceModule):
         k = whole_number(k, "k")
         embeds = self._unit_embeds(pixel_values, image_embeds, image_inputs)
         blocks = (
-            (classes, self._logits(scores, embeds, classes))
-            for classes, scores in self.folded.scores_by_block(embeds)
+            (classes, self._further(logits, embeds, classes))
+            for classes, logits in self.folded.logits_by_block(embeds, self._scale())
         )
         return top_classes(blocks, k, self.current_calibration)
 
@@ -396,9 +397,8 @@ class SynonymousSpaceHead(ClassSpaceModule):
             raise TypeError(f"image_embeds takes no further inputs, got {sorted(image_inputs)}")
         return fitted.built.folded.unit_embeds(image_embeds)
 
-    def _logits(self, scores: Tensor, embeds: Tensor | None = None, classes: Tensor | None = None) -> Tensor:
-        """Return logits: those of the space, then what labelled images add, then the shares of classes."""
-        logits: Tensor = scores * self._scale()
+    def _further(self, logits: Tensor, embeds: Tensor | None = None, classes: Tensor | None = None) -> Tensor:
+        """Return logits of words with the bias, what labelled images add, then the shares of classes."""
         residual = None if embeds is None else self._checked().built.residual(embeds, classes)
         shares = self.share_offsets
         shares = shares if shares is None or classes is None else shares[classes]

@@ -65,8 +65,14 @@ class FittedSpace(nn.Module):
         precise = torch.promote_types(value.raw.dtype, torch.float32)
         value = replace(value, raw=value.raw.detach().to(device=device, dtype=precise))
         config = value.config
+        negatives = None if value.negatives is None else (value.negatives, value.negative_owners)
         self.built = built or BuiltSpace(
-            value.build(progress), config.metric, config.metric_options, raw=value.raw, fused=fused
+            value.build(progress),
+            config.metric,
+            config.metric_options,
+            raw=value.raw,
+            fused=fused,
+            negatives=negatives,
         )
         if value.few_shot is not None and built is None:
             kept, residual = learn(value.few_shot, self.built)

@@ -33,6 +33,8 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -111,6 +113,18 @@ class SynonymClass(BaseModel):
     groups: _Groups = {}
     names: dict[_Language, _Names] = {}
     negatives: _Sentences = ()
+
+    @field_validator("negatives")
+    @classmethod
+    def _no_text_of_the_class(cls, negatives: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        known = [info.data.get(field, ()) for field in ("synonyms", "prompts")]
+        own = {text.casefold() for text in (info.data.get("name", ""), *known[0], *known[1])}
+        if both := [text for text in negatives if text.casefold() in own]:
+            raise ValueError(
+                f"has {both[0]!r}, which is a text of the class itself and cannot say that it is not there; "
+                f"take it out of one of the two"
+            )
+        return negatives
 
 
 class Generated(BaseModel):
