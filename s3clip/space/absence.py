@@ -4,11 +4,11 @@ With z the logit of a class, and n_1 ... n_J those of its negatives, each scored
 
     p(present) = exp(z) / (exp(z) + Σ exp(n_j))
 
-is what CLIP says of the choice between the class and its negatives. The logit becomes z + log p(present). It is
-never more than z; it is z where all negatives are far below, and 2 z - n where one is far above. In a softmax
-the weight of the class, exp(z), is multiplied by p(present): what is left of it goes to a background of its own.
-In sigmoids the odds are. The difference z - n alone, the usual pair of prompts, is the choice without the class:
-where an image shows neither, it is near nothing whatever the image shows. docs/absence.md has both measured.
+is what CLIP says of the choice between the class and its negatives. The logit becomes z + log p(present). It
+is never more than z; it is z where all negatives are far below, and 2 z - n where one is far above. In a
+softmax the weight of the class, exp(z), is multiplied by p(present): what is left of it goes to a background
+of its own. In sigmoids the odds are. The difference z - n alone, the usual pair of prompts, is the choice
+without the class: where an image shows neither, it says nothing. docs/absence.md has both measured.
 """
 
 import torch
