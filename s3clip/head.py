@@ -1,7 +1,7 @@
 """The head: class names and synonyms in, zero-shot logits out, over a class space and a backbone."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from s3clip import class_space as spaces
-from s3clip.arguments import whole_number
 from s3clip.artifact.folder import save_artifact
 from s3clip.artifact.hub import push_artifact
 from s3clip.artifact.opening import open_artifact, open_text_tower
@@ -24,10 +23,11 @@ from s3clip.prediction.answers import predict, predict_proba
 from s3clip.prediction.calibrating import calibrate, fit_rejection
 from s3clip.prediction.conformal import predict_sets
 from s3clip.prediction.few_shot import fit_few_shot
+from s3clip.prediction.groups import group_names, group_probabilities, top_groups
 from s3clip.prediction.label_check import check_labels
 from s3clip.prediction.linear_weights import to_linear
 from s3clip.prediction.suggesting import suggest
-from s3clip.prediction.top_classes import TopClasses, top_classes
+from s3clip.prediction.top_classes import top_classes
 from s3clip.segmentation.segmenter import segment
 from s3clip.texts.prompts import resolve_templates
 from s3clip.texts.synonyms import SynonymSet
@@ -279,33 +279,22 @@ class SynonymousSpaceHead(ClassSpaceModule):
         embeds = self._unit_embeds(None, image_embeds, {})
         return self._further(self.folded.logits(embeds, self._scale()))
 
-    @torch.no_grad()
-    def top_classes(
-        self,
-        pixel_values: Tensor | None = None,
-        *,
-        image_embeds: Tensor | None = None,
-        k: int = 5,
-        **image_inputs: Any,
-    ) -> TopClasses:
-        """Return the k classes of the largest logits of every image, in one pass over blocks of classes.
-
-        What `forward`, `probabilities` and `topk` say, without the (batch, classes) logits in memory: for
-        large batches and tens of thousands of classes. Arguments as for `forward`, and `k` as in
-        `s3clip.prediction.top_classes`.
-        """
-        k = whole_number(k, "k")
+    def logits_by_block(
+        self, pixel_values: Tensor | None = None, *, image_embeds: Tensor | None = None, **image_inputs: Any
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what `forward` returns some classes at a time: (c,) positions and (batch, c) logits."""
         embeds = self._unit_embeds(pixel_values, image_embeds, image_inputs)
-        blocks = (
-            (classes, self._further(logits, embeds, classes))
-            for classes, logits in self.folded.logits_by_block(embeds, self._scale())
-        )
-        return top_classes(blocks, k, self.current_calibration)
+        for classes, logits in self.folded.logits_by_block(embeds, self._scale()):
+            yield classes, self._further(logits, embeds, classes)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probabilities of (..., classes) logits: calibrated, if the head is, else the model's."""
         return self.current_calibration.probabilities(logits)
 
+    top_classes = top_classes
+    top_groups = top_groups
+    group_names = group_names
+    group_probabilities = group_probabilities
     predict = predict
     predict_proba = predict_proba
     predict_sets = predict_sets

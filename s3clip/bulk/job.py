@@ -29,7 +29,7 @@ from s3clip.bulk.inputs import (
     result_folders,
     write_listing,
 )
-from s3clip.bulk.labelling import Labeller, schema
+from s3clip.bulk.labelling import Asked, Labeller, schema
 from s3clip.bulk.local import label_locally
 from s3clip.bulk.on_ray import label_on_ray
 from s3clip.bulk.output import FORMAT, MANIFEST, Manifest, Output, Part
@@ -40,6 +40,7 @@ from s3clip.files.writing import in_utf8
 from s3clip.head import SynonymousSpaceHead
 from s3clip.images.opening import one_or_several
 from s3clip.images.sources import Shard
+from s3clip.prediction.scope import scope_of
 
 FEW_ROWS = 1000
 """Errors are counted against so many rows at least: the first picture of all may be a broken one."""
@@ -57,6 +58,8 @@ def label(
     engine: Literal["local", "ray"] = "local",
     workers: int | None = None,
     top_k: int = 5,
+    level: str | None = None,
+    among: Any = None,
     keep_embeddings: bool = False,
     max_error_share: float = 0.01,
     batch_size: int = 64,
@@ -82,6 +85,8 @@ def label(
         workers: processes that decode, by default one less than there are cores; with "ray" actors that
             encode, by default one a GPU.
         top_k: how many classes the lists of a row name.
+        level: of groups; rows say the most probable group too, in the columns group and group_score.
+        among: answer within some classes, as for `predict`.
         keep_embeddings: keep the embedding of each row in float16, to label with another head later.
         max_error_share: the job stops where more of the rows so far (of 1,000, where there are fewer) have an
             error.
@@ -123,10 +128,16 @@ def label(
     head = _head_for(shards, head, device)
     for folder in result_folders(found):
         _check_results(folder, head)
+    scope = scope_of(head.classes, level, among)
+    within = None if scope.classes is None else tuple(scope.classes.tolist())
+    asked = Asked(top_k, keep_embeddings, level, within)
     settings = _settings(head, top_k, keep_embeddings, batch_size, part_size, column, key_column)
+    for name, value in (("level", level), ("among", within)):
+        if value is not None:  # results of earlier versions say nothing of it
+            settings[name] = value if isinstance(value, str) else list(value)
     if allowed:  # results of earlier versions say nothing of it
         settings["allow_addresses"] = list(allowed)
-    columns = schema(head, keep_embeddings=keep_embeddings)
+    columns = schema(head, asked)
     output.make()
     with output.claimed():
         _take_folder(output, head, settings, columns, _has_pictures(shards.values()))
@@ -143,7 +154,7 @@ def label(
         tasks = _tasks(files, shards, parts, RowsPer(batch_size, part_size), dim, digest)
         started = time.perf_counter()
         if tasks:
-            written = _label(tasks, head, output, engine, workers, top_k, keep_embeddings)
+            written = _label(tasks, head, output, engine, workers, asked)
             _follow(written, summary, len(tasks), max_error_share, progress, started)
         summary.seconds = time.perf_counter() - started
         output.write("summary.json", json.dumps(summary.to_dict(), indent=1, ensure_ascii=False).encode())
@@ -192,19 +203,16 @@ def _label(
     output: Output,
     engine: str,
     workers: int | None,
-    top_k: int,
-    keep_embeddings: bool,
+    asked: Asked,
 ) -> Generator[Part, None, None]:
     """Let an engine do the tasks; it gives the parts as they are written."""
     with_pictures = _has_pictures(task.shard for task in tasks)
     preprocess = head.backbone.image_transform() if with_pictures and head.backbone is not None else None
     if engine == "ray":
-        return label_on_ray(
-            tasks, preprocess, head, output, workers=workers, top_k=top_k, keep_embeddings=keep_embeddings
-        )
+        return label_on_ray(tasks, preprocess, head, output, asked, workers=workers)
     if workers is None:
         workers = max(0, (os.cpu_count() or 1) - 1)
-    labeller = Labeller(head, top_k=top_k, keep_embeddings=keep_embeddings)
+    labeller = Labeller(head, asked)
     return label_locally(tasks, preprocess, labeller, output, workers=workers if with_pictures else 0)
 
 

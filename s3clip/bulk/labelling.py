@@ -1,6 +1,7 @@
 """Batches in, rows out: the one function by which every engine labels, and the schema of the rows."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,25 @@ from s3clip.prediction.matched_texts import nearest_rows
 from s3clip.space.synonymous_space import unit_vectors
 
 
-def schema(head: SynonymousSpaceHead, *, keep_embeddings: bool) -> pa.Schema:
+@dataclass(frozen=True)
+class Asked:
+    """What the rows are to say.
+
+    Attributes:
+        top_k: how many classes the lists name; all where there are fewer.
+        keep_embeddings: give each row its unit embedding in float16, and label from that: labels made of kept
+            embeddings later are the same.
+        level: of groups, to name the most probable one too; None: none.
+        among: positions of the classes among which is answered, ascending; None: all.
+    """
+
+    top_k: int
+    keep_embeddings: bool
+    level: str | None = None
+    among: tuple[int, ...] | None = None
+
+
+def schema(head: SynonymousSpaceHead, asked: Asked) -> pa.Schema:
     """Return the columns of the rows that a head gives; docs/scale.md says what they hold."""
     ids = [each.id for each in head.classes]
     id_type = pa.int64() if any(i is not None for i in ids) and _are_numbers(ids) else pa.string()
@@ -36,7 +55,9 @@ def schema(head: SynonymousSpaceHead, *, keep_embeddings: bool) -> pa.Schema:
         pa.field("error", pa.string()),
         pa.field("note", pa.string()),
     ]
-    if keep_embeddings:
+    if asked.level is not None:
+        fields += [pa.field("group", names), pa.field("group_score", pa.float32())]
+    if asked.keep_embeddings:
         dim = head.space.raw.shape[1]
         fields.append(pa.field("embedding", pa.list_(pa.float16(), dim)))
     return pa.schema(fields)
@@ -47,16 +68,13 @@ class Labeller:
 
     Args:
         head: fitted, with its image tower where there are pictures.
-        top_k: how many classes the lists name; all where there are fewer.
-        keep_embeddings: give each row its unit embedding in float16, and label from that: labels made of kept
-            embeddings later are the same.
+        asked: what the rows are to say.
     """
 
-    def __init__(self, head: SynonymousSpaceHead, *, top_k: int, keep_embeddings: bool) -> None:
+    def __init__(self, head: SynonymousSpaceHead, asked: Asked) -> None:
         self.head = head.eval()
-        self.top_k = min(top_k, len(head.classes))
-        self.keep_embeddings = keep_embeddings
-        self.schema = schema(head, keep_embeddings=keep_embeddings)
+        self.asked = asked
+        self.schema = schema(head, asked)
         self._names = pa.array(head.class_names, pa.string())
         self._ids = pa.array(
             [
@@ -74,6 +92,7 @@ class Labeller:
             texts.extend(each.texts or [None] * each.rows)
         self._texts = pa.array(texts, pa.string())
         self._text_offsets = np.array(offsets)
+        self._groups = None if asked.level is None else pa.array(head.group_names(asked.level), pa.string())
 
     @torch.inference_mode()
     def rows(self, shard: str, batch: DecodedBatch) -> pa.Table:
@@ -125,12 +144,13 @@ class Labeller:
             }
             embeds = backbone.encode_images(**placed)
         embeds = embeds.float()
-        return unit_vectors(embeds).half().float() if self.keep_embeddings else embeds
+        return unit_vectors(embeds).half().float() if self.asked.keep_embeddings else embeds
 
     def _labels(self, embeds: Tensor, good: np.ndarray) -> dict[str, pa.Array]:
-        best = self.head.top_classes(image_embeds=embeds, k=max(2, self.top_k))  # 2: for the margin
-        order = best.class_index[:, : self.top_k]
-        scores = best.probabilities[:, : self.top_k].cpu().numpy()
+        top_k, among = self.asked.top_k, self.asked.among
+        best = self.head.top_classes(image_embeds=embeds, k=max(2, top_k), among=among)  # 2: for the margin
+        order = best.class_index[:, :top_k]
+        scores = best.probabilities[:, :top_k].cpu().numpy()
         nearest = nearest_rows(self.head.space, embeds, order[:, :1])[:, 0].cpu().numpy()
         top, values = order.cpu().numpy().astype(np.int32), best.logits.float().cpu().numpy()
         index = np.full(len(good), -1)
@@ -150,7 +170,12 @@ class Labeller:
             "top_class_index": _lists(top),
             "top_score": _lists(scores),
         }
-        if self.keep_embeddings:
+        if self.asked.level is not None:
+            groups = self.head.top_groups(self.asked.level, image_embeds=embeds, k=1, among=among)
+            indices = pa.array(groups.group[:, 0].cpu().numpy().astype(np.int32))
+            found["group"] = pa.DictionaryArray.from_arrays(indices, self._groups)
+            found["group_score"] = pa.array(groups.probabilities[:, 0].cpu().numpy())
+        if self.asked.keep_embeddings:
             numbers = pa.array(embeds.half().cpu().numpy().reshape(-1))
             found["embedding"] = pa.FixedSizeListArray.from_arrays(numbers, embeds.shape[1])
         return found if good.all() else {name: column.take(take) for name, column in found.items()}

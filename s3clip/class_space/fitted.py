@@ -22,6 +22,7 @@ from s3clip.files.json import checked, parse_json
 from s3clip.space.built import BuiltSpace
 from s3clip.space.folding import FoldedSpace
 from s3clip.space.synonymous_space import SynonymousSpace
+from s3clip.texts.groups import levels_of
 
 _TENSORS = ("text_embeddings", "owners", *FURTHER_TENSORS)
 """Of a state dict."""
@@ -126,6 +127,11 @@ class ClassSpaceModule(nn.Module):
     def class_names(self) -> list[str]:
         """The names of the classes, in the order of the logits; none before a fit."""
         return [each.name for each in self.classes]
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The levels of the groups that classes are in, the widest first; none where there are no groups."""
+        return levels_of(each.groups for each in self.classes)
 
     @property
     def templates(self) -> tuple[str, ...] | None:

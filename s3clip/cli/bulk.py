@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from s3clip.cli.common import AllowAddresses, BatchSize, Device, HeadSource
+from s3clip.cli.common import AllowAddresses, Among, BatchSize, Device, HeadSource, Level, chosen
 from s3clip.cli.stopping import keeps
 from s3clip.printing import counted, say
 
@@ -25,6 +25,8 @@ def label(
         int | None, typer.Option(help="Processes that decode; with ray, actors that encode.")
     ] = None,
     top_k: Annotated[int, typer.Option(help="How many classes the lists of a row name.")] = 5,
+    level: Level = None,
+    among: Among = None,
     keep_embeddings: Annotated[
         bool, typer.Option(help="Keep embeddings (float16), to label them with another head later.")
     ] = False,
@@ -59,6 +61,8 @@ def label(
             engine=engine,  # type: ignore[arg-type]  # checked above
             workers=workers,
             top_k=top_k,
+            level=level,
+            among=chosen(among),
             keep_embeddings=keep_embeddings,
             max_error_share=max_error_share,
             column=column,

@@ -88,6 +88,25 @@ AllowAddresses = Annotated[
 Views = Annotated[int, typer.Option(help="How many views of an image to adapt to.")]
 
 
+Level = Annotated[
+    str | None, typer.Option(help="Answer with groups of classes at this level of the synonym file.")
+]
+Among = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Answer within this class or group alone: a name, an id, or LEVEL=GROUP; several times for more."
+    ),
+]
+
+
+def chosen(among: list[str] | None) -> list[str | dict[str, str]] | None:
+    """Return what --among means for `predict`: LEVEL=GROUP as a record, anything else as a name."""
+    if not among:
+        return None
+    pairs = (each.partition("=") for each in among)
+    return [{level: group} if group else level for level, _, group in pairs]
+
+
 class Format(StrEnum):
     """How a result is printed."""
 
@@ -123,7 +142,7 @@ def class_source(given: str) -> str | list[str]:
         return given
     if "," in given:
         return [name.strip() for name in next(csv.reader([given], skipinitialspace=True))]
-    return BUILTIN + given if given in set_names() else given
+    return BUILTIN + given if given.partition("/")[0] in set_names() else given
 
 
 def fitted_head(

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from s3clip.cli.common import (
+    Among,
     BatchSize,
     Device,
     Format,
     HeadArgument,
     InsteadOfHead,
+    Level,
     OptionalBackbone,
     OptionalHead,
     Output,
@@ -21,6 +23,7 @@ from s3clip.cli.common import (
     Revision,
     SavedBackbone,
     Views,
+    chosen,
     class_source,
     fitted_head,
     head_config,
@@ -135,6 +138,11 @@ def predict(
             "of --top-k.",
         ),
     ] = False,
+    level: Level = None,
+    among: Among = None,
+    language: Annotated[
+        str | None, typer.Option(help="Language of the labels, where the classes have names in it: de, zh.")
+    ] = None,
     device: Device = None,
 ) -> None:
     """Classify images with a saved head, or with --classes and --backbone.
@@ -146,14 +154,24 @@ def predict(
 
     if sets and adapt is not None:
         raise ValueError("--sets: chosen for answers that are not adapted; leave --adapt out")
+    if sets and (level is not None or among):
+        raise ValueError("--sets: chosen for all classes, one by one; leave --level and --among out")
     files = find_images(images)
     fitted = fitted_head(head, classes, backbone, revision, device)
     adapter = None if adapt is None else TestTimeAdapter(fitted, adapt, views=views)
     answers: list[list[Prediction] | None]  # None: not a readable image
     if sets:
-        answers = fitted.predict_sets(files, batch_size=batch_size)
+        answers = fitted.predict_sets(files, batch_size=batch_size, language=language)
     else:
-        found = fitted.predict(files, top_k=top_k, batch_size=batch_size, adapt=adapter)
+        found = fitted.predict(
+            files,
+            top_k=top_k,
+            batch_size=batch_size,
+            adapt=adapter,
+            level=level,
+            among=chosen(among),
+            language=language,
+        )
         answers = [own or None for own in found]
     if output is Format.JSON:
         listed = [

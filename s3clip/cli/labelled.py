@@ -170,19 +170,27 @@ def suggest(
 
 def reject(
     images: Annotated[
-        list[str], typer.Argument(help="Image files, folders or globs that show none of the classes.")
+        list[str],
+        typer.Argument(
+            help="Image files, folders or globs that show none of the classes; with --accept-rate, that show "
+            "them."
+        ),
     ],
     head: HeadSource,
     out: Out = None,
     false_accept_rate: Annotated[
         float, typer.Option(help="The share of such images that may be accepted all the same.")
     ] = 0.05,
+    accept_rate: Annotated[
+        float | None,
+        typer.Option(help="For images that show the classes: the share of them that is to be accepted."),
+    ] = None,
     backbone: SavedBackbone = "saved",
     revision: Revision = None,
     batch_size: BatchSize = 32,
     device: Device = None,
 ) -> None:
-    """Teach a head to say "none of these", by images that show none of its classes.
+    """Teach a head to say "none of these", by images that show none of its classes, or by some that do.
 
     It holds for images like those: of things that look more like the classes, more are accepted.
     """
@@ -192,11 +200,14 @@ def reject(
     files = find_images(images)
     fitted = _loaded(head, revision, backbone, device)
     embeds = _encoded(fitted, files, batch_size)
-    fitted.fit_rejection(image_embeds=embeds, false_accept_rate=false_accept_rate)
+    fitted.fit_rejection(
+        image_embeds=embeds, false_accept_rate=false_accept_rate, accept_rate=accept_rate
+    )
     accepted = sum(own[0].accepted for own in fitted.predict(image_embeds=embeds, top_k=1))
+    of = "no class" if accept_rate is None else "the classes"
     fitted.save_pretrained(folder)
     say(
-        f"Of your {len(files):,} images of no class {accepted:,} are accepted from now on, and the others "
+        f"Of your {len(files):,} images of {of} {accepted:,} are accepted from now on, and the others "
         f'"none of these"; saved to {folder}.'
     )
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from s3clip.arguments import is_number, plain
 from s3clip.prediction.answers import Prediction, as_predictions
 from s3clip.prediction.batches import AnsweringHead, embedded_batches
+from s3clip.prediction.scope import scope_of
 
 _ROUNDING = 1e-6
 """By which a probability in float32 may fall short of itself, computed in another batch."""
@@ -32,15 +33,7 @@ def least_probability(own: Tensor, coverage: float) -> float:
     Raises:
         ValueError: a share outside (0, 1), or too few images for it.
     """
-    coverage = plain(coverage)
-    if not (is_number(coverage) and 0 < coverage < 1):
-        raise ValueError(f"coverage: expected a share in (0, 1), got {coverage!r}")
-    # 1e-9: 0.07 x 100 is 7.000000000000001.
-    needed = math.ceil((len(own) + 1) * coverage - 1e-9)
-    if needed > len(own):
-        least = math.ceil(coverage / (1 - coverage) - 1e-9)
-        raise ValueError(f"coverage: {coverage} takes {least} images of known classes, got {len(own)}")
-    threshold = float(own.sort(descending=True).values[needed - 1])
+    threshold = reached(own, coverage, "coverage")
     if threshold < 0:
         shut_out = float((own < 0).double().mean())
         raise ValueError(
@@ -50,20 +43,49 @@ def least_probability(own: Tensor, coverage: float) -> float:
     return threshold * (1 - _ROUNDING)
 
 
+def reached(scores: Tensor, share: float, argument: str) -> float:
+    """Return the largest score that this share of images reaches, with one more for the image to come.
+
+    Args:
+        scores: (images,) of images of known classes.
+        share: in (0, 1).
+        argument: what an error calls the share.
+
+    Raises:
+        ValueError: a share outside (0, 1), or too few images for it.
+    """
+    share = plain(share)
+    if not (is_number(share) and 0 < share < 1):
+        raise ValueError(f"{argument}: expected a share in (0, 1), got {share!r}")
+    # 1e-9: 0.07 x 100 is 7.000000000000001.
+    needed = math.ceil((len(scores) + 1) * share - 1e-9)
+    if needed > len(scores):
+        least = math.ceil(share / (1 - share) - 1e-9)
+        raise ValueError(f"{argument}: {share} takes {least} images of known classes, got {len(scores)}")
+    return float(scores.sort(descending=True).values[needed - 1])
+
+
 @torch.inference_mode()
 def predict_sets(
-    head: AnsweringHead, images: Any = None, *, image_embeds: Tensor | None = None, batch_size: int = 32
+    head: AnsweringHead,
+    images: Any = None,
+    *,
+    image_embeds: Tensor | None = None,
+    batch_size: int = 32,
+    language: str | None = None,
 ) -> list[list[Prediction] | None]:
     """Return the classes that each image may show, by the coverage that `calibrate` was given.
 
     The sets of images like those of `calibrate` hold the right class as often as its `coverage` says, on
-    average over all classes; where classes are unequal, those of rare ones hold it less often.
+    average over all classes; where classes are unequal, those of rare ones hold it less often. The groups of
+    the classes in a set (`Prediction.groups`) hold the right group at least as often.
 
     Args:
         head: a fitted head, calibrated with a coverage.
         images: as for `predict`.
         image_embeds: (images, dim) embeddings instead.
         batch_size: images per call of the image tower.
+        language: as for `predict`.
 
     Returns:
         One list per image, the most probable class first. It is empty where the image shows none of these:
@@ -78,13 +100,14 @@ def predict_sets(
         raise ValueError(
             "predict_sets: calibrate(images, labels, coverage=0.9) first, to choose the threshold"
         )
+    scope = scope_of(head.classes, language=language)
     answers: list[list[Prediction] | None] = []
     for readable, logits, embeds in embedded_batches(
         head, images, image_embeds, batch_size, skip_broken=True
     ):
         inside = calibration.in_sets(logits)
         most = max(1, int(inside.sum(1).max())) if len(inside) else 1
-        predicted = as_predictions(head, calibration, logits, embeds, most)
+        predicted = as_predictions(head, calibration, logits, embeds, most, scope)
         found = iter(own[:count] for own, count in zip(predicted, inside.sum(1).tolist(), strict=True))
         answers.extend(next(found) if is_readable else None for is_readable in readable)
     return answers

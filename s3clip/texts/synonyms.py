@@ -46,6 +46,7 @@ from s3clip.texts.groups import levels_of, problem_of_language
 from s3clip.texts.labels import problem_of_name, problem_of_text
 from s3clip.texts.prompts import Points, Text, class_texts, concepts, resolve_templates
 from s3clip.texts.sources import BUILTIN, Source, read_source
+from s3clip.texts.templates import TEMPLATES_IN
 
 
 def _label(text: str) -> str:
@@ -191,6 +192,43 @@ class SynonymSet(BaseModel):
         ]
         return found if points == "texts" else [concepts(own) for own in found]
 
+    def in_language(self, language: str) -> "SynonymSet":
+        """Return the set with the names in a language, and a template in it: what is encoded is in it alone.
+
+        The names that it has now are kept among `names`, by the language of the set; descriptors, sentences
+        and negatives, which are in that, are left out.
+
+        Args:
+            language: the code of the language, "de".
+
+        Warns:
+            UserWarning: where some classes have no name in it; they keep the ones they have.
+
+        Raises:
+            ValueError: no class has a name in it.
+        """
+        if language == self.language:
+            return self
+        without = sum(language not in each.names for each in self.classes)
+        if without == len(self.classes):
+            known = sorted({code for each in self.classes for code in each.names})
+            raise ValueError(
+                f"language: no class has a name in {language!r}; there are names in "
+                f"{', '.join(known) or 'no language'}"
+            )
+        if without:
+            warnings.warn(
+                f"{without} of {len(self.classes)} classes have no name in {language!r} and keep their own",
+                stacklevel=2,
+            )
+        classes = tuple(_named_in(each, language, self.language) for each in self.classes)
+        changed = {
+            "classes": classes,
+            "language": language,
+            "templates": TEMPLATES_IN.get(language.partition("-")[0], ("{}",)),
+        }
+        return self.model_copy(update=changed)
+
     def negative_texts(self) -> list[list[Text]]:
         """Return the negatives of every class as texts, which no template is put around."""
         return [[Text(text, (text,)) for text in dict.fromkeys(each.negatives)] for each in self.classes]
@@ -203,8 +241,10 @@ class SynonymSet(BaseModel):
     def builtin(cls, name: str) -> "SynonymSet":
         """Return a set that comes with s3clip, such as "food101"; `s3clip synonyms list` lists them.
 
+        "food101/de" is the same in German: see `in_language`.
+
         Raises:
-            ValueError: for a name that is not there, with the nearest that are.
+            ValueError: for a name or a language that is not there, with those that are.
         """
         return cls.read(BUILTIN + name)
 
@@ -213,7 +253,8 @@ class SynonymSet(BaseModel):
         """Read classes from a file, from the Hub, from Python objects or from the sets that come with s3clip.
 
         Args:
-            source: the path of a .json, .txt, .csv or .yaml file; "builtin:food101" (see `builtin`);
+            source: the path of a .json, .txt, .csv or .yaml file, or of a folder with a sub-folder a class;
+                "builtin:food101" or "builtin:food101/de" (see `builtin`);
                 "hf://datasets/user/name@revision/file.json"; a dict or list as such a file would hold; a
                 list of names; or a SynonymSet, which is returned.
             values: what the texts of a `{class: [text]}` file are. Other formats say it themselves and take
@@ -232,6 +273,9 @@ class SynonymSet(BaseModel):
             return source
         if values not in KINDS:
             raise ValueError(f"values: expected one of {', '.join(KINDS)}, got {values!r}")
+        if isinstance(source, str) and source.startswith(BUILTIN) and "/" in source:
+            source, _, language = source.partition("/")
+            return cls.read(source, values=values).in_language(language)
         where, content = read_source(source)
         try:
             found = interpret(content, values)
@@ -305,6 +349,14 @@ class SynonymSet(BaseModel):
                 commit_message=commit_message or f"Synonyms of {len(self.classes)} classes",
             )
         return f"hf://datasets/{repo_id}/{path_in_repo}"
+
+
+def _named_in(own: SynonymClass, language: str, before: str | None) -> SynonymClass:
+    """Return a class with its names in a language, and no texts in others."""
+    name, *synonyms = own.names.get(language, (own.name, *own.synonyms))
+    names = {} if before is None else {before: (own.name, *own.synonyms)}
+    names |= {code: each for code, each in own.names.items() if code != language}
+    return SynonymClass(name=name, synonyms=tuple(synonyms), id=own.id, groups=own.groups, names=names)
 
 
 def collisions(synonyms: SynonymSet) -> dict[str, list[int]]:
