@@ -200,9 +200,7 @@ def reject(
     files = find_images(images)
     fitted = _loaded(head, revision, backbone, device)
     embeds = _encoded(fitted, files, batch_size)
-    fitted.fit_rejection(
-        image_embeds=embeds, false_accept_rate=false_accept_rate, accept_rate=accept_rate
-    )
+    fitted.fit_rejection(image_embeds=embeds, false_accept_rate=false_accept_rate, accept_rate=accept_rate)
     accepted = sum(own[0].accepted for own in fitted.predict(image_embeds=embeds, top_k=1))
     of = "no class" if accept_rate is None else "the classes"
     fitted.save_pretrained(folder)
