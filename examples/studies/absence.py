@@ -2,12 +2,13 @@
 
     python examples/studies/absence.py --shared ../shared --photo-words FOLDER
 
-Is a class in an image or not: mean average precision over the classes (each against all images), macro F1 with
-thresholds that `fit_calibration` chose on the other half of the images (mean of both halves), and top-1. The
-last set is of 600 pictures of two product photos each, of two classes. "present" is what a head does, z + log
-p(present); "pair" is z minus the logarithm of the summed exponentials of the negatives, as a pair of prompts is
-often used. CLIP ViT-B/32 is here as embeddings of names alone, which "no" cannot be put before. FOLDER is the
-model of ../shared/models/photo_words, built.
+Is a class in an image or not: mean average precision over the classes (each against all images), macro F1
+with thresholds that `fit_calibration` chose on the other half of the images (mean of both halves; nan where
+the logits are no larger for images that show the class), and top-1. The last set is of 600 pictures of two
+product photos each, of two classes. "present" is what a head does, z + log p(present); "pair" is z minus the
+logarithm of the summed exponentials of the negatives, as a pair of prompts is often used. CLIP ViT-B/32 is
+here as embeddings of names alone, which "no" cannot be put before. FOLDER is the model of
+../shared/models/photo_words, built.
 """
 
 import argparse
@@ -110,7 +111,11 @@ def scores(logits: Tensor, table: Tensor) -> list[float]:
     halves = torch.randperm(len(table), generator=torch.Generator().manual_seed(0)).tensor_split(2)
     f1 = []
     for given, rest in (halves, halves[::-1]):
-        calibration = fit_calibration(logits[given], table[given], "sigmoid")
+        try:
+            calibration = fit_calibration(logits[given], table[given], "sigmoid")
+        except ValueError:  # logits no larger where the class is
+            f1.append(np.nan)
+            continue
         f1.append(
             f1_score(table[rest], calibration.accepts(logits[rest]), average="macro", zero_division=0.0)
         )
@@ -168,9 +173,7 @@ def prefers(problem: Problem, backbone: Backbone) -> None:
     nearer = problem.images @ rows[1].T > problem.images @ rows[0].T
     own, other = nearer[problem.table].double().mean(), nearer[~problem.table].double().mean()
     alike = (rows[0] * rows[1]).sum(1).mean()
-    print(
-        f'"without" nearer than "with": images with it {own:.1%}, others {other:.1%}; their cosine {alike:.2f}'
-    )
+    print(f'"without" nearer: with it {own:.1%}, others {other:.1%}; cosine of the two {alike:.2f}')
 
 
 def _shown(values: list[float]) -> str:

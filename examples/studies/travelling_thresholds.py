@@ -134,7 +134,7 @@ Scored = dict[str, dict[tuple[str, float], list[tuple[np.ndarray, np.ndarray]]]]
 
 
 def rows(found: Scored, encoder_alone: bool) -> Iterator[str]:
-    """Say of each way its AUROC, and what is accepted at thresholds of other sets."""
+    """Say of each way its AUROC, and what is accepted at thresholds of other sets, of unknowns by mix too."""
     for way, sets in found.items():
         areas: dict[str, list[float]] = {}
         got, accepted, power = {}, {}, []
@@ -158,7 +158,10 @@ def rows(found: Scored, encoder_alone: bool) -> Iterator[str]:
         ]
         least, most = min(got.values()), max(got.values())
         area = np.mean([np.mean(own) for own in areas.values()])
-        told = f"{area:5.1f}  {least:4.1f} to {most:4.1f}  {np.mean(power):4.1f}"
+        by_mix = [np.mean([got[name, mix] for name in ENCODERS]) for mix in MIXES]
+        told = f"{area:5.1f}  {least:4.1f} to {most:4.1f}  {np.mean(power):4.1f}  " + " ".join(
+            f"{mean:4.1f}" for mean in by_mix
+        )
         yield f"{way:22} {'  '.join(columns)}   {told}"
 
 
