@@ -182,6 +182,23 @@ def test_words_come_first_then_labelled_images_then_shares():
 
 
 @torch.no_grad()
+def test_groups_are_sums_of_what_is_left():
+    records = [{**each, "groups": [kind]} for each, kind in zip(RECORDS, "aabb", strict=True)]
+    head = fitted(records=records, centering=None, scale_rule=None)
+    embeds = images(head)
+    left = head(image_embeds=embeds).softmax(1)
+    for own, row in zip(head.predict(image_embeds=embeds, level="0", top_k=2), left, strict=True):
+        expected = {"a": float(row[:2].sum()), "b": float(row[2:].sum())}
+        assert {p.label: p.score for p in own} == pytest.approx(expected, abs=1e-6)
+    alone = copy.deepcopy(head).remove_classes([1, 3])
+    for own, those in zip(
+        head.predict(image_embeds=embeds, among=[0, 2]), alone.predict(image_embeds=embeds), strict=True
+    ):
+        assert [p.label for p in own] == [p.label for p in those]
+        assert [p.score for p in own] == pytest.approx([p.score for p in those], abs=1e-6)
+
+
+@torch.no_grad()
 def test_a_table_calibrates_what_negatives_left():
     head = fitted()
     embeds = images(head, 60, seed=3)
