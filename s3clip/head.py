@@ -364,10 +364,8 @@ class SynonymousSpaceHead(ClassSpaceModule):
     # ---- inside -------------------------------------------------------------------------------------------
 
     def _to_save(self, examples: bool) -> ClassSpace:
-        space, built = self.class_space, self._checked().built
-        if examples:
-            return space
-        return spaces.without_examples(space, built.residual_weights, built.residual_bias)
+        space = self.class_space
+        return space if examples else spaces.without_examples(space, self._checked().learned)
 
     def _unit_embeds(
         self, pixel_values: Tensor | None, image_embeds: Tensor | None, image_inputs: dict[str, Any]
@@ -388,7 +386,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
 
     def _further(self, logits: Tensor, embeds: Tensor | None = None, classes: Tensor | None = None) -> Tensor:
         """Return logits of words with the bias, what labelled images add, then the shares of classes."""
-        residual = None if embeds is None else self._checked().built.residual(embeds, classes)
+        residual = None if embeds is None else self._checked().residual(embeds, classes)
         shares = self.share_offsets
         shares = shares if shares is None or classes is None else shares[classes]
         for added in (self.logit_bias, residual, shares):

@@ -25,7 +25,7 @@ from s3clip.backbone.image_transform import ImageTransform
 from s3clip.bulk.decoding import DecodedBatch
 from s3clip.bulk.inputs import InputFile, state_now
 from s3clip.bulk.labelling import Asked, Labeller
-from s3clip.bulk.output import LISTING, Output, Part
+from s3clip.bulk.output import Output, Part
 from s3clip.bulk.work import Task, write_part
 from s3clip.head import SynonymousSpaceHead
 
@@ -164,7 +164,7 @@ def _check_reach(tasks: Sequence[Task], output: Output) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ask = ray.remote(_out_of_reach)
-    listing = output.read(LISTING)
+    listing = output.listing()
     answers = {
         node["NodeManagerAddress"]: ask.options(
             num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -188,7 +188,7 @@ def _out_of_reach(file: InputFile, out: str, listing: bytes | None) -> str | Non
         return f"inputs: {file.path} is not to be seen"
     if now.size != file.state.size:
         return f"inputs: {file.path} is another file as seen"
-    return None if Output(out).read(LISTING) == listing else f"out: {out} is not to be seen"
+    return None if Output(out).listing() == listing else f"out: {out} is not to be seen"
 
 
 class _Decode:

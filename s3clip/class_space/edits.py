@@ -14,6 +14,7 @@ from s3clip.backbone.identity import check_fingerprint
 from s3clip.class_space.examples import Examples, LearnedResidual, joined
 from s3clip.class_space.shares import ROUNDING, SMALLEST_SHARE
 from s3clip.class_space.value import ClassSpace, FittedClass
+from s3clip.space.residual import Residual
 from s3clip.texts.labels import checked_name
 
 
@@ -194,20 +195,19 @@ def teach(space: ClassSpace, examples: Examples | None) -> ClassSpace:
     return replace(space, few_shot=examples, calibration=None)
 
 
-def without_examples(space: ClassSpace, weights: Tensor | None, bias: Tensor | None) -> ClassSpace:
+def without_examples(space: ClassSpace, learned: Residual | None) -> ClassSpace:
     """Return a class space with what was learned of its labelled images, in the place of the images.
 
     Args:
         space: the class space, as built: its report says what was chosen.
-        weights: (dim, classes) of the residual; None where the space stays as it is.
-        bias: (classes,) of the residual.
+        learned: of the images; None where the space stays as it is.
     """
     kept = space.few_shot
     if not isinstance(kept, Examples) or kept.report is None:
         return space
     dim, classes = space.raw.shape[1], len(space.classes)
-    if weights is None or bias is None:
-        weights, bias = space.raw.new_zeros(dim, classes), space.raw.new_zeros(classes)
+    nothing = Residual(space.raw.new_zeros(dim, classes), space.raw.new_zeros(classes))
+    weights, bias = learned or nothing
     precise = torch.promote_types(weights.dtype, torch.float32)
     return replace(space, few_shot=LearnedResidual(weights.to(precise), bias.to(precise), kept.report))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from s3clip.files.writing import write_atomically
 from s3clip.head import SynonymousSpaceHead
-from s3clip.inspection.matches import thumbnail
+from s3clip.images.thumbnails import thumbnail
 from s3clip.prediction.label_check import LabelDoubt
 from s3clip.printing import printable
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from s3clip.head import SynonymousSpaceHead
-from s3clip.prediction.scope import group_owners
+from s3clip.texts.groups import group_owners
 
 _LARGEST_FILE = 2_000_000_000
 """Bytes of weights in one file: protobuf ends at 2 GiB. Larger ones lie beside it, in `<name>.data`."""
@@ -43,9 +43,9 @@ def export_onnx(head: SynonymousSpaceHead, path: str | os.PathLike[str]) -> Path
     classes). The metadata hold `class_names`, a JSON list, and `activation`, `temperature` and `bias`, by
     which logits become probabilities: activation(logits / temperature + bias); `groups`, where classes are in
     some, a JSON object {level: {"names": of the groups, "owners": the position of each class's group}}: a
-    group's probability is the sum over its classes of a softmax, the largest of sigmoids; and `checked`,
-    the runtimes that gave torch's logits: ONNX Runtime and, where the extra `s3clip[openvino]` is here,
-    OpenVINO. Needs the extra `s3clip[onnx]`.
+    group's probability is the sum over its classes of a softmax, 1 - product of (1 - p) of sigmoids; and
+    `checked`, the runtimes that gave torch's logits: ONNX Runtime and, where the extra `s3clip[openvino]` is
+    here, OpenVINO. Needs the extra `s3clip[onnx]`.
 
     Args:
         head: fitted, with a backbone. It is copied: neither its device nor its dtype change.

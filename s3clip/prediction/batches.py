@@ -132,8 +132,7 @@ def _embedded(
         if adapter is not None:
             embeds = adapter.encode(opened)
         elif inputs := transform(opened):
-            placed = {key: value.to(head.backbone.device) for key, value in inputs.items()}
-            embeds = head.backbone.encode_images(**placed)
+            embeds = head.backbone.encode_images(**head.backbone.placed(inputs))
         yield start, readable, embeds if any(readable) else None
 
 

@@ -7,7 +7,7 @@ Networks", ICML 2017), or, where classes do not exclude each other, a slope and 
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from s3clip.class_space.shares import in_logits, share_offsets
 from s3clip.class_space.value import TEMPERATURES
 from s3clip.prediction.batches import AnsweringHead, all_logits
 from s3clip.prediction.class_labels import checked_labels
-from s3clip.prediction.conformal import least_probability, reached
+from s3clip.prediction.conformal import least_probability, needed_images
 
 Head = TypeVar("Head", bound=AnsweringHead)
 
@@ -65,6 +65,8 @@ def calibrate(
     """
     if labels is None:
         raise ValueError("labels: expected the class of each image, got None")
+    if coverage is not None and isinstance(labels, Sized):  # before anything is encoded
+        needed_images(coverage, len(labels))
     shared, _ = all_logits(head, images, image_embeds, batch_size)
     logits = _without_shares(head, shared)
     truth = checked_labels(labels, [each.name for each in head.classes], len(logits)).to(logits.device)
@@ -132,7 +134,8 @@ def fit_rejection(
     if accept_rate is None:
         threshold = rejection_threshold(logits.amax(-1), false_accept_rate)
     else:
-        threshold = reached(logits.amax(-1), accept_rate, "accept_rate")
+        needed = needed_images(accept_rate, len(logits), "accept_rate")
+        threshold = float(logits.amax(-1).sort(descending=True).values[needed - 1])
         threshold -= _ROUNDING * max(1.0, abs(threshold))
     before = head.calibration or head.uncalibrated
     head.calibration = before.without_sets().model_copy(update={"thresholds": (threshold,)})

@@ -23,32 +23,12 @@ _ROUNDING = 1e-6
 """By which a probability in float32 may fall short of itself, computed in another batch."""
 
 
-def least_probability(own: Tensor, coverage: float) -> float:
-    """Return the largest threshold that so many images reach, with one more for the image to come.
+def needed_images(share: float, images: int, argument: str = "coverage") -> int:
+    """Return how many of some images have to reach a threshold, so that the next one does.
 
     Args:
-        own: (images,) the probability of the class that each shows, below 0 where no threshold lets it in.
-        coverage: the share of images whose class is to be in the set, in (0, 1).
-
-    Raises:
-        ValueError: a share outside (0, 1), or too few images for it.
-    """
-    threshold = reached(own, coverage, "coverage")
-    if threshold < 0:
-        shut_out = float((own < 0).double().mean())
-        raise ValueError(
-            f"coverage: {coverage} is out of reach, since the rejection turns away {shut_out:.0%} of the "
-            f"images; ask for less, or fit_rejection() with a larger false_accept_rate"
-        )
-    return threshold * (1 - _ROUNDING)
-
-
-def reached(scores: Tensor, share: float, argument: str) -> float:
-    """Return the largest score that this share of images reaches, with one more for the image to come.
-
-    Args:
-        scores: (images,) of images of known classes.
-        share: in (0, 1).
+        share: of the images to come that are to reach it, in (0, 1).
+        images: of known classes.
         argument: what an error calls the share.
 
     Raises:
@@ -58,11 +38,32 @@ def reached(scores: Tensor, share: float, argument: str) -> float:
     if not (is_number(share) and 0 < share < 1):
         raise ValueError(f"{argument}: expected a share in (0, 1), got {share!r}")
     # 1e-9: 0.07 x 100 is 7.000000000000001.
-    needed = math.ceil((len(scores) + 1) * share - 1e-9)
-    if needed > len(scores):
+    needed = math.ceil((images + 1) * share - 1e-9)
+    if needed > images:
         least = math.ceil(share / (1 - share) - 1e-9)
-        raise ValueError(f"{argument}: {share} takes {least} images of known classes, got {len(scores)}")
-    return float(scores.sort(descending=True).values[needed - 1])
+        raise ValueError(f"{argument}: {share} takes {least} images of known classes, got {images}")
+    return needed
+
+
+def least_probability(own: Tensor, coverage: float) -> float:
+    """Return the largest threshold that so many images reach, with one more for the image to come.
+
+    Args:
+        own: (images,) the probability of the class that each shows, below 0 where no threshold lets it in.
+        coverage: the share of images whose class is to be in the set, in (0, 1).
+
+    Raises:
+        ValueError: as for `needed_images`, or a share that is out of reach, whatever the threshold.
+    """
+    needed = needed_images(coverage, len(own))
+    threshold = float(own.sort(descending=True).values[needed - 1])
+    if threshold < 0:
+        shut_out = float((own < 0).double().mean())
+        raise ValueError(
+            f"coverage: {coverage} is out of reach, since the rejection turns away {shut_out:.0%} of the "
+            f"images; ask for less, or fit_rejection(false_accept_rate=) anew with a larger one"
+        )
+    return threshold * (1 - _ROUNDING)
 
 
 @torch.inference_mode()
@@ -98,7 +99,7 @@ def predict_sets(
     calibration = head.current_calibration
     if calibration.least_probability is None:
         raise ValueError(
-            "predict_sets: calibrate(images, labels, coverage=0.9) first, to choose the threshold"
+            "coverage: the head has none; calibrate(images, labels, coverage=0.9) first, to choose sets"
         )
     scope = scope_of(head.classes, language=language)
     answers: list[list[Prediction] | None] = []

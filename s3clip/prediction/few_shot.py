@@ -80,7 +80,7 @@ def fit_few_shot(
     if add and before is not None and not isinstance(before, Examples):
         raise ValueError(
             "add: this head was saved without its labelled images (examples=False), so that none can be "
-            "added; give all of them with add=False"
+            "added; give all of them, without add"
         )
     taken = _spread(positions, MOST_NUMBERS // max(len(head.classes), space.raw.shape[1]))
     embeds = _embedded(head, images, image_embeds, taken, len(positions), batch_size)

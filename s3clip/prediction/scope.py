@@ -12,7 +12,7 @@ from torch import Tensor
 from s3clip.arguments import plain
 from s3clip.class_space import FittedClass
 from s3clip.prediction.class_labels import class_positions
-from s3clip.texts.groups import levels_of, problem_of_language
+from s3clip.texts.groups import group_owners, levels_of, problem_of_language
 
 
 @dataclass(frozen=True)
@@ -79,33 +79,6 @@ def scope_of(
         members[own].append(each.groups)
     shared = tuple(dict(_shared(own)) for own in members)
     return Scope(chosen, labels, torch.tensor(owners), shared)
-
-
-def group_owners(classes: Sequence[FittedClass], level: str) -> tuple[list[int], list[str]]:
-    """Return the group of each class at a level, and the names of the groups, in the order of their classes.
-
-    A class that has none at this level is a group of its own, of its own name.
-
-    Raises:
-        ValueError: no class has a group at this level.
-        TypeError: no text.
-    """
-    if not isinstance(level, str):
-        raise TypeError(f"level: expected the name of a level, got {type(level).__name__}: {level!r}")
-    known = levels_of(each.groups for each in classes)
-    if level not in known:
-        listed = f"there are {', '.join(map(repr, known))}" if known else "no class is in a group"
-        raise ValueError(f"level: no class has a group at {level!r}; {listed}")
-    group_of: dict[tuple[bool, str | int], int] = {}
-    labels: list[str] = []
-    owners = []
-    for position, each in enumerate(classes):
-        key = (True, each.groups[level]) if level in each.groups else (False, position)
-        if key not in group_of:
-            group_of[key] = len(labels)
-            labels.append(each.groups.get(level, each.name))
-        owners.append(group_of[key])
-    return owners, labels
 
 
 def names_in(classes: Sequence[FittedClass], language: str) -> list[str]:

@@ -24,10 +24,11 @@ def largest(values: Tensor, positions: Tensor, k: int) -> tuple[Tensor, Tensor]:
         (rows, min(k, n)) the values, and their positions.
     """
     positions = positions.expand_as(values)
-    found, columns = values.topk(min(k, values.shape[1]), dim=1)
-    # `topk` takes any of equal values, in any order: rows that hold some, which are rare, are sorted.
-    tied = (values >= found[:, -1:]).sum(1) > found.shape[1]
-    tied |= (found[:, 1:] == found[:, :-1]).any(1)
+    # `topk` takes any of equal values, in any order: rows that hold some, which are rare, are sorted. One
+    # more than is asked for tells whether the last is one of them.
+    found, columns = values.topk(min(k + 1, values.shape[1]), dim=1)
+    tied = (found[:, 1:] == found[:, :-1]).any(1)
+    found, columns = found[:, :k], columns[:, :k]
     if bool(tied.any()):
         by_position = positions[tied].argsort(1)
         best = values[tied].gather(1, by_position).sort(dim=1, descending=True, stable=True)

@@ -45,6 +45,7 @@ from s3clip.texts.formats import FORMAT, KINDS, TextKind, interpret
 from s3clip.texts.groups import levels_of, problem_of_language
 from s3clip.texts.labels import problem_of_name, problem_of_text
 from s3clip.texts.prompts import Points, Text, class_texts, concepts, resolve_templates
+from s3clip.texts.sets import set_names
 from s3clip.texts.sources import BUILTIN, Source, read_source
 from s3clip.texts.templates import TEMPLATES_IN
 
@@ -126,6 +127,10 @@ class SynonymClass(BaseModel):
                 f"take it out of one of the two"
             )
         return negatives
+
+    def __hash__(self) -> int:
+        """Hash by what is hashed quickly; equal classes have equal ones."""
+        return hash((self.name, self.synonyms, self.descriptors, self.prompts, self.id))
 
 
 class Generated(BaseModel):
@@ -273,9 +278,10 @@ class SynonymSet(BaseModel):
             return source
         if values not in KINDS:
             raise ValueError(f"values: expected one of {', '.join(KINDS)}, got {values!r}")
-        if isinstance(source, str) and source.startswith(BUILTIN) and "/" in source:
-            source, _, language = source.partition("/")
-            return cls.read(source, values=values).in_language(language)
+        if isinstance(source, str) and source.startswith(BUILTIN):
+            name, _, language = source.partition("/")
+            if language and name.removeprefix(BUILTIN) in set_names():
+                return cls.read(name, values=values).in_language(language)
         where, content = read_source(source)
         try:
             found = interpret(content, values)

@@ -99,7 +99,7 @@ def test_a_language_that_is_missing():
         SynonymSet.builtin("cifar10/it")
     with pytest.raises(ValueError, match="there are names in no language"):
         SynonymSet.builtin("dtd/de")
-    with pytest.raises(ValueError, match="no builtin synonym set 'cifar'"):
+    with pytest.raises(ValueError, match="no builtin synonym set 'cifar/de'"):
         SynonymSet.builtin("cifar/de")
     some = SynonymSet.read([{"name": "cat", "names": {"de": ["Katze"]}}, {"name": "dog"}])
     with pytest.warns(UserWarning, match="1 of 2 classes have no name in 'de' and keep their own"):
