@@ -50,6 +50,10 @@ class HeadConfig(BaseModel):
             name's, however small.
         centering: "class_mean" subtracts the mean of the class centres from every text; None does not.
         logit_scale: multiplies the scores instead of the backbone's own scale.
+
+    Examples:
+        >>> HeadConfig(metric="center", scale_rule=None).changes()
+        {'metric': 'center', 'scale_rule': None}
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -48,9 +48,12 @@ class SynonymousSpaceHead(ClassSpaceModule):
         fused: use the Triton kernel of `s3clip.space.kernels` where it can be used; not saved.
 
     Examples:
-        >>> head = SynonymousSpaceHead.from_backbone("openai/clip-vit-base-patch32")  # doctest: +SKIP
-        >>> head.fit_classes({"cat": ["feline", "kitty"], "dog": ["hound"]})          # doctest: +SKIP
-        >>> head.predict("photo.jpg", top_k=1)                                        # doctest: +SKIP
+        >>> from s3clip.demo import held_out_digits, model_folder  # or a model of the Hub, and your images
+        >>> head = SynonymousSpaceHead.from_backbone(model_folder())
+        >>> head.fit_classes({"one": ["1", "ace"], "seven": ["7", "lucky number"]}).class_names
+        ['one', 'seven']
+        >>> head.predict(held_out_digits()[0][7], top_k=1)[0][0].label
+        'seven'
     """
 
     def __init__(

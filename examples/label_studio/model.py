@@ -5,8 +5,8 @@
 
 README.md has the steps before and after. The environment says what cannot be found out:
 
-- S3CLIP_HEAD: the folder of a head, as `s3clip fit --out` writes it. Choices are named as its classes are. What
-  is learned is saved there.
+- S3CLIP_HEAD: the folder of a head, as `s3clip fit --out` writes it. Choices are named as its classes are.
+  What is learned is saved there.
 - S3CLIP_NONE: the choice that means none of the classes, if there is one.
 - LABEL_STUDIO_URL, LABEL_STUDIO_API_KEY: by which pictures and annotations are fetched.
 """

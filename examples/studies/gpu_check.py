@@ -3,9 +3,9 @@
     python examples/studies/gpu_check.py                       # on a GPU
     python examples/studies/gpu_check.py --device cpu --quick  # to see that it runs
 
-Random weights and random texts. Every row is a figure, or says why there is none. Times are medians of
-turns with what they are compared with. The fused kernel (a head's `fused=True`) is off by default: it has not run on
-a GPU yet. It needs the extra `bulk` for the rates of `s3clip label`.
+Random weights and texts. Every row is a figure, or says why there is none. Times are medians of turns with
+what they are compared with. The fused kernel (a head's `fused=True`) is off by default: it has not run on a
+GPU yet. The rates of `s3clip label` need the extra `bulk`.
 """
 
 import argparse

@@ -88,6 +88,11 @@ class Backbone(nn.Module):
 
     Raises:
         TypeError: If `model` has no joint space of images and texts, or `processor` is neither of the above.
+
+    Examples:
+        >>> from s3clip.demo import model_folder
+        >>> Backbone.from_pretrained(model_folder()).encode_texts(["a seven"]).shape
+        torch.Size([1, 64])
     """
 
     model: nn.Module

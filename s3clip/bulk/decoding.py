@@ -152,9 +152,9 @@ def _opened(first: int, samples: Sequence[Sample], preprocess: ImageTransform | 
 def _embeddings(shard: EmbeddingFile, rows_per: RowsPer, start: int) -> Iterator[DecodedBatch]:
     first = start
     for keys, rows, errors in shard.blocks(rows_per.batch, start):
-        # A copy in float32: the file's own may be read-only, or of a type that few things compute in. Half
-        # precision is left to torch, which widens it several times faster than numpy.
-        embeds = torch.from_numpy(rows.astype("f2" if rows.dtype == "f2" else "f4")).float()
+        # In float32: the file's own is of a type that few things compute in. Half precision is left to torch,
+        # which widens it several times faster than numpy.
+        embeds = torch.from_numpy(rows.astype("f2" if rows.dtype == "f2" else "f4", copy=False)).float()
         good = embeds if not errors else embeds[[i for i in range(len(keys)) if i not in errors]]
         yield DecodedBatch(first, keys, errors, {"image_embeds": good} if len(good) else None)
         first += len(keys)

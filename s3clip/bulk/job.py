@@ -121,6 +121,10 @@ def label(
         TooManyErrorsError: more errors than allowed.
         OSError: nothing can be written, as to a full disk; what was written is kept.
         ImportError: an extra is missing: `ray`, `lance`, or the package of a store.
+
+    Examples:
+        >>> label("photos", "pets-space", "labels").rows  # doctest: +SKIP
+        7390
     """
     top_k, batch_size, part_size, workers, max_error_share = map(
         plain, (top_k, batch_size, part_size, workers, max_error_share)

@@ -52,6 +52,8 @@ class FittedSpace(nn.Module):
         progress: as for `ClassSpace.build`.
     """
 
+    built: BuiltSpace
+    value: ClassSpace
     residual_weights: Tensor | None
     residual_bias: Tensor | None
     share_offsets: Tensor | None

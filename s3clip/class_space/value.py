@@ -35,6 +35,7 @@ from s3clip.texts.labels import LONGEST_NAME, LONGEST_TEXT, problem_of_name, pro
 _PROGRESS_DELAY_SECONDS = 2.0
 
 Activation = Literal["softmax", "sigmoid"]
+"""How logits become probabilities: all classes of an image together, or each for itself."""
 
 
 def _named(name: str) -> str:
@@ -121,6 +122,11 @@ class Calibration(BaseModel):
             accepts all. Of logits, not of a softmax, which adds up to 1 whatever the image shows.
         coverage: how often the set of labels of an image is to hold the class it shows; None without sets.
         least_probability: at which a class is in the set.
+
+    Examples:
+        >>> calibration = Calibration(activation="softmax", temperature=2.0)
+        >>> calibration.probabilities(torch.tensor([[0.0, 2.0]]))
+        tensor([[0.2689, 0.7311]])
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

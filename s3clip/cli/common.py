@@ -29,6 +29,13 @@ def _known_backbone(name: str | None) -> str | None:
     return name
 
 
+def typed_backbone(name: str) -> str:
+    """Return a model as it is typed: the small one that comes along by its short name."""
+    from s3clip.demo import model_folder
+
+    return DEMO if name == str(model_folder()) and not Path(DEMO).is_dir() else name
+
+
 _MODEL = (
     "CLIP-like model: a Hub repository (openai/clip-vit-base-patch32), a folder, one of open_clip "
     "(hf-hub:user/name, local-dir:FOLDER, open_clip:ARCHITECTURE/TAG), or demo, the small one that comes "
@@ -238,7 +245,7 @@ def fitted_head(
 
 
 def use_precision(
-    head: "SynonymousSpaceHead", dtype: str | None, compiled: bool, images: Sequence[Path]
+    head: "SynonymousSpaceHead", dtype: str | None, compiled: bool, images: Sequence[Path | str]
 ) -> None:
     """Let the image tower of a head compute as --dtype and --compile say, and say what a trial found."""
     from s3clip.prediction.precision import set_precision, trial_inputs

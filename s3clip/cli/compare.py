@@ -25,6 +25,7 @@ from s3clip.cli.common import (
     class_source,
     head_config,
     keep_inputs,
+    typed_backbone,
     use_precision,
 )
 from s3clip.cli.stopping import encoded_texts, keeps
@@ -228,7 +229,7 @@ def _use(
         name, {"points": "texts", "metric": "nearest", "scale_rule": None}
     )
     changes = HeadConfig(**config).changes()
-    line = ["s3clip", "fit", *classes, "--backbone", backbone]
+    line = ["s3clip", "fit", *classes, "--backbone", typed_backbone(backbone)]
     line += [part for template in templates for part in ("--template", template)]
     line += ["--config", json.dumps(changes, ensure_ascii=False)] if changes else []
     fit = shlex.join([*line, "--out", str(out / "head")])

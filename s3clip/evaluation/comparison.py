@@ -73,6 +73,21 @@ def compare(
 
     Raises:
         ValueError: counts that do not agree, a label or method that is not known, or no image left.
+
+    Examples:
+        >>> from s3clip.demo import model_folder
+        >>> words = {"one": ["1", "ace"], "seven": ["7", "siete"]}
+        >>> names = [each.name for each in head.classes]
+        >>> found = compare(
+        ...     words,
+        ...     [names[label] for label in labels[:100]],
+        ...     backbone=model_folder(),
+        ...     images=images[:100],
+        ...     methods=["default"],
+        ...     bootstrap=20,
+        ... )
+        >>> found["default"].top1 > 0.9
+        True
     """
     settings = ComparisonSettings(
         methods, configs, control, min_images, bootstrap, draws, seed, batch_size, adapt, learn

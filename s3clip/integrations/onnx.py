@@ -59,6 +59,10 @@ def export_onnx(head: SynonymousSpaceHead, path: str | os.PathLike[str]) -> Path
         ValueError: the head is not fitted or has no backbone, or torch cannot express the model or the metric
             in ONNX.
         RuntimeError: a runtime gives other logits than torch.
+
+    Examples:
+        >>> export_onnx(head, "head.onnx")  # doctest: +SKIP
+        PosixPath('head.onnx')
     """
     try:
         import onnxruntime  # noqa: F401  # what it is checked with
@@ -96,6 +100,7 @@ def _for_export(head: SynonymousSpaceHead) -> SynonymousSpaceHead:
     return copied.to("cpu", torch.float32)
 
 
+@torch.no_grad()  # a loop, as that of `hull`, is not recorded otherwise
 def _program(graph: nn.Module, pixels: Tensor) -> Any:
     try:
         return torch.onnx.export(
@@ -110,7 +115,7 @@ def _program(graph: nn.Module, pixels: Tensor) -> Any:
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise ValueError(
             f"export_onnx: torch cannot express this model, or the metric {graph.head.config.metric!r}, in "  # type: ignore[union-attr]
-            f"ONNX; every metric but hull can be expressed"
+            "ONNX"
         ) from error
 
 

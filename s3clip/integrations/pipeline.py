@@ -92,6 +92,20 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         TypeError: If the model has no joint space of images and texts.
         ValueError: If `head` is not fitted, was made with another model or is given together with
             `head_config`, or there is no image processor.
+
+    Examples:
+        >>> from transformers import pipeline
+        >>> from s3clip import S3ZeroShotImageClassificationPipeline
+        >>> classify = pipeline(
+        ...     "zero-shot-image-classification",
+        ...     model=head.backbone.model,
+        ...     tokenizer=head.backbone.tokenizer,
+        ...     image_processor=head.backbone.image_processor,
+        ...     pipeline_class=S3ZeroShotImageClassificationPipeline,
+        ... )
+        >>> words = {"one": ["1", "ace"], "seven": ["7", "lucky number"]}
+        >>> classify(images[7], candidate_labels=words)[0]["label"]
+        'seven'
     """
 
     # Optional, as `Pipeline` has it in every version: a saved class space has none of its own.

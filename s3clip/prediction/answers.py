@@ -91,6 +91,10 @@ def predict(
         FileNotFoundError: a path that does not exist.
         ValueError: `top_k` below 1, both inputs or neither, embeddings that are not finite or are zero, an
             adapter of another head, or a level, class or group that there is not.
+
+    Examples:
+        >>> head.predict(images[7], top_k=1)[0][0].label
+        'seven'
     """
     scope = scope_of(head.classes, level, among, language)
     top_k = whole_number(top_k, "top_k")
@@ -166,6 +170,10 @@ def predict_proba(
 
     Raises:
         ValueError: also for a file that is not a readable image.
+
+    Examples:
+        >>> head.predict_proba(images[:2]).shape
+        torch.Size([2, 10])
     """
     logits, _ = all_logits(head, images, image_embeds, batch_size)
     return head.current_calibration.probabilities(logits)

@@ -62,6 +62,10 @@ def calibrate(
     Raises:
         ValueError: not fitted, labels that do not fit, logits that tell nothing of them, or a coverage that
             is outside (0, 1), needs more images, or is out of reach with the rejection.
+
+    Examples:
+        >>> head.calibrate(images[:200], labels[:200]).calibration.temperature > 0
+        True
     """
     if labels is None:
         raise ValueError("labels: expected the class of each image, got None")
@@ -129,6 +133,12 @@ def fit_rejection(
 
     Raises:
         ValueError: not fitted, too few images, or a rate outside its range.
+
+    Examples:
+        >>> strange = [image.transpose(4) for image in images[:100]]  # mirrored and turned
+        >>> _ = head.fit_rejection(strange, false_accept_rate=0.1)
+        >>> sum(own[0].accepted for own in head.predict(strange, top_k=1)) <= 10
+        True
     """
     logits = _without_shares(head, all_logits(head, images, image_embeds, batch_size)[0])
     if accept_rate is None:

@@ -95,6 +95,11 @@ def predict_sets(
 
     Raises:
         ValueError: no coverage was asked for; else as for `predict`.
+
+    Examples:
+        >>> _ = head.calibrate(images[:200], labels[:200], coverage=0.9)
+        >>> [each.label for each in head.predict_sets(images[7])[0]]
+        ['seven']
     """
     calibration = head.current_calibration
     if calibration.least_probability is None:

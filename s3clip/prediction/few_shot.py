@@ -68,6 +68,10 @@ def fit_few_shot(
         ValueError: not fitted; no images; labels of no class or of another number than the images; an image
             that is given with two labels; a head whose labelled images were not kept, with `add`.
         TypeError: labels that are neither positions nor strings nor None.
+
+    Examples:
+        >>> head.fit_few_shot(images[:100], labels[:100]).few_shot.seen[7] == labels[:100].count(7)
+        True
     """
     false_accept_rate = plain(false_accept_rate)
     if not (is_number(false_accept_rate) and 0 <= false_accept_rate < 1):

@@ -64,6 +64,11 @@ def check_labels(
 
     Raises:
         ValueError, TypeError: see `fit_few_shot`.
+
+    Examples:
+        >>> wrong = [1, *labels[1:200]]  # the first shows another digit
+        >>> head.check_labels(images[:200], wrong)[0].image
+        0
     """
     positions = torch.tensor(label_positions(labels, head.classes), dtype=torch.int64)
     embeds = all_logits(head, images, image_embeds, batch_size)[1]

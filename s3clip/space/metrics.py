@@ -17,13 +17,11 @@ import torch
 from torch import Tensor
 
 from s3clip.arguments import Option, is_count, is_number, resolve_options
+from s3clip.space.hull import hull_weights, hull_weights_in_a_loop, times_gram
 from s3clip.space.rips import chordal_distances, within
 
 SHORTEST_MEAN = 1e-6
 """A mean of unit vectors shorter than this has no direction to speak of: the nearest text stands for it."""
-
-HULL_STEPS = 200
-"""Steps of projected gradient: enough for 1e-12 in float64 on texts in general position."""
 
 
 class PointGroup(NamedTuple):
@@ -267,51 +265,11 @@ def score_hull(products: Tensor, tables: Mapping[str, Tensor], *, k: int | float
     dtype = torch.promote_types(given, torch.float32)
     products, gram = products.to(dtype), tables["gram"].to(dtype)
     # The score is the largest over all weights, so its gradient is that at fixed weights (Danskin 1966).
-    weights: Tensor = hull_weights(products.detach(), gram.detach(), chosen_count(k, products.shape[-1]))
+    # ONNX knows no operators of ours, but loops.
+    find = hull_weights_in_a_loop if is_traced() and torch.onnx.is_in_onnx_export() else hull_weights
+    weights: Tensor = find(products.detach(), gram.detach(), chosen_count(k, products.shape[-1]))
     score = (weights * products).sum(-1) + (1 - _quadratic(weights, gram)) / 2
     return score.to(given)
-
-
-# An operator of its own, so that torch.compile and torch.export need not unroll the steps.
-@torch.library.custom_op("s3clip::hull_weights", mutates_args=())
-def hull_weights(products: Tensor, gram: Tensor, k: int) -> Tensor:
-    """Return the barycentric weights of the point of a hull of texts that is nearest to the image.
-
-    Found by accelerated projected gradient with restarts (Beck and Teboulle 2009; O'Donoghue and Candès 2015)
-    on the simplex. Distances are taken from the mean of the texts, where the problem is well conditioned.
-
-    Args:
-        products: (b, c, n) cosines of images and texts.
-        gram: (c, n, n) of the texts.
-        k: the hull is that of the k texts nearest to the image, in [1, n].
-
-    Returns:
-        (b, c, n), non-negative, of sum 1.
-    """
-    to_mean = gram.mean(-1)
-    mean_squared = to_mean.mean(-1)[:, None]
-    curved = gram - to_mean[:, :, None] - to_mean[:, None, :] + mean_squared[..., None]
-    linear = products - products.mean(-1, keepdim=True) - to_mean + mean_squared
-    # The Frobenius norm is a bound on the curvature that holds for the rounded matrix too.
-    step = 1 / torch.linalg.matrix_norm(curved).clamp_min(1e-12)[:, None]
-    closed = torch.zeros_like(products)
-    if k < products.shape[-1]:
-        closed.fill_(-torch.inf).scatter_(-1, products.topk(k, dim=-1).indices, 0)
-    weights = _project_to_simplex(closed)
-    ahead, momentum = weights, torch.ones_like(products[..., :1])
-    for _ in range(HULL_STEPS):
-        moved = _project_to_simplex(ahead - step * (times_gram(ahead, curved) - linear) + closed)
-        uphill = ((ahead - moved) * (moved - weights)).sum(-1, keepdim=True) > 0
-        faster = (1 + (1 + 4 * momentum**2).sqrt()) / 2
-        pace = torch.where(uphill, 0, (momentum - 1) / faster)
-        momentum = torch.where(uphill, 1, faster)
-        ahead, weights = moved + pace * (moved - weights), moved
-    return weights
-
-
-@hull_weights.register_fake
-def _(products: Tensor, gram: Tensor, k: int) -> Tensor:
-    return torch.empty_like(products)
 
 
 def fold_subspace(group: PointGroup, *, r: int) -> Folded:
@@ -343,24 +301,9 @@ def score_subspace(products: Tensor, tables: Mapping[str, Tensor], *, r: int) ->
     return inner / squared.clamp_min(0).sqrt().clamp_min(SHORTEST_MEAN)
 
 
-def times_gram(vectors: Tensor, matrices: Tensor) -> Tensor:
-    """(b, c, n) vectors times symmetric (c, n, n) matrices -> (b, c, n)."""
-    return (vectors.transpose(0, 1) @ matrices).transpose(0, 1)
-
-
 def _quadratic(vectors: Tensor, matrices: Tensor) -> Tensor:
     """(b, c, n) vectors and (c, n, n) matrices -> (b, c) quadratic forms."""
     return (times_gram(vectors, matrices) * vectors).sum(-1)
-
-
-def _project_to_simplex(vectors: Tensor) -> Tensor:
-    """Nearest point with weights >= 0 that sum to 1 (Held, Wolfe and Crowder 1974); -inf stays at 0."""
-    descending = vectors.sort(dim=-1, descending=True).values
-    excess = descending.cumsum(-1) - 1
-    counts = torch.arange(1, vectors.shape[-1] + 1, device=vectors.device, dtype=vectors.dtype)
-    support = (descending * counts > excess).sum(-1, keepdim=True)
-    threshold = excess.gather(-1, support - 1) / support
-    return (vectors - threshold).clamp_min(0)
 
 
 def _is_k(value: object) -> bool:

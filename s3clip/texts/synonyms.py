@@ -161,6 +161,11 @@ class SynonymSet(BaseModel):
         generated: how, where a language model wrote the words.
         language: the code of that of the names and all other texts; None where nobody said.
         classes: at least one.
+
+    Examples:
+        >>> words = SynonymSet.read({"cat": ["feline", "kitty"], "dog": []})
+        >>> words.class_names, words.classes[0].synonyms
+        (['cat', 'dog'], ('feline', 'kitty'))
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

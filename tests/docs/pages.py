@@ -2,13 +2,13 @@
 
 A page has
 
-- ``json``: a file, whose name stands in backticks in the sentence before;
+- ``json`` and ``toml``: a file, whose name stands in backticks in the sentence before;
 - ``bash``: commands `s3clip ...`;
 - ``python``: one session for the whole page;
 - ``text`` under the mark ``<!-- output -->``: what the block before it prints.
 
-Blocks under a mark such as ``<!-- needs mlflow -->`` run where that package is, and are left out with their output
-elsewhere.
+Blocks under a mark such as ``<!-- needs mlflow -->`` run where that package is, and are left out with their
+output elsewhere.
 
     python -m tests.docs.pages    # writes into the pages what their blocks print now
 """
@@ -69,9 +69,9 @@ def run_page(page: Path, folder: Path) -> Iterator[tuple[Block, str]]:
                     yield block, said
             elif lacking(block):
                 said = None
-            elif block["language"] == "json":
-                name = re.search(r"`(\w+\.json)`[^`]*$", text[: block.start()])
-                assert name, f"{page.name}: the sentence before a JSON block names its file"
+            elif block["language"] in ("json", "toml"):
+                name = re.search(r"`(\w+\.(?:json|toml))`[^`]*$", text[: block.start()])
+                assert name, f"{page.name}: the sentence before a block of JSON or TOML names its file"
                 Path(name[1]).write_text(block["code"])
             elif block["language"] in ("python", "bash") and block["mark"] not in SKIPPED:
                 said = _run(block, session, page.name)

@@ -23,6 +23,7 @@ pytest.importorskip(
 from s3clip.images.opening import open_image
 from s3clip.serve import Bounds, HeadSource, create_app
 from s3clip.serve.batching import Batcher, Work, known_options
+from tests.hub_server import TOKEN, Hub
 from tests.processes import wait_for
 from tests.serve.client import ask, serving
 
@@ -258,7 +259,10 @@ def test_classes_page_and_description(address, head):
         "example"
     ]
     assert answer.json.keys() == example.keys()
-    assert answer.json["results"][0].keys() == example["results"][0].keys()
+    result = answer.json["results"][0]
+    assert result["error"] is None
+    assert result.keys() == example["results"][0].keys() | {"error"}  # FastAPI leaves out what is null
+    assert result["predictions"][0].keys() == example["results"][0]["predictions"][0].keys() | {"class_id"}
 
 
 def test_a_head_that_changes_is_taken_over_whole(head, pictures, tmp_path: Path):
@@ -297,6 +301,26 @@ def test_a_head_that_changes_is_taken_over_whole(head, pictures, tmp_path: Path)
             stop.set()
         for each in asking:
             each.result()
+
+
+def test_a_head_on_the_hub_is_taken_over(hub: Hub):
+    spaces = [
+        SynonymousSpaceHead().fit_embeddings([torch.eye(4)[:2], torch.eye(4)[2:]], names, logit_scale=10.0)
+        for names in (["a", "b"], ["c", "d"])
+    ]
+    rows = torch.eye(4).tolist()
+    spaces[0].push_to_hub("user/space", token=TOKEN)
+    with serving(create_app(HeadSource("user/space"), look_every=0.05)) as found:
+        for space in spaces:
+            space.push_to_hub("user/space", token=TOKEN)
+            name = space.class_space.digest()[:16]
+            wait_for(lambda name=name: ask(found, "/classes").json["head"] == name, 30)
+            answer = ask(found, "/predict", content={"embeddings": rows})
+            assert_same(
+                answer.json["results"],
+                [[vars(each) for each in own] for own in space.predict(image_embeds=torch.eye(4))],
+            )
+        assert "no image tower" in ask(found, "/predict", content={"images": ["aaaa"]}).json["error"]
 
 
 def test_a_batch_has_one_head_and_is_full_or_has_waited():

@@ -340,17 +340,20 @@ class Comparison(Value):
     def draw(self, path: str | os.PathLike[str], *, title: str | None = None) -> Path:
         """Draw the differences in top-1 and recall with their intervals, and return the path.
 
+        A row each for the `SHOWN` best methods and the default; the control is a line.
+
         Raises:
             ImportError: matplotlib is not installed.
         """
-        shown = [scores for scores in self.scores if scores.name != self.control][::-1]
+        others = [scores.name for scores in self.scores if scores.name != self.control]
+        shown = [self[name] for name in first_rows(others, self.control, SHOWN)][::-1]
         figure = new_figure(10, 1.4 + 0.24 * len(shown))
         axes = figure.subplots(1, 2, sharey=True)
         for axis, what in zip(axes, ("top1", "recall"), strict=True):
             for row, scores in enumerate(shown):
                 draw_interval(axis, row, getattr(scores, f"{what}_difference"), marked=scores.name == DEFAULT)
             control = self[self.control]
-            draw_control(axis, len(shown), f"{control.name} {100 * getattr(control, what):.1f}")
+            draw_control(axis, len(shown), f"control: {control.name} {100 * getattr(control, what):.1f}")
             axis.grid(axis="x", alpha=0.3)
             score = "top-1" if what == "top1" else "mean per-class recall"
             axis.set_xlabel(f"{score} - {self.control}, points")
@@ -410,7 +413,10 @@ def draw_curve(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
 def draw_control(axis: Any, rows: int, label: str, size: float = 8) -> None:
     """Draw the line of the control through the rows of a matplotlib axis, its label in the row above them."""
     axis.plot([0, 0], [-0.7, rows - 0.4], color="#cf222e", lw=1, zorder=0)
-    axis.text(0, rows - 0.3, label, color="#cf222e", fontsize=size, ha="center", va="bottom")
+    low, high = axis.get_xlim()
+    share = -low / (high - low)  # near an edge, the label would run over it
+    side = "left" if share < 0.3 else "right" if share > 0.7 else "center"
+    axis.text(0, rows - 0.3, label, color="#cf222e", fontsize=size, ha=side, va="bottom")
     axis.set_ylim(-0.7, rows + 0.6)
 
 
