@@ -119,13 +119,14 @@ class SynonymClass(BaseModel):
     @field_validator("negatives")
     @classmethod
     def _no_text_of_the_class(cls, negatives: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        known = [info.data.get(field, ()) for field in ("synonyms", "prompts")]
-        own = {text.casefold() for text in (info.data.get("name", ""), *known[0], *known[1])}
+        known = info.data  # what was refused before is not there
+        named = (known.get("name", ""), *known.get("synonyms", ()), *known.get("prompts", ()))
+        own = {text.casefold() for text in named}
         if both := [text for text in negatives if text.casefold() in own]:
-            raise ValueError(
-                f"has {both[0]!r}, which is a text of the class itself and cannot say that it is not there; "
-                f"take it out of one of the two"
+            problem = (
+                "a text of the class itself, which cannot say that it is not there; take one of them out"
             )
+            raise ValueError(f"has {both[0]!r}, {problem}")
         return negatives
 
     def __hash__(self) -> int:

@@ -252,7 +252,7 @@ def test_a_matrix_is_refused():
     [
         (
             {"name": "cat", "negatives": ["Cat"]},
-            r"class 0 \('cat'\): negatives has 'Cat', which is",
+            r"class 0 \('cat'\): negatives has 'Cat', a text of",
         ),
         ({"name": "cat", "synonyms": ["kitty"], "negatives": ["x", "kitty"]}, "negatives has 'kitty'"),
         ({"name": "cat", "prompts": ["a cat."], "negatives": ["A cat."]}, "negatives has 'A cat.'"),
