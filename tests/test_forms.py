@@ -309,7 +309,7 @@ def test_a_column_of_datasets(folder, head, classify, score):
 def labelled(head, inputs, out) -> dict[str, tuple[str | None, float | None, str | None]]:
     anywhere = {"allow_addresses": "file"}  # a table names photos beside its folder
     bulk_jobs.label(inputs, head, out, workers=0, progress=False, max_error_share=1, **anywhere)
-    files = sorted(file for file in out.glob("*.parquet") if file.name != "listing.parquet")
+    files = sorted(out.glob("*.parquet"))
     rows = [row for file in files for row in pq.read_table(file).to_pylist()]
     return {row["key"]: (row["label"], row["score"], row["error"]) for row in rows}
 

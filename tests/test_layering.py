@@ -20,13 +20,14 @@ ROWS = (
     {"class_space"},
     {"artifact", "prediction", "segmentation"},
     {"head"},
-    {"integrations", "inspection", "bulk", "evaluation", "bench"},
+    {"integrations", "inspection", "bulk", "serve", "evaluation", "bench"},
     {"demo"},
     {"app"},
     {"cli", "__main__"},
 )
 BESIDE = {
     ("bench", "integrations"),  # times the pipeline
+    ("bench", "bulk"),  # times label
     ("__main__", "cli"),  # is the command
 }
 LARGEST_MODULE, LARGEST_TOP = 450, 8
@@ -52,6 +53,7 @@ STANDARD = {
         "dataclasses",
         "enum",
         "functools",
+        "heapq",
         "html",
         "itertools",
         "math",

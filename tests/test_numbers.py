@@ -97,7 +97,7 @@ def labelled(head, tmp_path, **options):
     out = tmp_path / "out"
     options = {"workers": 0, "batch_size": 2, "part_size": 4, "progress": False, **options}
     summary = bulk.label(folder, head, out, **options)
-    settings = json.loads((out / "manifest.json").read_text())["settings"]
+    settings = json.loads((out / "_s3clip" / "manifest.json").read_text())["settings"]
     return summary.counts if hasattr(summary, "counts") else summary.rows, settings
 
 

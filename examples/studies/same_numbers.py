@@ -267,7 +267,7 @@ def write_set(work: Path, folder: Path) -> list[Path]:
 
 
 def labelled(out: Path) -> list[Any]:
-    tables = [pq.read_table(path) for path in sorted(out.glob("*.parquet")) if path.name != "listing.parquet"]
+    tables = [pq.read_table(path) for path in sorted(out.glob("*.parquet"))]
     rows = [row | {"key": Path(row["key"]).name} for table in tables for row in table.to_pylist()]
     return [[f"{field.name} {field.type}" for field in tables[0].schema], rows]
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from s3clip.bulk import arrays
 from s3clip.bulk.embedding_shards import ArrayShard, EmbeddingFile, EmbeddingTable
-from s3clip.bulk.output import LISTING, MANIFEST, Output, address_of
+from s3clip.bulk.output import BOOKS, LAYOUT, OLDER_LAYOUT, Output, address_of
 from s3clip.files.addresses import is_address
 from s3clip.files.json import checked
 from s3clip.files.reach import Reach
@@ -204,7 +204,7 @@ def read_listing(output: Output) -> list[InputFile]:
     Raises:
         ValueError: it is damaged.
     """
-    content = output.read(LISTING)
+    content = output.listing()
     if content is None:
         return []
     try:
@@ -215,12 +215,12 @@ def read_listing(output: Output) -> list[InputFile]:
                 FileState(row.size, row.version, row.ends),
                 row.shard,
             )
-            for row in checked({"rows": rows}, _Listing, LISTING).rows
+            for row in checked({"rows": rows}, _Listing, output.layout.listing).rows
         ]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(
-            f"out: {output.address}/{LISTING} is damaged ({error}); remove it, and a run with the same "
-            f"inputs writes it anew"
+            f"out: {output.address}/{output.layout.listing} is damaged ({error}); remove it, and a run with "
+            f"the same inputs writes it anew"
         ) from error
 
 
@@ -240,7 +240,7 @@ def write_listing(output: Output, files: Sequence[InputFile]) -> None:
         "ends": pa.array([file.state.ends for file in files], pa.string()),
     }
     pq.write_table(pa.table(columns), sink, compression="zstd")
-    output.write(LISTING, sink.getvalue())
+    output.write(output.layout.listing, sink.getvalue())
 
 
 def _named_by(place: str) -> tuple[str | None, dict[str, dict[str, Any] | None], list[str]]:
@@ -294,13 +294,20 @@ def _without_results(
     place: str | None, named: dict[str, dict[str, Any] | None]
 ) -> dict[str, dict[str, Any] | None]:
     """Leave out the folders of results below a folder; of one that was asked for, leave its parts."""
-    folders = {path.rpartition("/")[0] for path in named if path.endswith(f"/{MANIFEST}")}
-    results = {each for each in folders if f"{each}/{LISTING}" in named and Output(each).manifest()}
+    begun = {
+        path.removesuffix(f"/{layout.manifest}")
+        for layout in (LAYOUT, OLDER_LAYOUT)
+        for path in named
+        if path.endswith(f"/{layout.manifest}")
+        and path.removesuffix(layout.manifest) + layout.listing in named
+    }
+    results = {folder for folder in begun if Output(folder).manifest()}
     kept = {}
     for path, info in named.items():
-        folder = path.rpartition("/")[0]
+        folder, _, name = path.rpartition("/")
+        folder = folder.removesuffix(f"/{BOOKS.rstrip('/')}") if folder not in results else folder
         is_asked_for = place in (None, folder)
-        is_part = path.endswith(".parquet") and not path.endswith(f"/{LISTING}")
+        is_part = path == f"{folder}/{name}" and name.endswith(".parquet") and name != OLDER_LAYOUT.listing
         if folder not in results or (is_asked_for and is_part):
             kept[path] = info
     return kept
@@ -356,14 +363,15 @@ def _suffix(path: str) -> str:
 
 def _is_read(path: str) -> bool:
     name = PurePosixPath(path).name.lower()
-    if name == LISTING:
+    if name == OLDER_LAYOUT.listing:
         return False
     known = tables.SUFFIXES | arrays.SUFFIXES | {LANCE}
     return is_image(name) or _suffix(name) in known or name.endswith(TARS)
 
 
 def _unused(wanted: str, names: set[str]) -> str:
-    stem = re.sub(r"[^\w.-]+", "_", wanted)[:120].strip(".") or "input"
+    """Return a name for a shard, and so for its parts: readers pass over those that begin with "_" or "."."""
+    stem = re.sub(r"[^\w.-]+", "_", wanted)[:120].strip("._") or "input"
     name, number = f"{stem}-0000" if stem.endswith("-files") else stem, 1
     while name in names:
         name, number = f"{stem}-{number:04d}", number + 1

@@ -1,15 +1,20 @@
-"""The folder of results: parts of parquet, written whole or not at all, here or in an object store."""
+"""The folder of results: parts of parquet, written whole or not at all, here or in an object store.
+
+Beside each other lie parts alone, so that whatever reads parquet reads the folder as one table. What is kept
+for the next run lies in `_s3clip/`, which most readers pass over for its underscore, and none of it ends in
+.parquet.
+"""
 
 import errno
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import pyarrow as pa
@@ -20,14 +25,37 @@ from s3clip.files.addresses import is_address
 from s3clip.files.json import checked, parse_json
 from s3clip.files.writing import lock, write_atomically
 
-FORMAT = "s3clip-labels/1"
-MANIFEST = "manifest.json"
-LISTING = "listing.parquet"
+FORMAT = "s3clip-labels/2"
 SCORE_BINS = 20
 """Bins of the histogram of scores."""
-_LOCK = ".lock"
 _FOOTER = b"s3clip"
 _READERS = 16
+
+
+class Layout(NamedTuple):
+    """Where in a folder of results the next run finds what it needs.
+
+    Attributes:
+        format: its number.
+        books: the folder of what is no part, with its slash; "" where that lies among the parts.
+        manifest: what the folder says of its results.
+        listing: the inputs; parquet, whatever it is called.
+        lock: what a run holds.
+        plain: whether texts are plain columns. Those that are Arrow dictionaries few readers take.
+    """
+
+    format: str
+    books: str
+    manifest: str
+    listing: str
+    lock: str
+    plain: bool = True
+
+
+BOOKS = "_s3clip/"
+LAYOUT = Layout(FORMAT, BOOKS, f"{BOOKS}manifest.json", f"{BOOKS}listing", f"{BOOKS}lock")
+OLDER_LAYOUT = Layout("s3clip-labels/1", "", "manifest.json", "listing.parquet", ".lock", plain=False)
+"""Folders that were begun so go on so."""
 
 
 class Counts(BaseModel, frozen=True):
@@ -124,6 +152,20 @@ class Output:
         self.is_local = not is_address(self.address)
         self._fs, self._root = fsspec.core.url_to_fs(self.address)
 
+    @cached_property
+    def layout(self) -> Layout:
+        """That of the folder as it was when this was first asked; that of new ones where there is none."""
+        if not self._fs.exists(f"{self._root}/{LAYOUT.manifest}"):
+            if self._fs.exists(f"{self._root}/{OLDER_LAYOUT.listing}"):
+                return OLDER_LAYOUT
+            if self._is_manifest(self.read(OLDER_LAYOUT.manifest)):  # of a run that was killed very early
+                return OLDER_LAYOUT
+        return LAYOUT
+
+    def columns(self, schema: pa.Schema) -> pa.Schema:
+        """Return the columns of rows as the parts hold them."""
+        return plain_columns(schema) if self.layout.plain else schema
+
     def check(self) -> None:
         """Raise NotADirectoryError where the folder would be in the place of a file."""
         if self.is_local and Path(self.address).exists() and not Path(self.address).is_dir():
@@ -136,7 +178,7 @@ class Output:
             OSError: it cannot be made.
         """
         try:
-            self._fs.makedirs(self._root, exist_ok=True)
+            self._fs.makedirs(f"{self._root}/{self.layout.books}".rstrip("/"), exist_ok=True)
         except OSError as error:
             raise self._unwritable(error, "making the folder") from error
 
@@ -154,9 +196,9 @@ class Output:
             yield
             return
         try:
-            file = open(os.path.join(self.address, _LOCK), "ab")
+            file = open(os.path.join(self.address, self.layout.lock), "ab")
         except OSError as error:
-            raise self._unwritable(error, f"opening {_LOCK}") from error
+            raise self._unwritable(error, f"opening {self.layout.lock}") from error
         with file:
             if not lock(file):
                 raise ValueError(
@@ -178,22 +220,44 @@ class Output:
         """Return what the folder says of its results; None if there are none of ours.
 
         Raises:
-            ValueError: it is damaged.
+            ValueError: it is damaged, or a newer s3clip wrote it.
         """
-        content = self.read(MANIFEST)
+        name = self.layout.manifest
+        content = self.read(name)
         if content is None:
             return None
         try:
-            found = parse_json(content, MANIFEST)
-            is_ours = isinstance(found, dict) and isinstance(found.get("settings"), dict)
-            return checked(found, Manifest, MANIFEST) if is_ours and "format" in found["settings"] else None
+            found = parse_json(content, name)
+            manifest = checked(found, Manifest, name) if _is_ours(found) else None
         except ValueError as error:
-            if not self._fs.exists(f"{self._root}/{LISTING}"):
+            if not self._fs.exists(f"{self._root}/{self.layout.listing}"):
                 return None
             raise ValueError(
-                f"{self.address}/{MANIFEST} is damaged ({error}); remove it, and a run with the same "
+                f"{self.address}/{name} is damaged ({error}); remove it, and a run with the same "
                 f"settings writes it anew"
             ) from error
+        if manifest is not None and manifest.settings["format"] != self.layout.format:
+            raise ValueError(
+                f"{self.address}: expected results of format {self.layout.format!r}, got "
+                f"{str(manifest.settings['format'])[:40]!r}; a newer s3clip reads them"
+            )
+        return manifest
+
+    def class_names(self) -> list[str]:
+        """Return the names of the classes; none where there are no results."""
+        manifest = self.manifest()
+        return [] if manifest is None else [str(each["name"]) for each in manifest.classes]
+
+    @staticmethod
+    def _is_manifest(content: bytes | None) -> bool:
+        try:
+            return content is not None and _is_ours(parse_json(content, OLDER_LAYOUT.manifest))
+        except ValueError:
+            return False
+
+    def listing(self) -> bytes | None:
+        """Return the listing of the inputs as it is, None where there is none."""
+        return self.read(self.layout.listing)
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a file, None where there is none."""
@@ -219,10 +283,15 @@ class Output:
 
     def write_part(self, part: Part, table: pa.Table) -> None:
         """Write a part, over one of the same name."""
+        table = table.cast(self.columns(table.schema))
         footer = {_FOOTER: json.dumps(part.model_dump(mode="json")).encode()}
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **footer})
+        schema = table.schema.with_metadata({**(table.schema.metadata or {}), **footer})
         sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd", use_dictionary=["shard", "label", "text"])
+        with pq.ParquetWriter(
+            sink, schema, compression="zstd", use_dictionary=["shard", "label", "text"]
+        ) as writer:
+            if len(table):  # `datasets` cannot read a group of no rows
+                writer.write_table(table.replace_schema_metadata(schema.metadata))
         self.write(part.file, sink.getvalue())
 
     def parts(self) -> Iterator[Part]:
@@ -231,16 +300,28 @@ class Output:
         Raises:
             ValueError: a parquet file that no run of ours wrote.
         """
+        with ThreadPoolExecutor(_READERS) as pool:
+            yield from pool.map(self._footer, self._names())
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Give the rows, part by part in the order of their names, in plain columns.
+
+        Args:
+            columns: which; None: all of them.
+        """
+        for name in self._names():
+            with self._fs.open(name, "rb") as file:
+                table = pq.read_table(file, columns=None if columns is None else list(columns))
+            yield table.cast(plain_columns(table.schema))
+
+    def _names(self) -> list[str]:
         try:
             self._fs.invalidate_cache(self._root)
-            names = sorted(
-                name for name in self._fs.ls(self._root, detail=False) if name.endswith(".parquet")
-            )
+            names = self._fs.ls(self._root, detail=False)
         except FileNotFoundError:
-            return
-        names = [name for name in names if not name.endswith(f"/{LISTING}")]
-        with ThreadPoolExecutor(_READERS) as pool:
-            yield from pool.map(self._footer, names)
+            return []
+        older = f"/{OLDER_LAYOUT.listing}"
+        return sorted(name for name in names if name.endswith(".parquet") and not name.endswith(older))
 
     def _unwritable(self, error: OSError, doing: str) -> OSError:
         number, said = error.errno or errno.EIO, error.strerror or str(error)
@@ -259,6 +340,23 @@ class Output:
             raise ValueError(
                 f"out: {path} is no part that s3clip wrote ({error}); take it away, or give another folder"
             ) from error
+
+
+def plain_columns(schema: pa.Schema) -> pa.Schema:
+    """Return a schema without what it says beside, with texts in the place of dictionaries of them."""
+    return pa.schema(
+        [
+            pa.field(each.name, each.type.value_type, each.nullable)
+            if pa.types.is_dictionary(each.type)
+            else each
+            for each in schema
+        ]
+    )
+
+
+def _is_ours(content: Any) -> bool:
+    settings = content.get("settings") if isinstance(content, dict) else None
+    return isinstance(settings, dict) and "format" in settings
 
 
 @lru_cache(maxsize=1024)

@@ -1,13 +1,10 @@
-"""What became of all rows: counted part by part, as JSON, as a table and as a picture."""
+"""What became of all rows: counted part by part, as JSON and as a table."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from s3clip.bulk.output import SCORE_BINS, Part
-from s3clip.printing import new_figure
 
 EXAMPLES = 5
 
@@ -27,6 +24,7 @@ class Summary:
         examples: a few errors.
         labelled_now: rows of this run.
         seconds: that it took.
+        precision: in which type the image tower computed and why, where "auto" was asked for.
     """
 
     class_names: Sequence[str]
@@ -39,6 +37,7 @@ class Summary:
     examples: list[str] = field(default_factory=list)
     labelled_now: int = 0
     seconds: float = 0.0
+    precision: str | None = None
 
     def add(self, part: Part, *, now: bool) -> None:
         """Count a part."""
@@ -77,27 +76,6 @@ class Summary:
         lines += [f"error: {example}" for example in self.examples]
         lines += [f"not finished: {shard}: {why}" for shard, why in list(self.broken.items())[:EXAMPLES]]
         return "\n".join(lines)
-
-    def draw(self, path: str | os.PathLike[str], most: int = 20) -> Path:
-        """Draw the histogram of scores and the largest classes, and return the path.
-
-        Raises:
-            ImportError: matplotlib is not installed.
-        """
-        order = sorted(range(len(self.class_rows)), key=lambda i: -self.class_rows[i])[:most][::-1]
-        figure = new_figure(10, 1.6 + 0.22 * max(10, len(order)))
-        left, right = figure.subplots(1, 2)
-        bins = max(1, len(self.score_histogram))
-        left.bar([(i + 0.5) / bins for i in range(len(self.score_histogram))], self.score_histogram, 1 / bins)
-        left.set_xlabel("score of the best class")
-        left.set_ylabel("rows")
-        right.barh([self.class_names[i] for i in order], [self.class_rows[i] for i in order])
-        right.set_xlabel("rows")
-        for counts in (left.yaxis, right.xaxis):
-            counts.get_major_locator().set_params(integer=True)
-        figure.suptitle(f"{self.rows:,} rows, {self.errors:,} errors, {self.rejected:,} accepted by no class")
-        figure.savefig(path)
-        return Path(path)
 
 
 def _share(part: int, whole: int) -> str:

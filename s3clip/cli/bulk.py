@@ -1,12 +1,41 @@
 """Label everything there is."""
 
-from typing import Annotated
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from s3clip.cli.common import AllowAddresses, BatchSize, Device, HeadSource
+from s3clip.cli.common import (
+    AllowAddresses,
+    Among,
+    BatchSize,
+    Compile,
+    Device,
+    HeadSource,
+    ImageDtype,
+    Level,
+    NearSize,
+    chosen,
+)
 from s3clip.cli.stopping import keeps
 from s3clip.printing import counted, say
+
+if TYPE_CHECKING:
+    from s3clip.bulk import Summary
+    from s3clip.bulk.exports import Form
+    from s3clip.bulk.sorting import Sorted
+
+_MOST_SHOWN = 20
+
+
+class Link(StrEnum):
+    """What stands in a class's folder for a picture."""
+
+    SYMLINK = "symlink"
+    HARDLINK = "hardlink"
+    COPY = "copy"
 
 
 @keeps(lambda *, out, **_: f"the parts that are done are kept in {out}; to go on")
@@ -25,6 +54,8 @@ def label(
         int | None, typer.Option(help="Processes that decode; with ray, actors that encode.")
     ] = None,
     top_k: Annotated[int, typer.Option(help="How many classes the lists of a row name.")] = 5,
+    level: Level = None,
+    among: Among = None,
     keep_embeddings: Annotated[
         bool, typer.Option(help="Keep embeddings (float16), to label them with another head later.")
     ] = False,
@@ -37,8 +68,25 @@ def label(
     key_column: Annotated[str | None, typer.Option(help="Column of tables with keys.")] = None,
     batch_size: BatchSize = 64,
     part_size: Annotated[int, typer.Option(help="Images in a part, a multiple of --batch-size.")] = 512,
+    sort_into: Annotated[
+        Path | None, typer.Option(help="Also put the pictures into a folder for each class, here.")
+    ] = None,
+    sort_with: Annotated[Link, typer.Option(help="What --sort-into makes of each picture.")] = Link.SYMLINK,
+    csv: Annotated[Path | None, typer.Option(help="Also write all rows into this CSV file.")] = None,
+    lance: Annotated[
+        Path | None, typer.Option(help="Also write all rows into this new Lance dataset.")
+    ] = None,
+    partition: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write all rows as parquet in a folder for each class (hive), in a new folder."
+        ),
+    ] = None,
     allow_addresses: AllowAddresses = None,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
+    near_size: NearSize = False,
 ) -> None:
     """Label images or embeddings in bulk, into parquet files; a run that was stopped goes on.
 
@@ -52,6 +100,12 @@ def label(
     try:
         from s3clip import bulk
 
+        asked: dict[Form, Path | None] = {"csv": csv, "lance": lance, "hive": partition}
+        exports = {form: path for form, path in asked.items() if path is not None}
+        for form, path in exports.items():
+            bulk.check_export(path, form)
+        if sort_into is not None:
+            _keep_apart(inputs, bulk.check_sorting(out, sort_into, sort_with.value))
         summary = bulk.label(
             inputs,
             head,
@@ -59,6 +113,8 @@ def label(
             engine=engine,  # type: ignore[arg-type]  # checked above
             workers=workers,
             top_k=top_k,
+            level=level,
+            among=chosen(among),
             keep_embeddings=keep_embeddings,
             max_error_share=max_error_share,
             column=column,
@@ -67,22 +123,50 @@ def label(
             batch_size=batch_size,
             part_size=part_size,
             device=device,
+            dtype=dtype,
+            compiled=compiled,
+            near_size=near_size,
         )
     except ImportError as error:  # an extra, or the package of a store, which it names
         raise OSError(str(error)) from error
     except bulk.TooManyErrorsError as error:
         say(f"error: {error}", error=True)
         raise typer.Exit(1) from error
+    if summary.precision is not None:
+        say(f"dtype: {summary.precision}", error=True)
     say(summary.table())
-    if "://" not in out:
-        try:
-            summary.draw(f"{out}/summary.png")
-        except ImportError as error:
-            say(f"warning: no picture: {error}", error=True)
     say(f"Saved to {out}.")
+    for form, path in exports.items():
+        say(f"Saved to {bulk.export(out, path, form)}.")
+    if sort_into is not None:
+        _say_sorted(bulk.sort_into(out, sort_into, sort_with.value), sort_into)
+    if "://" not in out:
+        say(f"To look at: {bulk.write_summary_page(out, summary)}")
+    _say_what_failed(summary)
+
+
+def _say_what_failed(summary: "Summary") -> None:
     if summary.errors:
         say(f"warning: {summary.errors:,} of {counted(summary.rows, 'row')} could not be read", error=True)
     if summary.broken:
         said = f"inputs that broke off: {len(summary.broken):,}; the next run tries them again"
         say(f"error: {said}", error=True)
         raise typer.Exit(1)
+
+
+def _keep_apart(inputs: list[str], root: Path) -> None:
+    """Refuse to sort into a folder that is an input: the next run would label what is there."""
+    for given in inputs:
+        folder = os.path.realpath(given)
+        if os.path.isdir(folder) and Path(os.path.realpath(root)).is_relative_to(folder):
+            raise ValueError(f"--sort-into: {root} lies in {given}, which is labelled; give another folder")
+
+
+def _say_sorted(done: "Sorted", folder: Path) -> None:
+    there = f", {done.there:,} were there" if done.there else ""
+    left = f", {done.rejected:,} accepted by no class are in none" if done.rejected else ""
+    say(f"Sorted {counted(done.new, 'picture')} into {folder}{there}{left}.")
+    for line in done.errors[:_MOST_SHOWN]:
+        say(f"warning: not sorted: {line}", error=True)
+    if len(done.errors) > _MOST_SHOWN:
+        say(f"warning: and {len(done.errors) - _MOST_SHOWN:,} more were not sorted", error=True)

@@ -57,7 +57,14 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that the path holds the old content or the new, never a part.
+    """Write a file at once; for the rest see `written_atomically`."""
+    with written_atomically(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write into, so that the path holds the old content or the new, never a part.
 
     What killed processes have left in the folder is removed once it is an hour old.
 
@@ -73,7 +80,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     unfinished = folder / f".{secrets.token_hex(8)}{_UNFINISHED}"
     try:
         with unfinished.open("xb") as file:  # of the mode that any new file gets
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)

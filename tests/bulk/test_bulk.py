@@ -69,8 +69,7 @@ def write_tar(path: Path, contents: list[bytes]) -> None:
 
 
 def rows_of(out: Path) -> list[dict]:
-    files = sorted(file for file in out.glob("*.parquet") if file.name != "listing.parquet")
-    rows = ds.dataset([str(file) for file in files]).to_table().to_pylist()
+    rows = ds.dataset(out, format="parquet").to_table().to_pylist()
     return sorted(rows, key=lambda row: (row["shard"], row["position"]))
 
 
@@ -232,9 +231,9 @@ def test_a_new_space_over_kept_embeddings(head: SynonymousSpaceHead, pictures: P
 
 def test_kept_embeddings_of_another_backbone_are_refused(head, space, pictures: Path, tmp_path: Path):
     label(pictures, head, tmp_path / "old", workers=0, keep_embeddings=True, **SIZES)
-    changed = json.loads((tmp_path / "old" / "manifest.json").read_text())
+    changed = json.loads((tmp_path / "old" / "_s3clip" / "manifest.json").read_text())
     changed["fingerprint"] = np.roll(changed["fingerprint"], 1).tolist()
-    (tmp_path / "old" / "manifest.json").write_text(json.dumps(changed))
+    (tmp_path / "old" / "_s3clip" / "manifest.json").write_text(json.dumps(changed))
     with pytest.raises(ValueError, match="another backbone"):
         label(tmp_path / "old", head, tmp_path / "new")
     label(pictures, head, tmp_path / "bare", workers=0, **SIZES)
@@ -417,14 +416,16 @@ def test_a_job_goes_on_with_the_image_tower_that_began_it(head, pictures: Path, 
         label(pictures, other, out, workers=0, **SIZES)
     assert rows_of(out) == before
     # Of a folder that an older run began, the fingerprint is known alone.
-    manifest = json.loads((out / "manifest.json").read_text())
+    manifest = json.loads((out / "_s3clip" / "manifest.json").read_text())
     manifest.pop("image_key")
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    (out / "_s3clip" / "manifest.json").write_text(json.dumps(manifest))
     if change is whole_tower:
         with pytest.raises(ValueError, match=r"out: .*: made with another backbone"):
             label(pictures, other, out, workers=0, **SIZES)
     assert label(pictures, head, out, workers=0, **SIZES).labelled_now == 40
-    assert json.loads((out / "manifest.json").read_text())["image_key"] == head.backbone.image_key()
+    assert (
+        json.loads((out / "_s3clip" / "manifest.json").read_text())["image_key"] == head.backbone.image_key()
+    )
 
 
 def test_output_that_cannot_be_written(head: SynonymousSpaceHead, pictures: Path, tmp_path: Path):
@@ -451,7 +452,7 @@ def test_a_full_disk(space: SynonymousSpaceHead, tmp_path: Path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
     assert not list(out.glob("*-*.parquet"))
-    assert [file.name for file in out.iterdir() if file.name.startswith(".")] == [".lock"]
+    assert not [file for file in out.rglob("*") if file.name.startswith(".")]
     assert label(tmp_path / "e.npy", space, out).rows == 70_000
 
 
@@ -516,8 +517,8 @@ def test_the_command(pictures: Path, head: SynonymousSpaceHead, tmp_path: Path, 
         cli.main()
     assert not stopped.value.code
     assert "60 rows" in capsys.readouterr().out
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["rows"] == 60
-    assert Image.open(tmp_path / "out" / "summary.png").width > 500
+    assert json.loads((tmp_path / "out" / "_s3clip" / "summary.json").read_text())["rows"] == 60
+    assert 'class="bar"' in (tmp_path / "out" / "_s3clip" / "summary.html").read_text()
     (pictures / "zero.tar").write_bytes(b"")
     with pytest.raises(SystemExit) as stopped:
         cli.main()
@@ -539,7 +540,7 @@ def test_a_change_that_keeps_size_and_time_is_seen(space, tmp_path: Path):
     with pytest.raises(ValueError, match=r"v\.npy changed since it was labelled"):
         label(file, space, out)
     # A listing of an older run has no digests: what it has is compared, and it goes on.
-    listing = pq.read_table(out / "listing.parquet")
-    pq.write_table(listing.drop_columns("ends"), out / "listing.parquet")
+    listing = pq.read_table(out / "_s3clip" / "listing")
+    pq.write_table(listing.drop_columns("ends"), out / "_s3clip" / "listing")
     assert label(file, space, out).labelled_now == 0
-    assert pq.read_table(out / "listing.parquet").column("ends").to_pylist() == [state_now(listed).ends]
+    assert pq.read_table(out / "_s3clip" / "listing").column("ends").to_pylist() == [state_now(listed).ends]

@@ -42,8 +42,8 @@ def space() -> SynonymousSpaceHead:
 
 
 def rows_of(out: Path) -> list[dict]:
-    files = sorted(file for file in out.glob("*.parquet") if file.name != "listing.parquet")
-    return sorted(ds.dataset(files).to_table().to_pylist(), key=lambda row: (row["shard"], row["position"]))
+    rows = ds.dataset(out, format="parquet").to_table().to_pylist()
+    return sorted(rows, key=lambda row: (row["shard"], row["position"]))
 
 
 def picture(shade: int) -> bytes:
@@ -468,7 +468,7 @@ def test_results_are_no_inputs_but_where_they_are_asked_for(head, tmp_path: Path
         with pytest.warns(UserWarning, match=r"photos: passed over: 1 \.json$"):
             assert label(photos, head, out, keep_embeddings=True, **SIZES).rows == 3
     (photos / "manifest.json").unlink()
-    (out / "summary.png").write_bytes(picture(1))  # as the command draws it
+    (out / "_s3clip" / "picture.png").write_bytes(picture(1))
     assert label(photos, head, out, keep_embeddings=True, **SIZES).rows == 3
     assert label(photos, head, tmp_path / "elsewhere", **SIZES).rows == 3
     assert {row["key"] for row in rows_of(tmp_path / "elsewhere")} == {f"{photos}/{i}.png" for i in range(3)}
@@ -480,11 +480,11 @@ def test_results_are_no_inputs_but_where_they_are_asked_for(head, tmp_path: Path
     label(out / "*", other, tmp_path / "by a glob")
     assert rows_of(tmp_path / "by a glob") == rows_of(tmp_path / "again")
     memory = fsspec.filesystem("memory")
-    for file in out.iterdir():
-        memory.pipe_file(f"/results/{file.name}", file.read_bytes())
+    for file in (each for each in out.rglob("*") if each.is_file()):
+        memory.pipe_file(f"/results/{file.relative_to(out).as_posix()}", file.read_bytes())
     assert label("memory://results", other, "memory://more").rows == 3
     with pytest.raises(ValueError, match=r"lies in out"):
-        label("memory://results/manifest.json", other, "memory://results")
+        label("memory://results/_s3clip/manifest.json", other, "memory://results")
     for given in (out, out / "*.parquet", next(out.glob("*-*.parquet"))):
         with pytest.raises(ValueError, match=r"lies in out"):
             label(given, head, out, **SIZES)

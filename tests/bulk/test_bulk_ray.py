@@ -106,6 +106,19 @@ def label_on_ray(place: Path, out: Path, **options: object):
     return label(place / "in", place / "head", out, engine="ray", keep_embeddings=True, **SIZES, **options)
 
 
+def test_ray_data_reads_results_as_one_table(cluster: None, place: Path):
+    found = ray.data.read_parquet(str(place / "whole")).to_pandas()
+    expected = ds.dataset(place / "whole", format="parquet").to_table()
+    assert sorted(found.columns) == sorted(expected.column_names)
+    order = ["shard", "position"]
+    for name in (*order, "key", "label", "error"):
+        rows = found.sort_values(order)[name].astype(object)
+        assert (
+            rows.where(rows.notna(), None).tolist()
+            == expected.sort_by([(each, "ascending") for each in order])[name].to_pylist()
+        )
+
+
 def test_one_actor(cluster: None, place: Path, tmp_path: Path):
     assert list(label_on_ray(place, tmp_path / "out", workers=1).broken) == ["in-zero"]
     assert len(rows_of(tmp_path / "out")) == 401

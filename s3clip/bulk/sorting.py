@@ -1,0 +1,186 @@
+"""Labelled pictures in a folder for each class, to look at and to correct."""
+
+import errno
+import filecmp
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from s3clip.bulk.inputs import read_listing
+from s3clip.bulk.output import Output
+from s3clip.files.addresses import is_address
+from s3clip.files.writing import in_utf8
+from s3clip.images.walking import is_image
+
+How = Literal["symlink", "hardlink", "copy"]
+WAYS: tuple[How, ...] = ("symlink", "hardlink", "copy")
+
+_LONGEST = 120
+"""Characters of the name of a class that the name of its folder has."""
+
+
+class LabelledPicture(NamedTuple):
+    """A row of results whose picture is a file of this machine.
+
+    Attributes:
+        path: of the file.
+        class_index: the best class.
+        score: its probability.
+        accepted: whether it reaches the threshold.
+    """
+
+    path: str
+    class_index: int
+    score: float
+    accepted: bool
+
+
+@dataclass
+class Sorted:
+    """What became of the pictures.
+
+    Attributes:
+        new: links or copies made.
+        there: that an earlier call had made.
+        rejected: pictures that no class accepts, which are in no folder.
+        errors: why others are in none.
+    """
+
+    new: int = 0
+    there: int = 0
+    rejected: int = 0
+    errors: list[str] = field(default_factory=list)
+
+
+def sort_into(
+    results: str | os.PathLike[str], folder: str | os.PathLike[str], how: How = "symlink"
+) -> Sorted:
+    """Put every labelled picture into a folder named after its class, by a link or a copy.
+
+    Symbolic links are the default: they take no room, lead to other disks too, and to move or to delete one
+    in a file browser, which is what corrects a label, leaves the picture where it is. Hard links outlive the
+    picture's own name, on the same disk; copies outlive everything, and can be taken elsewhere.
+
+    What is in the folder is never written over: of pictures with the same name the next gets a number. A
+    second call adds what is missing.
+
+    Args:
+        results: the folder that `label` filled.
+        folder: is made where there is none.
+        how: "symlink", "hardlink" or "copy".
+
+    Raises:
+        FileNotFoundError: no results there.
+        ValueError: another `how`, an address, or a folder inside of the results.
+        OSError: the folder cannot be made.
+    """
+    output, root = Output(results), check_sorting(results, folder, how)
+    if output.manifest() is None:
+        raise FileNotFoundError(f"results: {output.address} holds none")
+    folders = [root / name for name in folder_names(output.class_names())]
+    done, taken = Sorted(), Counter[Path]()
+    root.mkdir(parents=True, exist_ok=True)
+    for key, found in labelled_pictures(output):
+        if found is None:
+            done.errors.append(f"{key}: no file of its own, but a part of another one")
+        elif not found.accepted:
+            done.rejected += 1
+        else:
+            source = Path(found.path)
+            target = folders[found.class_index] / source.name
+            try:
+                target.parent.mkdir(exist_ok=True)
+                is_new, taken[target] = _place(source, target, how, taken[target])
+            except OSError as error:
+                other = "; --sort-with symlink leads to other disks" if error.errno == errno.EXDEV else ""
+                done.errors.append(f"{key}: {error.strerror or error}{other}")
+            else:
+                done.new += is_new
+                done.there += not is_new
+    return done
+
+
+def check_sorting(results: str | os.PathLike[str], folder: str | os.PathLike[str], how: str) -> Path:
+    """Return the folder to sort into; for the errors see `sort_into`."""
+    if how not in WAYS:
+        raise ValueError(f"how: expected one of {', '.join(WAYS)}, got {how!r}")
+    if is_address(folder) or is_address(str(results)):
+        raise ValueError(f"sort_into: expected folders of this machine, got {results} and {folder}")
+    root = Path(os.path.abspath(folder))
+    if root.exists() and not root.is_dir():
+        raise NotADirectoryError(f"sort_into: expected a folder, {root} is a file")
+    if Output(results).holds(str(root / "x")):
+        raise ValueError(f"sort_into: {root} lies in the results, which are to hold parts alone")
+    return root
+
+
+def labelled_pictures(output: Output) -> Iterator[tuple[str, LabelledPicture | None]]:
+    """Give key and picture of every row with a label, in order; None of one that is no file of its own."""
+    files = {in_utf8(file.path): file.path for file in read_listing(output) if is_image(file.path)}
+    for table in output.tables(["key", "class_index", "score", "accepted"]):
+        for key, *rest in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            if rest[0] is not None:
+                path = files.get(key)
+                is_local = path is not None and not is_address(path)
+                yield key, LabelledPicture(str(path), *rest) if is_local else None
+
+
+def folder_names(class_names: Sequence[str]) -> list[str]:
+    """Return a name for the folder of every class; no two are the same, in whatever case they are written."""
+    names: list[str] = []
+    for each in class_names:
+        stem = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]+', "_", each)[:_LONGEST].strip(" .") or "class"
+        name, number = stem, 1
+        while name.casefold() in {other.casefold() for other in names}:
+            name, number = f"{stem}-{number + 1}", number + 1
+        names.append(name)
+    return names
+
+
+def _place(source: Path, target: Path, how: How, taken: int) -> tuple[bool, int]:
+    """Link or copy a file, unless it is there; the name is not one of the first `taken` of its kind.
+
+    Returns:
+        Whether it is new, and how many names of this kind are taken then.
+    """
+    while True:
+        name = target if taken == 0 else target.with_name(f"{target.stem}-{taken + 1}{target.suffix}")
+        taken += 1
+        if os.path.lexists(name):
+            if _is_there(source, name, how):
+                return False, taken
+            continue
+        try:
+            _make(source, name, how)
+        except FileExistsError:
+            continue
+        return True, taken
+
+
+def _is_there(source: Path, target: Path, how: How) -> bool:
+    if how == "symlink":
+        return target.is_symlink() and os.readlink(target) == str(source)
+    if target.is_symlink() or not target.is_file():
+        return False
+    return target.samefile(source) if how == "hardlink" else filecmp.cmp(source, target, shallow=False)
+
+
+def _make(source: Path, target: Path, how: How) -> None:
+    if how == "symlink":
+        os.stat(source)  # a link to nothing helps nobody
+        target.symlink_to(source)
+    elif how == "hardlink":
+        target.hardlink_to(source.resolve())
+    else:
+        with source.open("rb") as content, target.open("xb") as file:
+            try:
+                shutil.copyfileobj(content, file)
+            except BaseException:
+                target.unlink()
+                raise
+        shutil.copystat(source, target)

@@ -1,0 +1,92 @@
+"""What OpenAPI says of the paths."""
+
+from typing import Any
+
+_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+_HEAD = "5f2c8a1be09d7743"
+_OPTIONS: dict[str, Any] = {
+    "top_k": {"type": "integer", "minimum": 1, "default": 5},
+    "level": {"anyOf": [{"type": "integer"}, {"type": "string"}]},
+    "among": {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}},
+    "language": {"type": "string"},
+}
+_ERRORS: dict[int | str, Any] = {
+    401: {"description": "The token is missing or wrong, where the service has one."},
+    413: {"description": "Too many bytes or pictures."},
+    415: {"description": "Neither JSON nor a form."},
+    422: {"description": "What is wrong with the request, in words."},
+    503: {"description": "Too much waits already; `Retry-After` says for how many seconds to wait."},
+}
+
+
+def _body(options: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
+    texts = {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "base64 of the files, also as data URIs, or addresses where those are allowed",
+    }
+    rows = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
+    files = {"type": "array", "items": {"type": "string", "format": "binary"}}
+    pictures = {"images": [_PNG], **example}
+    vectors = {"embeddings": [[0.1, -0.2, 0.3]], **example}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "properties": {"images": texts, "embeddings": rows, **options},
+                    },
+                    "examples": {
+                        "pictures": {"summary": "One picture, as base64", "value": pictures},
+                        "embeddings": {"summary": "An embedding computed before", "value": vectors},
+                    },
+                },
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["images"],
+                        "properties": {"images": files, **options},
+                    }
+                },
+            },
+        }
+    }
+
+
+def _answer(example: Any) -> dict[int | str, Any]:
+    return {200: {"description": "The answer.", "content": {"application/json": {"example": example}}}}
+
+
+_DOG = {
+    "label": "dog",
+    "score": 0.93,
+    "class_index": 1,
+    "class_id": None,
+    "text": "hound",
+    "accepted": True,
+    "because": "hound",
+}
+PREDICT: dict[str, Any] = {
+    "openapi_extra": _body(_OPTIONS, {"top_k": 1}),
+    "responses": _answer(
+        {"results": [{"predictions": [_DOG], "accepted": True, "error": None}], "head": _HEAD}
+    )
+    | _ERRORS,
+}
+EMBED: dict[str, Any] = {
+    "openapi_extra": _body({}, {}),
+    "responses": _answer({"results": [{"embedding": [0.6, -0.8], "error": None}], "head": _HEAD}) | _ERRORS,
+}
+CLASSES: dict[str, Any] = {
+    "responses": _answer(
+        {
+            "classes": [{"index": 0, "name": "cat", "id": None, "texts": ["cat", "feline"]}],
+            "head": _HEAD,
+        }
+    )
+    | {401: _ERRORS[401]},
+}
+HEALTH: dict[str, Any] = {"responses": _answer({"status": "ok"})}

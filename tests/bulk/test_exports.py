@@ -1,0 +1,169 @@
+"""What follows from results: CSV, Lance, parquet by class, a folder for each class, and the page."""
+
+import csv
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+
+from s3clip import SynonymousSpaceHead
+from s3clip.bulk import export, label, sort_into, write_summary_page
+from s3clip.bulk.sorting import folder_names
+from s3clip.bulk.summary import Summary
+from s3clip.demo import held_out_digits, model_folder, synonym_file
+from tests.bulk.test_bulk import write_tar
+from tests.bulk.test_bulk_inputs import rows_of
+from tests.bulk.test_bulk_safety import command
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of the same names in two folders, one that is none, one with a bad name, and a tar."""
+    root = tmp_path_factory.mktemp("photos") / "photos"
+    for folder in ("a", "b"):
+        (root / folder).mkdir(parents=True)
+        for i, image in enumerate(held_out_digits()[0][:12]):
+            image.convert("RGB").save(root / folder / f"{i}.png")
+    (root / "a" / "broken.png").write_text("no picture")
+    shutil.copy(root / "a" / "3.png", os.fsencode(root / "a") + b"/\xff=x.png")
+    write_tar(root / "c.tar", [(root / "a" / "1.png").read_bytes()])
+    return root
+
+
+@pytest.fixture(scope="module")
+def labelled(photos: Path) -> tuple[Path, Summary]:
+    head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(synonym_file())
+    head.save_pretrained(photos.parent / "head")
+    out = photos.parent / "labels"
+    return out, label(photos, head, out, workers=0, batch_size=8, part_size=8, keep_embeddings=True)
+
+
+def test_csv_has_all_rows(labelled, tmp_path: Path):
+    out, _ = labelled
+    with export(out, tmp_path / "rows.csv", "csv").open(encoding="utf-8", newline="") as file:
+        found = sorted(csv.DictReader(file), key=lambda row: (row["shard"], int(row["position"])))
+    rows = rows_of(out)
+    assert set(rows[0]) - set(found[0]) == {"embedding", "top_class_index", "top_score"}
+    for row, written in zip(rows, found, strict=True):
+        assert {name: written[name] for name in ("key", "label", "text", "error")} == {
+            name: row[name] or "" for name in ("key", "label", "text", "error")
+        }
+        assert float(written["score"] or 0) == (row["score"] or 0)
+
+
+def test_hive_has_a_folder_for_each_class(labelled, tmp_path: Path):
+    out, summary = labelled
+    folder = export(out, tmp_path / "by class", "hive")
+    table = ds.dataset(folder, format="parquet", partitioning="hive").to_table()
+    rows = table.to_pylist()
+    rows.sort(key=lambda row: (row["shard"], row["position"]))
+    assert [{**row} for row in rows_of(out)] == [
+        {name: row[name] for name in rows_of(out)[0]} for row in rows
+    ]
+    found = {path.name for path in folder.iterdir()}
+    counted = zip(summary.class_names, summary.class_rows, strict=True)
+    assert found == {f"label={name}" for name, count in counted if count} | {
+        "label=__HIVE_DEFAULT_PARTITION__"
+    }
+    with pytest.raises(FileExistsError, match="is there already"):
+        export(out, folder, "hive")
+    assert [path.name for path in tmp_path.iterdir()] == ["by class"]
+
+
+def test_lance_has_all_rows(labelled, tmp_path: Path):
+    lance = pytest.importorskip("lance")
+    out, _ = labelled
+    rows = lance.dataset(str(export(out, tmp_path / "rows.lance", "lance"))).to_table().to_pylist()
+    assert sorted(rows, key=lambda row: (row["shard"], row["position"])) == rows_of(out)
+
+
+@pytest.mark.parametrize("how", ["symlink", "hardlink", "copy"])
+def test_pictures_are_sorted_and_nothing_is_written_over(labelled, photos: Path, tmp_path: Path, how):
+    out, _ = labelled
+    folder = tmp_path / "sorted"
+    kept = next(row for row in rows_of(out) if row["key"].endswith("a/5.png"))
+    (folder / kept["label"]).mkdir(parents=True)
+    (folder / kept["label"] / "5.png").write_text("mine")
+    done = sort_into(out, folder, how)
+    assert (done.new, done.there, done.rejected) == (25, 0, 0)
+    assert len(done.errors) == 1
+    assert "c.tar/0000.jpg: no file of its own" in done.errors[0]
+    assert (folder / kept["label"] / "5.png").read_text() == "mine"
+    made = {path for path in folder.rglob("*") if not path.is_dir()} - {folder / kept["label"] / "5.png"}
+    contents = sorted((path.parent.name, path.read_bytes()) for path in made)
+    expected = [(row["label"], row["key"]) for row in rows_of(out) if row["error"] is None]
+    files = {os.fsencode(path).replace(b"\xff", b"\\xff").decode(): path for path in photos.rglob("*.png")}
+    assert contents == sorted((name, files[key].read_bytes()) for name, key in expected if key in files)
+    assert {path.is_symlink() for path in made} == {how == "symlink"}
+    assert {path.stat().st_nlink > 1 for path in made} == {how == "hardlink"}
+    again = sort_into(out, folder, how)
+    assert (again.new, again.there) == (0, 25)
+    assert {path for path in folder.rglob("*") if not path.is_dir()} == made | {
+        folder / kept["label"] / "5.png"
+    }
+
+
+def test_pictures_that_are_gone_are_listed(labelled, photos: Path, tmp_path: Path):
+    other = Path(shutil.copytree(photos, tmp_path / "photos"))
+    label(other, photos.parent / "head", tmp_path / "out", workers=0)
+    (other / "a" / "7.png").unlink()
+    done = sort_into(tmp_path / "out", tmp_path / "sorted")
+    assert done.new == 24
+    assert [line for line in done.errors if line.endswith("a/7.png: No such file or directory")]
+    assert not [path for path in (tmp_path / "sorted").rglob("*") if path.is_symlink() and not path.exists()]
+
+
+def test_classes_have_folders_of_their_own():
+    names = ["a/b", "a_b", "A_B", "..", "", "CON?", " x ", "x", "ü" * 300]
+    found = folder_names(names)
+    assert len({name.casefold() for name in found}) == len(names)
+    assert all(name and name == name.strip(" .") and not re.search(r'[/\\:*?"<>|]', name) for name in found)
+    assert found[0] == "a_b"
+
+
+def test_the_page_has_all_classes_and_nothing_from_elsewhere(labelled, tmp_path: Path):
+    out, summary = labelled
+    page = write_summary_page(out, summary)
+    text = page.read_text(encoding="utf-8")
+    assert page == out / "_s3clip" / "summary.html"
+    found = re.findall(r'<span><span>([^<]*)</span>.*?class="count">([\d,]+)<', text)
+    assert sorted(found) == sorted(
+        (name, f"{count:,}") for name, count in zip(summary.class_names, summary.class_rows, strict=True)
+    )
+    assert text.count("<figure>") == 25
+    assert "default-src 'none'; img-src data:" in text
+    assert not re.search(r"(src|href)=\"(?!data:image/jpeg)", text)
+    assert ds.dataset(out, format="parquet").count_rows() == summary.rows
+    evil = Summary(["<script>"], rows=1, class_rows=[1], score_histogram=[0, 1])
+    write_summary_page(tmp_path, evil)
+    assert "<script>" not in (tmp_path / "_s3clip" / "summary.html").read_text()
+
+
+def test_the_command_does_all_of_it(labelled, photos: Path, tmp_path: Path):
+    run = ("label", photos, "--head", photos.parent / "head", "--out", tmp_path / "out", "--workers", 0)
+    also = (
+        "--csv",
+        tmp_path / "rows.csv",
+        "--partition",
+        tmp_path / "hive",
+        "--sort-into",
+        tmp_path / "sorted",
+    )
+    status, said, warned = command(*run, *also)
+    assert status == 0, warned
+    assert "Sorted 25 pictures into" in said
+    assert "not sorted" in warned
+    for file in ("rows.csv", "hive", "sorted", "out/_s3clip/summary.html"):
+        assert (tmp_path / file).exists()
+    for wrong, message in (
+        (("--sort-into", photos / "sorted"), "which is labelled"),
+        (("--sort-into", tmp_path / "out" / "sorted"), "lies in the results"),
+        (("--partition", tmp_path / "hive"), "is there already"),
+        (("--csv", tmp_path / "none" / "x.csv"), "there is no folder"),
+    ):
+        status, said, warned = command(*run, *wrong)
+        assert (status, said) == (2, "")
+        assert message in warned
