@@ -145,6 +145,7 @@ def label(
     precision = settle_precision(head, shards.values(), output.manifest(), dtype, **precise)
     for folder in result_folders(found):
         _check_results(folder, head)
+    level = None if level is None else str(level)
     scope = scope_of(head.classes, level, among)
     within = None if scope.classes is None else tuple(scope.classes.tolist())
     asked = Asked(top_k, keep_embeddings, level, within)

@@ -27,12 +27,13 @@ def _language(code: str) -> str:
     return code
 
 
-def _as_tuple(texts: Any) -> Any:
+def as_tuple(texts: Any) -> Any:
+    """Take lists for tuples, which are hashable; pydantic checks the rest."""
     return tuple(texts) if isinstance(texts, list) else texts
 
 
 def _as_names(names: Any) -> Any:
-    return (names,) if isinstance(names, str) else _as_tuple(names)
+    return (names,) if isinstance(names, str) else as_tuple(names)
 
 
 def _as_levels(groups: Any) -> Any:
@@ -41,10 +42,10 @@ def _as_levels(groups: Any) -> Any:
 
 Label = Annotated[str, AfterValidator(_label)]
 Sentence = Annotated[str, AfterValidator(_sentence)]
-Labels = Annotated[tuple[Label, ...], BeforeValidator(_as_tuple)]
-Sentences = Annotated[tuple[Sentence, ...], BeforeValidator(_as_tuple)]
+Labels = Annotated[tuple[Label, ...], BeforeValidator(as_tuple)]
+Sentences = Annotated[tuple[Sentence, ...], BeforeValidator(as_tuple)]
 Names = Annotated[tuple[Label, ...], BeforeValidator(_as_names), Field(min_length=1)]
 Language = Annotated[str, AfterValidator(_language)]
 Groups = Annotated[dict[Label, Label], BeforeValidator(_as_levels)]
 Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # as tables of any kind can hold it
-Templates = Annotated[tuple[Label, ...], BeforeValidator(_as_tuple), AfterValidator(resolve_templates)]
+Templates = Annotated[tuple[Label, ...], BeforeValidator(as_tuple), AfterValidator(resolve_templates)]

@@ -40,7 +40,7 @@ from pydantic_core import ErrorDetails
 
 from s3clip.files.problems import problem_in_words, shown
 from s3clip.files.writing import write_atomically
-from s3clip.texts.fields import Groups, Label, Labels, Language, Names, Number, Sentences, Templates
+from s3clip.texts.fields import Groups, Label, Labels, Language, Names, Number, Sentences, Templates, as_tuple
 from s3clip.texts.formats import FORMAT, KINDS, TextKind, interpret
 from s3clip.texts.groups import levels_of
 from s3clip.texts.prompts import Points, Text, class_texts, concepts
@@ -134,7 +134,7 @@ class SynonymSet(BaseModel):
     templates: Templates | None = None
     generated: Generated | None = None
     language: Language | None = None
-    classes: Annotated[tuple[SynonymClass, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    classes: Annotated[tuple[SynonymClass, ...], BeforeValidator(as_tuple), Field(min_length=1)]
 
     @model_validator(mode="after")
     def _levels_are_ordered(self) -> "SynonymSet":
