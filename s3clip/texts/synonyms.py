@@ -81,10 +81,7 @@ class SynonymClass(BaseModel):
         named = (known.get("name", ""), *known.get("synonyms", ()), *known.get("prompts", ()))
         own = {text.casefold() for text in named}
         if both := [text for text in negatives if text.casefold() in own]:
-            problem = (
-                "a text of the class itself, which cannot say that it is not there; take one of them out"
-            )
-            raise ValueError(f"has {both[0]!r}, {problem}")
+            raise ValueError(f"has {both[0]!r}, a text of the class itself; take it out of one of the two")
         return negatives
 
     def __hash__(self) -> int:
