@@ -4,6 +4,7 @@ import numbers
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -29,8 +30,9 @@ def resolve_options(owner: str, options: Mapping[str, Option], given: Mapping[st
         ValueError: an unknown option (the known ones are listed) or a value that is not allowed.
     """
     if unknown := sorted(set(given) - set(options)):
-        known = ", ".join(sorted(options)) or "none"
-        raise ValueError(f"{owner} takes no option {unknown[0]!r}; it takes: {known}")
+        near = get_close_matches(unknown[0], options, 1)
+        known = f"did you mean {near[0]}?" if near else f"it takes: {', '.join(sorted(options)) or 'none'}"
+        raise ValueError(f"{owner} takes no option {unknown[0]!r}; {known}")
     resolved = {name: plain(given.get(name, option.default)) for name, option in options.items()}
     for name, value in resolved.items():
         if not options[name].valid(value):

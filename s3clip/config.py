@@ -1,5 +1,6 @@
 """Every setting of a head, checked when it is given."""
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -12,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from s3clip.arguments import LARGEST_SCALE, is_scale, plain, resolve_options
+from s3clip.arguments import LARGEST_SCALE, Option, is_scale, plain, resolve_options
 from s3clip.files.problems import first_problem
 from s3clip.space.metrics import METRICS
 from s3clip.space.scale_rules import SCALE_RULES
@@ -49,6 +50,10 @@ class HeadConfig(BaseModel):
             name's, however small.
         centering: "class_mean" subtracts the mean of the class centres from every text; None does not.
         logit_scale: multiplies the scores instead of the backbone's own scale.
+
+    Examples:
+        >>> HeadConfig(metric="center", scale_rule=None).changes()
+        {'metric': 'center', 'scale_rule': None}
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -121,6 +126,49 @@ class HeadConfig(BaseModel):
         if changes.get("scale_rule", self.scale_rule) != self.scale_rule:
             del kept["scale_options"]
         return HeadConfig(**{**kept, **changes})
+
+
+def config_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of the settings, with the options of each metric and rule."""
+    schema = HeadConfig.model_json_schema()
+    schema |= {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "description": "Settings of a head, as `s3clip fit --config` takes them.",
+        "allOf": [
+            *_options_schema("metric", "metric_options", {n: m.options for n, m in METRICS.items()}),
+            *_options_schema(
+                "scale_rule", "scale_options", {None: {}, **{n: r.options for n, r in SCALE_RULES.items()}}
+            ),
+        ],
+    }
+    fields = schema["properties"]
+    for name, known in (("metric", list(METRICS)), ("scale_rule", [*SCALE_RULES, None])):
+        fields[name] = {"enum": known, "default": fields[name]["default"], "title": fields[name]["title"]}
+    fields["logit_scale"] = {
+        "anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": LARGEST_SCALE}, {"type": "null"}],
+        "default": None,
+        "title": "Logit Scale",
+    }
+    return schema
+
+
+def _options_schema(
+    field: str, options: str, owners: Mapping[str | None, Mapping[str, Option]]
+) -> Iterator[dict[str, Any]]:
+    """Yield, for each value of a field, which options there are: what each must be stands in its words."""
+    default = HeadConfig.model_fields[field].default
+    for name, own in owners.items():
+        known = {
+            option: {"default": each.default, "description": f"Expected: {each.expected}."}
+            for option, each in own.items()
+        }
+        condition: dict[str, Any] = {"properties": {field: {"const": name}}}
+        if name != default:  # where nothing is said, the default is meant
+            condition["required"] = [field]
+        yield {
+            "if": condition,
+            "then": {"properties": {options: {"properties": known, "additionalProperties": False}}},
+        }
 
 
 def _as_saved(settings: Any) -> Any:

@@ -1,7 +1,7 @@
 """The head: class names and synonyms in, zero-shot logits out, over a class space and a backbone."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from s3clip import class_space as spaces
-from s3clip.arguments import whole_number
 from s3clip.artifact.folder import save_artifact
 from s3clip.artifact.hub import push_artifact
 from s3clip.artifact.opening import open_artifact, open_text_tower
@@ -24,10 +23,11 @@ from s3clip.prediction.answers import predict, predict_proba
 from s3clip.prediction.calibrating import calibrate, fit_rejection
 from s3clip.prediction.conformal import predict_sets
 from s3clip.prediction.few_shot import fit_few_shot
+from s3clip.prediction.groups import group_names, group_probabilities, top_groups
 from s3clip.prediction.label_check import check_labels
 from s3clip.prediction.linear_weights import to_linear
 from s3clip.prediction.suggesting import suggest
-from s3clip.prediction.top_classes import TopClasses, top_classes
+from s3clip.prediction.top_classes import top_classes
 from s3clip.segmentation.segmenter import segment
 from s3clip.texts.prompts import resolve_templates
 from s3clip.texts.synonyms import SynonymSet
@@ -48,9 +48,12 @@ class SynonymousSpaceHead(ClassSpaceModule):
         fused: use the Triton kernel of `s3clip.space.kernels` where it can be used; not saved.
 
     Examples:
-        >>> head = SynonymousSpaceHead.from_backbone("openai/clip-vit-base-patch32")  # doctest: +SKIP
-        >>> head.fit_classes({"cat": ["feline", "kitty"], "dog": ["hound"]})          # doctest: +SKIP
-        >>> head.predict("photo.jpg", top_k=1)                                        # doctest: +SKIP
+        >>> from s3clip.demo import held_out_digits, model_folder  # or a model of the Hub, and your images
+        >>> head = SynonymousSpaceHead.from_backbone(model_folder())
+        >>> head.fit_classes({"one": ["1", "ace"], "seven": ["7", "lucky number"]}).class_names
+        ['one', 'seven']
+        >>> head.predict(held_out_digits()[0][7], top_k=1)[0][0].label
+        'seven'
     """
 
     def __init__(
@@ -121,8 +124,9 @@ class SynonymousSpaceHead(ClassSpaceModule):
         chosen = templates if templates is not None else synonyms.templates
         used = resolve_templates(DEFAULT_TEMPLATES if chosen is None else chosen)
         encoding: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "cache": cache}
-        named, raw = self._encoded(synonyms, used, adding=False, **encoding)
-        return self._take(ClassSpace(raw, named, self.config, used, self._kept_facts()), progress=progress)
+        named, raw, negatives = self._encoded(synonyms, used, adding=False, **encoding)
+        space = ClassSpace(raw, named, self.config, used, self._kept_facts(), negatives=negatives)
+        return self._take(space, progress=progress)
 
     def fit_embeddings(
         self,
@@ -277,33 +281,22 @@ class SynonymousSpaceHead(ClassSpaceModule):
         """Return the logits of (batch, dim) embeddings without what labelled images add: as of patches."""
         return self._logits(self.folded(self._unit_embeds(None, image_embeds, {})))
 
-    @torch.no_grad()
-    def top_classes(
-        self,
-        pixel_values: Tensor | None = None,
-        *,
-        image_embeds: Tensor | None = None,
-        k: int = 5,
-        **image_inputs: Any,
-    ) -> TopClasses:
-        """Return the k classes of the largest logits of every image, in one pass over blocks of classes.
-
-        What `forward`, `probabilities` and `topk` say, without the (batch, classes) logits in memory: for
-        large batches and tens of thousands of classes. Arguments as for `forward`, and `k` as in
-        `s3clip.prediction.top_classes`.
-        """
-        k = whole_number(k, "k")
+    def logits_by_block(
+        self, pixel_values: Tensor | None = None, *, image_embeds: Tensor | None = None, **image_inputs: Any
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what `forward` returns some classes at a time: (c,) positions and (batch, c) logits."""
         embeds = self._unit_embeds(pixel_values, image_embeds, image_inputs)
-        blocks = (
-            (classes, self._logits(scores, embeds, classes))
-            for classes, scores in self.folded.scores_by_block(embeds)
-        )
-        return top_classes(blocks, k, self.current_calibration)
+        for classes, scores in self.folded.scores_by_block(embeds):
+            yield classes, self._logits(scores, embeds, classes)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probabilities of (..., classes) logits: calibrated, if the head is, else the model's."""
         return self.current_calibration.probabilities(logits)
 
+    top_classes = top_classes
+    top_groups = top_groups
+    group_names = group_names
+    group_probabilities = group_probabilities
     predict = predict
     predict_proba = predict_proba
     predict_sets = predict_sets
@@ -373,10 +366,8 @@ class SynonymousSpaceHead(ClassSpaceModule):
     # ---- inside -------------------------------------------------------------------------------------------
 
     def _to_save(self, examples: bool) -> ClassSpace:
-        space, built = self.class_space, self._checked().built
-        if examples:
-            return space
-        return spaces.without_examples(space, built.residual_weights, built.residual_bias)
+        space = self.class_space
+        return space if examples else spaces.without_examples(space, self._checked().learned)
 
     def _unit_embeds(
         self, pixel_values: Tensor | None, image_embeds: Tensor | None, image_inputs: dict[str, Any]
@@ -398,7 +389,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
     def _logits(self, scores: Tensor, embeds: Tensor | None = None, classes: Tensor | None = None) -> Tensor:
         """Return logits: those of the space, then what labelled images add, then the shares of classes."""
         logits: Tensor = scores * self._scale()
-        residual = None if embeds is None else self._checked().built.residual(embeds, classes)
+        residual = None if embeds is None else self._checked().residual(embeds, classes)
         shares = self.share_offsets
         shares = shares if shares is None or classes is None else shares[classes]
         for added in (self.logit_bias, residual, shares):
@@ -425,10 +416,11 @@ class SynonymousSpaceHead(ClassSpaceModule):
 
     def _encoded(
         self, synonyms: SynonymSet, templates: Sequence[str], *, adding: bool, **encoding: Any
-    ) -> tuple[tuple[FittedClass, ...], Tensor]:
-        texts = synonyms.texts(templates, self.config.points)
-        raw = encode_texts(self._text_backbone(adding), texts, **encoding)
-        return spaces.named_classes(synonyms, texts), raw
+    ) -> tuple[tuple[FittedClass, ...], Tensor, Tensor | None]:
+        texts, absent = synonyms.texts(templates, self.config.points), synonyms.negative_texts()
+        rows = encode_texts(self._text_backbone(adding), [*texts, *absent], **encoding)
+        raw, negatives = rows.split([sum(map(len, texts)), sum(map(len, absent))])
+        return spaces.named_classes(synonyms, texts), raw, negatives if len(negatives) else None
 
     def _text_backbone(self, adding: bool) -> Backbone:
         """The backbone if it still has its text tower, else one loaded for this use alone."""

@@ -102,6 +102,15 @@ class Table:
         )
         return f"<table><thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
 
+    def latex(self) -> str:
+        r"""Return a LaTeX tabular with the rules of booktabs (`\\usepackage{booktabs}`)."""
+        names, *rows = [[latex_text(cell) for cell in row] for row in [self._names(), *self._shown("--")]]
+        sides = "".join("r" if column.form else "l" for column in self._columns())
+        # A row that began with a bracket would be an option of the break before it.
+        head, *lines = ("{}" * row[0].startswith("[") + " & ".join(row) + r" \\" for row in [names, *rows])
+        body = [r"\begin{tabular}{" + sides + "}", r"\toprule", head, r"\midrule", *lines]
+        return "\n".join([*body, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
     def csv(self) -> str:
         """Return CSV; an apostrophe goes before a text that a spreadsheet would take for a formula."""
         text = io.StringIO()
@@ -142,6 +151,13 @@ def markdown_text(text: str) -> str:
     """Return a text as one line of Markdown that is neither HTML nor a link, nor ends a cell of a table."""
     line = printable(" ".join(text.split()))
     return line.replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
+
+
+def latex_text(text: str) -> str:
+    """Return a text as one line of LaTeX that says nothing else."""
+    named = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    line = printable(" ".join(text.split()))
+    return "".join(named.get(each, f"\\{each}" if each in "#$%&_{}" else each) for each in line)
 
 
 def _is_formula(cell: Any) -> bool:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from huggingface_hub import ModelCard
+
 from tests.serving import serving
 
 TOKEN = "hf_of_the_tests"
@@ -163,8 +165,10 @@ class Handler(BaseHTTPRequestHandler):
         if (repository := self.repository(name)) and (
             commit := self.commit_of(repository, revision or "main")
         ):
-            siblings = [{"rfilename": path} for path in sorted(repository.commits[commit])]
-            self.answer(200, {"id": name, "sha": commit, "private": repository.private, "siblings": siblings})
+            files = repository.commits[commit]
+            siblings = [{"rfilename": path} for path in sorted(files)]
+            about = {"id": name, "sha": commit, "private": repository.private, "siblings": siblings}
+            self.answer(200, {**of_card(files.get("README.md")), **about})
 
     def tree(self, body: bytes, name: str, revision: str, folder: str = ""):
         if (repository := self.repository(name)) and (commit := self.commit_of(repository, revision)):
@@ -367,6 +371,12 @@ ROUTES = (
     (rf"/api/(?:models|datasets)/{NAME}/commit/(.+)", Handler.commit),
     (rf"(?:/datasets)?/{NAME}/resolve/([^/]+)/(.+)", Handler.file),
 )
+
+
+def of_card(readme: bytes | Pointer | None) -> dict[str, str]:
+    """Return what the Hub takes from the metadata of a card."""
+    known = ModelCard(readme.decode()).data.to_dict() if isinstance(readme, bytes) else {}
+    return {key: known[key] for key in ("library_name", "pipeline_tag") if key in known}
 
 
 def blob(content: bytes) -> str:

@@ -27,6 +27,7 @@ ROWS = (
 )
 BESIDE = {
     ("bench", "integrations"),  # times the pipeline
+    ("bench", "bulk"),  # times label
     ("__main__", "cli"),  # is the command
 }
 LARGEST_MODULE, LARGEST_TOP = 450, 8
@@ -52,6 +53,7 @@ STANDARD = {
         "dataclasses",
         "enum",
         "functools",
+        "heapq",
         "html",
         "itertools",
         "math",

@@ -186,6 +186,10 @@ def is_edited(synonyms: SynonymSet, position: int, words: str) -> bool:
     return split_words(words) != list(synonyms.classes[position].synonyms)
 
 
+def _changed(change: float | None) -> str:
+    return "" if change is None or abs(change) < 0.005 else f" ({change:+.2f})"
+
+
 def answers_html(photos: Photos, answers: Sequence[Answer]) -> str:
     """Return the images with their answers, as HTML that fits a telephone."""
     if not photos.names:
@@ -194,7 +198,7 @@ def answers_html(photos: Photos, answers: Sequence[Answer]) -> str:
     for i, (name, picture) in enumerate(zip(photos.names, photos.thumbnails, strict=True)):
         rows = "".join(
             f"<tr><th scope='row'>{html.escape(each.label)}</th><td>{each.score:.1%}</td>"
-            f"<td>{each.logit:.2f}{'' if each.change is None else f' ({each.change:+.2f})'}</td>"
+            f"<td>{each.logit:.2f}{_changed(each.change)}</td>"
             f"<td>{html.escape(each.text)}</td></tr>"
             for each in answers
             if each.image == i

@@ -20,9 +20,13 @@ CSS = """
 #answers table {border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums}
 #answers table, #answers table * {border: 0 !important}
 #answers th, #answers td {text-align: left; vertical-align: top; padding: .1rem .6rem .1rem 0}
-#answers th, #answers td {overflow-wrap: anywhere}
+#answers th, #answers td {overflow-wrap: break-word; word-break: normal}
+#question {padding: .5rem .75rem}
 #answers thead th {font-weight: 400}
-@media (max-width: 480px) {#answers figure {grid-template-columns: 1fr} #answers img {grid-row: auto}}
+@media (max-width: 480px) {
+  #answers figure {grid-template-columns: 1fr} #answers img {grid-row: auto}
+  #answers table {font-size: .85rem} #answers th, #answers td {padding-right: .4rem}
+}
 """
 
 Update = dict[str, Any]
@@ -78,7 +82,7 @@ def build(backbone: Backbone, start: SynonymSet) -> gr.Blocks:
                 names = [(each, position) for position, each in enumerate(start.class_names)]
                 position = gr.Dropdown(names, value=0, label="Class", elem_id="class")
                 with gr.Group(visible=False) as unsaved:
-                    question = gr.Markdown()
+                    question = gr.Markdown(elem_id="question")
                     keep = gr.Button("Apply them, then go on", elem_id="keep")
                     lose = gr.Button("Throw them away", variant="stop", elem_id="lose")
                     stay = gr.Button("Stay here", elem_id="stay")

@@ -39,21 +39,22 @@ from s3clip.class_space import (
 )
 from s3clip.class_space.shares import check_shares
 from s3clip.class_space.state import (
-    FEW_SHOT_TENSORS,
+    FURTHER_TENSORS,
     ExamplesState,
     few_shot_of,
     few_shot_settings,
-    few_shot_tensors,
+    further_tensors,
 )
-from s3clip.class_space.value import LARGEST_BIAS, Name
+from s3clip.class_space.value import LARGEST_BIAS, Name, check_negatives
 from s3clip.config import SavedConfig
 from s3clip.files.addresses import regular_file
 from s3clip.files.json import checked, parse_json, read_json
 from s3clip.files.problems import shown
 from s3clip.files.writing import locked_folder, write_atomically
+from s3clip.texts.groups import levels_of
 
-FORMAT: Literal["s3clip-space/3"] = "s3clip-space/3"
-_OLDER = ("s3clip-space/1", "s3clip-space/2")
+FORMAT: Literal["s3clip-space/4"] = "s3clip-space/4"
+_OLDER = ("s3clip-space/1", "s3clip-space/2", "s3clip-space/3")
 SPACE_FILE = re.compile(r"space-([0-9a-f]{16})\.safetensors")
 _MEND = "; save the head again, or fetch the artifact anew"
 NUMBERS = ("logit_scale", "logit_bias", "fitted_logit_scale")
@@ -70,7 +71,7 @@ class DamagedFileError(ValueError):
 class _ConfigFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["s3clip-space/1", "s3clip-space/2", "s3clip-space/3"] = FORMAT
+    format: Literal["s3clip-space/1", "s3clip-space/2", "s3clip-space/3", "s3clip-space/4"] = FORMAT
     # By it transformers' `pipeline` knows what it is given; those of before have none.
     model_type: Literal["s3clip"] = "s3clip"
     head: SavedConfig
@@ -105,7 +106,7 @@ def save_artifact(folder: str | os.PathLike[str], space: ClassSpace) -> Path:
     tensors = {
         "raw": space.raw.detach().cpu().to(wide).contiguous(),
         "owners": space.owners.cpu().contiguous(),
-        **{name: part.cpu().contiguous() for name, part in few_shot_tensors(space.few_shot).items()},
+        **{name: part.cpu().contiguous() for name, part in further_tensors(space).items()},
     }
     backbone = space.backbone
     numbers = {"fitted_logit_scale": space.fitted_logit_scale}
@@ -235,11 +236,12 @@ def _read_config(path: Path) -> tuple[_ConfigFile, str]:
     thresholds = None if config.calibration is None else config.calibration.thresholds
     if thresholds is not None and len(thresholds) not in (1, len(config.classes)):
         raise _broken(path, f"calibration: {len(thresholds)} thresholds for {len(config.classes)} classes")
-    if config.class_shares is not None:
-        try:
+    try:
+        levels_of(each.groups for each in config.classes)
+        if config.class_shares is not None:
             check_shares(config.class_shares, len(config.classes))
-        except ValueError as error:
-            raise _broken(path, str(error)) from None
+    except ValueError as error:
+        raise _broken(path, str(error)) from None
     return config, config_digest(content)
 
 
@@ -266,7 +268,12 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
         raise _broken(space_path, "owners do not agree with the classes of config.json")
     numbers = _take_numbers(tensors, space_path)
     fingerprint = _take_fingerprint(tensors, raw.shape[1], space_path)
-    few_shot = _take_few_shot(config, tensors, raw.shape[1], space_path)
+    further = {name: tensors.pop(name, None) for name in FURTHER_TENSORS}
+    few_shot = _few_shot(config, further, raw.shape[1], space_path)
+    try:
+        check_negatives(config.classes, further["negatives"], raw.shape[1])
+    except ValueError as error:
+        raise _broken(space_path, str(error)) from None
     if tensors:
         raise _broken(space_path, f"unknown tensors {sorted(tensors)}")
     return ClassSpace(
@@ -279,6 +286,7 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
         calibration=config.calibration,
         class_shares=None if config.class_shares is None else tuple(config.class_shares),
         few_shot=few_shot,
+        negatives=further["negatives"],
     )
 
 
@@ -311,12 +319,11 @@ def _take_numbers(tensors: dict[str, Tensor], path: Path) -> dict[str, float | N
     return numbers
 
 
-def _take_few_shot(
-    config: _ConfigFile, tensors: dict[str, Tensor], dim: int, path: Path
+def _few_shot(
+    config: _ConfigFile, further: dict[str, Tensor | None], dim: int, path: Path
 ) -> Examples | LearnedResidual | None:
-    taught = {name: tensors.pop(name, None) for name in FEW_SHOT_TENSORS}
     try:
-        found = few_shot_of(config.few_shot, config.examples, taught)
+        found = few_shot_of(config.few_shot, config.examples, further)
         if found is not None:
             found.check(len(config.classes), dim)
     except ValueError as error:

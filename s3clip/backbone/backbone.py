@@ -5,7 +5,8 @@ tokens in `tokens`, names become models in `loading`, and `identity` says which 
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 from s3clip.backbone import identity
 from s3clip.backbone.families import check_loaded, family_of, warn_of_other_pixels, warn_of_untrained_texts
-from s3clip.backbone.image_transform import ImageTransform, check_pixels, checked_images
+from s3clip.backbone.image_transform import ImageTransform, check_pixels, checked_images, target_side
 from s3clip.backbone.loading import explain, halves, load
 from s3clip.backbone.prefix_tree import (
     disagreement,
@@ -51,6 +52,13 @@ _WORTHWHILE_SAVING = 256
 _PROGRESS_DELAY_SECONDS = 2.0
 
 
+@cache
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a function compiled; not kept in a backbone, which can be copied and pickled."""
+    compiled: Callable[..., Tensor] = torch.compile(function)
+    return compiled
+
+
 class Backbone(nn.Module):
     """A dual encoder with a joint space, seen through one interface.
 
@@ -72,6 +80,7 @@ class Backbone(nn.Module):
     Attributes:
         tokenizer: Text half of the processor, or None.
         image_processor: Image half of the processor, or None.
+        compiled: Whether images go through code of torch.compile: see `precision.compile_images`.
         has_text_tower: False once `drop_text_tower` was called.
         image_inputs: Names of what the image tower reads beside `pixel_values`.
         family: What is particular to its family.
@@ -79,6 +88,11 @@ class Backbone(nn.Module):
 
     Raises:
         TypeError: If `model` has no joint space of images and texts, or `processor` is neither of the above.
+
+    Examples:
+        >>> from s3clip.demo import model_folder
+        >>> Backbone.from_pretrained(model_folder()).encode_texts(["a seven"]).shape
+        torch.Size([1, 64])
     """
 
     model: nn.Module
@@ -94,7 +108,7 @@ class Backbone(nn.Module):
         self.tokenizer, self.image_processor = halves(processor)
         self.name = name or getattr(model, "name_or_path", None) or None
         self.revision = getattr(getattr(model, "config", None), "_commit_hash", None) or revision
-        self.has_text_tower = True
+        self.has_text_tower, self.compiled = True, False
         self._dropped: dict[str, Tensor] = {}
         self.unshared_because: str | None = None
         self.image_inputs = () if self.family.is_open_clip else accepted_image_inputs(model)
@@ -277,7 +291,8 @@ class Backbone(nn.Module):
                 `pixel_values` is not floating point.
         """
         check_pixels(type(self.model).__name__, self.image_inputs, pixel_values, image_inputs)
-        features = self.family.image_features(self.model, pixel_values.to(self.dtype), **image_inputs)
+        embed = _compiled(self.family.image_features) if self.compiled else self.family.image_features
+        features = embed(self.model, pixel_values.to(self.dtype), **image_inputs)
         precise = torch.promote_types(features.dtype, torch.float32)
         return functional.normalize(features.to(precise), dim=-1).to(features.dtype)
 
@@ -293,20 +308,27 @@ class Backbone(nn.Module):
             TypeError: If something is not a PIL image.
             ValueError: If there is no image, or no image processor.
         """
-        transform = self.image_transform(resize=resize)
+        placed = self.placed(self.image_transform(resize=resize)(checked_images(images)))
         return {
-            key: value.to(self.device, self.dtype if value.is_floating_point() else None)
-            for key, value in transform(checked_images(images)).items()
+            key: value.to(self.dtype) if value.is_floating_point() else value for key, value in placed.items()
         }
 
-    def image_transform(self, *, resize: bool = True) -> ImageTransform:
+    def placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return arguments of `encode_images` on the model's device, each copied once, cast there at most.
+
+        The copy of what lies in pinned memory is not waited for.
+        """
+        return {key: value.to(self.device, non_blocking=True) for key, value in inputs.items()}
+
+    def image_transform(self, *, resize: bool = True, near_size: bool = False) -> ImageTransform:
         """Return what `preprocess` does before its tensors go to the device: for the workers of a loader.
 
         Args:
             resize: As for `preprocess`.
+            near_size: Let whoever opens pictures for it decode JPEGs near the size that the model needs.
 
         Raises:
-            ValueError: there is no image processor.
+            ValueError: there is no image processor; or, with `near_size`, it says no such size.
         """
         if self.image_processor is None:
             raise ValueError(
@@ -314,7 +336,9 @@ class Backbone(nn.Module):
                 "preprocessed pixel_values to encode_images"
             )
         inputs = ("pixel_values", *self.image_inputs)
-        return ImageTransform(self.image_processor, self.family.is_open_clip, inputs, resize)
+        if near_size:
+            target_side(self.image_processor, self.family.is_open_clip)
+        return ImageTransform(self.image_processor, self.family.is_open_clip, inputs, resize, near_size)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text is, special tokens included, before truncation.

@@ -52,6 +52,11 @@ def _feed_tensor(digest: Any, name: str, tensor: Tensor) -> None:
     digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
     if tensor.is_meta:
         return
+    if callable(parts := getattr(tensor, "__tensor_flatten__", None)):  # of several: quantised, or sharded
+        for part in parts()[0]:
+            if isinstance(inner := getattr(tensor, part), Tensor):
+                _feed_tensor(digest, part, inner)
+        return
     plain = tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()
     plain = plain.dequantize() if plain.is_quantized else plain
     data = plain.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -13,7 +13,7 @@ from s3clip.backbone.digests import settings_digest, tensors_digest
 from s3clip.backbone.families import Family
 from s3clip.backbone.image_transform import ImageTransform
 from s3clip.backbone.tokens import Tokens
-from s3clip.backbone.towers import evaluating
+from s3clip.backbone.towers import SCALES, evaluating
 
 SAME_BACKBONE = 0.999
 """Least cosine between the fingerprints of one backbone: dtype and device may differ, weights may not."""
@@ -47,6 +47,7 @@ class _Backbone(Protocol):
     tokenizer: Any
     image_processor: Any
     image_inputs: tuple[str, ...]
+    compiled: bool
     has_text_tower: bool
     family: Family
 
@@ -163,7 +164,7 @@ def text_key(backbone: _Backbone) -> bytes:
     embeddings = backbone.encode_texts(FINGERPRINT_TEXTS, progress=False).cpu()
     tokenizer = backbone.tokenizer
     return settings_digest(
-        _side(backbone, (*backbone.family.image_side, *_SCALES), ("vision_config", "image_config")),
+        _side(backbone, (*backbone.family.image_side, *SCALES), ("vision_config", "image_config")),
         embeddings,
         tokenizer,
         None if hasattr(tokenizer, "backend_tokenizer") else _tokens(backbone),
@@ -175,18 +176,16 @@ def image_key(backbone: _Backbone) -> str:
     """Return 64 hex digits by which caches of image embeddings tell backbones apart.
 
     They are made of every weight that is not of the text side alone, the configuration, and what the image
-    processor is. Unlike bits of an embedding they do not depend on the device or on how many threads compute.
+    processor is; the dtype, and whether torch.compile makes the code, are among them. Unlike bits of an
+    embedding they do not depend on the device or on how many threads compute.
     """
     processor = backbone.image_processor
     shown = None
     if processor is not None and backbone.family.is_open_clip:
         shown = backbone.image_transform()([_probe_image(64, 48), _probe_image(211, 307)])
-    side = _side(backbone, (*backbone.family.text_side, *_SCALES), ("text_config",))
-    return settings_digest(side, str(backbone.dtype), processor, shown).hex()
-
-
-# They change logits, which are computed anew, and no embedding.
-_SCALES = ("logit_scale", "logit_bias", "temperature")
+    side = _side(backbone, (*backbone.family.text_side, *SCALES), ("text_config",))
+    compiled = ("compiled",) if backbone.compiled else ()  # which rounds otherwise
+    return settings_digest(side, str(backbone.dtype), processor, shown, *compiled).hex()
 
 
 def _side(backbone: _Backbone, other: tuple[str, ...], other_configs: tuple[str, ...]) -> bytes:

@@ -10,6 +10,18 @@ from torch import Tensor
 
 from s3clip.images.opening import open_image, runs_of_pictures
 
+_SIZES = (
+    "shortest_edge",
+    "height",
+    "width",
+    "longest_edge",
+    "max_height",
+    "max_width",
+    "min_pixels",
+    "max_pixels",
+)
+_ONE_SIZE = ({"shortest_edge"}, {"height", "width"})
+
 
 @dataclass(frozen=True)
 class ImageTransform:
@@ -20,12 +32,19 @@ class ImageTransform:
         of_one_image: whether it is the latter, as in open_clip.
         inputs: which of its outputs the image tower reads.
         resize: whether images are brought to the model's size, else their values are scaled alone.
+        near_size: whether whoever opens the pictures decodes JPEGs near that size, see `needed`.
     """
 
     processor: Any
     of_one_image: bool
     inputs: tuple[str, ...]
     resize: bool = True
+    near_size: bool = False
+
+    @property
+    def needed(self) -> int | None:
+        """What `open_image` is told of the pictures: the longer side of the target; None: open them whole."""
+        return target_side(self.processor, self.of_one_image) if self.near_size else None
 
     def __call__(self, images: Iterable[Image.Image]) -> dict[str, Tensor]:
         """Return the arguments for images of any mode, read as RGB; for none, an empty dict.
@@ -48,6 +67,35 @@ class ImageTransform:
         unresized = {} if self.resize else dict.fromkeys(("do_resize", "do_center_crop", "do_pad"), False)
         outputs = self.processor(images=colour, return_tensors="pt", **unresized)
         return {key: outputs[key] for key in self.inputs if key in outputs}
+
+
+def target_side(processor: Any, of_one_image: bool) -> int:
+    """Return the longer side, in pixels, that images are brought to, or the shorter where that one is given.
+
+    A picture that is larger than that on both sides is made smaller, in whichever way: cut at its middle,
+    squashed, or turned before.
+
+    Raises:
+        ValueError: it is not one and the same for all pictures (NaFlex), or not known.
+    """
+    if of_one_image:  # a composition of torchvision, or one that is made like it
+        steps = [own for own in getattr(processor, "transforms", ()) if type(own).__name__ == "Resize"]
+        size = getattr(steps[0], "size", None) if steps else None
+        sides: list[Any] = [size] if isinstance(size, int) else list(size or ())
+    else:
+        given: Any = getattr(processor, "size", None)  # a mapping, or an object that stands for one
+        found = {
+            key: given.get(key) if isinstance(given, Mapping) else getattr(given, key, None) for key in _SIZES
+        }
+        named = {key: side for key, side in found.items() if side is not None}
+        is_fixed = getattr(processor, "do_resize", False) and set(named) in _ONE_SIZE
+        sides = list(named.values()) if is_fixed else []
+    if not sides or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(
+            f"near_size: {type(processor).__name__} says no one size that it brings all pictures to, so they "
+            "cannot be decoded near it; leave near_size out"
+        )
+    return int(max(sides))
 
 
 def checked_images(images: Iterable[Image.Image]) -> Iterator[Image.Image]:

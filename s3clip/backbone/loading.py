@@ -17,6 +17,7 @@ from s3clip.backbone.families import CLIP
 from s3clip.backbone.names import ModelName, is_public
 from s3clip.backbone.open_clip_loading import CONFIG as OPEN_CLIP_CONFIG
 from s3clip.backbone.open_clip_loading import load_open_clip
+from s3clip.backbone.towers import SCALES
 from s3clip.files.hub import commit_of, fetch, find_model
 from s3clip.files.json import checked, read_json
 
@@ -114,7 +115,12 @@ def _without_scheme(
 
 
 def _placed(model: nn.Module, place: dict[str, Any]) -> nn.Module:
-    return (model.to(**place) if place else model).eval()
+    scales = {name: own.data for name, own in model.named_parameters(recurse=False) if name in SCALES}
+    model = model.to(**place) if place else model
+    for name, value in scales.items():  # rounded, they would move every score
+        parameter = getattr(model, name)
+        parameter.data = value.to(parameter.device)
+    return model.eval()
 
 
 def _kind(name: str, revision: str | None, hub: dict[str, Any]) -> str:

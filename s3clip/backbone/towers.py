@@ -11,6 +11,8 @@ from torch import Tensor, nn
 # What an image tower may read beside the pixels.
 _PATCH_INPUTS = ("pixel_attention_mask", "spatial_shapes")
 _INTERPOLATION = "interpolate_pos_encoding"
+SCALES = ("logit_scale", "logit_bias", "temperature")
+"""They change logits, and no embedding."""
 IMAGE_TOWERS = ("vision_model", "image_model", "visual")
 
 

@@ -16,7 +16,7 @@ from s3clip.bench.workload import QUICK, Workload
 
 __all__ = ["PARTS", "Row", "SpeedReport", "Workload", "measure_speed"]
 
-PARTS = ("texts", "space", "forward", "pipeline", "cold-start")
+PARTS = ("texts", "space", "forward", "pipeline", "cold-start", "pictures", "embeddings")
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def measure_speed(
         FileNotFoundError: a published list that is not there.
     """
     from s3clip.bench.encoding import time_cold_start, time_pipeline, time_texts
+    from s3clip.bench.labelling import time_embeddings, time_photographs, time_small_pictures
     from s3clip.bench.models import load_model, random_model
     from s3clip.bench.parts import time_forward, time_head, time_large_class, time_space
     from s3clip.bench.texts import food_prompts, imagenet_prompts, label_names
@@ -114,6 +115,8 @@ def measure_speed(
         "forward": lambda: time_forward(work, where) + time_head(timed.backbone, work, where),
         "pipeline": lambda: time_pipeline(timed, work),
         "cold-start": lambda: time_cold_start(timed, work),
+        "pictures": lambda: time_photographs(timed, work) + time_small_pictures(timed, work),
+        "embeddings": lambda: time_embeddings(work, where),
     }
     rows = []
     for part in PARTS:

@@ -15,6 +15,7 @@ from s3clip.bench.timing import Row, as_much, extra_memory, faster, interleaved,
 from s3clip.bench.workload import Workload
 from s3clip.config import HeadConfig
 from s3clip.head import SynonymousSpaceHead
+from s3clip.space.edges import edge_lengths
 from s3clip.space.rips import (
     CACHED_NUMBERS,
     chordal_distances,
@@ -23,7 +24,7 @@ from s3clip.space.rips import (
     spanning_tree_of_points,
 )
 from s3clip.space.scale_rules import kept_share
-from s3clip.space.synonymous_space import build_space, edge_lengths
+from s3clip.space.synonymous_space import build_space
 
 
 def _texts(classes: int, texts: int, dim: int, device: str) -> Tensor:

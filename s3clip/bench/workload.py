@@ -21,6 +21,13 @@ class Workload:
         images: of a batch.
         stock_images: of transformers' own pipeline.
         encoded: classes that the cold start of the whole model encodes.
+        photographs: that are labelled, `photograph_side` pixels wide and three quarters of it high.
+        photograph_side: see there.
+        pictures: of the model's own size that are labelled.
+        distinct: of both that differ.
+        rows: embeddings that are labelled.
+        workers: processes that decode; None: as many as `label` takes by itself.
+        label_repeats: of the jobs.
         repeats: of what takes milliseconds.
         space_repeats: of the space and the loops over other libraries.
         slow_repeats: of what takes seconds.
@@ -39,6 +46,13 @@ class Workload:
     images: int = 64
     stock_images: int = 3
     encoded: int = 4
+    photographs: int = 250
+    photograph_side: int = 4000
+    pictures: int = 2500
+    distinct: int = 20
+    rows: int = 5_000_000
+    workers: int | None = None
+    label_repeats: int = 3
     repeats: int = 15
     space_repeats: int = 9
     slow_repeats: int = 3
@@ -54,6 +68,13 @@ QUICK = Workload(
     many=(2000, 10),
     images=4,
     encoded=1,
+    photographs=10,
+    photograph_side=1000,
+    pictures=20,
+    distinct=3,
+    rows=20_000,
+    workers=0,
+    label_repeats=1,
     repeats=5,
     space_repeats=2,
     slow_repeats=2,

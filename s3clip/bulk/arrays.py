@@ -51,11 +51,13 @@ class FloatArray:
         self.file.seek(start * row_bytes, 1)
         for first in range(start, self.rows, size):
             count = min(size, self.rows - first)
-            content = self.file.read(count * row_bytes)
-            if len(content) < count * row_bytes:
-                row = first + len(content) // max(1, row_bytes)
+            block = np.empty((count, self.dim), self.dtype)
+            content, done = memoryview(block.reshape(-1).view(np.uint8)), 0
+            while done < len(content) and (read := self.file.readinto(content[done:])):  # type: ignore[attr-defined]
+                done += read
+            if done < len(content):
+                row = first + done // max(1, row_bytes)
                 raise EOFError(f"ends inside row {row:,} of {self.rows:,}")
-            block = np.frombuffer(content, self.dtype).reshape(count, self.dim)
             yield (block.astype(np.uint32) << 16).view(np.float32) if self.is_bfloat16 else block
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
@@ -13,7 +15,7 @@ from s3clip.files.writing import in_utf8
 from s3clip.images.opening import REDUCED
 from s3clip.images.sources import BrokenShardError, Sample, Shard, cut, open_samples
 
-EMBEDDING_BATCH = 2048
+EMBEDDING_BATCH = 4096
 EMBEDDING_PART = 65_536
 
 
@@ -46,13 +48,18 @@ class DecodedBatch:
     """
 
     first: int
-    keys: Sequence[str]
+    keys: Sequence[str] | pa.Array
     errors: dict[int, str]
     inputs: dict[str, Tensor] | None
     ends_part: bool = False
     ends_shard: bool = False
     broken: str | None = None
     notes: dict[int, str] = field(default_factory=dict)
+
+    def pin_memory(self) -> "DecodedBatch":
+        """Return it with its inputs in pinned memory: a loader asks for that where a GPU labels."""
+        pinned = None if self.inputs is None else {key: own.pin_memory() for key, own in self.inputs.items()}
+        return replace(self, inputs=pinned)
 
 
 def decoded_batches(
@@ -123,16 +130,18 @@ def _opened(first: int, samples: Sequence[Sample], preprocess: ImageTransform | 
     errors: dict[int, str] = {}
     reduced: dict[int, str] = {}
 
+    assert preprocess is not None  # the job has one wherever there are pictures
+    opening = partial(Sample.open, needed=preprocess.needed)
+
     def opened() -> Iterator[Image.Image]:
         number = 0  # `enumerate` would hold a picture while the next one is opened
-        for picture in open_samples(samples, errors):
+        for picture in open_samples(samples, errors, opening):
             if (note := picture.info.get(REDUCED)) is not None:
                 reduced[number] = note
             number += 1
             yield picture
             del picture
 
-    assert preprocess is not None  # the job has one wherever there are pictures
     inputs = preprocess(opened()) or None
     said = {place: in_utf8(" ".join(error.split())) for place, error in errors.items()}
     readable = [place for place in range(len(samples)) if place not in errors]
@@ -143,9 +152,9 @@ def _opened(first: int, samples: Sequence[Sample], preprocess: ImageTransform | 
 def _embeddings(shard: EmbeddingFile, rows_per: RowsPer, start: int) -> Iterator[DecodedBatch]:
     first = start
     for keys, rows, errors in shard.blocks(rows_per.batch, start):
-        # A copy in float32: the file's own may be read-only, or of a type that few things compute in. Half
-        # precision is left to torch, which widens it several times faster than numpy.
-        embeds = torch.from_numpy(rows.astype("f2" if rows.dtype == "f2" else "f4")).float()
+        # In float32: the file's own is of a type that few things compute in. Half precision is left to torch,
+        # which widens it several times faster than numpy.
+        embeds = torch.from_numpy(rows.astype("f2" if rows.dtype == "f2" else "f4", copy=False)).float()
         good = embeds if not errors else embeds[[i for i in range(len(keys)) if i not in errors]]
         yield DecodedBatch(first, keys, errors, {"image_embeds": good} if len(good) else None)
         first += len(keys)

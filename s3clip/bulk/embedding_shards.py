@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from s3clip.bulk.arrays import open_array
 from s3clip.files.writing import in_utf8
 from s3clip.images.sources import BrokenShardError, breaking_off
 from s3clip.images.tables import missing_column, open_table
 
-Block = tuple[list[str], np.ndarray, dict[int, str]]
+Block = tuple[pa.Array, np.ndarray, dict[int, str]]
 """Keys, (rows, dim) floats, and why some of the rows, by their place in the block, have no embedding."""
 
 
@@ -81,7 +82,7 @@ class EmbeddingTable:
                 if self.key_column is None:
                     keys = _numbered(self.name, reading.position, batch.num_rows)
                 else:
-                    keys = [str(key) for key in batch.column(self.key_column).to_pylist()]
+                    keys = _as_texts(batch.column(self.key_column))
                 said = batch.column("error") if has_errors else None
                 rows, errors = _as_rows(batch.column(self.column), said)
                 if len(errors) < len(rows):
@@ -98,9 +99,15 @@ def _check_dim(expected: int | None, got: int) -> None:
         raise ValueError(f"expected rows of {expected} numbers, as the head has, got {got}")
 
 
-def _numbered(path: str, first: int, count: int) -> list[str]:
-    path = in_utf8(path)
-    return [f"{path}/{number}" for number in range(first, first + count)]
+def _numbered(path: str, first: int, count: int) -> pa.Array:
+    numbers = pa.array(np.arange(first, first + count)).cast(pa.string())
+    return pc.binary_join_element_wise(pa.scalar(in_utf8(path)), numbers, "/")
+
+
+def _as_texts(keys: pa.Array) -> pa.Array:
+    if pa.types.is_string(keys.type) and not keys.null_count:
+        return keys
+    return pa.array([str(key) for key in keys.to_pylist()], pa.string())
 
 
 def _as_rows(values: Any, said: Any) -> tuple[np.ndarray, dict[int, str]]:

@@ -29,10 +29,11 @@ from s3clip.bulk.inputs import (
     result_folders,
     write_listing,
 )
-from s3clip.bulk.labelling import Labeller, schema
+from s3clip.bulk.labelling import Asked, Labeller, schema
 from s3clip.bulk.local import label_locally
 from s3clip.bulk.on_ray import label_on_ray
 from s3clip.bulk.output import Manifest, Output, Part
+from s3clip.bulk.precision import settle_precision
 from s3clip.bulk.summary import Summary
 from s3clip.bulk.work import Task, version_of
 from s3clip.files.reach import Reach, allowed_places
@@ -40,6 +41,8 @@ from s3clip.files.writing import in_utf8
 from s3clip.head import SynonymousSpaceHead
 from s3clip.images.opening import one_or_several
 from s3clip.images.sources import Shard
+from s3clip.images.workers import cores
+from s3clip.prediction.scope import scope_of
 
 FEW_ROWS = 1000
 """Errors are counted against so many rows at least: the first picture of all may be a broken one."""
@@ -57,6 +60,8 @@ def label(
     engine: Literal["local", "ray"] = "local",
     workers: int | None = None,
     top_k: int = 5,
+    level: str | None = None,
+    among: Any = None,
     keep_embeddings: bool = False,
     max_error_share: float = 0.01,
     batch_size: int = 64,
@@ -65,6 +70,9 @@ def label(
     key_column: str | None = None,
     allow_addresses: str | Iterable[str] = (),
     device: str | torch.device | None = None,
+    dtype: str | None = None,
+    compiled: bool = False,
+    near_size: bool = False,
     progress: bool | None = None,
 ) -> Summary:
     """Label everything there is: pictures or embeddings, here or in an object store; docs/scale.md has more.
@@ -79,9 +87,11 @@ def label(
         out: folder of the results, or an address that fsspec writes to.
         engine: "local": this process, and workers that decode. "ray": Ray Data, on the cluster that
             `ray.init` was called for, else on this machine.
-        workers: processes that decode, by default one less than there are cores; with "ray" actors that
+        workers: processes that decode, by default one a core: the model goes first; with "ray" actors that
             encode, by default one a GPU.
         top_k: how many classes the lists of a row name.
+        level: of groups; rows say the most probable group too, in the columns group and group_score.
+        among: answer within some classes, as for `predict`.
         keep_embeddings: keep the embedding of each row in float16, to label with another head later.
         max_error_share: the job stops where more of the rows so far (of 1,000, where there are fewer) have an
             error.
@@ -94,6 +104,11 @@ def label(
             folder: schemes ("https", "s3"; "file" for all of this machine), or what addresses begin with;
             docs/trust.md has more.
         device: where a head that is loaded computes.
+        dtype: in what the image tower of a head that is loaded computes: "float32", "bfloat16", "float16",
+            or "auto", a short trial with the first pictures, whose outcome is recorded and kept by the next
+            run; None: the model's own. See `s3clip.backbone.precision`.
+        compiled: let torch.compile make the code of that image tower.
+        near_size: decode JPEGs near the size that the model needs: see `s3clip.images.opening.open_image`.
         progress: show a progress bar; None: on a terminal.
 
     Returns:
@@ -106,13 +121,16 @@ def label(
         TooManyErrorsError: more errors than allowed.
         OSError: nothing can be written, as to a full disk; what was written is kept.
         ImportError: an extra is missing: `ray`, `lance`, or the package of a store.
+
+    Examples:
+        >>> label("photos", "pets-space", "labels").rows  # doctest: +SKIP
+        7390
     """
     top_k, batch_size, part_size, workers, max_error_share = map(
         plain, (top_k, batch_size, part_size, workers, max_error_share)
     )
     _check(engine, workers, top_k, max_error_share, batch_size, part_size)
     allowed = allowed_places(allow_addresses)
-    top_k, batch_size, part_size, workers = map(plain, (top_k, batch_size, part_size, workers))
     output = Output(out)
     output.check()
     found = list_files(one_or_several(inputs), output)
@@ -120,15 +138,27 @@ def label(
     files = into_shards(found, known, part_size)
     given = frozenset(file.path for file in found)
     shards = make_shards(files, Columns(column, key_column), given, Reach(output.address, allowed))
+    if isinstance(head, SynonymousSpaceHead) and (dtype is not None or compiled):
+        raise ValueError("dtype, compiled: are for a head that is loaded here; give where it was saved")
     head = _head_for(shards, head, device)
+    precise = {"compiled": compiled, "near_size": near_size}
+    precision = settle_precision(head, shards.values(), output.manifest(), dtype, **precise)
     for folder in result_folders(found):
         _check_results(folder, head)
+    scope = scope_of(head.classes, level, among)
+    within = None if scope.classes is None else tuple(scope.classes.tolist())
+    asked = Asked(top_k, keep_embeddings, level, within)
     settings = _settings(
         output.layout.format, head, top_k, keep_embeddings, batch_size, part_size, column, key_column
     )
+    for name, value in (("level", level), ("among", within)):
+        if value is not None:  # results of earlier versions say nothing of it
+            settings[name] = value if isinstance(value, str) else list(value)
     if allowed:  # results of earlier versions say nothing of it
         settings["allow_addresses"] = list(allowed)
-    columns = output.columns(schema(head, keep_embeddings=keep_embeddings))
+    if _has_pictures(shards.values()):
+        settings |= {key: True for key, is_so in precise.items() if is_so}
+    columns = output.columns(schema(head, asked))
     output.make()
     with output.claimed():
         _take_folder(output, head, settings, columns, _has_pictures(shards.values()))
@@ -138,14 +168,14 @@ def label(
         parts = _parts_by_shard(output, digest)
         _check_unchanged(files, known, parts)
         write_listing(output, files)
-        summary = Summary(class_names=head.class_names)
+        summary = Summary(class_names=head.class_names, precision=precision)
         for part in itertools.chain.from_iterable(parts.values()):
             summary.add(part, now=False)
         dim = head.space.raw.shape[1]
         tasks = _tasks(files, shards, parts, RowsPer(batch_size, part_size), dim, digest)
         started = time.perf_counter()
         if tasks:
-            written = _label(tasks, head, output, engine, workers, top_k, keep_embeddings)
+            written = _label(tasks, head, output, engine, workers, asked, near_size)
             _follow(written, summary, len(tasks), max_error_share, progress, started)
         summary.seconds = time.perf_counter() - started
         output.write(
@@ -197,19 +227,19 @@ def _label(
     output: Output,
     engine: str,
     workers: int | None,
-    top_k: int,
-    keep_embeddings: bool,
+    asked: Asked,
+    near_size: bool,
 ) -> Generator[Part, None, None]:
     """Let an engine do the tasks; it gives the parts as they are written."""
     with_pictures = _has_pictures(task.shard for task in tasks)
-    preprocess = head.backbone.image_transform() if with_pictures and head.backbone is not None else None
+    preprocess = None
+    if with_pictures and head.backbone is not None:
+        preprocess = head.backbone.image_transform(near_size=near_size)
     if engine == "ray":
-        return label_on_ray(
-            tasks, preprocess, head, output, workers=workers, top_k=top_k, keep_embeddings=keep_embeddings
-        )
+        return label_on_ray(tasks, preprocess, head, output, asked, workers=workers)
     if workers is None:
-        workers = max(0, (os.cpu_count() or 1) - 1)
-    labeller = Labeller(head, top_k=top_k, keep_embeddings=keep_embeddings)
+        workers = cores()
+    labeller = Labeller(head, asked)
     return label_locally(tasks, preprocess, labeller, output, workers=workers if with_pictures else 0)
 
 

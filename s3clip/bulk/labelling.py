@@ -1,6 +1,7 @@
 """Batches in, rows out: the one function by which every engine labels, and the schema of the rows."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,25 @@ from s3clip.prediction.matched_texts import nearest_rows
 from s3clip.space.synonymous_space import unit_vectors
 
 
-def schema(head: SynonymousSpaceHead, *, keep_embeddings: bool) -> pa.Schema:
+@dataclass(frozen=True)
+class Asked:
+    """What the rows are to say.
+
+    Attributes:
+        top_k: how many classes the lists name; all where there are fewer.
+        keep_embeddings: give each row its unit embedding in float16, and label from that: labels made of kept
+            embeddings later are the same.
+        level: of groups, to name the most probable one too; None: none.
+        among: positions of the classes among which is answered, ascending; None: all.
+    """
+
+    top_k: int
+    keep_embeddings: bool
+    level: str | None = None
+    among: tuple[int, ...] | None = None
+
+
+def schema(head: SynonymousSpaceHead, asked: Asked) -> pa.Schema:
     """Return the columns of the rows that a head gives; docs/scale.md says what they hold."""
     ids = [each.id for each in head.classes]
     id_type = pa.int64() if any(i is not None for i in ids) and _are_numbers(ids) else pa.string()
@@ -36,7 +55,9 @@ def schema(head: SynonymousSpaceHead, *, keep_embeddings: bool) -> pa.Schema:
         pa.field("error", pa.string()),
         pa.field("note", pa.string()),
     ]
-    if keep_embeddings:
+    if asked.level is not None:
+        fields += [pa.field("group", names), pa.field("group_score", pa.float32())]
+    if asked.keep_embeddings:
         dim = head.space.raw.shape[1]
         fields.append(pa.field("embedding", pa.list_(pa.float16(), dim)))
     return pa.schema(fields)
@@ -47,16 +68,13 @@ class Labeller:
 
     Args:
         head: fitted, with its image tower where there are pictures.
-        top_k: how many classes the lists name; all where there are fewer.
-        keep_embeddings: give each row its unit embedding in float16, and label from that: labels made of kept
-            embeddings later are the same.
+        asked: what the rows are to say.
     """
 
-    def __init__(self, head: SynonymousSpaceHead, *, top_k: int, keep_embeddings: bool) -> None:
+    def __init__(self, head: SynonymousSpaceHead, asked: Asked) -> None:
         self.head = head.eval()
-        self.top_k = min(top_k, len(head.classes))
-        self.keep_embeddings = keep_embeddings
-        self.schema = schema(head, keep_embeddings=keep_embeddings)
+        self.asked = asked
+        self.schema = schema(head, asked)
         self._names = pa.array(head.class_names, pa.string())
         self._ids = pa.array(
             [
@@ -74,6 +92,7 @@ class Labeller:
             texts.extend(each.texts or [None] * each.rows)
         self._texts = pa.array(texts, pa.string())
         self._text_offsets = np.array(offsets)
+        self._groups = None if asked.level is None else pa.array(head.group_names(asked.level), pa.string())
 
     @torch.inference_mode()
     def rows(self, shard: str, batch: DecodedBatch) -> pa.Table:
@@ -82,9 +101,7 @@ class Labeller:
         errors = dict(batch.errors)
         embeds = None if batch.inputs is None else self._embed(batch.inputs)
         if embeds is not None:
-            # The largest number of a vector tells what has no direction: zero, NaN or Inf.
-            largest = embeds.abs().amax(-1)
-            useless = (~(largest.isfinite() & (largest > 0))).cpu().numpy()
+            useless = _without_direction(embeds).cpu().numpy()
             if useless.any():
                 places = np.delete(np.arange(count), list(errors))
                 errors.update(dict.fromkeys(places[useless].tolist(), "its embedding is zero, NaN or Inf"))
@@ -97,11 +114,8 @@ class Labeller:
                 pa.array(np.zeros(count, np.int32)), pa.array([shard], pa.string())
             ),
             "position": pa.array(np.arange(batch.first, batch.first + count)),
-            "key": pa.array(batch.keys, pa.string()),
-            "error": pa.array(
-                [errors.get(i) for i in range(count)] if errors else [None] * count, pa.string()
-            ),
-            "note": pa.array([batch.notes.get(i) for i in range(count)], pa.string()),
+            "key": batch.keys if isinstance(batch.keys, pa.Array) else pa.array(batch.keys, pa.string()),
+            **{name: _said(own, count) for name, own in (("error", errors), ("note", batch.notes)) if own},
             **columns,
         }
         return pa.table(
@@ -119,18 +133,15 @@ class Labeller:
         else:
             backbone = self.head.backbone
             assert backbone is not None  # the job has one wherever there are pictures
-            placed = {
-                key: value.to(backbone.device, backbone.dtype if value.is_floating_point() else None)
-                for key, value in inputs.items()
-            }
-            embeds = backbone.encode_images(**placed)
+            embeds = backbone.encode_images(**backbone.placed(inputs))
         embeds = embeds.float()
-        return unit_vectors(embeds).half().float() if self.keep_embeddings else embeds
+        return unit_vectors(embeds).half().float() if self.asked.keep_embeddings else embeds
 
     def _labels(self, embeds: Tensor, good: np.ndarray) -> dict[str, pa.Array]:
-        best = self.head.top_classes(image_embeds=embeds, k=max(2, self.top_k))  # 2: for the margin
-        order = best.class_index[:, : self.top_k]
-        scores = best.probabilities[:, : self.top_k].cpu().numpy()
+        top_k, among = self.asked.top_k, self.asked.among
+        best = self.head.top_classes(image_embeds=embeds, k=max(2, top_k), among=among)  # 2: for the margin
+        order = best.class_index[:, :top_k]
+        scores = best.probabilities[:, :top_k].cpu().numpy()
         nearest = nearest_rows(self.head.space, embeds, order[:, :1])[:, 0].cpu().numpy()
         top, values = order.cpu().numpy().astype(np.int32), best.logits.float().cpu().numpy()
         index = np.full(len(good), -1)
@@ -150,7 +161,12 @@ class Labeller:
             "top_class_index": _lists(top),
             "top_score": _lists(scores),
         }
-        if self.keep_embeddings:
+        if self.asked.level is not None:
+            groups = self.head.top_groups(self.asked.level, image_embeds=embeds, k=1, among=among)
+            indices = pa.array(groups.group[:, 0].cpu().numpy().astype(np.int32))
+            found["group"] = pa.DictionaryArray.from_arrays(indices, self._groups)
+            found["group_score"] = pa.array(groups.probabilities[:, 0].cpu().numpy())
+        if self.asked.keep_embeddings:
             numbers = pa.array(embeds.half().cpu().numpy().reshape(-1))
             found["embedding"] = pa.FixedSizeListArray.from_arrays(numbers, embeds.shape[1])
         return found if good.all() else {name: column.take(take) for name, column in found.items()}
@@ -178,6 +194,21 @@ def part_counts(table: pa.Table, classes: int) -> Counts:
         scores=np.histogram(scores, SCORE_BINS, (0.0, 1.0))[0].tolist(),
         examples=[str(text) for text in said[:3].to_pylist()],
     )
+
+
+def _without_direction(embeds: Tensor) -> Tensor:
+    """Return (rows,) bool: which embeddings are zero, NaN or Inf."""
+    # A sum, which takes a tenth of the time, is finite and not 0 but for those, and for few others.
+    total = embeds.sum(-1)
+    useless = ~total.isfinite() | (total == 0)
+    if bool(useless.any()):
+        largest = embeds[useless].abs().amax(-1)
+        useless[useless.clone()] = ~(largest.isfinite() & (largest > 0))
+    return useless
+
+
+def _said(texts: dict[int, str], count: int) -> pa.Array:
+    return pa.array([texts.get(i) for i in range(count)], pa.string())
 
 
 def _lists(rows: np.ndarray) -> pa.Array:

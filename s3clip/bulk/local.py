@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import torch
@@ -16,8 +16,13 @@ from s3clip.bulk.output import Output, Part
 from s3clip.bulk.work import Task, write_part
 from s3clip.images.workers import start_workers
 
+Thing = TypeVar("Thing")
+
 EMBEDDING_THREADS = 2
 """Threads that label embeddings: while one of them does what one core can do, the other one multiplies."""
+
+
+_AHEAD = 2  # batches of embeddings that are read while others are labelled
 
 
 class _Batches(IterableDataset):  # type: ignore[type-arg]  # of (position of the task, batch)
@@ -45,9 +50,9 @@ def label_locally(
 ) -> Generator[Part, None, None]:
     """Label tasks and give the parts as they are written.
 
-    This thread reads, or takes what the workers have read, others label, one more writes: none of them waits
-    for another one's work. Memory: two batches a worker, one a thread, and the rows of as many parts as there
-    are workers and of two more.
+    Workers read pictures, or a thread reads embeddings, others label, one more writes: none of them waits for
+    another one's work. Memory: two batches a worker or `_AHEAD` of embeddings, one a thread, and the rows of
+    as many parts as there are workers and of two more.
 
     Args:
         tasks: what to do.
@@ -64,13 +69,16 @@ def label_locally(
             batch_size=None,
             num_workers=workers,
             prefetch_factor=2,
+            pin_memory=labeller.head.space.raw.device.type == "cuda",
             multiprocessing_context="spawn",
         )
         batches = start_workers(loader)
-    # Each thread computes with its share of torch's own, and the workers have a core each.
+    elif preprocess is None:
+        batches = read_ahead(batches, _AHEAD)
+    # Each thread computes with its share of torch's own; workers have what is left, see `start_workers`.
     before = torch.get_num_threads()
     threads = min(EMBEDDING_THREADS, before) if preprocess is None else 1
-    share = max(1, (before - workers) // threads)
+    share = max(1, before // threads)
     classes = len(labeller.head.classes)
     rows: dict[int, list[Future[pa.Table]]] = {}
     labelling: deque[Future[pa.Table]] = deque()
@@ -96,6 +104,21 @@ def label_locally(
                 yield writing.result()
     finally:
         torch.set_num_threads(before)  # those of later threads, which would be as many as the last were given
+
+
+def read_ahead(things: Iterable[Thing], count: int) -> Iterator[Thing]:
+    """Give things in their order, up to `count` of which a thread of its own has made ahead.
+
+    What it raises is raised behind those that came before.
+    """
+    end = object()
+    iterator = iter(things)
+    with ThreadPoolExecutor(1) as reader:
+        ahead = deque(reader.submit(next, iterator, end) for _ in range(count))
+        while (thing := ahead.popleft().result()) is not end:
+            ahead.append(reader.submit(next, iterator, end))
+            yield thing  # type: ignore[misc]  # it is not `end`
+            del thing
 
 
 def _write(part: Part, rows: Sequence[Future[pa.Table]], classes: int, output: Output) -> Part:

@@ -24,7 +24,7 @@ import torch
 from s3clip.backbone.image_transform import ImageTransform
 from s3clip.bulk.decoding import DecodedBatch
 from s3clip.bulk.inputs import InputFile, state_now
-from s3clip.bulk.labelling import Labeller
+from s3clip.bulk.labelling import Asked, Labeller
 from s3clip.bulk.output import Output, Part
 from s3clip.bulk.work import Task, write_part
 from s3clip.head import SynonymousSpaceHead
@@ -57,10 +57,9 @@ def label_on_ray(
     preprocess: ImageTransform | None,
     head: SynonymousSpaceHead,
     output: Output,
+    asked: Asked,
     *,
     workers: int | None,
-    top_k: int,
-    keep_embeddings: bool,
 ) -> Generator[Part, None, None]:
     """Label tasks on the cluster that `ray.init` was called for, else on one of this machine alone.
 
@@ -69,9 +68,8 @@ def label_on_ray(
         preprocess: what makes pixels of pictures; None where there are none.
         head: shipped to the actors.
         output: where to; every machine must reach it.
+        asked: what the rows are to say.
         workers: actors that encode. None: one for each GPU, and more where the cluster grows; else one.
-        top_k: see `Labeller`.
-        keep_embeddings: see `Labeller`.
 
     Raises:
         ImportError: Ray is not installed.
@@ -96,7 +94,7 @@ def label_on_ray(
         data = data.map_batches(_Decode(preprocess), batch_size=1, batch_format="pyarrow", num_cpus=1)
         data = data.map_batches(
             _Label,
-            fn_constructor_args=(ray.put(on_cpu), top_k, keep_embeddings),
+            fn_constructor_args=(ray.put(on_cpu), asked),
             batch_size=1,
             batch_format="pyarrow",
             **pool,
@@ -209,11 +207,11 @@ class _Decode:
 class _Label:
     """The actor that holds the head: a decoded batch in, its rows out."""
 
-    def __init__(self, head: Any, top_k: int, keep_embeddings: bool) -> None:
+    def __init__(self, head: Any, asked: Asked) -> None:
         head = _ray().get(head)
         if torch.cuda.is_available():
             head = head.to("cuda")
-        self.labeller = Labeller(head, top_k=top_k, keep_embeddings=keep_embeddings)
+        self.labeller = Labeller(head, asked)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         part: Part = pickle.loads(rows.column("part")[0].as_py())

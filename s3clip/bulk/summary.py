@@ -24,6 +24,7 @@ class Summary:
         examples: a few errors.
         labelled_now: rows of this run.
         seconds: that it took.
+        precision: in which type the image tower computed and why, where "auto" was asked for.
     """
 
     class_names: Sequence[str]
@@ -36,6 +37,7 @@ class Summary:
     examples: list[str] = field(default_factory=list)
     labelled_now: int = 0
     seconds: float = 0.0
+    precision: str | None = None
 
     def add(self, part: Part, *, now: bool) -> None:
         """Count a part."""

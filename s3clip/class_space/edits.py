@@ -14,6 +14,7 @@ from s3clip.backbone.identity import check_fingerprint
 from s3clip.class_space.examples import Examples, LearnedResidual, joined
 from s3clip.class_space.shares import ROUNDING, SMALLEST_SHARE
 from s3clip.class_space.value import ClassSpace, FittedClass
+from s3clip.space.residual import Residual
 from s3clip.texts.labels import checked_name
 
 
@@ -43,15 +44,26 @@ def class_position(class_names: Sequence[str], which: int | str, argument: str =
     return positions[0]
 
 
-def add(space: ClassSpace, classes: Iterable[FittedClass], raw: Tensor) -> ClassSpace:
-    """Append classes with their (texts, dim) raw embeddings; calibration and shares, of other classes, go.
+def add(
+    space: ClassSpace, classes: Iterable[FittedClass], raw: Tensor, negatives: Tensor | None = None
+) -> ClassSpace:
+    """Append classes with their raw embeddings; calibration and shares, of other classes, go.
+
+    Args:
+        space: the class space.
+        classes: to be appended.
+        raw: (texts, dim) of their texts.
+        negatives: (texts, dim) of their negatives; None where they have none.
 
     Raises:
-        ValueError: what was learned of labelled images that are not kept.
+        ValueError: levels of groups in another order than here, or what was learned of labelled images that
+            are not kept.
     """
+    kept = [each.to(space.raw) for each in (space.negatives, negatives) if each is not None]
     return replace(
         space,
         raw=torch.cat([space.raw, raw.to(space.raw)]),
+        negatives=torch.cat(kept) if kept else None,
         classes=(*space.classes, *classes),
         calibration=None,
         class_shares=None,
@@ -75,7 +87,11 @@ def drop(space: ClassSpace, classes: int | str | Iterable[int | str]) -> ClassSp
     left = [i for i in range(len(space.classes)) if i not in gone]
     if not left:
         raise ValueError("remove_classes: at least one class must be left")
-    rows = torch.isin(space.owners, torch.tensor(left, device=space.owners.device))
+    staying = torch.tensor(left, device=space.owners.device)
+    rows = torch.isin(space.owners, staying)
+    negatives = space.negatives
+    if negatives is not None:
+        negatives = negatives[torch.isin(space.negative_owners, staying).to(negatives.device)]
     shares = space.class_shares
     if shares is not None:
         total = math.fsum(shares[i] for i in left)
@@ -83,6 +99,7 @@ def drop(space: ClassSpace, classes: int | str | Iterable[int | str]) -> ClassSp
     return replace(
         space,
         raw=space.raw[rows],
+        negatives=negatives if negatives is not None and len(negatives) else None,
         classes=tuple(space.classes[i] for i in left),
         calibration=None,
         class_shares=shares,
@@ -92,6 +109,8 @@ def drop(space: ClassSpace, classes: int | str | Iterable[int | str]) -> ClassSp
 
 def rename(space: ClassSpace, which: int | str, name: str) -> ClassSpace:
     """Give a class another label; its texts, and so the logits and the calibration, stay as they are.
+
+    Its names in languages stay too, but for those that were the label.
 
     Args:
         space: the class space.
@@ -104,7 +123,8 @@ def rename(space: ClassSpace, which: int | str, name: str) -> ClassSpace:
     """
     position = class_position(space.class_names, which)
     classes = list(space.classes)
-    classes[position] = classes[position].model_copy(update={"name": checked_name(name)})
+    names = {code: own for code, own in classes[position].names.items() if own != classes[position].name}
+    classes[position] = classes[position].model_copy(update={"name": checked_name(name), "names": names})
     return replace(space, classes=tuple(classes))
 
 
@@ -136,7 +156,7 @@ def merge(space: ClassSpace, other: ClassSpace) -> ClassSpace:
             raise ValueError(f"other: fitted with {argument} {its}, this head with {mine}; fit one again")
     first = len(space.classes)
     moved = _unchosen(other, "merge", {i: first + i for i in range(len(other.classes))})
-    both = add(space, other.classes, other.raw)
+    both = add(space, other.classes, other.raw, other.negatives)
     return replace(both, few_shot=joined(_unchosen(space, "merge"), moved))
 
 
@@ -175,20 +195,19 @@ def teach(space: ClassSpace, examples: Examples | None) -> ClassSpace:
     return replace(space, few_shot=examples, calibration=None)
 
 
-def without_examples(space: ClassSpace, weights: Tensor | None, bias: Tensor | None) -> ClassSpace:
+def without_examples(space: ClassSpace, learned: Residual | None) -> ClassSpace:
     """Return a class space with what was learned of its labelled images, in the place of the images.
 
     Args:
         space: the class space, as built: its report says what was chosen.
-        weights: (dim, classes) of the residual; None where the space stays as it is.
-        bias: (classes,) of the residual.
+        learned: of the images; None where the space stays as it is.
     """
     kept = space.few_shot
     if not isinstance(kept, Examples) or kept.report is None:
         return space
     dim, classes = space.raw.shape[1], len(space.classes)
-    if weights is None or bias is None:
-        weights, bias = space.raw.new_zeros(dim, classes), space.raw.new_zeros(classes)
+    nothing = Residual(space.raw.new_zeros(dim, classes), space.raw.new_zeros(classes))
+    weights, bias = learned or nothing
     precise = torch.promote_types(weights.dtype, torch.float32)
     return replace(space, few_shot=LearnedResidual(weights.to(precise), bias.to(precise), kept.report))
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from s3clip.arguments import LARGEST_SCALE, is_scale
+from s3clip.printing import counted
 
 NONE_OF_THESE = -1
 """The label of an image that shows none of the classes."""
@@ -65,7 +66,7 @@ class FewShotReport(BaseModel):
     def summary(self) -> str:
         """Return a sentence on what labelled images gain."""
         images, classes = sum(self.seen), sum(count > 0 for count in self.seen)
-        what = f"{images} labelled images of {classes} of {len(self.seen)} classes"
+        what = f"{counted(images, 'labelled image')} of {classes} of {counted(len(self.seen), 'class')}"
         if self.none:
             what += f", {self.none} of none of them"
         if self.strength is None:

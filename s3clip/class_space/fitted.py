@@ -15,15 +15,17 @@ from s3clip.class_space.edits import set_shares, teach
 from s3clip.class_space.examples import Examples, FewShotReport
 from s3clip.class_space.few_shot import learn
 from s3clip.class_space.shares import in_logits, share_offsets
-from s3clip.class_space.state import FEW_SHOT_TENSORS, few_shot_tensors, from_state, to_state
+from s3clip.class_space.state import FURTHER_TENSORS, from_state, further_tensors, to_state
 from s3clip.class_space.value import Activation, BackboneFacts, Calibration, ClassSpace, FittedClass
 from s3clip.config import HeadConfig, SavedConfig
 from s3clip.files.json import checked, parse_json
 from s3clip.space.built import BuiltSpace
 from s3clip.space.folding import FoldedSpace
+from s3clip.space.residual import Residual
 from s3clip.space.synonymous_space import SynonymousSpace
+from s3clip.texts.groups import levels_of
 
-_TENSORS = ("text_embeddings", "owners", *FEW_SHOT_TENSORS)
+_TENSORS = ("text_embeddings", "owners", *FURTHER_TENSORS)
 """Of a state dict."""
 
 _DROPPED = {
@@ -43,35 +45,51 @@ class FittedSpace(nn.Module):
 
     Args:
         value: the class space; `value.raw` and the buffers stay one, wherever the module is moved.
+        before: what the head has; of it, what was built of the same texts and settings is taken, and what
+            was learned of the same labelled images on it.
         device: where it goes; None: where `value.raw` is.
         fused: as for the head.
-        built: what was built of it, where that is there already.
         progress: as for `ClassSpace.build`.
     """
 
+    built: BuiltSpace
+    value: ClassSpace
+    residual_weights: Tensor | None
+    residual_bias: Tensor | None
     share_offsets: Tensor | None
 
     def __init__(
         self,
         value: ClassSpace,
         *,
+        before: "FittedSpace | None" = None,
         device: torch.device | None = None,
         fused: bool = False,
-        built: BuiltSpace | None = None,
         progress: bool | None = None,
     ) -> None:
         super().__init__()
+        self.value: ClassSpace
+        self.built: BuiltSpace
         # Half precision stores a direction to 3 digits only: keep what comes exactly, and at least float32.
         precise = torch.promote_types(value.raw.dtype, torch.float32)
-        value = replace(value, raw=value.raw.detach().to(device=device, dtype=precise))
-        config = value.config
-        self.built = built or BuiltSpace(
-            value.build(progress), config.metric, config.metric_options, raw=value.raw, fused=fused
-        )
-        if value.few_shot is not None and built is None:
+        if before is not None and before._is_of(value, device, fused):
+            self.built = before.built
+        else:
+            before = None
+            value = replace(value, raw=value.raw.detach().to(device=device, dtype=precise))
+            config = value.config
+            self.built = BuiltSpace(
+                value.build(progress), config.metric, config.metric_options, raw=value.raw, fused=fused
+            )
+        residual = None
+        if before is not None and value.few_shot is before.value.few_shot:
+            residual = before.learned
+        elif value.few_shot is not None:
             kept, residual = learn(value.few_shot, self.built)
             value = replace(value, few_shot=kept)
-            self.built.add_residual(residual)
+        weights, bias = (None, None) if residual is None else residual
+        self.register_buffer("residual_weights", weights, persistent=False)
+        self.register_buffer("residual_bias", bias, persistent=False)
         shares = value.class_shares
         offsets = None if shares is None else share_offsets(shares).to(precise).to(value.raw.device)
         self.register_buffer("share_offsets", offsets, persistent=False)
@@ -82,6 +100,36 @@ class FittedSpace(nn.Module):
         self.known_bias: float | None = None
         if value.backbone is not None:
             self.known_scale, self.known_bias = value.backbone.logit_scale, value.backbone.logit_bias
+
+    def _is_of(self, value: ClassSpace, device: torch.device | None, fused: bool) -> bool:
+        """Whether what is built is what a class space would be built to; names are in none of it."""
+        return (
+            value.raw is self.value.raw
+            and device in (None, value.raw.device)
+            and [each.rows for each in value.classes] == [each.rows for each in self.value.classes]
+            and value.config == self.value.config
+            and fused == self.built.folded.fused
+        )
+
+    @property
+    def learned(self) -> Residual | None:
+        """What was learned of labelled images; None: nothing."""
+        weights, bias = self.residual_weights, self.residual_bias
+        return None if weights is None or bias is None else Residual(weights, bias)
+
+    def residual(self, images: Tensor, classes: Tensor | None = None) -> Tensor | None:
+        """Return (batch, classes) what labelled images add to the logits of unit embeddings; None: nothing.
+
+        Args:
+            images: (batch, dim).
+            classes: (c,) which classes; None: all.
+        """
+        if (learned := self.learned) is None:
+            return None
+        weights, bias = learned
+        if classes is not None:
+            weights, bias = weights[:, classes], bias[classes]
+        return images.to(weights.dtype) @ weights + bias
 
     def _apply(self, fn: Any, recurse: bool = True) -> "FittedSpace":
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -120,6 +168,11 @@ class ClassSpaceModule(nn.Module):
     def class_names(self) -> list[str]:
         """The names of the classes, in the order of the logits; none before a fit."""
         return [each.name for each in self.classes]
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The levels of the groups that classes are in, the widest first; none where there are no groups."""
+        return levels_of(each.groups for each in self.classes)
 
     @property
     def templates(self) -> tuple[str, ...] | None:
@@ -181,10 +234,9 @@ class ClassSpaceModule(nn.Module):
         Raises:
             TypeError, ValueError: see `s3clip.class_space.set_shares`.
         """
-        fitted = self._checked()
-        value = set_shares(fitted.value, shares)
-        self._fitted = FittedSpace(value, built=fitted.built).train(self.training)
-        if value.calibration != fitted.value.calibration:
+        before = self._value()
+        self._take(set_shares(before, shares), asked=("class_shares",))
+        if self.calibration != before.calibration:
             warnings.warn(
                 "the coverage was of other class shares and is dropped; calibrate(coverage=) again",
                 stacklevel=2,
@@ -209,7 +261,7 @@ class ClassSpaceModule(nn.Module):
         Args:
             embeds: (images, dim) of length one.
         """
-        return self._checked().built.residual(embeds)
+        return self._checked().residual(embeds)
 
     def forget_examples(self) -> Self:
         """Take out labelled images and what was learned of them: logits are those of the words again."""
@@ -276,14 +328,14 @@ class ClassSpaceModule(nn.Module):
         if state.dtype != torch.uint8 or state.ndim != 1:
             raise ValueError(f"state_dict: expected bytes of JSON, got {tuple(state.shape)} {state.dtype}")
         content = parse_json(bytes(state.cpu().numpy().data), "state_dict")
-        raw, owners, *few_shot = self.__dict__.pop("_loading", (None,) * len(_TENSORS))
+        raw, owners, *further = self.__dict__.pop("_loading", (None,) * len(_TENSORS))
         if (raw is None) != (owners is None):
             raise ValueError("state_dict: text_embeddings and owners belong together, and one is missing")
         if raw is None:
             config = checked(content, _Unfitted, "state_dict").config
             self._unfitted_config, self._fitted = config, None
             return
-        space = from_state(content, raw, owners, dict(zip(FEW_SHOT_TENSORS, few_shot, strict=True)))
+        space = from_state(content, raw, owners, dict(zip(FURTHER_TENSORS, further, strict=True)))
         if self._fitted is not None and space.class_names != self.class_names:
             raise ValueError(
                 f"state_dict: it holds {len(space.classes)} classes {space.class_names[:3]}, this head is "
@@ -296,7 +348,7 @@ class ClassSpaceModule(nn.Module):
             raw, owners = self._fitted.built.raw, self._fitted.built.owners
             destination[f"{prefix}text_embeddings"] = raw if keep_vars else raw.detach()
             destination[f"{prefix}owners"] = owners if keep_vars else owners.detach()
-            for name, part in few_shot_tensors(self._fitted.value.few_shot).items():
+            for name, part in further_tensors(self._fitted.value).items():
                 destination[f"{prefix}{name}"] = part
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
@@ -335,12 +387,17 @@ class ClassSpaceModule(nn.Module):
     def _take(self, space: ClassSpace, asked: tuple[str, ...] = (), *, progress: bool | None = None) -> Self:
         """Build what follows from a class space, then take both at once, or leave everything as it was.
 
+        What does not change is not built again: classes are renamed, labelled images and shares given in no
+        time that depends on the texts.
+
         Args:
             space: to be taken.
             asked: fields that were to go, of which nothing needs to be said.
             progress: as for `ClassSpace.build`.
         """
-        fitted = FittedSpace(space, device=self._device(), fused=self.fused, progress=progress)
+        fitted = FittedSpace(
+            space, before=self._fitted, device=self._device(), fused=self.fused, progress=progress
+        )
         fitted.train(self.training)
         before = None if self._fitted is None else self._fitted.value
         self._fitted = fitted

@@ -26,6 +26,10 @@ def named_classes(synonyms: SynonymSet, texts: Sequence[Sequence[Text]]) -> tupl
             rows=len(own),
             texts=[text.label for text in own],
             variants=[list(text.variants) for text in own] if any(text.variants for text in own) else None,
+            groups=each.groups,
+            names=({synonyms.language: each.name} if synonyms.language else {})
+            | {code: names[0] for code, names in each.names.items()},
+            negatives=list(dict.fromkeys(each.negatives)),
         )
         for each, own in zip(synonyms.classes, texts, strict=True)
     )

@@ -52,7 +52,13 @@ def few_shot_settings(kept: Examples | LearnedResidual | None) -> dict[str, Any]
     }
 
 
-def few_shot_tensors(kept: Examples | LearnedResidual | None) -> dict[str, Tensor]:
+def further_tensors(space: ClassSpace) -> dict[str, Tensor]:
+    """Return the tensors of a class space that not every one has, by their names in files."""
+    negatives = {} if space.negatives is None else {"negatives": space.negatives}
+    return negatives | _few_shot_tensors(space.few_shot)
+
+
+def _few_shot_tensors(kept: Examples | LearnedResidual | None) -> dict[str, Tensor]:
     """Return the tensors of labelled images, or of what was learned of them, by their names in files."""
     if kept is None:
         return {}
@@ -61,7 +67,9 @@ def few_shot_tensors(kept: Examples | LearnedResidual | None) -> dict[str, Tenso
     return {"residual.weights": kept.weights, "residual.bias": kept.bias}
 
 
-FEW_SHOT_TENSORS = ("examples.embeds", "examples.labels", "residual.weights", "residual.bias")
+_FEW_SHOT_TENSORS = ("examples.embeds", "examples.labels", "residual.weights", "residual.bias")
+FURTHER_TENSORS = ("negatives", *_FEW_SHOT_TENSORS)
+"""What `further_tensors` may name."""
 
 
 class ExamplesState(BaseModel):
@@ -76,14 +84,14 @@ class ExamplesState(BaseModel):
 def few_shot_of(
     report: FewShotReport | None, examples: ExamplesState | None, tensors: Mapping[str, Tensor | None]
 ) -> Examples | LearnedResidual | None:
-    """Return what `few_shot_settings` and `few_shot_tensors` gave.
+    """Return the part of `few_shot_settings` and of `further_tensors`.
 
     Raises:
         ValueError: parts that do not belong together. (Whether they fit the classes, the class space says.)
     """
-    found = {name: tensors.get(name) for name in FEW_SHOT_TENSORS}
-    embeds, labels, weights, bias = (found[name] for name in FEW_SHOT_TENSORS)
-    there = [name for name in FEW_SHOT_TENSORS if found[name] is not None]
+    found = {name: tensors.get(name) for name in _FEW_SHOT_TENSORS}
+    embeds, labels, weights, bias = (found[name] for name in _FEW_SHOT_TENSORS)
+    there = [name for name in _FEW_SHOT_TENSORS if found[name] is not None]
     if examples is not None and embeds is not None and labels is not None and len(there) == 2:
         return Examples(embeds, labels, examples.logit_scale, examples.false_accept_rate, report)
     if examples is None and report is not None and weights is not None and bias is not None:
@@ -118,16 +126,14 @@ class _State(BaseModel):
     examples: ExamplesState | None = None
 
 
-def from_state(
-    content: Any, raw: Tensor, owners: Tensor, few_shot: Mapping[str, Tensor | None]
-) -> ClassSpace:
+def from_state(content: Any, raw: Tensor, owners: Tensor, further: Mapping[str, Tensor | None]) -> ClassSpace:
     """Return the class space of which `to_state` was called, with its (texts, dim) embeddings.
 
     Args:
         content: as JSON gave it, from whomever.
         raw: the embeddings.
         owners: (texts,) int64, the class of each row.
-        few_shot: the tensors of labelled images, by the names of `FEW_SHOT_TENSORS`.
+        further: those of `FURTHER_TENSORS` that there are, by their names.
 
     Raises:
         ValueError: owners that are not those of the classes, or anything else that does not fit.
@@ -144,7 +150,7 @@ def from_state(
             known.reference, known.activation, known.logit_scale, known.logit_bias, fingerprint
         )
     # A tensor that was expanded takes a few bytes in a file, and all of its size once it is computed with.
-    for name, part in (("text_embeddings", raw), *few_shot.items()):
+    for name, part in (("text_embeddings", raw), *further.items()):
         if part is None or part.device.type == "meta":
             continue
         if part.untyped_storage().nbytes() < part.numel() * part.element_size():
@@ -157,7 +163,8 @@ def from_state(
         backbone=facts,
         fitted_logit_scale=state.fitted_logit_scale,
         calibration=state.calibration,
-        few_shot=few_shot_of(state.few_shot, state.examples, few_shot),
+        few_shot=few_shot_of(state.few_shot, state.examples, further),
+        negatives=further.get("negatives"),
         class_shares=state.class_shares,
     )
     if owners.dtype != torch.int64 or not torch.equal(owners.to(raw.device), space.owners):

@@ -6,13 +6,22 @@ What follows from it (which texts are kept, the rows that `forward` multiplies) 
 import hashlib
 import json
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import torch
 from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from torch import Tensor
 
 from s3clip.arguments import LARGEST_SCALE, is_scale
@@ -20,17 +29,25 @@ from s3clip.class_space.examples import Examples, LearnedResidual
 from s3clip.class_space.shares import check_shares
 from s3clip.config import HeadConfig
 from s3clip.space.synonymous_space import SynonymousSpace, build_space
+from s3clip.texts.groups import levels_of, problem_of_language
 from s3clip.texts.labels import LONGEST_NAME, LONGEST_TEXT, problem_of_name, problem_of_text
 
 _PROGRESS_DELAY_SECONDS = 2.0
 
 Activation = Literal["softmax", "sigmoid"]
+"""How logits become probabilities: all classes of an image together, or each for itself."""
 
 
 def _named(name: str) -> str:
     if problem := problem_of_name(name):
         raise ValueError(f"{problem}: {reprlib.repr(name)}" if name.strip() else problem)
     return name
+
+
+def _coded(code: str) -> str:
+    if problem := problem_of_language(code):
+        raise ValueError(f"{reprlib.repr(code)} {problem}")
+    return code
 
 
 def _text(text: str) -> str:
@@ -44,6 +61,7 @@ Name = Annotated[str, AfterValidator(_named)]
 """A name that can be shown; see `s3clip.texts.labels`."""
 
 _Text = Annotated[str, AfterValidator(_text)]
+_Language = Annotated[str, AfterValidator(_coded)]
 _Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
@@ -57,6 +75,9 @@ class FittedClass(BaseModel):
             row has more than its text.
         rows: how many rows it has.
         id: the synonym file's id.
+        groups: the group that it is in at each level, the widest level first; see `s3clip.texts.groups`.
+        names: what it is called, by the code of the language.
+        negatives: texts of what is seen where it is not there; their embeddings are `ClassSpace.negatives`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -66,6 +87,15 @@ class FittedClass(BaseModel):
     rows: int = Field(ge=1)
     texts: list[_Text] | None = None
     variants: list[list[_Text]] | None = None
+    groups: dict[Name, Name] = {}
+    names: dict[_Language, Name] = {}
+    negatives: list[_Text] = []
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_empty(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What has none of these is written, and digested, as before there were any.
+        later = ("groups", "names", "negatives")
+        return {field: value for field, value in whole(self).items() if value or field not in later}
 
     @model_validator(mode="after")
     def _agreeing(self) -> "FittedClass":
@@ -92,6 +122,11 @@ class Calibration(BaseModel):
             accepts all. Of logits, not of a softmax, which adds up to 1 whatever the image shows.
         coverage: how often the set of labels of an image is to hold the class it shows; None without sets.
         least_probability: at which a class is in the set.
+
+    Examples:
+        >>> calibration = Calibration(activation="softmax", temperature=2.0)
+        >>> calibration.probabilities(torch.tensor([[0.0, 2.0]]))
+        tensor([[0.2689, 0.7311]])
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -179,6 +214,17 @@ class BackboneFacts:
     fingerprint: dict[str, Tensor]
 
 
+def check_negatives(classes: Sequence[FittedClass], negatives: Tensor | None, dim: int) -> None:
+    """Raise ValueError where these are not the (texts, dim) embeddings of the negatives of the classes."""
+    rows = sum(len(each.negatives) for each in classes)
+    got = "none" if negatives is None else f"{tuple(negatives.shape)} {negatives.dtype}"
+    fits = negatives is None if rows == 0 else negatives is not None and negatives.shape == (rows, dim)
+    if not fits or (negatives is not None and negatives.dtype not in _DTYPES):
+        raise ValueError(f"negatives: expected floating ({rows}, {dim}), or none for 0 texts, got {got}")
+    if negatives is not None and not bool(torch.isfinite(negatives).all()):
+        raise ValueError("negatives: they hold NaN or Inf")
+
+
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -196,6 +242,8 @@ class ClassSpace:
         calibration: how logits become probabilities; None: as the backbone's do.
         class_shares: of the images, in the order of the classes, with a sum of 1; None: nobody said.
         few_shot: labelled images, or what was learned of them alone; None: there were none.
+        negatives: (texts, dim) raw embeddings of the negatives of the classes, class by class; None: no class
+            has one.
     """
 
     raw: Tensor
@@ -207,6 +255,7 @@ class ClassSpace:
     calibration: Calibration | None = None
     class_shares: tuple[float, ...] | None = None
     few_shot: Examples | LearnedResidual | None = None
+    negatives: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts belong together."""
@@ -233,6 +282,8 @@ class ClassSpace:
             check_shares(self.class_shares, len(self.classes))
         if self.few_shot is not None:
             self.few_shot.check(len(self.classes), self.raw.shape[1])
+        levels_of(each.groups for each in self.classes)
+        check_negatives(self.classes, self.negatives, self.raw.shape[1])
 
     @property
     def class_names(self) -> list[str]:
@@ -243,6 +294,12 @@ class ClassSpace:
     def owners(self) -> Tensor:
         """(texts,) int64 ascending, the class of each row, on the device of `raw`."""
         counts = torch.tensor([each.rows for each in self.classes], device=self.raw.device)
+        return torch.repeat_interleave(torch.arange(len(counts), device=self.raw.device), counts)
+
+    @cached_property
+    def negative_owners(self) -> Tensor:
+        """(texts,) int64 ascending, the class of each row of `negatives`."""
+        counts = torch.tensor([len(each.negatives) for each in self.classes], device=self.raw.device)
         return torch.repeat_interleave(torch.arange(len(counts), device=self.raw.device), counts)
 
     @property
@@ -299,7 +356,7 @@ class ClassSpace:
         # Digests of class spaces that have nothing of what came later are what they were.
         if self.class_shares is not None:
             settings["class_shares"] = self.class_shares
-        tensors = [self.raw]
+        tensors = [self.raw] if self.negatives is None else [self.raw, self.negatives]
         if (taught := self.few_shot) is not None:
             settings["few_shot"] = None if taught.report is None else taught.report.model_dump()
             if isinstance(taught, Examples):

@@ -27,7 +27,9 @@ def bench(
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="texts, space, forward, pipeline or cold-start; several times for more."),
+        typer.Option(
+            help="texts, space, forward, pipeline, cold-start, pictures, embeddings; several times for more."
+        ),
     ] = None,
     quick: Annotated[
         bool, typer.Option(help="Small sizes, to see that it runs: the ratios say little.")

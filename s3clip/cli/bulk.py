@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from s3clip.cli.common import AllowAddresses, BatchSize, Device, HeadSource
+from s3clip.cli.common import (
+    AllowAddresses,
+    Among,
+    BatchSize,
+    Compile,
+    Device,
+    HeadSource,
+    ImageDtype,
+    Level,
+    NearSize,
+    chosen,
+)
 from s3clip.cli.stopping import keeps
 from s3clip.printing import counted, say
 
@@ -43,6 +54,8 @@ def label(
         int | None, typer.Option(help="Processes that decode; with ray, actors that encode.")
     ] = None,
     top_k: Annotated[int, typer.Option(help="How many classes the lists of a row name.")] = 5,
+    level: Level = None,
+    among: Among = None,
     keep_embeddings: Annotated[
         bool, typer.Option(help="Keep embeddings (float16), to label them with another head later.")
     ] = False,
@@ -71,6 +84,9 @@ def label(
     ] = None,
     allow_addresses: AllowAddresses = None,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
+    near_size: NearSize = False,
 ) -> None:
     """Label images or embeddings in bulk, into parquet files; a run that was stopped goes on.
 
@@ -97,6 +113,8 @@ def label(
             engine=engine,  # type: ignore[arg-type]  # checked above
             workers=workers,
             top_k=top_k,
+            level=level,
+            among=chosen(among),
             keep_embeddings=keep_embeddings,
             max_error_share=max_error_share,
             column=column,
@@ -105,12 +123,17 @@ def label(
             batch_size=batch_size,
             part_size=part_size,
             device=device,
+            dtype=dtype,
+            compiled=compiled,
+            near_size=near_size,
         )
     except ImportError as error:  # an extra, or the package of a store, which it names
         raise OSError(str(error)) from error
     except bulk.TooManyErrorsError as error:
         say(f"error: {error}", error=True)
         raise typer.Exit(1) from error
+    if summary.precision is not None:
+        say(f"dtype: {summary.precision}", error=True)
     say(summary.table())
     say(f"Saved to {out}.")
     for form, path in exports.items():

@@ -29,20 +29,63 @@ def _known_backbone(name: str | None) -> str | None:
     return name
 
 
+def typed_backbone(name: str) -> str:
+    """Return a model as it is typed: the small one that comes along by its short name."""
+    from s3clip.demo import model_folder
+
+    return DEMO if name == str(model_folder()) and not Path(DEMO).is_dir() else name
+
+
 _MODEL = (
-    "a Hub repository (openai/clip-vit-base-patch32), a folder, one of open_clip (hf-hub:user/name, "
-    "local-dir:FOLDER, open_clip:ARCHITECTURE/TAG), or demo, the small one that comes along."
+    "CLIP-like model: a Hub repository (openai/clip-vit-base-patch32), a folder, one of open_clip "
+    "(hf-hub:user/name, local-dir:FOLDER, open_clip:ARCHITECTURE/TAG), or demo, the small one that comes "
+    "along."
 )
-RequiredBackbone = Annotated[str, typer.Option(help=f"CLIP-like model: {_MODEL}", callback=_known_backbone)]
-OptionalBackbone = Annotated[
-    str | None, typer.Option(help=f"CLIP-like model: {_MODEL}", callback=_known_backbone)
-]
+BackboneName = Annotated[str, typer.Option(help=_MODEL, callback=_known_backbone)]
+OptionalBackbone = Annotated[str | None, typer.Option(help=_MODEL, callback=_known_backbone)]
 SavedBackbone = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="The model, if it is not where it was when the head was fitted.", callback=_known_backbone
+        help=f"{_MODEL} Needed only if the model is not where it was when the head was fitted.",
+        callback=_known_backbone,
     ),
 ]
+
+_CLASSES = (
+    'Synonym file: JSON such as {"cat": ["feline", "kitty"], "dog": []}, a text file with one class a line, '
+    'hf://datasets/user/name/file.json, builtin:food101 (see s3clip synonyms list); or names: "cat,dog".'
+)
+Classes = Annotated[str, typer.Argument(metavar="CLASSES", help=_CLASSES)]
+OptionalClasses = Annotated[str | None, typer.Argument(metavar="CLASSES", help=_CLASSES)]
+Values = Annotated[
+    str, typer.Option(help='What {"class": [texts]} lists: synonyms, descriptors or prompts (sentences).')
+]
+Template = Annotated[
+    list[str] | None,
+    typer.Option(
+        help='Prompt such as "a photo of a {}.", given several times for an average, or the name of a '
+        "set: openai_imagenet_80, openai_imagenet_7. Default: the file's own."
+    ),
+]
+Config = Annotated[
+    str | None,
+    typer.Option(
+        help='Settings as JSON, or a file of them: {"metric": "center", "scale_rule": null}; `s3clip schema` '
+        "says which there are."
+    ),
+]
+
+LabelledImages = Annotated[
+    Path | None,
+    typer.Option(
+        "--images", help="Images: a folder, with --labels where its files lie, else one sub-folder a class."
+    ),
+]
+Labels = Annotated[
+    Path | None, typer.Option(help="CSV with a line for each image; files beside it unless --images.")
+]
+FileColumn = Annotated[str, typer.Option(help="Its column of files.")]
+LabelColumn = Annotated[str, typer.Option(help="Its column of class ids or names.")]
 
 _HEAD = "Folder that `s3clip fit` wrote, or a class space on the Hub: user/name."
 HeadSource = Annotated[str, typer.Option("--head", help=_HEAD)]
@@ -53,13 +96,13 @@ ClassName = Annotated[
 ]
 InsteadOfHead = Annotated[
     str | None,
-    typer.Option(
-        "--classes", help='Instead of --head: a synonym file, as for `s3clip fit`, or names: "cat,dog".'
-    ),
+    typer.Option("--classes", help=f"{_CLASSES} With --backbone, instead of --head."),
 ]
 Revision = Annotated[
     str | None,
-    typer.Option(help="Branch, tag or commit, on the Hub, of the class space, or of the model of --classes."),
+    typer.Option(
+        help="Branch, tag or commit, on the Hub, of the class space, or of the model where there is none."
+    ),
 ]
 
 
@@ -77,7 +120,38 @@ def _known_device(name: str | None) -> str | None:
 Device = Annotated[
     str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.", callback=_known_device)
 ]
-BatchSize = Annotated[int, typer.Option(help="How many texts or images go through the model at once.")]
+
+
+class Dtype(StrEnum):
+    """In which type an image tower computes."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+ImageDtype = Annotated[
+    Dtype | None,
+    typer.Option(
+        "--dtype",
+        help="In what the image tower computes; auto tries the faster type of this machine on the first "
+        "images, and says what it took. Default: the model's own.",
+    ),
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Let torch.compile make the code of the image tower.")
+]
+NearSize = Annotated[
+    bool,
+    typer.Option(
+        "--near-size",
+        help="Decode JPEGs near the size that the model needs, at no less than twice that.",
+    ),
+]
+BatchSize = Annotated[int, typer.Option(help="How many images go through the model at once.")]
+BATCH_SIZE = 64
+"""Of images, the default of all commands."""
 AllowAddresses = Annotated[
     list[str] | None,
     typer.Option(
@@ -85,7 +159,33 @@ AllowAddresses = Annotated[
         "s3, file (all of this machine), or what they begin with, as file:///data/; several times for more."
     ),
 ]
+PatchFeatures = Annotated[
+    str | None,
+    typer.Option(
+        help="Embeddings of patches, for segmentation: patch, maskclip, sclip (the default), naclip or "
+        "clearclip."
+    ),
+]
 Views = Annotated[int, typer.Option(help="How many views of an image to adapt to.")]
+
+
+Level = Annotated[
+    str | None, typer.Option(help="Answer with groups of classes at this level of the synonym file.")
+]
+Among = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Answer within this class or group alone: a name, an id, or LEVEL=GROUP; several times for more."
+    ),
+]
+
+
+def chosen(among: list[str] | None) -> list[str | dict[str, str]] | None:
+    """Return what --among means for `predict`: LEVEL=GROUP as a record, anything else as a name."""
+    if not among:
+        return None
+    pairs = (each.partition("=") for each in among)
+    return [{level: group} if group else level for level, _, group in pairs]
 
 
 class Format(StrEnum):
@@ -123,7 +223,7 @@ def class_source(given: str) -> str | list[str]:
         return given
     if "," in given:
         return [name.strip() for name in next(csv.reader([given], skipinitialspace=True))]
-    return BUILTIN + given if given in set_names() else given
+    return BUILTIN + given if given.partition("/")[0] in set_names() else given
 
 
 def fitted_head(
@@ -142,6 +242,19 @@ def fitted_head(
         raise ValueError("--backbone: needed with --classes, to encode the texts with")
     unfitted = SynonymousSpaceHead.from_backbone(backbone, revision=revision, device=device)
     return unfitted.fit_classes(class_source(str(classes)))
+
+
+def use_precision(
+    head: "SynonymousSpaceHead", dtype: str | None, compiled: bool, images: Sequence[Path]
+) -> None:
+    """Let the image tower of a head compute as --dtype and --compile say, and say what a trial found."""
+    from s3clip.prediction.precision import set_precision, trial_inputs
+
+    assert head.backbone is not None  # a head that is loaded for images has one
+    backbone = head.backbone
+    trial = set_precision(head, dtype, compiled=compiled, inputs=lambda: trial_inputs(backbone, images))
+    if trial is not None:
+        say(f"dtype: {trial.said}", error=True)
 
 
 def named(wanted: str, names: Sequence[str], what: str) -> list[int]:

@@ -9,22 +9,31 @@ import typer
 
 from s3clip.cli.common import (
     AllowAddresses,
+    Compile,
+    Config,
     Device,
+    FileColumn,
+    ImageDtype,
+    LabelColumn,
+    LabelledImages,
+    Labels,
     OptionalBackbone,
+    OptionalClasses,
+    Template,
+    Values,
     Views,
     class_source,
     head_config,
     keep_inputs,
+    typed_backbone,
+    use_precision,
 )
 from s3clip.cli.stopping import encoded_texts, keeps
-from s3clip.printing import say
+from s3clip.printing import counted, say
 
 if TYPE_CHECKING:
     from s3clip import SynonymSet
     from s3clip.evaluation import Comparison, WordComparison
-
-SHOWN = 10
-"""Rows of a table that is printed, without --all."""
 
 BEST_CLASSES = "best_classes.json"
 """What the classes of a method that has texts of its own are written to, where it is the best."""
@@ -35,38 +44,27 @@ def compare(
     out: Annotated[
         Path, typer.Option(help="Folder for comparison.json, .md and .png, or words.json and .md.")
     ],
-    classes: Annotated[
-        str | None,
-        typer.Argument(help="Synonym file, as for `s3clip fit`; none if --embeddings brings the texts too."),
-    ] = None,
+    classes: OptionalClasses = None,
     backbone: OptionalBackbone = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of images: with --labels where its files lie, else one sub-folder a class."
-        ),
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="CSV with a line for each image; files beside it unless --images.")
-    ] = None,
-    file_column: Annotated[str, typer.Option(help="Its column of files.")] = "file",
-    label_column: Annotated[str, typer.Option(help="Its column of class ids or names.")] = "label",
+    images: LabelledImages = None,
+    labels: Labels = None,
+    file_column: FileColumn = "file",
+    label_column: LabelColumn = "label",
     embeddings: Annotated[
         Path | None,
         typer.Option(
             help="NumPy .npz instead of images: image_embeds and labels, and, to do without a model, "
-            "text_embeds, owners (the class of each text), class_names and logit_scale."
+            "text_embeds, owners (the class of each text), class_names and logit_scale in the place of "
+            "CLASSES and --backbone."
         ),
     ] = None,
-    template: Annotated[list[str] | None, typer.Option(help="As for `s3clip fit`.")] = None,
+    template: Template = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="Compare this one with the control alone; several times for more."),
+        typer.Option(help="Only this method beside the control; several times for more."),
     ] = None,
-    config: Annotated[
-        str | None, typer.Option(help='Compare these settings too, as "config": JSON or a file, as for fit.')
-    ] = None,
-    values: Annotated[str, typer.Option(help="As for `s3clip fit`.")] = "synonyms",
+    config: Config = None,
+    values: Values = "synonyms",
     min_images: Annotated[int, typer.Option(help="Recall counts classes with so many images.")] = 1,
     limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
     bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals.")] = 2000,
@@ -97,9 +95,14 @@ def compare(
     ] = False,
     every: Annotated[bool, typer.Option("--all", help="Print all rows, not the first ten.")] = False,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
-    """Score every way to classify on your labelled images: which one is best for them?"""
-    from s3clip import Backbone, SynonymSet
+    """Score every way to classify on your labelled images: which one is best for them?
+
+    With --config these settings too, as "config".
+    """
+    from s3clip import Backbone, SynonymousSpaceHead, SynonymSet
     from s3clip.evaluation import compare as compare_images
     from s3clip.evaluation import compare_embeddings, compare_words
     from s3clip.evaluation.inputs import labelled_images, read_embeddings
@@ -152,6 +155,9 @@ def compare(
     synonyms = SynonymSet.read(class_source(classes), values=values)  # type: ignore[arg-type]  # as in fit
     scored["templates"] = (template[0] if template and len(template) == 1 else template) or None
     scored["backbone"] = Backbone.from_pretrained(backbone, device=device)
+    if "images" in scored and (dtype is not None or compiled):
+        trial = SynonymousSpaceHead(scored["backbone"]).fit_classes(synonyms, templates=scored["templates"])
+        use_precision(trial, dtype, compiled, scored["images"])
     if words:
         _show(compare_words(synonyms, truth, config=settings, **scored, **numbers), out, every)
         return
@@ -160,17 +166,19 @@ def compare(
     _show(result, out, every, _use(result, synonyms, out, named_by, backbone, template or [], views))
 
 
-def _show(result: "Comparison | WordComparison", out: Path, every: bool, use: str | None = None) -> None:
+def _show(result: "Comparison | WordComparison", out: Path, every: bool, use: str = "") -> None:
     """Print what was found, the sentence that concludes it last, and write it into a folder."""
-    from s3clip.evaluation.report.comparison import Comparison, draw_curve
+    from s3clip.evaluation.report.comparison import SHOWN, Comparison, draw_curve
 
     table, total = result.table(None if every else SHOWN), len(result.table().rows)
     say(str(table))
     if len(table.rows) < total:
-        say(f"{len(table.rows)} of {total} rows; --all prints all.")
+        say(f"{len(table.rows)} of {counted(total, 'row')}; --all prints all.")
     say(result.summary())
     result.save(out)
     if isinstance(result, Comparison):
+        if (levels := result.level_table(None if every else SHOWN)) is not None:
+            say(f"By the level of the classes' groups:\n{levels}")
         if result.curve:
             say(f"By the number of labelled images, top-1 / recall (worst draw):\n{result.curve_table()}")
         try:
@@ -180,7 +188,7 @@ def _show(result: "Comparison | WordComparison", out: Path, every: bool, use: st
         except ImportError as error:
             say(f"warning: no picture: {error}", error=True)
     say(f"Saved to {out}.")
-    say(result.conclusion() if use is None else f"{result.conclusion()} {use}")
+    say(result.closing(use) if isinstance(result, Comparison) else result.conclusion())
 
 
 def _use(
@@ -221,7 +229,7 @@ def _use(
         name, {"points": "texts", "metric": "nearest", "scale_rule": None}
     )
     changes = HeadConfig(**config).changes()
-    line = ["s3clip", "fit", *classes, "--backbone", backbone]
+    line = ["s3clip", "fit", *classes, "--backbone", typed_backbone(backbone)]
     line += [part for template in templates for part in ("--template", template)]
     line += ["--config", json.dumps(changes, ensure_ascii=False)] if changes else []
     fit = shlex.join([*line, "--out", str(out / "head")])

@@ -4,27 +4,29 @@ from typing import Annotated
 
 import typer
 
-from s3clip.cli.common import DEMO, Device, RequiredBackbone, class_source
+from s3clip.cli.common import Device, OptionalBackbone, OptionalClasses, class_source
 
 
 def app(
-    classes: Annotated[
-        str | None, typer.Argument(help="Synonym file, as for `s3clip fit`; without one, the demo's digits.")
-    ] = None,
-    backbone: RequiredBackbone = DEMO,
+    classes: OptionalClasses = None,
+    backbone: OptionalBackbone = None,
     port: Annotated[
         int | None, typer.Option(help="Of this machine; else one that is free from 7860 on.")
     ] = None,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
     device: Device = None,
 ) -> None:
-    """Edit synonyms in a browser, and see logits, matched texts and the space change."""
+    """Edit synonyms in a browser, and see logits, matched texts and the space change.
+
+    Without CLASSES and --backbone these are the demo's digits and its model.
+    """
     try:
         from s3clip.app.widgets import build, launch
     except ModuleNotFoundError as error:
         raise ImportError("the app needs gradio: pip install 's3clip[app]'") from error
     from s3clip import Backbone, SynonymSet
-    from s3clip.demo import synonym_file
+    from s3clip.demo import model_folder, synonym_file
 
     words = SynonymSet.read(synonym_file() if classes is None else class_source(classes))
-    launch(build(Backbone.from_pretrained(backbone, device=device), words), port=port, open_browser=browser)
+    model = Backbone.from_pretrained(backbone or str(model_folder()), device=device)
+    launch(build(model, words), port=port, open_browser=browser)

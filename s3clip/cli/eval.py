@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from s3clip.cli.common import AllowAddresses, BatchSize, Device, RequiredBackbone, class_source, make_folder
+from s3clip.cli.common import (
+    BATCH_SIZE,
+    AllowAddresses,
+    BackboneName,
+    BatchSize,
+    Compile,
+    Device,
+    ImageDtype,
+    NearSize,
+    PatchFeatures,
+    Revision,
+    class_source,
+    make_folder,
+)
 from s3clip.cli.stopping import keeps
 from s3clip.printing import say
 
@@ -22,7 +35,7 @@ def evaluate(
             help="Benchmarks of the table (food101 dtd voc21), or a JSON file for a set of your own."
         ),
     ],
-    backbone: RequiredBackbone,
+    backbone: BackboneName,
     out: Annotated[Path, typer.Option(help="Folder for run.json, run.md, run.png and thumbnails.")],
     data: Annotated[
         str | None,
@@ -31,7 +44,7 @@ def evaluate(
             "lies beside its file."
         ),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
+    revision: Revision = None,
     convention: Annotated[
         str | None,
         typer.Option(
@@ -40,19 +53,14 @@ def evaluate(
         ),
     ] = None,
     classes: Annotated[
-        str, typer.Option(help="Synonym file for a single set, or builtin: the words that come with s3clip.")
-    ] = "builtin",
+        str | None,
+        typer.Option(help="Synonym file for a single set. Default: the words that come with s3clip."),
+    ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="Score this one and the control alone; several times for more."),
+        typer.Option(help="Only this method beside the control; several times for more."),
     ] = None,
-    patch_features: Annotated[
-        str | None,
-        typer.Option(
-            help="Embeddings of patches, for segmentation: patch, maskclip, sclip (the default), naclip or "
-            "clearclip."
-        ),
-    ] = None,
+    patch_features: PatchFeatures = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -61,12 +69,17 @@ def evaluate(
             "that was killed goes on where it stopped."
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that open and prepare images.")] = 4,
-    batch_size: BatchSize = 64,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that decode images. Default: one a core.")
+    ] = None,
+    batch_size: BatchSize = BATCH_SIZE,
     bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of the resamples and the random descriptors.")] = 0,
     allow_addresses: AllowAddresses = None,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
+    near_size: NearSize = False,
 ) -> None:
     """Score every way to classify, or to segment, on standard benchmarks: each image is encoded once.
 
@@ -75,9 +88,10 @@ def evaluate(
     from s3clip import Backbone
     from s3clip.evaluation.runs.processes import join_processes
     from s3clip.evaluation.runs.run import evaluate as evaluate_sets
+    from s3clip.images.workers import cores
 
     for option, value, least in (
-        ("workers", workers, 0),
+        ("workers", workers := cores() if workers is None else workers, 0),
         ("batch-size", batch_size, 1),
         ("bootstrap", bootstrap, 1),
     ):
@@ -101,11 +115,16 @@ def evaluate(
         seed=seed,
         batch_size=batch_size,
         workers=workers,
+        dtype=dtype,
+        compiled=compiled,
+        near_size=near_size,
     )
     if run is None:  # not the first of several processes
         return
     run.save(out)
-    say(run.markdown())
+    if run.measured.precision is not None:
+        say(f"dtype: {run.measured.precision}", error=True)
+    say(run.text())
     _warn(
         (each.name, warning)
         for each, found in zip(opened, run.benchmarks, strict=True)
@@ -116,14 +135,14 @@ def evaluate(
         run.draw(out / "run.png")
     except ImportError as error:
         say(f"warning: no picture: {error}", error=True)
-    say(f"Saved to {out}.")
+    say(f"Saved to {out}; all methods are in {out / 'run.md'}.")
 
 
 def _open_sets(
     names: list[str],
     data: str | None,
     convention: str | None,
-    classes: str,
+    classes: str | None,
     allow_addresses: Iterable[str],
 ) -> "list[ClassificationSet | SegmentationSet]":
     from s3clip import SynonymSet
@@ -131,7 +150,7 @@ def _open_sets(
     from s3clip.evaluation.benchmarks.table import find_benchmark
 
     rows = [find_benchmark(name) for name in names]
-    words = None if classes == "builtin" else SynonymSet.read(class_source(classes))
+    words = None if classes in (None, "builtin") else SynonymSet.read(class_source(classes))
     if words is not None and len(rows) > 1:
         raise ValueError(f"--classes: a file has the classes of one set, and there are {len(rows)}")
     opened: list[ClassificationSet | SegmentationSet] = []

@@ -9,22 +9,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from s3clip.cli.common import (
+    BATCH_SIZE,
+    Among,
+    BackboneName,
     BatchSize,
+    Classes,
+    Compile,
+    Config,
     Device,
     Format,
     HeadArgument,
+    ImageDtype,
     InsteadOfHead,
+    Level,
     OptionalBackbone,
     OptionalHead,
     Output,
-    RequiredBackbone,
     Revision,
     SavedBackbone,
+    Template,
+    Values,
     Views,
+    chosen,
     class_source,
     fitted_head,
     head_config,
     print_rows,
+    use_precision,
 )
 from s3clip.cli.stopping import encoded_texts, keeps
 from s3clip.printing import counted, say
@@ -46,7 +57,7 @@ def demo(
     if photos is not None:
         from s3clip.demo import write_photos
 
-        say(f"Wrote {len(write_photos(photos))} pictures into {photos}")
+        say(f"Wrote {counted(len(write_photos(photos)), 'picture')} into {photos}")
         return
     import torch
 
@@ -59,32 +70,14 @@ def demo(
 
 @keeps(lambda **_: f"{encoded_texts()}; to go on")
 def fit(
-    classes: Annotated[
-        str,
-        typer.Argument(
-            help='Synonym file: JSON such as {"cat": ["feline", "kitty"], "dog": []}, a text file with one '
-            "class a line, hf://datasets/user/name/file.json, builtin:food101 (see s3clip synonyms list); or "
-            'names: "cat,dog".'
-        ),
-    ],
-    backbone: RequiredBackbone,
+    classes: Classes,
+    backbone: BackboneName,
     out: Annotated[Path, typer.Option(help="Folder to save the head in.")],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the backbone.")] = None,
-    template: Annotated[
-        list[str] | None,
-        typer.Option(
-            help='Prompt such as "a photo of a {}.", given several times for an average, or the name of a '
-            "set: openai_imagenet_80, openai_imagenet_7. Default: the file's own."
-        ),
-    ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(help='Settings as JSON, or a file of them: {"metric": "center", "scale_rule": null}.'),
-    ] = None,
-    values: Annotated[
-        str, typer.Option(help='What {"class": [texts]} lists: synonyms, descriptors or prompts (sentences).')
-    ] = "synonyms",
-    batch_size: BatchSize = 256,
+    revision: Revision = None,
+    template: Template = None,
+    config: Config = None,
+    values: Values = "synonyms",
+    text_batch_size: Annotated[int, typer.Option(help="How many texts go through the model at once.")] = 256,
     device: Device = None,
 ) -> None:
     """Build the synonymous space of every class in a synonym file, and save it."""
@@ -95,7 +88,7 @@ def fit(
     synonyms = SynonymSet.read(class_source(classes), values=values)  # type: ignore[arg-type]  # read() names a wrong one
     templates = template[0] if template and len(template) == 1 else template
     head = SynonymousSpaceHead.from_backbone(backbone, revision=revision, device=device, config=settings)
-    head.fit_classes(synonyms, templates=templates or None, batch_size=batch_size)
+    head.fit_classes(synonyms, templates=templates or None, batch_size=text_batch_size)
     head.save_pretrained(out)
     reports = inspect_head(head)
     total, kept = sum(len(r.texts) for r in reports), sum(r.count("kept") for r in reports)
@@ -110,15 +103,22 @@ def fit(
     say(f"Saved to {out}. Try: s3clip predict IMAGES --head {out}")
 
 
+def schema() -> None:
+    """Print the JSON Schema of --config, for editors that complete and check it."""
+    from s3clip.config import config_schema
+
+    say(json.dumps(config_schema(), indent=1))
+
+
 def predict(
-    images: Annotated[list[str], typer.Argument(help="Image files, folders or globs.")],
+    images: Annotated[list[str], typer.Argument(help="Image files, folders, globs or addresses.")],
     head: OptionalHead = None,
     classes: InsteadOfHead = None,
     backbone: OptionalBackbone = None,
     top_k: Annotated[int, typer.Option(help="How many classes to print for each image.")] = 1,
     output: Output = Format.TABLE,
     revision: Revision = None,
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = BATCH_SIZE,
     adapt: Annotated[
         str | None,
         typer.Option(
@@ -135,25 +135,45 @@ def predict(
             "of --top-k.",
         ),
     ] = False,
+    level: Level = None,
+    among: Among = None,
+    language: Annotated[
+        str | None, typer.Option(help="Language of the labels, where the classes have names in it: de, zh.")
+    ] = None,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Classify images with a saved head, or with --classes and --backbone.
+
+    IMAGES may be links too (https://...), and data URIs.
 
     An image that cannot be read is named, the others are classified all the same, and the exit status is 1.
     """
     from s3clip import TestTimeAdapter
-    from s3clip.images.walking import find_images
+    from s3clip.images.walking import find_images_and_addresses
 
     if sets and adapt is not None:
         raise ValueError("--sets: chosen for answers that are not adapted; leave --adapt out")
-    files = find_images(images)
+    if sets and (level is not None or among):
+        raise ValueError("--sets: chosen for all classes, one by one; leave --level and --among out")
+    files = find_images_and_addresses(images)
     fitted = fitted_head(head, classes, backbone, revision, device)
+    use_precision(fitted, dtype, compiled, files)
     adapter = None if adapt is None else TestTimeAdapter(fitted, adapt, views=views)
     answers: list[list[Prediction] | None]  # None: not a readable image
     if sets:
-        answers = fitted.predict_sets(files, batch_size=batch_size)
+        answers = fitted.predict_sets(files, batch_size=batch_size, language=language)
     else:
-        found = fitted.predict(files, top_k=top_k, batch_size=batch_size, adapt=adapter)
+        found = fitted.predict(
+            files,
+            top_k=top_k,
+            batch_size=batch_size,
+            adapt=adapter,
+            level=level,
+            among=chosen(among),
+            language=language,
+        )
         answers = [own or None for own in found]
     if output is Format.JSON:
         listed = [
@@ -226,13 +246,15 @@ def push(
 def export(
     head: HeadArgument,
     out: Annotated[Path, typer.Option(help="ONNX file to write.")],
-    backbone: SavedBackbone = "saved",
+    backbone: SavedBackbone = None,
     revision: Revision = None,
 ) -> None:
     """Write the image tower and the head as one ONNX graph, from pixels to logits."""
     from s3clip import SynonymousSpaceHead, export_onnx
     from s3clip.integrations.onnx import checked_runtimes
 
-    path = export_onnx(SynonymousSpaceHead.from_pretrained(head, revision=revision, backbone=backbone), out)
+    path = export_onnx(
+        SynonymousSpaceHead.from_pretrained(head, revision=revision, backbone=backbone or "saved"), out
+    )
     checked = " and ".join(checked_runtimes())
     say(f"Wrote {path}, whose logits are those of torch in {checked}; class_names are in its metadata.")

@@ -10,15 +10,18 @@ import typer
 
 from s3clip.cli.common import (
     ClassName,
+    Compile,
     Device,
     Format,
     HeadArgument,
+    ImageDtype,
     Output,
     Revision,
     SavedBackbone,
     keep_inputs,
     named,
     print_rows,
+    use_precision,
 )
 from s3clip.printing import counted, say
 
@@ -37,26 +40,33 @@ def inspect(
     ] = None,
     images: Annotated[
         list[str] | None,
-        typer.Option(help="With --page: image files, folders or globs, to show beside the texts they match."),
+        typer.Option(
+            help="Images: files, folders or globs, to show on the --page beside the texts they match."
+        ),
     ] = None,
     picture: Annotated[
         Path | None, typer.Option(help="Draw the classes of --class for a paper: class.png, .pdf or .svg.")
     ] = None,
-    backbone: SavedBackbone = "saved",
+    backbone: SavedBackbone = None,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Show what the space made of every class: texts kept, dropped and shared, death times and scale."""
     from s3clip import SynonymousSpaceHead
+    from s3clip.images.walking import find_images
     from s3clip.inspection import inspect_head
 
     if images and page is None:
         raise ValueError("--images: are shown on the page; give --page page.html too")
     fitted = SynonymousSpaceHead.from_pretrained(
-        head, revision=revision, backbone=backbone if images else None, device=device
+        head, revision=revision, backbone=(backbone or "saved") if images else None, device=device
     )
     every = inspect_head(fitted)
     reports = every if name is None else [every[i] for i in named(name, fitted.class_names, head)]
     if page is not None or picture is not None:
+        if images:
+            use_precision(fitted, dtype, compiled, find_images(images))
         _draw(fitted, head, [report.index for report in reports], page, images or [], picture)
         return
     if output is Format.JSON:

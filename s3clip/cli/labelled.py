@@ -7,32 +7,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from s3clip.cli.common import (
+    BATCH_SIZE,
     AllowAddresses,
     BatchSize,
+    Compile,
     Device,
+    FileColumn,
     Format,
     HeadSource,
+    ImageDtype,
+    LabelColumn,
+    LabelledImages,
+    Labels,
     Output,
     Revision,
     SavedBackbone,
     given_json,
     keep_inputs,
     print_rows,
+    use_precision,
 )
-from s3clip.printing import Table, say
+from s3clip.printing import Table, counted, say
 
 if TYPE_CHECKING:
     from s3clip import SynonymousSpaceHead
 
-Images = Annotated[
-    Path | None,
-    typer.Option(help="Folder of images: with --labels where its files lie, else one sub-folder a class."),
-]
-Labels = Annotated[
-    Path | None, typer.Option(help="CSV with a line for each image; files beside it unless --images.")
-]
-FileColumn = Annotated[str, typer.Option(help="Its column of files.")]
-LabelColumn = Annotated[str, typer.Option(help="Its column of class ids or names.")]
 Out = Annotated[
     Path | None, typer.Option(help="Folder to save the head in. Default: the one it was loaded from.")
 ]
@@ -40,7 +39,7 @@ Out = Annotated[
 
 def calibrate(
     head: HeadSource,
-    images: Images = None,
+    images: LabelledImages = None,
     labels: Labels = None,
     out: Out = None,
     coverage: Annotated[
@@ -52,20 +51,26 @@ def calibrate(
     file_column: FileColumn = "file",
     label_column: LabelColumn = "label",
     allow_addresses: AllowAddresses = None,
-    backbone: SavedBackbone = "saved",
+    backbone: SavedBackbone = None,
     revision: Revision = None,
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = BATCH_SIZE,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Make the probabilities of a head mean something, by images whose classes are known.
 
     A few hundred that nothing was learned from. With --labels a CSV as `s3clip compare` takes it.
     """
     from s3clip.evaluation.sureness import measure_sureness
+    from s3clip.prediction.conformal import needed_images
 
     folder = _place(head, out)
-    fitted = _loaded(head, revision, backbone, device)
+    fitted = _loaded(head, revision, backbone or "saved", device)
     files, known = _labelled(fitted, images, labels, file_column, label_column, allow=allow_addresses)
+    if coverage is not None:
+        needed_images(coverage, len(files))
+    use_precision(fitted, dtype, compiled, files)
     embeds = _encoded(fitted, files, batch_size)
     before = measure_sureness(fitted, embeds, known)
     fitted.calibrate(image_embeds=embeds, labels=known, coverage=coverage)
@@ -75,14 +80,15 @@ def calibrate(
     if after.set_size is not None:
         sets = f"; sets of {after.set_size:.1f} classes hold the right one {coverage:.1%} of the time"
     say(
-        f"On your {len(files):,} images {after.right:.1%} of the best answers are right, and the head, which "
-        f"was {before.sure:.1%} sure of them, is {after.sure:.1%} sure now{sets}; saved to {folder}."
+        f"On your {counted(len(files), 'image')} {after.right:.1%} of the best answers are right, and the "
+        f"head, which was {before.sure:.1%} sure of them, is {after.sure:.1%} sure now{sets}; saved to "
+        f"{folder}."
     )
 
 
 def teach(
     head: HeadSource,
-    images: Images = None,
+    images: LabelledImages = None,
     labels: Labels = None,
     out: Out = None,
     add: Annotated[
@@ -102,20 +108,23 @@ def teach(
     label_column: LabelColumn = "label",
     allow_addresses: AllowAddresses = None,
     output: Output = Format.TABLE,
-    backbone: SavedBackbone = "saved",
+    backbone: SavedBackbone = None,
     revision: Revision = None,
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = BATCH_SIZE,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Learn from labelled images, ten or thousands, and say what that gains.
 
     With --labels a CSV as `s3clip compare` takes it. The images stay in the head, as embeddings.
     """
     folder = _place(head, out)
-    fitted = _loaded(head, revision, backbone, device)
+    fitted = _loaded(head, revision, backbone or "saved", device)
     files, known = _labelled(
         fitted, images, labels, file_column, label_column, none=none, allow=allow_addresses
     )
+    use_precision(fitted, dtype, compiled, files)
     if check is not None:
         _check(fitted, files, known, check, output, batch_size)
         return
@@ -126,13 +135,13 @@ def teach(
     count, top1, recall = sum(report.seen) + report.none, report.top1, report.recall
     if report.strength is None:
         say(
-            f"On your {count:,} images nothing that can be learned from them gains more than chance, so that "
-            f"answers stay as they are ({top1.before:.1%} right); saved to {folder}."
+            f"On your {counted(count, 'image')} nothing that can be learned from them gains more than "
+            f"chance, so that answers stay as they are ({top1.before:.1%} right); saved to {folder}."
         )
         return
     say(
-        f"On your {count:,} images {top1}, mean recall {recall.change}, by cross-validation; saved to "
-        f"{folder}."
+        f"On your {counted(count, 'image')} {top1}, mean recall {recall.change}, by cross-validation; saved "
+        f"to {folder}."
     )
 
 
@@ -141,10 +150,12 @@ def suggest(
     head: HeadSource,
     out: Annotated[Path, typer.Option(help="CSV to write, with an empty column to fill in: next.csv.")],
     n: Annotated[int, typer.Option("-n", help="How many images.")] = 20,
-    backbone: SavedBackbone = "saved",
+    backbone: SavedBackbone = None,
     revision: Revision = None,
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = BATCH_SIZE,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Choose the images that are the most useful to label, for `s3clip teach --labels`."""
     from s3clip.files.writing import write_atomically
@@ -153,7 +164,8 @@ def suggest(
     files = [file.absolute() for file in find_images(images)]
     folder = Path(os.path.commonpath([file.parent for file in files]))
     keep_inputs(files, {"--out": [out]})
-    fitted = _loaded(head, revision, backbone, device)
+    fitted = _loaded(head, revision, backbone or "saved", device)
+    use_precision(fitted, dtype, compiled, files)
     embeds = _encoded(fitted, files, batch_size)
     chosen = fitted.suggest(image_embeds=embeds, n=n)
     guesses = fitted.predict(image_embeds=embeds[chosen], top_k=1)
@@ -163,8 +175,8 @@ def suggest(
     ]
     write_atomically(out, Table(["file", "label", "guess", "score"], rows).csv().encode())
     say(
-        f"Chose {len(chosen):,} of {len(files):,} images; fill in the column label of {out}, and try: "
-        f"s3clip teach --head {head} --images {folder} --labels {out} --add"
+        f"Chose {len(chosen):,} of {counted(len(files), 'image')}; fill in the column label of {out}, and "
+        f"try: s3clip teach --head {head} --images {folder} --labels {out} --add"
     )
 
 
@@ -177,10 +189,12 @@ def reject(
     false_accept_rate: Annotated[
         float, typer.Option(help="The share of such images that may be accepted all the same.")
     ] = 0.05,
-    backbone: SavedBackbone = "saved",
+    backbone: SavedBackbone = None,
     revision: Revision = None,
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = BATCH_SIZE,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Teach a head to say "none of these", by images that show none of its classes.
 
@@ -190,14 +204,15 @@ def reject(
 
     folder = _place(head, out)
     files = find_images(images)
-    fitted = _loaded(head, revision, backbone, device)
+    fitted = _loaded(head, revision, backbone or "saved", device)
+    use_precision(fitted, dtype, compiled, files)
     embeds = _encoded(fitted, files, batch_size)
     fitted.fit_rejection(image_embeds=embeds, false_accept_rate=false_accept_rate)
     accepted = sum(own[0].accepted for own in fitted.predict(image_embeds=embeds, top_k=1))
     fitted.save_pretrained(folder)
     say(
-        f"Of your {len(files):,} images of no class {accepted:,} are accepted from now on, and the others "
-        f'"none of these"; saved to {folder}.'
+        f"Of your {counted(len(files), 'image')} of no class {accepted:,} are accepted from now on, and the "
+        f'others "none of these"; saved to {folder}.'
     )
 
 
@@ -225,7 +240,7 @@ def shares(
         return
     most = max(range(len(fitted.classes)), key=fitted.class_shares.__getitem__)
     say(
-        f"The most common of {len(fitted.classes)} classes is {fitted.class_names[most]} with "
+        f"The most common of {counted(len(fitted.classes), 'class')} is {fitted.class_names[most]} with "
         f"{fitted.class_shares[most]:.1%} of the images; saved to {folder}."
     )
 
@@ -268,7 +283,10 @@ def _check(
     print_rows(["file", "label", "likely", "wrong"], rows, output)
     write_contact_sheet(head, files, doubts, page)
     if output is Format.TABLE:
-        say(f"Of your {len(files):,} labels the other images contradict {len(doubts):,}; look at {page}.")
+        say(
+            f"Of your {counted(len(files), 'label')} the other images contradict {len(doubts):,}; look at "
+            f"{page}."
+        )
 
 
 def _labelled(
@@ -299,7 +317,7 @@ def _labelled(
             f"{', '.join(head.class_names[:5])}"
         )
     if gone := len(files) - len(known):
-        say(f"warning: {gone:,} of {len(files):,} images have a label that is no class", error=True)
+        say(f"warning: {gone:,} of {counted(len(files), 'image')} have a label that is no class", error=True)
     return [file for file, _ in known], [place for _, place in known]
 
 

@@ -11,14 +11,21 @@ from s3clip.printing import say
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders that `s3clip eval` wrote.")],
-    out: Annotated[Path, typer.Option(help="The page, one HTML file that asks for nothing else.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The page, one HTML file that asks for nothing else; a .csv or .tex file has the scores as "
+            "a table."
+        ),
+    ],
 ) -> None:
-    """Put several runs side by side in one HTML page."""
-    from s3clip.evaluation.report.page import run_page
+    """Put several runs side by side in one HTML page, or in a table for a spreadsheet or a paper."""
+    from s3clip.evaluation.report.page import run_csv, run_latex, run_page
     from s3clip.evaluation.report.run import Run
     from s3clip.files.writing import write_atomically
 
-    page = run_page([(folder, Run.read(folder)) for folder in runs])
+    write = {".csv": run_csv, ".tex": run_latex}.get(out.suffix.lower(), run_page)
+    page = write([(folder, Run.read(folder)) for folder in runs])
     make_folder("out", out.absolute().parent)
     write_atomically(out, page.encode("utf-8", "backslashreplace"))
     say(f"Saved to {out}.")

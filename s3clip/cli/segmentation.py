@@ -4,7 +4,8 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,21 +13,26 @@ from typing import Annotated, Any
 import typer
 
 from s3clip.cli.common import (
+    BATCH_SIZE,
     BatchSize,
+    Compile,
     Device,
     Format,
+    ImageDtype,
     InsteadOfHead,
     OptionalBackbone,
     OptionalHead,
     Output,
+    PatchFeatures,
     Revision,
     fitted_head,
     keep_inputs,
     print_rows,
+    use_precision,
 )
 from s3clip.cli.stopping import keeps
 from s3clip.files.writing import write_atomically
-from s3clip.printing import say
+from s3clip.printing import counted, say
 
 
 @keeps(lambda **_: "pictures that were written are kept, the table and --rle come at the end; to begin anew")
@@ -44,14 +50,13 @@ def segment(
         Path | None, typer.Option(help="PNG of the image with its classes over it; else as --out.")
     ] = None,
     heat_maps: Annotated[
-        Path | None, typer.Option(help="Folder for a heat map of every class that is there.")
+        Path | None,
+        typer.Option(help="Folder for a heat map of every class that covers 0.1 % or more: photo-cat.png."),
     ] = None,
     rle: Annotated[
         Path | None, typer.Option(help="JSON file of all masks, as COCO encodes them, with their areas.")
     ] = None,
-    method: Annotated[
-        str, typer.Option(help="Embeddings of patches: patch, maskclip, sclip, naclip or clearclip.")
-    ] = "sclip",
+    patch_features: PatchFeatures = None,
     window: Annotated[int | None, typer.Option(help="Pixels; the size of the model's images.")] = None,
     stride: Annotated[int | None, typer.Option(help="Pixels; half a window.")] = None,
     short_side: Annotated[int | None, typer.Option(help="Pixels; one and a half windows.")] = None,
@@ -64,8 +69,10 @@ def segment(
     background: Annotated[str | None, typer.Option(help="The class that such pixels get.")] = None,
     memory: Annotated[int, typer.Option(help="MiB that logits of pixels may take at once.")] = 64,
     output: Output = Format.TABLE,
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize = BATCH_SIZE,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
 ) -> None:
     """Say which class every pixel shows, and print the area of each class.
 
@@ -73,16 +80,19 @@ def segment(
     """
     from s3clip.images.opening import BrokenImageError
     from s3clip.images.walking import find_images
+    from s3clip.segmentation.pictures import SMALLEST_SHARE
 
     files = find_images(images)
     wanted = _Wanted(files, out, overlay, heat_maps, rle)
     fitted = fitted_head(head, classes, backbone, revision, device)
+    wanted.name_heat_maps(fitted.class_names)
+    use_precision(fitted, dtype, compiled, files)
     rows, masks, broken = [], [], False
     for i, file in enumerate(files):
         try:
             found = fitted.segment(
                 file,
-                method=method,
+                method=patch_features or "sclip",
                 window=window,
                 stride=stride,
                 short_side=short_side,
@@ -103,9 +113,12 @@ def segment(
     if rle is not None:
         _write(rle, json.dumps(masks, indent=1, ensure_ascii=False).encode())
     header = ["file", "label", "class_index", "class_id", "pixels", "share"]
+    shown = [row for row in rows if output is not Format.TABLE or row[-1] >= SMALLEST_SHARE]
     if output is not Format.JSON:
-        rows = [[*row[:-1], f"{row[-1]:.4f}"] for row in rows]
-    print_rows(header, rows, output)
+        shown = [[*row[:-1], f"{row[-1]:.4f}"] for row in shown]
+    print_rows(header, shown, output)
+    if len(shown) < len(rows):
+        say(f"{counted(len(rows) - len(shown), 'area')} under 0.1 % of the image left out.")
     if broken:
         raise typer.Exit(1)
 
@@ -138,23 +151,30 @@ class _Wanted:
             "--overlay": [self._path(overlay, file) for file in files] if overlay else [],
             "--rle": [] if rle is None else [rle],
         }
-        heats = (
-            [] if heat_maps is None else self._heat_maps_over([*files, *chain(*written.values())], heat_maps)
-        )
-        keep_inputs(files, {**written, "--heat-maps": heats})
+        keep_inputs(files, written)
+        self.written, self.maps = written, list[str]()
 
-    def _heat_maps_over(self, files: Iterable[Path], folder: Path) -> set[Path]:
-        """Return those of some files that a heat map may be written over, whichever classes are there."""
+    def name_heat_maps(self, class_names: Sequence[str]) -> None:
+        """Call the heat map of each class after it, and refuse one that would go over another file."""
+        if self.heat_maps is None:
+            return
+        plain = [re.sub(r"[^\w.-]+", "_", name)[:80] for name in class_names]
+        counts = Counter(name.casefold() for name in plain)
+        self.maps = [name if counts[name.casefold()] == 1 else f"{name}-{i}" for i, name in enumerate(plain)]
+        # Any class may be there, and they may be many: the files are compared, not all that may be written.
+        folder, known = self.heat_maps.resolve(), {name.casefold() for name in self.maps}
         stems = {file.stem for file in self.files}
-        named = {file: re.fullmatch(r"(.+)-\d+\.png", file.name) for file in files}
-        return {
+        over = [
             file
-            for file, match in named.items()
-            if match and match[1] in stems and Path(os.path.realpath(file)).parent == folder.resolve()
-        }
+            for file in [*self.files, *chain(*self.written.values())]
+            if Path(os.path.realpath(file)).parent == folder and file.suffix.lower() == ".png"
+            for dash in re.finditer("-", file.stem)
+            if file.stem[: dash.start()] in stems and file.stem[dash.end() :].casefold() in known
+        ]
+        keep_inputs(self.files, {**self.written, "--heat-maps": over})
 
     def save(self, i: int, found: Any) -> None:
-        from s3clip.segmentation.pictures import heat_map, overlay
+        from s3clip.segmentation.pictures import SMALLEST_SHARE, heat_map, overlay
 
         file = self.files[i]
         if self.out is not None:
@@ -164,7 +184,9 @@ class _Wanted:
         if self.heat_maps is not None:
             for area in found.areas():
                 which = area["class_index"]
-                _write(self.heat_maps / f"{file.stem}-{which}.png", _png(heat_map(file, found, which)))
+                if area["share"] >= SMALLEST_SHARE:
+                    name = f"{file.stem}-{self.maps[which]}.png"
+                    _write(self.heat_maps / name, _png(heat_map(file, found, which)))
 
     def _path(self, given: Path, file: Path) -> Path:
         return given if len(self.files) == 1 else given / f"{file.stem}.png"

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from s3clip.cli.common import (
+    Classes,
     ClassName,
     Format,
     OptionalBackbone,
     Output,
+    Values,
     class_source,
     named,
     print_rows,
 )
+from s3clip.cli.options import take_options
 from s3clip.cli.stopping import keeps
 from s3clip.printing import counted, say
 from s3clip.texts.formats import KINDS, TextKind
@@ -30,13 +33,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Make, show, check and clean sets of synonyms.", no_args_is_help=True)
 
-Source = Annotated[
-    str, typer.Argument(help="Name of a builtin set (food101), or a synonym file as for `s3clip fit`.")
-]
-Names = Annotated[
-    str,
-    typer.Argument(help='Class names, one a line, or any synonym file; or the names themselves: "cat,dog".'),
-]
+
+@app.callback()
+def _options(context: typer.Context) -> None:
+    if context.default_map:  # what --options says of a verb that is one of these
+        take_options(context, context.default_map)
+
+
 Out = Annotated[Path, typer.Option(help="The file to write, .json.")]
 
 
@@ -55,7 +58,7 @@ def list_sets(output: Output = Format.TABLE) -> None:
 
 @app.command()
 def show(
-    source: Source,
+    source: Classes,
     name: ClassName = None,
     output: Output = Format.TABLE,
 ) -> None:
@@ -85,11 +88,11 @@ def show(
 
 @app.command()
 def check(
-    source: Source,
+    source: Classes,
     names_of: Annotated[
         str | None, typer.Option(help="Builtin set whose names, in order, the file must have.")
     ] = None,
-    words: Annotated[
+    dictionary: Annotated[
         Path | None, typer.Option(help="List of words, one a line, such as /usr/share/dict/words.")
     ] = None,
     backbone: OptionalBackbone = None,
@@ -113,7 +116,7 @@ def check(
             raise
         findings = [Finding("error", "schema", None, None, "", str(error))]
     else:
-        findings = check_synonyms(own, _reference(builtin, names_of, words, backbone))
+        findings = check_synonyms(own, _reference(builtin, names_of, dictionary, backbone))
     left, excepted = split_excepted(findings, [] if builtin is None else read_exceptions(builtin))
     _print_findings(left, excepted, output)
     if any(finding.severity == "error" for finding in left):
@@ -123,7 +126,7 @@ def check(
 @app.command()
 @keeps(lambda *, out, **_: f"the answers are kept in {out}.partial.jsonl; to go on")
 def generate(
-    names: Names,
+    names: Classes,
     out: Out,
     model: Annotated[str, typer.Option(help="Chat model, as the server or the Hub calls it.")],
     base_url: Annotated[
@@ -185,9 +188,9 @@ def generate(
 
 @app.command()
 def wordnet(
-    names: Names,
+    names: Classes,
     out: Out,
-    domain: Annotated[str | None, typer.Option(help="Noun that every class is a kind of: bird.")] = None,
+    domain: Annotated[str | None, typer.Option(help="What the classes are: a noun of WordNet, bird.")] = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Make a first set from WordNet, without a network; says which sense each name was taken in."""
@@ -211,9 +214,9 @@ def wordnet(
 
 @app.command()
 def clean(
-    source: Source,
-    out: Annotated[Path, typer.Option(help="The cleaned file to write, .json.")],
-    removed: Annotated[Path | None, typer.Option(help="File to list the removals in, for `restore`.")] = None,
+    source: Classes,
+    out: Out,
+    removed: Annotated[Path | None, typer.Option(help="List of removals, to write for `restore`.")] = None,
     rule: Annotated[list[str] | None, typer.Option(help="Only this rule; may be given again.")] = None,
     script: Annotated[
         list[str] | None, typer.Option(help="Writing system wanted (latin); else those of the names.")
@@ -246,10 +249,10 @@ def clean(
 
 @app.command()
 def restore(
-    source: Source,
-    removed: Annotated[Path, typer.Option(help="List of removals that `clean` wrote.")],
+    source: Classes,
+    removed: Annotated[Path, typer.Option(help="List of removals, that `clean` wrote.")],
     out: Out,
-    rule: Annotated[list[str] | None, typer.Option(help="Only what this rule removed.")] = None,
+    rule: Annotated[list[str] | None, typer.Option(help="Only this rule; may be given again.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="Only this text.")] = None,
 ) -> None:
     """Put back what `clean` removed: all of it, or the rules and texts that are named."""
@@ -269,11 +272,9 @@ def restore(
 
 @app.command()
 def convert(
-    source: Source,
+    source: Classes,
     out: Out,
-    values: Annotated[
-        str, typer.Option(help="What a {class: [text]} file lists: synonyms, prompts or descriptors.")
-    ] = "synonyms",
+    values: Values = "synonyms",
 ) -> None:
     """Write a CuPL, DCLIP, AWT, NeglectedTails, fc-clip, NACLIP or LVIS file in our own format."""
     own = _read(source, values)
@@ -295,7 +296,7 @@ def _read(source: str, values: str = "synonyms", *, quiet: bool = False) -> "Syn
 
 
 def _reference(
-    builtin: str | None, names_of: str | None, words: Path | None, backbone: str | None
+    builtin: str | None, names_of: str | None, dictionary: Path | None, backbone: str | None
 ) -> "Reference":
     """Gather what the options of `check` say to compare with."""
     from s3clip.texts.check import builtin_reference
@@ -303,8 +304,8 @@ def _reference(
     reference = builtin_reference(builtin)
     if names_of is not None:
         reference = replace(reference, names=_read(BUILTIN + names_of.removeprefix(BUILTIN)).class_names)
-    if words is not None:
-        listed = words.read_text(encoding="utf-8").split()
+    if dictionary is not None:
+        listed = dictionary.read_text(encoding="utf-8").split()
         reference = replace(reference, dictionary=frozenset(word.casefold() for word in listed))
     if backbone is not None:
         from s3clip import Backbone

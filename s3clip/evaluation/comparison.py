@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 from torch import Tensor
 
 from s3clip.arguments import plain
@@ -20,7 +21,8 @@ from s3clip.images.views import ViewSettings
 from s3clip.prediction.batches import as_embeds, check_embeds
 from s3clip.prediction.class_labels import class_positions
 from s3clip.prediction.view_embeddings import encode_views
-from s3clip.texts.synonyms import SynonymSet
+from s3clip.texts.groups import group_owners, levels_of
+from s3clip.texts.synonyms import SynonymClass, SynonymSet
 
 
 def compare(
@@ -71,6 +73,21 @@ def compare(
 
     Raises:
         ValueError: counts that do not agree, a label or method that is not known, or no image left.
+
+    Examples:
+        >>> from s3clip.demo import model_folder
+        >>> words = {"one": ["1", "ace"], "seven": ["7", "siete"]}
+        >>> names = [each.name for each in head.classes]
+        >>> found = compare(
+        ...     words,
+        ...     [names[label] for label in labels[:100]],
+        ...     backbone=model_folder(),
+        ...     images=images[:100],
+        ...     methods=["default"],
+        ...     bootstrap=20,
+        ... )
+        >>> found["default"].top1 > 0.9
+        True
     """
     settings = ComparisonSettings(
         methods, configs, control, min_images, bootstrap, draws, seed, batch_size, adapt, learn
@@ -94,6 +111,7 @@ def compare(
         logit_scale=model.logit_scale().item(),
         logit_bias=None if bias is None else bias.item(),
         activation=model.activation,
+        groups=_groups(classes.classes),
     )
     about = {"backbone": model.name, "revision": model.revision, "templates": list(texts.templates)}
     if adapt and images is not None:
@@ -161,13 +179,14 @@ def compare_embeddings(
     batch_size: int = 64,
     adapt: Sequence[str] = (),
     learn: Sequence[str] = (),
+    groups: Sequence[Mapping[str, str]] | None = None,
 ) -> Comparison:
     """Score every method that needs no text encoded, on embeddings computed before.
 
     `embeddings` has one (n_c, dim) tensor per class, its first row the class's own name, and `class_names` a
     name for each. `image_embeds` is (images, dim), any length but zero; with `adapt`, (images, views, dim).
-    Labels are positions or names. `logit_scale` multiplies the cosines, by 100 for OpenAI's CLIP. The others
-    are those of `compare`.
+    Labels are positions or names. `logit_scale` multiplies the cosines, by 100 for OpenAI's CLIP. `groups`
+    are of each class the groups that it is in, by level. The others are those of `compare`.
 
     Raises:
         ValueError: counts or shapes that do not agree, a label or method that is not known, or no image
@@ -191,8 +210,23 @@ def compare_embeddings(
         logit_scale=plain(logit_scale.item() if isinstance(logit_scale, Tensor) else logit_scale),
         logit_bias=None,
         activation="softmax",
+        groups={} if groups is None else _groups(_grouped(class_names, groups)),
     )
     return score_all(problem, chosen, settings, left_out=len(positions) - len(kept), about={})
+
+
+def _grouped(names: Sequence[str], groups: Sequence[Mapping[str, str]]) -> Sequence[SynonymClass]:
+    """Return classes of nothing but names and groups."""
+    if len(groups) != len(names):
+        raise ValueError(f"groups: expected those of {len(names)} classes, got {len(groups)}")
+    records = [{"name": name, "groups": dict(own)} for name, own in zip(names, groups, strict=True)]
+    return SynonymSet.read(records).classes
+
+
+def _groups(classes: Sequence[SynonymClass]) -> dict[str, Tensor]:
+    """Return by level, (classes,) the group of each class."""
+    levels = levels_of(each.groups for each in classes)
+    return {level: torch.tensor(group_owners(classes, level)[0]) for level in levels}
 
 
 def _with_a_class(positions: list[int | None], images: int) -> list[int]:
@@ -209,13 +243,15 @@ def _with_a_class(positions: list[int | None], images: int) -> list[int]:
 def _encode_images(model: Backbone, images: list[Any], batch_size: int, views: ViewSettings | None) -> Tensor:
     """(images, dim), or (images, views, dim)."""
     chunks = []
-    with torch.inference_mode():
+    bar = tqdm(total=len(images), desc="images", delay=1, disable=None)  # type: ignore[no-untyped-call]
+    with torch.inference_mode(), bar:
         for start in range(0, len(images), batch_size):
             opened = (open_image(image) for image in images[start : start + batch_size])
             if views is None:
                 chunks.append(model.encode_images(**model.preprocess(opened)))
             else:
                 chunks.append(encode_views(model, opened, views))
+            bar.update(len(chunks[-1]))
     return torch.cat(chunks)
 
 

@@ -180,4 +180,9 @@ METHODS: dict[str, Method] = {each.name: each for each in (*BASELINES, *head_met
 
 
 def _each(synonyms: SynonymSet, change: Callable[[SynonymClass], SynonymClass]) -> SynonymSet:
-    return SynonymSet(templates=synonyms.templates, classes=tuple(map(change, synonyms.classes)))
+    """Return classes with other texts, and all else that is said of them."""
+    classes = (
+        change(each).model_copy(update={"id": each.id, "groups": each.groups, "names": each.names})
+        for each in synonyms.classes
+    )
+    return SynonymSet(templates=synonyms.templates, language=synonyms.language, classes=tuple(classes))

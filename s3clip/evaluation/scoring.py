@@ -1,12 +1,13 @@
 """Methods scored on the embeddings of labelled images, with intervals over the images."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 from sklearn.metrics import accuracy_score, recall_score
 from torch import Tensor
 
@@ -65,6 +66,7 @@ class Problem:
         logit_scale: of the model; so are the next two.
         logit_bias: None without one.
         activation: from logits to probabilities.
+        groups: by level of the classes' groups, (classes,) the group of each.
     """
 
     image_embeds: ImageEmbeds
@@ -76,6 +78,7 @@ class Problem:
     logit_scale: float
     logit_bias: float | None
     activation: Activation
+    groups: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class _Head(SynonymousSpaceHead):
@@ -106,6 +109,8 @@ class _Run(NamedTuple):
     image_ms: float
     fit_ms: float
     dropped: float
+    levels: dict[str, float]
+    mistake_distance: float | None
 
 
 def score_all(
@@ -134,7 +139,7 @@ def score_all(
         first += len(batch)
     scored = scored_classes(problem.labels, len(problem.class_names), settings.min_images)
     runs: dict[str, list[_Run]] = {}
-    for method in methods:
+    for method in tqdm(methods, desc="methods", delay=1, disable=None):  # type: ignore[no-untyped-call]
         runs[method.name] = []
         for draw in range(settings.draws if method.random else 1):
             embeddings = problem.texts_of(method, settings.seed + draw)
@@ -295,14 +300,16 @@ def _run(
 
     batch_size = settings.batch_size
     probabilities = torch.exp if head is None else head.probabilities
-    seconds, each = 0.0, []
+    seconds, each, right = 0.0, [], []
     with torch.inference_mode():
         classify(next(iter(inputs.split(batch_size))))  # the first call pays for what later ones find ready
         for batch, truth in zip(inputs.split(batch_size), problem.labels.split(batch_size), strict=True):
             started = time.perf_counter()
             logits = classify(batch)
             seconds += time.perf_counter() - started
-            each.append(_answers(logits, truth, probabilities))
+            found = probabilities(logits)
+            each.append(_answers(logits, truth, found))
+            right.append(_right_groups(found, truth, problem))
     image_ms = 1000 * seconds / len(problem.labels)
     predicted, confidences, among_five = map(torch.cat, zip(*each, strict=True))
     correct = predicted == problem.labels
@@ -324,7 +331,41 @@ def _run(
         image_ms=image_ms,
         fit_ms=fit_ms,
         dropped=0.0 if head is None else dropped_share(head),
+        levels=dict(zip(problem.groups, torch.cat(right).double().mean(0).tolist(), strict=True)),
+        mistake_distance=mistake_distance(predicted, problem.labels, problem.groups),
     )
+
+
+def _right_groups(probabilities: Tensor, labels: Tensor, problem: Problem) -> Tensor:
+    """Return (images, levels) whether the most probable group at each level is the right one."""
+    how = "sum" if problem.activation == "softmax" else "amax"  # as `s3clip.prediction.groups`
+    right = []
+    for owners in problem.groups.values():
+        empty = probabilities.new_zeros(len(labels), int(owners.max()) + 1)
+        grouped = empty.scatter_reduce(1, owners.expand_as(probabilities), probabilities, how)
+        right.append(grouped.argmax(1) == owners[labels])
+    return torch.stack(right, 1) if right else torch.empty(len(labels), 0)
+
+
+def mistake_distance(predicted: Tensor, labels: Tensor, groups: Mapping[str, Tensor]) -> float | None:
+    """Return how far off mistakes are: the mean over wrong images of 1 and one for each level that differs.
+
+    In a tree that is how many levels above the classes the lowest group lies that has both: the height of
+    Deng et al. ("What Does Classifying More Than 10,000 Image Categories Tell Us?", ECCV 2010).
+
+    Args:
+        predicted: (images,) classes.
+        labels: (images,) the right ones.
+        groups: by level, (classes,) the group of each class.
+
+    Returns:
+        From 1 to levels + 1; None where there are no levels or no mistakes.
+    """
+    wrong = predicted != labels
+    if not groups or not bool(wrong.any()):
+        return None
+    differing = sum((own[predicted[wrong]] != own[labels[wrong]]).double() for own in groups.values())
+    return 1 + float(torch.as_tensor(differing).mean())
 
 
 def dropped_share(head: SynonymousSpaceHead) -> float:
@@ -334,9 +375,7 @@ def dropped_share(head: SynonymousSpaceHead) -> float:
     return 1 - len(space.kept) / int((space.duplicate_of == rows).sum())
 
 
-def _answers(
-    logits: Tensor, labels: Tensor, probabilities: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _answers(logits: Tensor, labels: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return, of a batch of logits (images, classes), what the scores need: three of (images,).
 
     The predicted class, its probability, and whether the label is among the five best; of equal logits the
@@ -346,7 +385,7 @@ def _answers(
     own = logits.gather(1, labels[:, None])
     before = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
     better = (logits > own) | ((logits == own) & before)
-    confidences = probabilities(logits).gather(1, predicted[:, None])[:, 0]
+    confidences = probabilities.gather(1, predicted[:, None])[:, 0]
     return predicted, confidences, better.sum(1) < 5
 
 
@@ -386,10 +425,13 @@ def resampled_differences(
 
 def _summary(name: str, runs: list[_Run], top1: Difference, recall: Difference) -> MethodScores:
     """Put the runs of a method together: means, and the standard deviation over draws."""
-    columns = {field: [getattr(run, field) for run in runs] for field in _Run._fields[2:]}
+    columns = {each: [getattr(run, each) for run in runs] for each in _Run._fields[2:-2]}
+    far = [run.mistake_distance for run in runs if run.mistake_distance is not None]
     return MethodScores(
         name=name,
-        **{field: float(np.mean(values)) for field, values in columns.items()},
+        **{each: float(np.mean(values)) for each, values in columns.items()},
+        levels={level: float(np.mean([run.levels[level] for run in runs])) for level in runs[0].levels},
+        mistake_distance=float(np.mean(far)) if far else None,
         top1_difference=top1,
         recall_difference=recall,
         seeds=len(runs),

@@ -76,6 +76,15 @@ def compare_words(
     Raises:
         ValueError: counts that do not agree, a label that is not known, no image left, or words of which none
             can be left out.
+
+    Examples:
+        >>> from s3clip.demo import model_folder
+        >>> words = {"one": ["1", "ace"], "seven": ["7", "siete"]}
+        >>> names = [each.name for each in head.classes]
+        >>> truth = [names[label] for label in labels[:100]]
+        >>> found = compare_words(words, truth, backbone=model_folder(), images=images[:100], bootstrap=20)
+        >>> sorted(each.word for each in found.words)
+        ['1', '7', 'ace', 'one', 'seven', 'siete']
     """
     settings = ComparisonSettings(
         None, None, CONTROL.name, min_images, bootstrap, 1, seed, batch_size, adapt=()

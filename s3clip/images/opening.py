@@ -23,6 +23,8 @@ DECODED_BYTES = 128 << 20
 LARGEST_DECODED = 256 << 20
 """What one of them may take. A picture of more is brought to half its size when it is opened, a JPEG while it
 is decoded. Pillow begins to warn of a picture here, and reads none beyond twice as much."""
+NEAR = 2
+"""How many times the side that a model needs a JPEG has at least where it is decoded near that size."""
 REDUCED = "s3clip_reduced"
 """The key in `info` of a picture that was decoded at less than its size; the value says so."""
 
@@ -95,7 +97,12 @@ def runs_of_pictures(pictures: Iterable[Image.Image]) -> Iterator[list[Image.Ima
 
 
 def open_image(
-    source: Any, *, name: str | None = None, background: Any = BACKGROUND, timeout: float | None = None
+    source: Any,
+    *,
+    name: str | None = None,
+    background: Any = BACKGROUND,
+    timeout: float | None = None,
+    needed: int | None = None,
 ) -> Image.Image:
     """Return a picture in 8-bit RGB, turned upright as its EXIF tag says. Of several frames, the first.
 
@@ -117,6 +124,9 @@ def open_image(
         name: what an error calls a file; None: its path.
         background: a color of Pillow: "white", "#808080", (0, 0, 0).
         timeout: seconds that the server of a web address may be silent; None: 30.
+        needed: the shorter side in pixels that the picture is brought to afterwards. A JPEG is decoded at a
+            half, a quarter or an eighth of its size then, with sides of `NEAR` times that at least. None:
+            whole, as are all other formats.
 
     Raises:
         FileNotFoundError: no such file.
@@ -138,9 +148,9 @@ def open_image(
         name = name or "the base64 text given"
         source = content
     if isinstance(source, bytes | bytearray | memoryview):
-        return _opened(lambda: Image.open(io.BytesIO(source)), name or "the bytes given", background)
+        return _opened(lambda: Image.open(io.BytesIO(source)), name or "the bytes given", background, needed)
     if isinstance(source, str | os.PathLike):
-        return _opened(lambda: Image.open(regular_file(source)), name or str(source), background)
+        return _opened(lambda: Image.open(regular_file(source)), name or str(source), background, needed)
     return _as_rgb(_of_array(source), name or "the array given", background)
 
 
@@ -153,7 +163,9 @@ def why_unreadable(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _opened(open_file: Callable[[], Image.Image], name: str, background: Any) -> Image.Image:
+def _opened(
+    open_file: Callable[[], Image.Image], name: str, background: Any, needed: int | None
+) -> Image.Image:
     try:
         image = open_file()
     except FileNotFoundError as error:
@@ -165,13 +177,15 @@ def _opened(open_file: Callable[[], Image.Image], name: str, background: Any) ->
     with image:
         if image.format in _NO_PIXELS:
             raise BrokenImageError(f"{name}: not a readable image ({image.format} holds no pixels)")
+        if needed is not None and min(image.size) >= 2 * NEAR * needed:
+            image.draft(None, (NEAR * needed, NEAR * needed))  # which only JPEGs know
         width, height = image.size
         factor = 1
         while 3 * width * height > LARGEST_DECODED * factor**2:
             factor *= 2
         if factor == 1:
             return _as_rgb(image, name, background, is_own=True)
-        image.draft(None, (max(1, width // factor), max(1, height // factor)))  # which only JPEGs know
+        image.draft(None, (max(1, width // factor), max(1, height // factor)))
         left = factor if image.size == (width, height) else 1
         picture = _as_rgb(image, name, background, is_own=True, factor=left)
         said = f"decoded at 1/{factor} of its {width:,} x {height:,} pixels"

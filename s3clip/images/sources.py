@@ -69,13 +69,14 @@ class Sample:
     label: int | str | None
     data: Path | str | Span | Named | Unread | bytes
 
-    def open(self) -> Image.Image:
-        """Return the picture in RGB, upright; for the errors see `read`."""
+    def open(self, needed: int | None = None) -> Image.Image:
+        """Return the picture in RGB, upright; for the errors see `read`, for `needed` see `open_image`."""
         with self._named():
             data: Any = self.data
             if isinstance(data, Span | Unread) or (isinstance(data, Named) and isinstance(data.find(), str)):
                 data = data.read()
-            return open_image(data.find() if isinstance(data, Named) else data, name=self.key)
+            found = data.find() if isinstance(data, Named) else data
+            return open_image(found, name=self.key, needed=needed)
 
     def read(self) -> bytes:
         """Return the encoded picture.

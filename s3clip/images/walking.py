@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from s3clip.files.addresses import is_address
 from s3clip.images.opening import image_suffixes
 
 
@@ -36,6 +37,19 @@ def find_images(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
             if not files:
                 raise FileNotFoundError(f"{source}: no such file, folder or matching glob of images")
         found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def find_images_and_addresses(sources: Iterable[str]) -> list[Path | str]:
+    """Return what `find_images` finds, and addresses and data URIs as they are, for `open_image` to read.
+
+    Raises:
+        FileNotFoundError, OSError: as `find_images`.
+    """
+    found: dict[Path | str, None] = {}
+    for source in sources:
+        is_elsewhere = is_address(source) or source.startswith("data:image/")
+        found.update(dict.fromkeys([source] if is_elsewhere else find_images([source])))
     return list(found)
 
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from s3clip.space.edges import equal_sizes
 from s3clip.space.rips import minimum_spanning_tree
-from s3clip.space.synonymous_space import SynonymousSpace, check_paired, equal_sizes
+from s3clip.space.synonymous_space import SynonymousSpace, check_paired
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from s3clip.space.synonymous_space import CHUNK_NUMBERS, SynonymousSpace
+from s3clip.space.edges import CHUNK_NUMBERS
+from s3clip.space.synonymous_space import SynonymousSpace
 
 NEAREST_CLASSES = 5
 

@@ -5,6 +5,8 @@ const SVG = "http://www.w3.org/2000/svg";
 const ALONE = "#6e7781";
 const MOST_FILLED = 40; // texts of a class up to which its triangles are filled
 const MOST_FINDINGS = 200;
+const MOST_WORDS = 60; // texts of a class up to which its points carry numbers, and words where there is room
+const LONGEST_WORD = 24;
 
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -59,6 +61,8 @@ function components(own, scale) {
 const colourOf = (label, size) => (size === 1 ? ALONE : COLOURS[label % COLOURS.length]);
 const signed = (value) => (value === null ? "–" : value.toFixed(2));
 const nameOf = (index) => data.classes[index].name;
+const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : noun.endsWith("s") ? "es" : "s"}`;
+const unit_of_points = data.settings.points.slice(0, -1);
 
 function barcode(own, most) {
   const width = 400, left = 8, right = 24, bars = own.tree.length + 1;
@@ -84,6 +88,27 @@ function barcode(own, most) {
   return { drawn, show(scale) { now.setAttribute("x1", x(scale)); now.setAttribute("x2", x(scale)); } };
 }
 
+// The words beside their points, the own name first; one that would lie over a point or a word is left out.
+function words(own, at, size) {
+  const taken = at.map(([x, y]) => [x - 9, y - 9, x + 9, y + 9]), made = [];
+  const free = ([left, top, right, bottom], self) => left >= 0 && right <= size && top >= 0 && bottom <= size &&
+    taken.every(([l, t, r, b], i) => i === self || right <= l || left >= r || bottom <= t || top >= b);
+  own.rows.forEach((row, i) => {
+    const full = own.texts[row][0], said = full.length > LONGEST_WORD ? `${full.slice(0, LONGEST_WORD - 1)}…` : full;
+    const width = 6.6 * said.length, [x, y] = at[i];
+    for (const [left, top] of [[x + 12, y - 6], [x - 12 - width, y - 6], [x - width / 2, y + 10], [x - width / 2, y - 23]]) {
+      const box = [left, top, left + width, top + 13];
+      if (!free(box, i)) continue;
+      taken.push(box);
+      const label = shape("text", { class: "said", x: left, y: top + 10, "pointer-events": "none" });
+      label.textContent = said;
+      made.push(label);
+      break;
+    }
+  });
+  return made;
+}
+
 function complex(own, mark) {
   const size = 400, margin = 24;
   const spread = Math.max(1e-9, ...own.plane.flat().map(Math.abs));
@@ -95,12 +120,12 @@ function complex(own, mark) {
   const tree = shape("path", { class: "tree" });
   drawn.append(filled, lines, tree);
   const circles = own.rows.map((row, i) => {
-    const circle = shape("circle", { cx: at[i][0], cy: at[i][1], r: own.rows.length > 60 ? 4 : 9, class: row ? "point" : "point name" });
+    const circle = shape("circle", { cx: at[i][0], cy: at[i][1], r: own.rows.length > MOST_WORDS ? 4 : 9, class: row ? "point" : "point name" });
     titled(circle, own.texts[row][0]);
     circle.addEventListener("pointerenter", () => mark(row));
     circle.addEventListener("click", () => mark(row));
     drawn.append(circle);
-    if (own.rows.length <= 60) {
+    if (own.rows.length <= MOST_WORDS) {
       const number = shape("text", { x: at[i][0], y: at[i][1] + 4, "text-anchor": "middle", "pointer-events": "none" });
       number.textContent = String(row + 1);
       number.style.fill = "#fff";
@@ -108,8 +133,9 @@ function complex(own, mark) {
     }
     return circle;
   });
-  if (own.rows.length <= 60) drawn.append(circles[0], circles[0].nextSibling); // the own name on top
+  if (own.rows.length <= MOST_WORDS) drawn.append(circles[0], circles[0].nextSibling); // the own name on top
   else drawn.append(circles[0]);
+  if (own.rows.length <= MOST_WORDS) drawn.append(...words(own, at, size));
   const path = (chosen) => chosen.map(([a, b]) => `M${at[a][0].toFixed(1)} ${at[a][1].toFixed(1)}L${at[b][0].toFixed(1)} ${at[b][1].toFixed(1)}`).join("");
 
   function triangles(chosen) {
@@ -141,36 +167,69 @@ function complex(own, mark) {
   };
 }
 
-function photos(own, row) {
-  const found = own.images.filter((image) => image[1] === row);
-  const count = own.matched[row === null ? "" : row] || 0;
+// Images: [file, , probability, thumbnail, class of the folder or null]; `said` is what stands below each.
+function figures(images, count, said) {
   if (!count) return null;
-  const shown = found.map(([file, , score, source]) => element("figure", { title: file },
-    element("img", { src: source, alt: file, loading: "lazy" }), `${(100 * score).toFixed(0)} %`));
-  const more = count > found.length ? [`and ${count - found.length} more`] : [];
+  const shown = images.map((image) => {
+    const [text, wrong] = said(image);
+    return element("figure", { title: image[0], class: wrong ? "wrong" : "" },
+      element("img", { src: image[3], alt: `${image[0]}: ${text}` }), element("figcaption", {}, text));
+  });
+  const more = count > images.length ? [element("span", { class: "soft" }, `and ${count - images.length} more`)] : [];
   return element("div", { class: "photos" }, ...shown, ...more);
 }
 
-function textTable(own, mark) {
+function photos(own, index, row) {
+  const found = own.images.filter((image) => image[1] === row);
+  return figures(found, own.matched[row === null ? "" : row] || 0, ([, , score, , truth]) => {
+    const wrong = truth !== null && truth !== index;
+    return [`${(100 * score).toFixed(0)} %${wrong ? `, is ${nameOf(truth)}` : ""}`, wrong];
+  });
+}
+
+// Why a text was dropped, and what can be done about it.
+function advice(own, text, [distance, leans, settings, kept, answers]) {
+  const unit = data.relative ? `${distance.toFixed(2)} margins` : distance.toFixed(2);
+  const least = own.scale === null ? "" : `, more than ε = ${own.scale.toFixed(2)}`;
+  const lean = leans === null ? "" : `, and ${nameOf(leans)} is the nearest other class`;
+  let change = "";
+  if (kept !== null) {
+    change = ` Then ${counted(kept, unit_of_points)} more ${kept === 1 ? "is" : "are"} kept in all`;
+    if (answers !== null) change += `, and ${counted(answers, "image")} of ${data.images} ${answers === 1 ? "is" : "are"} answered otherwise`;
+    change += ".";
+  }
+  return element("ul", { class: "advice" },
+    element("li", {}, `Left out: ${unit} from what is kept${least}${lean}. No image is compared with it.`),
+    element("li", {}, "It does not mean this class? Take it out of the file."),
+    element("li", {}, `It does? Say it less ambiguously: “${text} (${own.name})”. Or keep it, by `, element("code", {}, `--config '${settings}'`), ` of s3clip fit.${change}`));
+}
+
+function textList(own, index, mark) {
   const rows = own.texts.map(([text, status, repeats, shared, own_cosine, other_cosine, other, variants, reason], row) => {
     const number = element("span", { class: "number" }, String(row + 1));
     const said = [row ? null : "own name", status === "duplicate" ? `repeats ${repeats + 1}` : status,
-      shared.length ? `also in: ${shared.slice(0, 3).map(nameOf).join(", ")}${shared.length > 3 ? ", …" : ""}` : null,
-      `own class ${signed(own_cosine)}`, other < 0 ? null : `${nameOf(other)} ${signed(other_cosine)}`];
-    const cell = element("td", {}, element("div", { class: "soft" }, said.filter(Boolean).join(" · ")));
-    if (reason) {
-      const [distance, leans, settings] = reason;
-      const lean = leans === null ? "" : `, leans to ${nameOf(leans)}`;
-      cell.append(element("div", { class: "soft reason" }, `${distance.toFixed(2)}${data.relative ? " margins" : ""} from what is kept${lean}; kept by `, element("code", {}, settings)));
-    }
-    if (variants.length) cell.append(element("details", { class: "soft" }, element("summary", {}, `with ${variants.length} descriptor${variants.length > 1 ? "s" : ""}`), ...variants.map((said) => element("div", {}, said))));
-    const matched = photos(own, row);
+      shared.length ? `also in: ${shared.slice(0, 3).map(nameOf).join(", ")}${shared.length > 3 ? ", …" : ""}` : null];
+    const cell = element("div", { class: "word" }, element("b", {}, text), " ", element("span", { class: "soft" }, said.filter(Boolean).join(" · ")));
+    const matched = photos(own, index, row);
     if (matched) cell.append(matched);
-    const line = element("tr", { class: status }, element("td", {}, number), element("td", {}, text), cell);
+    if (reason) cell.append(advice(own, text, reason));
+    if (variants.length) cell.append(element("details", { class: "soft" }, element("summary", {}, `with ${counted(variants.length, "descriptor")}`), ...variants.map((each) => element("div", {}, each))));
+    cell.title = `cosine with its own class ${signed(own_cosine)}${other < 0 ? "" : `, with ${nameOf(other)} ${signed(other_cosine)}`}`;
+    const line = element("li", { class: status }, number, cell);
     line.addEventListener("pointerenter", () => mark(row));
     return line;
   });
-  return { table: element("table", {}, ...rows), rows };
+  return { list: element("ol", { class: "texts" }, ...rows), rows };
+}
+
+// The table of cosines, for those who look closely.
+function cosines(own) {
+  const heads = ["", data.settings.points.slice(0, -1), "own class", "nearest other class"];
+  const rows = own.texts.map(([text, , , , own_cosine, other_cosine, other], row) =>
+    [String(row + 1), text, signed(own_cosine), other < 0 ? "–" : `${signed(other_cosine)} ${nameOf(other)}`]);
+  return element("div", { class: "wide" }, element("table", {},
+    element("thead", {}, element("tr", {}, ...heads.map((each) => element("th", { scope: "col" }, each)))),
+    element("tbody", {}, ...rows.map((row) => element("tr", {}, ...row.map((each) => element("td", {}, each)))))));
 }
 
 function fill(body, own, index) {
@@ -184,7 +243,7 @@ function fill(body, own, index) {
     view.circles.forEach((circle, i) => circle.classList.toggle("marked", i === at));
   }
   view = complex(own, mark);
-  listed = textTable(own, mark);
+  listed = textList(own, index, mark);
   const bars = barcode(own, most);
   const slider = element("input", { type: "range", min: 0, max: most, step: "any", value: chosen, "aria-label": `ε of ${own.name}` });
   const said = element("output", {});
@@ -201,19 +260,24 @@ function fill(body, own, index) {
   slider.addEventListener("input", () => show(Number(slider.value)));
   reset.addEventListener("click", () => { slider.value = chosen; show(chosen); });
   const units = data.relative ? "ε in units of the margin: 1 where another class is as near" : "ε is a chordal distance";
-  const left = element("div", {}, element("h3", {}, "Complex"), view.drawn,
-    element("div", { class: "slider" }, slider, reset, said),
-    element("p", { class: "soft" }, `${units}. The plane shows ${(100 * own.shown).toFixed(0)} % of the spread; dark edges are the spanning tree, the thick ring is the class's own name.`),
-    element("h3", {}, "Barcode (H0)"), bars.drawn,
-    element("p", { class: "soft deaths" }, `Death times: ${deaths.length ? deaths.map((d) => d.toFixed(4)).join(" ") : "none, one text"}`));
-  const nearest = own.nearest.map(([other, cosine]) => element("li", {}, link(other), ` ${cosine.toFixed(3)}`));
-  const loose = photos(own, null);
-  const right = element("div", {});
-  if (own.findings.length) right.append(element("h3", {}, "Warnings"), ...own.findings.map((f) => element("p", {}, badge(f[0]), ` ${f[4]}`)));
-  right.append(element("h3", {}, "Texts"), listed.table);
-  if (loose) right.append(element("h3", {}, "Images"), loose);
-  right.append(element("h3", {}, "Nearest classes"), nearest.length ? element("ul", {}, ...nearest) : element("p", { class: "soft" }, "none, there is one class"));
-  body.append(left, right);
+
+  if (own.findings.length) body.append(...own.findings.map((f) => element("p", { class: "finding" }, badge(f[0]), ` ${f[4]}`)));
+  body.append(listed.list);
+  const loose = photos(own, index, null);
+  if (loose) body.append(element("h3", {}, "Images that matched no single text"), loose);
+  const missed = figures(own.missed, own.missed_count, ([, other, score]) => [`taken for ${nameOf(other)}, ${(100 * score).toFixed(0)} %`, true]);
+  if (missed) body.append(element("h3", {}, `Images of ${own.name} that went elsewhere: ${own.missed_count}`), missed);
+  body.append(element("p", {}, element("span", { class: "soft" }, "Nearest classes: "), ...(own.nearest.length
+    ? own.nearest.flatMap(([other, cosine], i) => [i ? ", " : "", link(other), element("span", { class: "soft" }, ` ${cosine.toFixed(2)}`)])
+    : [element("span", { class: "soft" }, "none, there is one class")])));
+  body.append(element("details", { class: "topology" }, element("summary", {}, "Details: complex, barcode, cosines"),
+    element("div", { class: "drawn" },
+      element("div", {}, element("h3", {}, "Complex"), view.drawn,
+        element("div", { class: "slider" }, slider, reset, said),
+        element("p", { class: "soft" }, `${units}. The plane shows ${(100 * own.shown).toFixed(0)} % of the spread; dark edges are the spanning tree, the thick ring is the class's own name.`)),
+      element("div", {}, element("h3", {}, "Barcode (H0)"), bars.drawn,
+        element("p", { class: "soft deaths" }, `Death times: ${deaths.length ? deaths.map((d) => d.toFixed(4)).join(" ") : "none, one text"}`),
+        element("h3", {}, "Cosines"), cosines(own)))));
   show(chosen);
 }
 
@@ -237,10 +301,10 @@ data.classes.forEach((own, index) => {
   for (const text of own.texts) count[text[1]] += 1;
   own.count = count;
   own.photographed = Object.values(own.matched).reduce((sum, n) => sum + n, 0);
-  own.words = [own.name, own.id === null ? "" : String(own.id), ...own.texts.flatMap((text) => [text[0], ...text[7]])].join("\n").toLowerCase();
+  own.said = [own.name, own.id === null ? "" : String(own.id), ...own.texts.flatMap((text) => [text[0], ...text[7]])].join("\n").toLowerCase();
   const facts = [`${count.kept} of ${own.texts.length} kept`];
   if (count.duplicate) facts.push(`${count.duplicate} repeated`);
-  if (data.with_images) facts.push(`${own.photographed} images`);
+  if (data.images) facts.push(counted(own.photographed, "image") + (own.known ? `, ${own.right} of ${own.known} right` : ""));
   const heading = element("summary", {}, element("b", {}, own.name), element("span", { class: "soft" }, facts.join(" · ")));
   if (own.weight) heading.append(badge(own.weight));
   const place = element("details", { class: "class", "data-index": index }, heading);
@@ -262,31 +326,52 @@ const ORDERS = {
   "nearest class": (one, other) => (other.nearest[0] || [0, -2])[1] - (one.nearest[0] || [0, -2])[1],
   "ε": (one, other) => (other.scale === null ? Infinity : other.scale) - (one.scale === null ? Infinity : one.scale) || 0,
 };
-if (data.with_images) ORDERS.images = (one, other) => other.photographed - one.photographed;
+if (data.images) ORDERS.images = (one, other) => other.photographed - one.photographed;
 
 const main = document.getElementById("classes"), search = document.getElementById("search");
 const sort = document.getElementById("sort"), found = document.getElementById("found");
+const level = document.getElementById("level");
 for (const name of Object.keys(ORDERS)) sort.append(element("option", {}, name));
+level.append(element("option", { value: "" }, "nothing"), ...data.levels.map((name) => element("option", { value: name }, name)));
+level.parentElement.hidden = !data.levels.length;
+
+function folded(name, own) {
+  const heading = element("summary", {}, element("b", {}, name), element("span", { class: "soft" }, `${own.length} classes`));
+  return element("details", { class: "group" }, heading, ...own);
+}
 
 function arrange() {
   const order = ORDERS[sort.value], indices = data.classes.map((_, index) => index);
   if (order) indices.sort((one, other) => order(data.classes[one], data.classes[other]) || one - other);
-  main.append(...indices.map((index) => places[index]));
+  const groups = new Map();
+  for (const index of indices) {
+    const own = data.classes[index].groups, name = own[level.value] === undefined ? nameOf(index) : own[level.value];
+    groups.set(name, [...(groups.get(name) || []), places[index]]);
+  }
+  if (level.value) main.replaceChildren(...[...groups].map(([name, own]) => folded(name, own)));
+  else main.replaceChildren(...indices.map((index) => places[index]));
+  filter();
 }
 
 function filter() {
   const wanted = search.value.trim().toLowerCase();
   let count = 0;
   data.classes.forEach((own, index) => {
-    const shown = own.words.includes(wanted);
+    const shown = own.said.includes(wanted);
     if (places[index].hidden === shown) places[index].hidden = !shown;
     count += shown;
   });
+  for (const group of main.querySelectorAll(".group")) {
+    group.hidden = !group.querySelector(".class:not([hidden])");
+    if (wanted) group.open = true;
+  }
   found.textContent = `${count} of ${data.classes.length}`;
 }
 
 function open(index) {
   if (places[index].hidden) { search.value = ""; filter(); }
+  const group = places[index].closest(".group");
+  if (group) group.open = true;
   places[index].open = true;
   // Not `scrollIntoView`, which scrolls what this page is a frame of, too.
   const top = places[index].getBoundingClientRect().top + window.scrollY;
@@ -294,13 +379,14 @@ function open(index) {
 }
 
 sort.addEventListener("change", arrange);
+level.addEventListener("change", arrange);
 search.addEventListener("input", filter);
 document.getElementById("controls").addEventListener("submit", (event) => event.preventDefault());
 
 const total = { kept: 0, dropped: 0, duplicate: 0 };
 for (const own of data.classes) for (const status of Object.keys(total)) total[status] += own.count[status];
 document.getElementById("summary").textContent =
-  `${data.classes.length} classes, ${total.kept} ${data.settings.points} kept, ${total.dropped} dropped, ${total.duplicate} repeated. ` +
+  `${counted(data.classes.length, "class")}, ${total.kept} ${data.settings.points} kept, ${total.dropped} dropped, ${total.duplicate} repeated. ` +
   `Metric ${data.settings.metric}, scale rule ${data.settings.scale_rule || "none"}.`;
 const panel = document.getElementById("findings");
 panel.querySelector("summary").textContent = `Warnings: ${data.findings.length}`;
@@ -309,5 +395,4 @@ panel.querySelector("ol").append(...data.findings.slice(0, MOST_FINDINGS).map((f
 if (data.findings.length > MOST_FINDINGS)
   panel.querySelector("ol").append(element("li", { class: "soft" }, `and ${data.findings.length - MOST_FINDINGS} more, at their classes; sort by warnings`));
 arrange();
-filter();
 if (data.open !== null) open(data.open);

@@ -19,10 +19,11 @@ from torch import Tensor
 from s3clip.files.writing import write_atomically
 from s3clip.head import SynonymousSpaceHead
 from s3clip.inspection.complexes import ClassComplex, class_complexes
+from s3clip.inspection.consequences import Consequence, find_consequences
 from s3clip.inspection.findings import find_in_space
 from s3clip.inspection.matches import ImageMatch
 from s3clip.inspection.neighbours import find_neighbours
-from s3clip.inspection.reports import ClassReport, inspect_head, on_cpu
+from s3clip.inspection.reports import ClassReport, Reason, inspect_head, on_cpu
 
 MOST_POINTS = 128
 """Distinct texts of a class up to which all its edges are in the page, 43 KB at most; beyond, its tree is."""
@@ -82,20 +83,24 @@ def page_data(head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = ()) -> 
     """Gather what the page shows, as plain values ready for JSON.
 
     Returns:
-        "settings" and "relative" (whether ε is in units of the margin) of the head; "findings" as
+        "settings", "levels" and "relative" (whether ε is in units of the margin) of the head; "findings" as
         [weight, kind, class, row or None, message], the heaviest first; "open", the class that is
         open at first, or None; "classes", each with
 
-        - "name", "id", "scale" (None: everything is kept);
+        - "name", "id", "groups" by level, "scale" (None: everything is kept);
         - "texts": [text, status, the row it repeats or None, the other classes that have it, cosine with its
             class, cosine with the nearest other class, that class, the texts that are in its mean too, and
-            of one that was dropped [distance, the class it leans to or None, the settings that keep it]];
+            of one that was dropped [distance, the class it leans to or None, the settings that keep it, how
+            many texts more these keep in all or None, how many images are answered otherwise then or None]];
         - "rows" (n): the distinct texts, by row; "plane" (n, 2) and "shown": see `ClassComplex`;
         - "tree" (n - 1): [position in rows, position in rows, length], the shortest first;
         - "lengths": of all edges, in the order of scipy's `pdist`, as base64 of little-endian float32; None
             where there are more than `MOST_POINTS` texts;
         - "nearest": [class, cosine of the centres];
-        - "images": [file, row or None, probability, thumbnail], and "matched", {row: how many images}.
+        - "images": [file, row or None, probability, thumbnail, the class of its folder or None], and
+            "matched", {row: how many images}; "right" of them whose folder has the name of the class, and
+            "known", how many have that of any; "missed": images of its folder that are taken for another
+            class, [file, that class, probability, thumbnail], and "missed_count" of all.
 
     Raises:
         ValueError: the head is not fitted.
@@ -104,9 +109,13 @@ def page_data(head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = ()) -> 
     reports = inspect_head(head)
     neighbours = find_neighbours(space)
     findings = find_in_space(reports, neighbours)
+    tried = find_consequences(head, reports, matches)
     by_class: dict[int, list[ImageMatch]] = defaultdict(list)
+    missed: dict[int, list[ImageMatch]] = defaultdict(list)
     for match in matches:
         by_class[match.class_index].append(match)
+        if match.truth is not None and match.truth != match.class_index:
+            missed[match.truth].append(match)
     classes, start = [], 0
     for report, own in zip(reports, class_complexes(space), strict=True):
         rows = slice(start, start + len(report.texts))
@@ -116,7 +125,7 @@ def page_data(head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = ()) -> 
             [
                 *(t.text, t.status, repeats[i] if t.status == "duplicate" else None, t.shared_with, *beside),
                 t.variants,
-                t.reason and [round(t.reason.distance, 4), t.reason.leans_to, json.dumps(t.reason.kept_by)],
+                t.reason and _reason(t.reason, tried),
             ]
             for i, (t, *beside) in enumerate(
                 zip(report.texts, *cosines, neighbours.other_class[rows].tolist(), strict=True)
@@ -130,17 +139,19 @@ def page_data(head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = ()) -> 
         classes.append(
             {
                 **_class_facts(report, own),
+                "groups": dict(head.classes[report.index].groups),
                 "texts": texts,
                 "nearest": [list(pair) for pair in nearest],
-                **_images(by_class[report.index]),
+                **_images(by_class[report.index], missed[report.index]),
             }
         )
         start = rows.stop
     return {
         "settings": head.config.model_dump(),
         "templates": list(head.templates or ()),
+        "levels": list(head.levels),
         "relative": space.relative,
-        "with_images": bool(matches),
+        "images": len(matches),
         "open": 0 if len(classes) == 1 else None,
         "findings": [[f.weight, f.kind, f.class_index, f.row, f.message] for f in findings],
         "classes": classes,
@@ -180,14 +191,28 @@ def edges_of(own: dict[str, Any]) -> list[tuple[int, int, float]]:
     ]
 
 
-def _images(matches: Sequence[ImageMatch]) -> dict[str, Any]:
+def _reason(reason: Reason, tried: dict[str, Consequence]) -> list[Any]:
+    settings = json.dumps(reason.kept_by)
+    found = tried.get(settings)
+    changed = [None, None] if found is None else [found.kept, found.answers]
+    return [round(reason.distance, 4), reason.leans_to, settings, *changed]
+
+
+def _images(matches: Sequence[ImageMatch], missed: Sequence[ImageMatch]) -> dict[str, Any]:
     by_row: dict[int | None, list[ImageMatch]] = defaultdict(list)
     for match in sorted(matches, key=lambda match: -match.score):
         by_row[match.row].append(match)
     shown = [m for own in by_row.values() for m in own[:MOST_THUMBNAILS]]
     return {
-        "images": [[m.file, m.row, round(m.score, 4), m.thumbnail] for m in shown],
+        "images": [[m.file, m.row, round(m.score, 4), m.thumbnail, m.truth] for m in shown],
         "matched": {"" if row is None else str(row): len(own) for row, own in by_row.items()},
+        "right": sum(m.truth == m.class_index for m in matches),
+        "known": sum(m.truth is not None for m in matches),
+        "missed": [
+            [m.file, m.class_index, round(m.score, 4), m.thumbnail]
+            for m in sorted(missed, key=lambda match: -match.score)[:MOST_THUMBNAILS]
+        ],
+        "missed_count": len(missed),
     }
 
 

@@ -35,9 +35,12 @@ def draw_classes(data: dict[str, Any], indices: Sequence[int], path: str | os.Pa
         kept = sum(text[1] == "kept" for text in own["texts"])
         for height, (_, _, death) in enumerate(own["tree"]):
             bars.plot([0, death], [height, height], color="#0969da", lw=2)
+        last = len(own["tree"])
         end = 1.1 * max([scale or 0.1, *(edge[2] for edge in own["tree"])])
-        bars.annotate("", (end, len(own["tree"])), (0, len(own["tree"])), arrowprops={"arrowstyle": "->"})
+        arrow = {"arrowstyle": "->", "color": "#0969da", "lw": 2, "shrinkA": 0, "shrinkB": 0}
+        bars.annotate("", (end, last), (0, last), arrowprops=arrow)
         bars.set_xlim(0, end)
+        bars.set_ylim(last + 0.7, -0.7)  # the shortest on top, as on the page
         bars.set_yticks([])
         bars.set_xlabel("ε, in margins" if data["relative"] else "ε, chordal distance")
         if scale is not None:

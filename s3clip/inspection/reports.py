@@ -71,6 +71,11 @@ def inspect_head(head: SynonymousSpaceHead) -> list[ClassReport]:
 
     Raises:
         ValueError: the head is not fitted.
+
+    Examples:
+        >>> report = inspect_head(head)[7]
+        >>> report.name, report.count("kept") + report.count("dropped") + report.count("duplicate")
+        ('seven', ...)
     """
     space, classes = on_cpu(head.space), head.classes
     kept = torch.zeros(len(space.owners), dtype=torch.bool)

@@ -25,6 +25,13 @@ class ClassSpaceConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__()
+        # From it `pipeline` knows the task where none is given; the class it has to be given all the same.
+        self.custom_pipelines = {
+            "zero-shot-image-classification": {
+                "impl": "s3clip.S3ZeroShotImageClassificationPipeline",
+                "pt": ("AutoModelForZeroShotImageClassification",),
+            }
+        }
 
 
 class ClassSpaceModel(PreTrainedModel):

@@ -45,6 +45,12 @@ def build_zero_shot_classifier(
     Raises:
         ValueError: templates or classes that are refused (see `SynonymSet.read`).
         TypeError: a model with no joint space.
+
+    Examples:
+        >>> model, tokenizer = head.backbone.model, head.backbone.tokenizer
+        >>> words = {"one": ["1", "ace"], "seven": ["7", "siete"]}
+        >>> build_zero_shot_classifier(model, tokenizer, words, ["a photo of a {}."]).shape
+        torch.Size([64, 2])
     """
     if not isinstance(classnames, SynonymSet):
         pairs = classnames.items() if isinstance(classnames, Mapping) else ((name, ()) for name in classnames)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from s3clip.head import SynonymousSpaceHead
+from s3clip.texts.groups import group_owners
 
 _LARGEST_FILE = 2_000_000_000
 """Bytes of weights in one file: protobuf ends at 2 GiB. Larger ones lie beside it, in `<name>.data`."""
@@ -40,9 +41,11 @@ def export_onnx(head: SynonymousSpaceHead, path: str | os.PathLike[str]) -> Path
     Its input is `pixel_values` (batch, 3, height, width), as the backbone's image processor makes it, at the
     size that the model is configured for and with an open batch size; its output is `logits` (batch,
     classes). The metadata hold `class_names`, a JSON list, and `activation`, `temperature` and `bias`, by
-    which logits become probabilities: activation(logits / temperature + bias); and `checked`, the runtimes
-    that gave torch's logits: ONNX Runtime and, where the extra `s3clip[openvino]` is here, OpenVINO. Needs
-    the extra `s3clip[onnx]`.
+    which logits become probabilities: activation(logits / temperature + bias); `groups`, where classes are in
+    some, a JSON object {level: {"names": of the groups, "owners": the position of each class's group}}: a
+    group's probability is the sum over its classes of a softmax, the largest of sigmoids; and `checked`,
+    the runtimes that gave torch's logits: ONNX Runtime and, where the extra `s3clip[openvino]` is here,
+    OpenVINO. Needs the extra `s3clip[onnx]`.
 
     Args:
         head: fitted, with a backbone. It is copied: neither its device nor its dtype change.
@@ -56,6 +59,10 @@ def export_onnx(head: SynonymousSpaceHead, path: str | os.PathLike[str]) -> Path
         ValueError: the head is not fitted or has no backbone, or torch cannot express the model or the metric
             in ONNX.
         RuntimeError: a runtime gives other logits than torch.
+
+    Examples:
+        >>> export_onnx(head, "head.onnx")  # doctest: +SKIP
+        PosixPath('head.onnx')
     """
     try:
         import onnxruntime  # noqa: F401  # what it is checked with
@@ -93,6 +100,7 @@ def _for_export(head: SynonymousSpaceHead) -> SynonymousSpaceHead:
     return copied.to("cpu", torch.float32)
 
 
+@torch.no_grad()  # a loop, as that of `hull`, is not recorded otherwise
 def _program(graph: nn.Module, pixels: Tensor) -> Any:
     try:
         return torch.onnx.export(
@@ -106,14 +114,16 @@ def _program(graph: nn.Module, pixels: Tensor) -> Any:
         )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise ValueError(
-            f"export_onnx: torch cannot express this model, or the metric {graph.head.config.metric!r}, in "  # type: ignore[union-attr]
-            f"ONNX; every metric but hull can be expressed"
+            f"export_onnx: torch cannot express this model, or the metric {graph.head.config.metric!r}, in ONNX"  # type: ignore[union-attr]
         ) from error
 
 
 def _metadata(head: SynonymousSpaceHead) -> dict[str, str]:
     calibration = head.current_calibration
+    groups = {level: group_owners(head.classes, level) for level in head.levels}
+    owners = {level: {"names": names, "owners": own} for level, (own, names) in groups.items()}
     return {
+        **({"groups": json.dumps(owners, ensure_ascii=False)} if owners else {}),
         "class_names": json.dumps(head.class_names, ensure_ascii=False),
         "activation": calibration.activation,
         "temperature": repr(calibration.temperature),

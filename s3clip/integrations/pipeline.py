@@ -34,6 +34,8 @@ from s3clip.config import HeadConfig
 from s3clip.head import SynonymousSpaceHead
 from s3clip.images.opening import is_one, one_or_several, open_image
 from s3clip.integrations.auto_classes import ClassSpaceModel, Placed
+from s3clip.prediction.groups import answer_probabilities
+from s3clip.prediction.scope import Scope, scope_of
 from s3clip.texts.synonyms import SynonymSet
 
 DEFAULT_HYPOTHESIS = "This is a photo of {}."
@@ -90,6 +92,20 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         TypeError: If the model has no joint space of images and texts.
         ValueError: If `head` is not fitted, was made with another model or is given together with
             `head_config`, or there is no image processor.
+
+    Examples:
+        >>> from transformers import pipeline
+        >>> from s3clip import S3ZeroShotImageClassificationPipeline
+        >>> classify = pipeline(
+        ...     "zero-shot-image-classification",
+        ...     model=head.backbone.model,
+        ...     tokenizer=head.backbone.tokenizer,
+        ...     image_processor=head.backbone.image_processor,
+        ...     pipeline_class=S3ZeroShotImageClassificationPipeline,
+        ... )
+        >>> words = {"one": ["1", "ace"], "seven": ["7", "lucky number"]}
+        >>> classify(images[7], candidate_labels=words)[0]["label"]
+        'seven'
     """
 
     # Optional, as `Pipeline` has it in every version: a saved class space has none of its own.
@@ -148,6 +164,7 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
             **kwargs: `hypothesis_template`: A template with `{}` for the name, or several, whose embeddings
                 are averaged, or a name of `s3clip.texts.TEMPLATES`; else that of the `SynonymSet`, else
                 `"This is a photo of {}."`. `top_k`: How many labels to return; all by default.
+                `level`, `among` and `language`: As for `s3clip.prediction.answers.predict`.
                 `tokenizer_kwargs`: For the tokenizer. `timeout`: Seconds to wait for a link. `batch_size` and
                 `num_workers`: As in every pipeline.
 
@@ -169,7 +186,11 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         asked = {"candidate_labels": candidate_labels}
         asked |= {key: kwargs.pop(key) for key in _TEXT_ARGUMENTS if key in kwargs}
         asked = self._text_defaults | {key: value for key, value in asked.items() if value is not None}
+        scoped = {key: kwargs.pop(key) for key in ("level", "among", "language") if key in kwargs}
         labels, head = self._labels_and_head(**asked)
+        if any(value is not None for value in scoped.values()):
+            kwargs["scope"] = scope = scope_of(head.classes, **scoped)
+            labels = [scope.labels[answer] for answer in scope.answers]
         as_they_come = is_one(image) or isinstance(image, list | Dataset)
         several: Any = image if as_they_come else (each for each in one_or_several(image))
         # Not the parent's, which insists on labels.
@@ -181,6 +202,7 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         *,
         head: SynonymousSpaceHead | None = None,
         labels: list[str] | None = None,
+        scope: Scope | None = None,
         timeout: float | None = None,
         top_k: int | None = None,
         **unknown: Any,
@@ -189,8 +211,14 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
             warnings.warn(f"arguments that this pipeline does not know: {', '.join(unknown)}", stacklevel=3)
         if top_k is not None and not is_count(top_k):
             raise ValueError(f"top_k: expected a whole number >= 1, or None for all labels, got {top_k!r}")
-        given = {"head": head, "labels": labels, "timeout": plain(timeout), "top_k": plain(top_k)}
-        stages = (("timeout",), ("head",), ("labels", "top_k"))
+        given = {
+            "head": head,
+            "labels": labels,
+            "scope": scope,
+            "timeout": plain(timeout),
+            "top_k": plain(top_k),
+        }
+        stages = (("timeout",), ("head", "scope"), ("labels", "top_k"))
         before, model, after = ({key: given[key] for key in s if given[key] is not None} for s in stages)
         return before, model, after
 
@@ -201,11 +229,13 @@ class S3ZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline)
         return self._backbone.image_transform()([open_image(image, timeout=timeout)])
 
     def _forward(  # type: ignore[override]
-        self, model_inputs: dict[str, Tensor], head: SynonymousSpaceHead
+        self, model_inputs: dict[str, Tensor], head: SynonymousSpaceHead, scope: Scope | None = None
     ) -> dict[str, Tensor]:
         # Encoded by this pipeline's model: a head that was loaded by itself may have none.
         logits = head(image_embeds=self._backbone.encode_images(**model_inputs))
-        return {"scores": head.probabilities(logits.float())}
+        if scope is None:
+            return {"scores": head.probabilities(logits.float())}
+        return {"scores": answer_probabilities(scope, head.current_calibration, logits.float())}
 
     def postprocess(  # type: ignore[override]
         self, model_outputs: dict[str, Tensor], labels: list[str], top_k: int | None = None

@@ -1,6 +1,7 @@
 """Images in, answers out: the most probable classes of every image, with the text that matched."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from s3clip.arguments import whole_number
 from s3clip.class_space import Calibration
 from s3clip.prediction.adaptation import TestTimeAdapter
 from s3clip.prediction.batches import AnsweringHead, all_logits, embedded_batches
+from s3clip.prediction.groups import best_groups
 from s3clip.prediction.matched_texts import matched_texts
 from s3clip.prediction.reasons import reasons
+from s3clip.prediction.scope import Scope, scope_of
 from s3clip.prediction.top_classes import largest
 
 
@@ -20,15 +23,19 @@ class Prediction:
     """One answer for one image.
 
     Attributes:
-        label: the class's name.
+        label: the class's name; that of the group where groups were asked for.
         score: its probability, in [0, 1].
-        class_index: its position among `head.class_names`.
+        class_index: its position among `head.class_names`; of a group, that of its class of the largest
+            logit, whose id and text follow.
         class_id: the id that the synonym file gives it, if any.
         text: the text of the class that is nearest to the image; None where texts are not known.
         because: what decided: that text or, where the class stands higher than by words alone, the labelled
             images of `fit_few_shot`: see `s3clip.prediction.reasons`.
         accepted: whether its logit reaches the threshold of `calibrate` or `fit_rejection`; True without one.
-            An image whose best class is not accepted shows none of the classes.
+            An image whose best class is not accepted shows none of the classes. A group is accepted where
+            one of its classes is.
+        groups: the groups that the class is in, by level, the widest first; of a group, those that all of its
+            classes are in, itself among them.
     """
 
     label: str
@@ -38,6 +45,7 @@ class Prediction:
     text: str | None = None
     accepted: bool = True
     because: str | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
 
 
 @torch.inference_mode()
@@ -49,8 +57,13 @@ def predict(
     top_k: int = 5,
     batch_size: int = 32,
     adapt: str | TestTimeAdapter | None = None,
+    level: str | None = None,
+    among: Any = None,
+    language: str | None = None,
 ) -> list[list[Prediction]]:
     """Return the `top_k` most probable classes of every image, the best first; of equals the first classes.
+
+    Or the most probable groups, by `group_probabilities`: docs/groups.md says more.
 
     Args:
         head: a fitted head.
@@ -64,6 +77,11 @@ def predict(
         batch_size: images per call of the image tower.
         adapt: shift the spaces to each image first: a method of `s3clip.space.shift.ADAPTATIONS` ("shift"),
             or a `TestTimeAdapter` of this head with settings of its own. Takes as long as its views do.
+        level: answer with groups at this level, one of `head.levels`.
+        among: answer within some classes, whose probabilities are then of these alone: one or several of a
+            class's name, id or position, the name of a group, or {level: group}.
+        language: call classes by their names in this language ("de"), whatever the texts were in; those that
+            have none by their own, with a warning.
 
     Returns:
         One list per image, in the order given. For a file that is not a readable image it is empty, and a
@@ -71,9 +89,14 @@ def predict(
 
     Raises:
         FileNotFoundError: a path that does not exist.
-        ValueError: `top_k` below 1, both inputs or neither, embeddings that are not finite or are zero, or an
-            adapter of another head.
+        ValueError: `top_k` below 1, both inputs or neither, embeddings that are not finite or are zero, an
+            adapter of another head, or a level, class or group that there is not.
+
+    Examples:
+        >>> head.predict(images[7], top_k=1)[0][0].label
+        'seven'
     """
+    scope = scope_of(head.classes, level, among, language)
     top_k = whole_number(top_k, "top_k")
     adapter = None if adapt is None else _adapter(head, adapt)
     calibration = head.current_calibration
@@ -81,37 +104,62 @@ def predict(
     for readable, logits, embeds in embedded_batches(
         head, images, image_embeds, batch_size, skip_broken=True, adapter=adapter
     ):
-        found = iter(as_predictions(head, calibration, logits, embeds, top_k))
+        found = iter(as_predictions(head, calibration, logits, embeds, top_k, scope))
         answers.extend(next(found) if is_readable else [] for is_readable in readable)
     return answers
 
 
 def as_predictions(
-    head: AnsweringHead, calibration: Calibration, logits: Tensor, embeds: Tensor, top_k: int
+    head: AnsweringHead, calibration: Calibration, logits: Tensor, embeds: Tensor, top_k: int, scope: Scope
 ) -> list[list[Prediction]]:
-    """Return the `top_k` best classes of (images, classes) logits, the best first.
+    """Return the `top_k` best classes, or groups, of (images, classes) logits, the best first.
 
     Args:
         head: that they are of.
         calibration: its `current_calibration`.
         logits: in float32 at least.
         embeds: (images, dim) unit embeddings, for the texts that match.
-        top_k: how many classes; all of them where there are fewer.
+        top_k: how many; all of them where there are fewer.
+        scope: what is answered.
     """
     classes = head.classes
-    # By logits: probabilities that round to 0 or to 1 would tie.
-    order = largest(logits, torch.arange(len(classes), device=logits.device), top_k)[1]
-    scores = calibration.probabilities(logits).gather(1, order)
-    accepted = calibration.accepts(logits).gather(1, order)
+    positions, within = scope.taken(torch.arange(len(classes), device=logits.device), logits)
+    if scope.owners is None:
+        # By logits: probabilities that round to 0 or to 1 would tie.
+        order, columns = _best(within, positions, top_k)
+        scores = calibration.probabilities(within).gather(1, columns)
+        accepted = calibration.accepts(logits).gather(1, order)
+        answers = order
+    else:
+        answers, order, _, scores, accepted = best_groups(
+            [(positions, within)], top_k, calibration, scope.owners
+        )
     texts = matched_texts(head.space, classes, embeds, order)
-    because = reasons(head, logits, embeds, order, texts)
+    because = reasons(head, logits, embeds, order, texts, positions)
+    columns_of = (answers, scores, order, texts, accepted, because)
+    rows = zip(*(each.tolist() if isinstance(each, Tensor) else each for each in columns_of), strict=True)
     return [
         [
-            Prediction(classes[i].name, score, i, classes[i].id, text, is_accepted, reason)
-            for score, i, text, is_accepted, reason in zip(*row, strict=True)
+            Prediction(
+                scope.labels[answer],
+                score,
+                i,
+                classes[i].id,
+                text,
+                is_accepted,
+                reason,
+                classes[i].groups if scope.owners is None else scope.shared[answer],
+            )
+            for answer, score, i, text, is_accepted, reason in zip(*row, strict=True)
         ]
-        for row in zip(scores.tolist(), order.tolist(), texts, accepted.tolist(), because, strict=True)
+        for row in rows
     ]
+
+
+def _best(logits: Tensor, positions: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """Return (images, k) the positions of the classes of the largest logits, and their columns."""
+    columns = largest(logits, torch.arange(len(positions), device=logits.device), top_k)[1]
+    return positions[columns], columns
 
 
 @torch.inference_mode()
@@ -122,6 +170,10 @@ def predict_proba(
 
     Raises:
         ValueError: also for a file that is not a readable image.
+
+    Examples:
+        >>> head.predict_proba(images[:2]).shape
+        torch.Size([2, 10])
     """
     logits, _ = all_logits(head, images, image_embeds, batch_size)
     return head.current_calibration.probabilities(logits)

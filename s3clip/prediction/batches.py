@@ -44,6 +44,11 @@ class AnsweringHead(AdaptableHead, Protocol):
     def __call__(self, *, image_embeds: Tensor) -> Tensor:
         """Return (batch, classes) logits of (batch, dim) embeddings."""
 
+    def logits_by_block(
+        self, pixel_values: Tensor | None = None, *, image_embeds: Tensor | None = None, **image_inputs: Any
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the same some classes at a time: (c,) positions and (batch, c) logits."""
+
 
 class Batch(NamedTuple):
     """Some images.
@@ -127,8 +132,7 @@ def _embedded(
         if adapter is not None:
             embeds = adapter.encode(opened)
         elif inputs := transform(opened):
-            placed = {key: value.to(head.backbone.device) for key, value in inputs.items()}
-            embeds = head.backbone.encode_images(**placed)
+            embeds = head.backbone.encode_images(**head.backbone.placed(inputs))
         yield start, readable, embeds if any(readable) else None
 
 

@@ -7,7 +7,7 @@ Networks", ICML 2017), or, where classes do not exclude each other, a slope and 
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from s3clip.class_space.shares import in_logits, share_offsets
 from s3clip.class_space.value import TEMPERATURES
 from s3clip.prediction.batches import AnsweringHead, all_logits
 from s3clip.prediction.class_labels import checked_labels
-from s3clip.prediction.conformal import least_probability
+from s3clip.prediction.conformal import least_probability, needed_images
 
 Head = TypeVar("Head", bound=AnsweringHead)
 
@@ -59,9 +59,15 @@ def calibrate(
     Raises:
         ValueError: not fitted, labels that do not fit, logits that tell nothing of them, or a coverage that
             is outside (0, 1), needs more images, or is out of reach with the rejection.
+
+    Examples:
+        >>> head.calibrate(images[:200], labels[:200]).calibration.temperature > 0
+        True
     """
     if labels is None:
         raise ValueError("labels: expected the class of each image, got None")
+    if coverage is not None and isinstance(labels, Sized):  # before anything is encoded
+        needed_images(coverage, len(labels))
     shared, _ = all_logits(head, images, image_embeds, batch_size)
     logits = _without_shares(head, shared)
     truth = checked_labels(labels, [each.name for each in head.classes], len(logits)).to(logits.device)
@@ -120,6 +126,12 @@ def fit_rejection(
 
     Raises:
         ValueError: not fitted, no such images, or a rate outside [0, 1).
+
+    Examples:
+        >>> strange = [image.transpose(4) for image in images[:100]]  # mirrored and turned
+        >>> _ = head.fit_rejection(strange, false_accept_rate=0.1)
+        >>> sum(own[0].accepted for own in head.predict(strange, top_k=1)) <= 10
+        True
     """
     logits = _without_shares(head, all_logits(head, images, image_embeds, batch_size)[0])
     threshold = rejection_threshold(logits.amax(-1), false_accept_rate)

@@ -17,9 +17,31 @@ from torch import Tensor
 from s3clip.arguments import is_number, plain
 from s3clip.prediction.answers import Prediction, as_predictions
 from s3clip.prediction.batches import AnsweringHead, embedded_batches
+from s3clip.prediction.scope import scope_of
 
 _ROUNDING = 1e-6
 """By which a probability in float32 may fall short of itself, computed in another batch."""
+
+
+def needed_images(coverage: float, images: int) -> int:
+    """Return how many of some images have to have their class in the set, that the next one has it.
+
+    Args:
+        coverage: the share of images whose class is to be in the set, in (0, 1).
+        images: of known classes.
+
+    Raises:
+        ValueError: a share outside (0, 1), or too few images for it.
+    """
+    coverage = plain(coverage)
+    if not (is_number(coverage) and 0 < coverage < 1):
+        raise ValueError(f"coverage: expected a share in (0, 1), got {coverage!r}")
+    # 1e-9: 0.07 x 100 is 7.000000000000001.
+    needed = math.ceil((images + 1) * coverage - 1e-9)
+    if needed > images:
+        least = math.ceil(coverage / (1 - coverage) - 1e-9)
+        raise ValueError(f"coverage: {coverage} takes {least} images of known classes, got {images}")
+    return needed
 
 
 def least_probability(own: Tensor, coverage: float) -> float:
@@ -30,40 +52,40 @@ def least_probability(own: Tensor, coverage: float) -> float:
         coverage: the share of images whose class is to be in the set, in (0, 1).
 
     Raises:
-        ValueError: a share outside (0, 1), or too few images for it.
+        ValueError: as for `needed_images`, or a share that is out of reach, whatever the threshold.
     """
-    coverage = plain(coverage)
-    if not (is_number(coverage) and 0 < coverage < 1):
-        raise ValueError(f"coverage: expected a share in (0, 1), got {coverage!r}")
-    # 1e-9: 0.07 x 100 is 7.000000000000001.
-    needed = math.ceil((len(own) + 1) * coverage - 1e-9)
-    if needed > len(own):
-        least = math.ceil(coverage / (1 - coverage) - 1e-9)
-        raise ValueError(f"coverage: {coverage} takes {least} images of known classes, got {len(own)}")
+    needed = needed_images(coverage, len(own))
     threshold = float(own.sort(descending=True).values[needed - 1])
     if threshold < 0:
         shut_out = float((own < 0).double().mean())
         raise ValueError(
             f"coverage: {coverage} is out of reach, since the rejection turns away {shut_out:.0%} of the "
-            f"images; ask for less, or fit_rejection() with a larger false_accept_rate"
+            f"images; ask for less, or fit_rejection(false_accept_rate=) anew with a larger one"
         )
     return threshold * (1 - _ROUNDING)
 
 
 @torch.inference_mode()
 def predict_sets(
-    head: AnsweringHead, images: Any = None, *, image_embeds: Tensor | None = None, batch_size: int = 32
+    head: AnsweringHead,
+    images: Any = None,
+    *,
+    image_embeds: Tensor | None = None,
+    batch_size: int = 32,
+    language: str | None = None,
 ) -> list[list[Prediction] | None]:
     """Return the classes that each image may show, by the coverage that `calibrate` was given.
 
     The sets of images like those of `calibrate` hold the right class as often as its `coverage` says, on
-    average over all classes; where classes are unequal, those of rare ones hold it less often.
+    average over all classes; where classes are unequal, those of rare ones hold it less often. The groups of
+    the classes in a set (`Prediction.groups`) hold the right group at least as often.
 
     Args:
         head: a fitted head, calibrated with a coverage.
         images: as for `predict`.
         image_embeds: (images, dim) embeddings instead.
         batch_size: images per call of the image tower.
+        language: as for `predict`.
 
     Returns:
         One list per image, the most probable class first. It is empty where the image shows none of these:
@@ -72,19 +94,25 @@ def predict_sets(
 
     Raises:
         ValueError: no coverage was asked for; else as for `predict`.
+
+    Examples:
+        >>> _ = head.calibrate(images[:200], labels[:200], coverage=0.9)
+        >>> [each.label for each in head.predict_sets(images[7])[0]]
+        ['seven']
     """
     calibration = head.current_calibration
     if calibration.least_probability is None:
         raise ValueError(
-            "predict_sets: calibrate(images, labels, coverage=0.9) first, to choose the threshold"
+            "coverage: the head has none; calibrate(images, labels, coverage=0.9) first, to choose sets"
         )
+    scope = scope_of(head.classes, language=language)
     answers: list[list[Prediction] | None] = []
     for readable, logits, embeds in embedded_batches(
         head, images, image_embeds, batch_size, skip_broken=True
     ):
         inside = calibration.in_sets(logits)
         most = max(1, int(inside.sum(1).max())) if len(inside) else 1
-        predicted = as_predictions(head, calibration, logits, embeds, most)
+        predicted = as_predictions(head, calibration, logits, embeds, most, scope)
         found = iter(own[:count] for own, count in zip(predicted, inside.sum(1).tolist(), strict=True))
         answers.extend(next(found) if is_readable else None for is_readable in readable)
     return answers

@@ -68,6 +68,10 @@ def fit_few_shot(
         ValueError: not fitted; no images; labels of no class or of another number than the images; an image
             that is given with two labels; a head whose labelled images were not kept, with `add`.
         TypeError: labels that are neither positions nor strings nor None.
+
+    Examples:
+        >>> head.fit_few_shot(images[:100], labels[:100]).few_shot.seen[7] == labels[:100].count(7)
+        True
     """
     false_accept_rate = plain(false_accept_rate)
     if not (is_number(false_accept_rate) and 0 <= false_accept_rate < 1):
@@ -80,7 +84,7 @@ def fit_few_shot(
     if add and before is not None and not isinstance(before, Examples):
         raise ValueError(
             "add: this head was saved without its labelled images (examples=False), so that none can be "
-            "added; give all of them with add=False"
+            "added; give all of them, without add"
         )
     taken = _spread(positions, MOST_NUMBERS // max(len(head.classes), space.raw.shape[1]))
     embeds = _embedded(head, images, image_embeds, taken, len(positions), batch_size)

@@ -11,8 +11,8 @@ from s3clip.class_space.examples import NONE_OF_THESE, copies
 from s3clip.prediction.batches import all_logits
 from s3clip.prediction.calibrating import best_temperature
 from s3clip.prediction.few_shot import TeachableHead, label_positions
-from s3clip.space.residual import basis, fit
-from s3clip.space.strength import choose, fold_of
+from s3clip.space.residual import basis
+from s3clip.space.strength import choose, fold_of, held_out
 
 WRONG = 0.05
 """The share of labels that are taken to be wrong, and then any class's, before an image is looked at."""
@@ -64,6 +64,11 @@ def check_labels(
 
     Raises:
         ValueError, TypeError: see `fit_few_shot`.
+
+    Examples:
+        >>> wrong = [1, *labels[1:200]]  # the first shows another digit
+        >>> head.check_labels(images[:200], wrong)[0].image
+        0
     """
     positions = torch.tensor(label_positions(labels, head.classes), dtype=torch.int64)
     embeds = all_logits(head, images, image_embeds, batch_size)[1]
@@ -94,8 +99,6 @@ def _held_out(logits: Tensor, embeds: Tensor, labels: Tensor) -> Tensor:
     if strength is None:
         return logits
     folds, taught = fold_of(labels, groups), logits.clone()
-    for fold in range(int(folds.max()) + 1):
-        out, rest = folds == fold, folds != fold
-        (weights,) = fit(found.images[rest], logits[rest], labels[rest], found.eigenvalues, [strength])
-        taught[out] += found.images[out] @ weights
+    for out, _, added in held_out(found, logits, labels, folds, [strength]):
+        taught[out] += added
     return taught

@@ -28,6 +28,10 @@ def to_linear(head: AnsweringHead, *, bias: bool = False) -> Tensor | tuple[Tens
     Raises:
         ValueError: not fitted, a metric that is not one vector a class, or, without `bias`, labelled images
             or shares of classes, for which a matrix alone has no place.
+
+    Examples:
+        >>> head.reconfigure(metric="center").to_linear().shape
+        torch.Size([64, 10])
     """
     weights = head.folded.linear()
     if weights is None:

@@ -10,11 +10,16 @@ NEAREST = 10
 
 
 def reasons(
-    head: AnsweringHead, logits: Tensor, embeds: Tensor, order: Tensor, texts: list[list[str | None]]
+    head: AnsweringHead,
+    logits: Tensor,
+    embeds: Tensor,
+    order: Tensor,
+    texts: list[list[str | None]],
+    among: Tensor,
 ) -> list[list[str | None]]:
     """Say of every answer what decided.
 
-    The images did where the class stands higher among all classes than it would by words alone: then it is
+    The images did where the class stands higher among the others than it would by words alone: then it is
     "like 3 of your images", the labelled images of this class among the ten labelled ones that are nearest to
     the image; "like your images" where there are none, or they are not kept. Else the words did.
 
@@ -22,20 +27,29 @@ def reasons(
         head: which answers.
         logits: (images, classes).
         embeds: (images, dim) of length one.
-        order: (images, k) the classes of the answers, the best first.
+        order: (images, k) the classes of the answers.
         texts: of each answer the text that matched.
+        among: (n,) the classes that are others.
     """
     residual = head.residual(embeds)
     if residual is None:
         return texts
-    words = logits - residual.to(logits)
-    by_words = words.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    raised = by_words.gather(1, order) > torch.arange(order.shape[1], device=order.device)
+    by_words, by_both = (
+        _places(scores, among).gather(1, order) for scores in (logits - residual.to(logits), logits)
+    )
+    raised = by_words > by_both
     counts = _alike(head, embeds, order)
     return [
         [_of_images(count) if by_images else text for by_images, count, text in zip(*row, strict=True)]
         for row in zip(raised.tolist(), counts.tolist(), texts, strict=True)
     ]
+
+
+def _places(scores: Tensor, among: Tensor) -> Tensor:
+    """Return (images, classes) the place of each class by its score, counted among some of them alone."""
+    others = torch.zeros_like(scores[0], dtype=torch.int64).index_fill(0, among, 1)
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    return torch.empty_like(order).scatter_(1, order, others[order].cumsum(1))
 
 
 def _alike(head: AnsweringHead, embeds: Tensor, order: Tensor) -> Tensor:

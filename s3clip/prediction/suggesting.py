@@ -49,6 +49,10 @@ def suggest(
 
     Raises:
         ValueError: `n` below 1; else as for `predict`.
+
+    Examples:
+        >>> len(head.suggest(images, 5))
+        5
     """
     n = whole_number(n, "n")
     calibration = head.current_calibration

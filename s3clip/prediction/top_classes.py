@@ -1,12 +1,15 @@
 """The best classes of every image: one rule for ties, the class that stands first."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from s3clip.arguments import whole_number
 from s3clip.class_space import Calibration
+from s3clip.prediction.batches import AnsweringHead
+from s3clip.prediction.scope import scope_of
 
 
 def largest(values: Tensor, positions: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -21,10 +24,11 @@ def largest(values: Tensor, positions: Tensor, k: int) -> tuple[Tensor, Tensor]:
         (rows, min(k, n)) the values, and their positions.
     """
     positions = positions.expand_as(values)
-    found, columns = values.topk(min(k, values.shape[1]), dim=1)
-    # `topk` takes any of equal values, in any order: rows that hold some, which are rare, are sorted.
-    tied = (values >= found[:, -1:]).sum(1) > found.shape[1]
-    tied |= (found[:, 1:] == found[:, :-1]).any(1)
+    # `topk` takes any of equal values, in any order: rows that hold some, which are rare, are sorted. One
+    # more than is asked for tells whether the last is one of them.
+    found, columns = values.topk(min(k + 1, values.shape[1]), dim=1)
+    tied = (found[:, 1:] == found[:, :-1]).any(1)
+    found, columns = found[:, :k], columns[:, :k]
     if bool(tied.any()):
         by_position = positions[tied].argsort(1)
         best = values[tied].gather(1, by_position).sort(dim=1, descending=True, stable=True)
@@ -49,7 +53,38 @@ class TopClasses(NamedTuple):
     accepted: Tensor
 
 
-def top_classes(blocks: Iterable[tuple[Tensor, Tensor]], k: int, calibration: Calibration) -> TopClasses:
+@torch.no_grad()
+def top_classes(
+    head: AnsweringHead,
+    pixel_values: Tensor | None = None,
+    *,
+    image_embeds: Tensor | None = None,
+    k: int = 5,
+    among: Any = None,
+    **image_inputs: Any,
+) -> TopClasses:
+    """Return the k classes of the largest logits of every image, in one pass over blocks of classes.
+
+    What `forward`, `probabilities` and `topk` say, without the (batch, classes) logits in memory: for large
+    batches and tens of thousands of classes.
+
+    Args:
+        head: a fitted head.
+        pixel_values: as for `forward`.
+        image_embeds: as for `forward`.
+        k: how many; all where there are fewer.
+        among: answer within some classes, as for `predict`.
+        image_inputs: as for `forward`.
+    """
+    k = whole_number(k, "k")
+    blocks = head.logits_by_block(pixel_values, image_embeds=image_embeds, **image_inputs)
+    if among is not None:
+        scope = scope_of(head.classes, among=among)
+        blocks = (scope.taken(*block) for block in blocks)
+    return best_classes(blocks, k, head.current_calibration)
+
+
+def best_classes(blocks: Iterable[tuple[Tensor, Tensor]], k: int, calibration: Calibration) -> TopClasses:
     """Return the k largest of logits that come some classes at a time, and are forgotten at once.
 
     Args:
@@ -60,6 +95,8 @@ def top_classes(blocks: Iterable[tuple[Tensor, Tensor]], k: int, calibration: Ca
     best: tuple[Tensor, Tensor] | None = None  # logits and positions
     total: Tensor | None = None  # log of the sum of exp over all classes so far
     for classes, logits in blocks:
+        if not len(classes):
+            continue
         found = largest(logits, classes, k)
         if best is not None:
             values, positions = (torch.cat(pair, dim=1) for pair in zip(best, found, strict=True))

@@ -10,7 +10,11 @@ from s3clip.images.opening import open_image
 from s3clip.segmentation.palette import class_colours
 from s3clip.segmentation.result import Segmentation
 
+SMALLEST_SHARE = 0.001
+"""Of a picture; classes that cover less are counted in a legend, not named."""
+
 _MARGIN = 12
+_MOST_RED = 0.7  # so that the picture is seen through it
 _INK, _PAPER = (31, 35, 40), (255, 255, 255)
 
 
@@ -36,10 +40,14 @@ def overlay(image: Any, segmentation: Segmentation, *, opacity: float = 0.6) -> 
     painted = colours[labels % 256].astype(np.float32)
     weight = np.where(labels[..., None] < 0, 0.0, opacity)
     mixed = Image.fromarray((picture * (1 - weight) + painted * weight).round().astype(np.uint8))
+    areas = segmentation.areas()
+    shown = [area for area in areas if area["share"] >= SMALLEST_SHARE]
     entries = [
         (tuple(int(v) for v in colours[area["class_index"] % 256]), f"{area['label']}  {area['share']:.1%}")
-        for area in segmentation.areas()
+        for area in shown
     ]
+    if small := len(areas) - len(shown):
+        entries.append((_PAPER, f"{small} smaller"))
     nothing = float((segmentation.labels < 0).float().mean())
     if nothing:
         entries.append((_PAPER, f"no class  {nothing:.1%}"))
@@ -47,11 +55,11 @@ def overlay(image: Any, segmentation: Segmentation, *, opacity: float = 0.6) -> 
 
 
 def heat_map(image: Any, segmentation: Segmentation, which: int | str) -> Image.Image:
-    """Return the picture in grey, with the probability of one class over it: from clear to red."""
-    grey = np.asarray(open_image(image).convert("L").convert("RGB"), dtype=np.float32)
-    heat = segmentation.probabilities(which).numpy()[..., None]
+    """Return the picture with the probability of one class over it: from clear, in its colours, to red."""
+    picture = np.asarray(open_image(image), dtype=np.float32)
+    heat = _MOST_RED * segmentation.probabilities(which).numpy()[..., None]
     red = np.array([215, 48, 31], dtype=np.float32)
-    mixed = Image.fromarray((grey * (1 - 0.85 * heat) + red * 0.85 * heat).round().astype(np.uint8))
+    mixed = Image.fromarray((picture * (1 - heat) + red * heat).round().astype(np.uint8))
     name = segmentation.class_names[class_position(segmentation.class_names, which)]
     return _with_legend(mixed, [((215, 48, 31), f"{name}: probability 1"), (_PAPER, "probability 0")])
 

@@ -255,6 +255,10 @@ def segment(
         TypeError: a backbone whose patches have no known embeddings.
         ValueError: not fitted, no backbone, or a setting out of range.
         FileNotFoundError: a path that does not exist.
+
+    Examples:
+        >>> head.segment(images[7])[0].labels.shape
+        torch.Size([32, 32])
     """
     if head.backbone is None:
         raise ValueError("segment: this head has no backbone, and patches need its image tower")

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from s3clip.space.folding import FoldedSpace
-from s3clip.space.residual import Residual
 from s3clip.space.synonymous_space import SynonymousSpace
 
 _DERIVED = ("kept", "duplicate_of", "scales", "deaths", "death_owners", "margins", "mean", "spread")
@@ -26,8 +25,6 @@ class BuiltSpace(nn.Module):
 
     raw: Tensor
     owners: Tensor
-    residual_weights: Tensor | None
-    residual_bias: Tensor | None
 
     def __init__(
         self,
@@ -49,27 +46,6 @@ class BuiltSpace(nn.Module):
         with torch.autocast(space.raw.device.type, enabled=False):
             folded = FoldedSpace(space, metric, metric_options, fused=fused)
         self.folded: FoldedSpace = folded.to(device=raw.device, dtype=raw.dtype)
-        self.register_buffer("residual_weights", None, persistent=False)
-        self.register_buffer("residual_bias", None, persistent=False)
-
-    def add_residual(self, residual: Residual | None) -> None:
-        """Take what labelled images add to the logits; None: nothing."""
-        weights, bias = (None, None) if residual is None else residual
-        self.residual_weights, self.residual_bias = weights, bias
-
-    def residual(self, images: Tensor, classes: Tensor | None = None) -> Tensor | None:
-        """Return (batch, classes) what labelled images add to the logits of unit embeddings; None: nothing.
-
-        Args:
-            images: (batch, dim).
-            classes: (c,) which classes; None: all.
-        """
-        weights, bias = self.residual_weights, self.residual_bias
-        if weights is None or bias is None:
-            return None
-        if classes is not None:
-            weights, bias = weights[:, classes], bias[classes]
-        return images.to(weights.dtype) @ weights + bias
 
     @property
     def space(self) -> SynonymousSpace:

@@ -11,7 +11,7 @@ A metric called as a function does both: `METRICS["local_center"](images, points
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -267,7 +267,9 @@ def score_hull(products: Tensor, tables: Mapping[str, Tensor], *, k: int | float
     dtype = torch.promote_types(given, torch.float32)
     products, gram = products.to(dtype), tables["gram"].to(dtype)
     # The score is the largest over all weights, so its gradient is that at fixed weights (Danskin 1966).
-    weights: Tensor = hull_weights(products.detach(), gram.detach(), chosen_count(k, products.shape[-1]))
+    # ONNX knows no operators of ours, but loops.
+    find = _hull_weights_in_a_loop if is_traced() and torch.onnx.is_in_onnx_export() else hull_weights
+    weights: Tensor = find(products.detach(), gram.detach(), chosen_count(k, products.shape[-1]))
     score = (weights * products).sum(-1) + (1 - _quadratic(weights, gram)) / 2
     return score.to(given)
 
@@ -288,25 +290,68 @@ def hull_weights(products: Tensor, gram: Tensor, k: int) -> Tensor:
     Returns:
         (b, c, n), non-negative, of sum 1.
     """
-    to_mean = gram.mean(-1)
-    mean_squared = to_mean.mean(-1)[:, None]
-    curved = gram - to_mean[:, :, None] - to_mean[:, None, :] + mean_squared[..., None]
-    linear = products - products.mean(-1, keepdim=True) - to_mean + mean_squared
-    # The Frobenius norm is a bound on the curvature that holds for the rounded matrix too.
-    step = 1 / torch.linalg.matrix_norm(curved).clamp_min(1e-12)[:, None]
-    closed = torch.zeros_like(products)
-    if k < products.shape[-1]:
-        closed.fill_(-torch.inf).scatter_(-1, products.topk(k, dim=-1).indices, 0)
-    weights = _project_to_simplex(closed)
-    ahead, momentum = weights, torch.ones_like(products[..., :1])
+    descent = _Descent.of(products, gram, k)
+    state = descent.start()
     for _ in range(HULL_STEPS):
-        moved = _project_to_simplex(ahead - step * (times_gram(ahead, curved) - linear) + closed)
+        state = descent.step(*state)
+    return state[0]
+
+
+def _hull_weights_in_a_loop(products: Tensor, gram: Tensor, k: int) -> Tensor:
+    """`hull_weights` with the steps as one loop of the graph that is recorded."""
+    from torch._higher_order_ops import while_loop
+
+    def again(i: Tensor, weights: Tensor, ahead: Tensor, momentum: Tensor, *fixed: Tensor) -> Any:
+        moved = _Descent(*fixed).step(weights, ahead, momentum)
+        return i + 1, *moved, *(each.clone() for each in fixed)  # ONNX wants all that a loop reads carried
+
+    descent = _Descent.of(products, gram, k)
+    first = (torch.tensor(0), *descent.start(), *descent)
+    return cast(Tensor, while_loop(lambda i, *_: i < HULL_STEPS, again, first)[1])
+
+
+class _Descent(NamedTuple):
+    """What the steps of `hull_weights` have in common.
+
+    Attributes:
+        curved: (c, n, n), the Gram matrix of texts seen from their mean.
+        linear: (b, c, n), their products with the image, seen from there.
+        pace: (c, 1), how far a step goes along the gradient.
+        closed: (b, c, n), -inf for texts that are none of the k, else 0.
+    """
+
+    curved: Tensor
+    linear: Tensor
+    pace: Tensor
+    closed: Tensor
+
+    @classmethod
+    def of(cls, products: Tensor, gram: Tensor, k: int) -> "_Descent":
+        to_mean = gram.mean(-1)
+        mean_squared = to_mean.mean(-1)[:, None]
+        curved = gram - to_mean[:, :, None] - to_mean[:, None, :] + mean_squared[..., None]
+        linear = products - products.mean(-1, keepdim=True) - to_mean + mean_squared
+        # The Frobenius norm is a bound on the curvature that holds for the rounded matrix too.
+        pace = 1 / torch.linalg.matrix_norm(curved).clamp_min(1e-12)[:, None]
+        closed = torch.zeros_like(products)
+        if k < products.shape[-1]:
+            nearest = products.topk(k, dim=-1).indices
+            closed = torch.full_like(products, -torch.inf).scatter(-1, nearest, 0.0)
+        return cls(curved, linear, pace, closed)
+
+    def start(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the first weights, the point ahead of them, and the momentum."""
+        weights = _project_to_simplex(self.closed)
+        return weights, weights.clone(), torch.ones_like(self.linear[..., :1])
+
+    def step(self, weights: Tensor, ahead: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return all three after a step."""
+        gradient = times_gram(ahead, self.curved) - self.linear
+        moved = _project_to_simplex(ahead - self.pace * gradient + self.closed)
         uphill = ((ahead - moved) * (moved - weights)).sum(-1, keepdim=True) > 0
         faster = (1 + (1 + 4 * momentum**2).sqrt()) / 2
-        pace = torch.where(uphill, 0, (momentum - 1) / faster)
-        momentum = torch.where(uphill, 1, faster)
-        ahead, weights = moved + pace * (moved - weights), moved
-    return weights
+        share = torch.where(uphill, 0, (momentum - 1) / faster)
+        return moved, moved + share * (moved - weights), torch.where(uphill, 1, faster)
 
 
 @hull_weights.register_fake

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from s3clip.space.boruvka import spanning_edges, walk
+
 CACHED_NUMBERS = 2**19
 """About how many float64 numbers (4 MiB) of points are multiplied at once: what a core's cache holds is
 read several times faster than what it does not."""
@@ -120,30 +122,21 @@ def spanning_tree_of_points(
 ) -> SpanningTree:
     """Return the minimum spanning tree of points as `minimum_spanning_tree` of their distances does.
 
-    The distances are taken when the walk needs them: memory is linear in the points, and time, as each step
-    reads all points, several times that of the matrix.
+    Memory is linear in the points, as the distances are taken in tiles (`s3clip.space.boruvka`).
 
     Args:
         points: (c, n, dim), any length but zero.
         margins: (c, n) > 0, by which edges are measured: |a - b| / sqrt(σ_a σ_b), a and b unit vectors.
-        progress: called after every step with the number of points that were reached in it.
+        progress: called with the number of points that are done, after each part.
 
     Raises:
         ValueError: a point of length zero or not finite.
     """
-    exact = normalized(points)
-    size = margins.double().sqrt()
-    trees = torch.arange(len(points), device=points.device)
-
-    def lengths_from(nearest: Tensor) -> Tensor:
-        # A batched product with one column takes three times as long.
-        cosines = torch.einsum("cnd,cd->cn", exact, exact[trees, nearest])
-        lengths = cosines.mul_(-2).add_(2).clamp_min_(0).sqrt_()
-        lengths[trees, nearest] = 0
-        progress(len(trees))
-        return lengths.div_(size).div_(size[trees, nearest, None])
-
-    return SpanningTree(*_prim_walk(lengths_from, lengths_from(torch.zeros_like(trees))))
+    order = torch.empty_like(margins, dtype=torch.int64)
+    lengths = torch.empty_like(margins[:, 1:], dtype=torch.float64)
+    for tree, (own, sizes) in enumerate(zip(normalized(points), margins, strict=True)):
+        order[tree], lengths[tree] = walk(*spanning_edges(own, sizes, progress))
+    return SpanningTree(order, lengths)
 
 
 def normalized(points: Tensor) -> Tensor:

@@ -11,13 +11,13 @@ image the residual that is asked had seen none): after Good (1953).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from s3clip.space.residual import Basis, fit, log_prior
+from s3clip.space.residual import Basis, fit_parts, log_prior
 
 STRENGTHS = (250.0, 80.0, 30.0, 10.0)
 """Divided by the number of images: with few of them, the space is held on to."""
@@ -27,8 +27,10 @@ FOLDS = 10
 ENOUGH = 2000
 """Images that are asked; of more, some folds alone are computed."""
 _Z = 1.96
-_ROUGHLY = 1e-3
-"""Tolerance of the residuals that are asked: far below what one image more or less changes."""
+_ROUGHLY = 1e-2
+"""Tolerance of the residuals that are asked, as of `s3clip.space.residual.fit`."""
+_AT_ONCE_NUMBERS = 2**22
+"""Weights (folds x dimensions x classes) that are learned at once: 16 MiB in float32, some twenty times."""
 
 
 class Asked(NamedTuple):
@@ -95,38 +97,53 @@ def fold_of(labels: Tensor, groups: Tensor, count: int = FOLDS, mixed: Tensor | 
     return fold[groups]
 
 
+def held_out(
+    found: Basis, logits: Tensor, labels: Tensor, folds: Tensor, strengths: Sequence[float]
+) -> Iterator[tuple[Tensor, int, Tensor]]:
+    """Yield what residuals that were learned without them add to the logits of images, fold by fold.
+
+    In float32 and not to the last digit: far below what one image more or less changes.
+
+    Args:
+        found: labelled images.
+        logits: (images, classes) of the space.
+        labels: (images,) int64.
+        folds: (images,) int64 from 0 on, two or more; those below 0 are left out of none and not asked.
+        strengths: in descending order.
+
+    Yields:
+        (asked,) the positions of the images of a fold, which strength, and (asked, classes) what is added.
+    """
+    images, logits = found.images.float(), logits.float()
+    at_once = max(1, _AT_ONCE_NUMBERS // max(1, images.shape[1] * logits.shape[1]))
+    for some in torch.arange(int(folds.max()) + 1).split(at_once):
+        parts = folds != some[:, None]
+        fitted = fit_parts(images, logits, labels, parts, found.eigenvalues, strengths, tolerance=_ROUGHLY)
+        for position, weights in enumerate(fitted):
+            for part, own in zip(parts, weights.unbind(1), strict=True):
+                out = (~part).nonzero()[:, 0]
+                yield out, position, images[out] @ own
+
+
 def ask(found: Basis, logits: Tensor, labels: Tensor, groups: Tensor, strengths: Sequence[float]) -> Asked:
     """Ask images in folds. Args: see `choose`."""
     folds = fold_of(labels, groups)
     count = int(folds.max()) + 1
-    last = min(count, math.ceil(ENOUGH * count / len(labels)))
-    images = found.images.float()
-    parts = []
-    for fold in range(last if count > 1 else 0):
-        out = folds == fold
-        own, offsets, rest = labels[out], logits[out].double(), ~out
-        prior = log_prior(labels[rest], logits.shape[1])
-        before = _log_loss(offsets + prior, own)
-        after, gains = [], []
-        # In float32: of what is decided here, rounding is the least part.
-        shown = images[rest], logits[rest].float(), labels[rest], found.eigenvalues
-        for weights in fit(*shown, strengths, tolerance=_ROUGHLY):
-            taught = offsets + (images[out] @ weights).double()
-            after.append(taught.argmax(1) == own)
-            gains.append(before - _log_loss(taught + prior, own))
-        parts.append(
-            Asked(
-                own,
-                folds[out],
-                (offsets.argmax(1) == own).double(),
-                torch.stack(after, 1).double(),
-                torch.stack(gains, 1),
-            )
-        )
-    if not parts:
-        none = torch.zeros(0, len(strengths), dtype=torch.float64)
-        return Asked(labels[:0], labels[:0], none[:, 0], none, none)
-    return Asked(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    folds[folds >= math.ceil(ENOUGH * count / len(labels))] = -1
+    after = torch.zeros(len(labels), len(strengths), dtype=torch.float64)
+    gains = torch.zeros_like(after)
+    if count == 1:
+        folds[:] = -1
+    else:
+        for out, position, added in held_out(found, logits, labels, folds, strengths):
+            own, offsets = labels[out], logits[out].double()
+            taught = offsets + added.double()
+            prior = log_prior(labels[folds != folds[out[0]]], logits.shape[1])
+            after[out, position] = (taught.argmax(1) == own).double()
+            gains[out, position] = _log_loss(offsets + prior, own) - _log_loss(taught + prior, own)
+    asked = folds >= 0
+    before = (logits[asked].argmax(1) == labels[asked]).double()
+    return Asked(labels[asked], folds[asked], before, after[asked], gains[asked])
 
 
 def chosen(asked: Asked, classes: int) -> int | None:

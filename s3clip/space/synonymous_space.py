@@ -4,8 +4,7 @@ A space is a function of the raw text embeddings and the settings, nothing else:
 every change, in float64 inside.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,21 +13,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from s3clip.arguments import check_text_count
-from s3clip.space.rips import (
-    SpanningTree,
-    chordal_distances,
-    chosen_component,
-    components,
-    minimum_spanning_tree,
-    normalized,
-    spanning_tree_of_points,
-    untold,
-    within,
-)
+from s3clip.space.duplicates import SAME_TEXT, merge_duplicates
+from s3clip.space.edges import CHUNK_NUMBERS, edge_lengths, equal_sizes, spanning_trees
+from s3clip.space.rips import chosen_component, untold, within
 from s3clip.space.scale_rules import SCALE_RULES
-
-SAME_TEXT = math.sqrt(2e-6)
-"""Chordal distance up to which two texts are one point: cos >= 1 - 1e-6."""
 
 SHORTEST_CENTERED = 1e-4
 """A centered text shorter than this has no direction left."""
@@ -36,12 +24,6 @@ SHORTEST_CENTERED = 1e-4
 SMALLEST_MARGIN = SAME_TEXT
 """A text that is the centre of another class would be infinitely far from its own, and rounding would say how
 far."""
-
-CHUNK_NUMBERS = 2**20
-"""About how many float64 numbers (8 MiB) of points or distances are held at once while building."""
-
-LARGEST_MATRIX = 2**24
-"""Classes whose (n, n) distances are more numbers than this (128 MiB in float64, n > 4,096) go without."""
 
 MOST_PAIRED = 2**14
 """Texts of a class where something holds a number for each pair of them: 2 GiB in float64."""
@@ -126,7 +108,7 @@ class SynonymousSpace:
         """
         points = unit_vectors(self.raw)
         if self.centered or self.relative:
-            points = _from_mean(points, self.mean)
+            points = _seen_from(self.mean, points)
         return edge_lengths(points[rows], self.margins[rows])
 
     def __repr__(self) -> str:
@@ -176,7 +158,7 @@ def build_space(
     largest = int(sizes.argmax())
     check_text_count(class_names[largest], int(sizes[largest]))
     unit = _checked_unit(raw, owners, class_names)
-    stands_for = _merge_duplicates(unit, owners, progress)
+    stands_for = merge_duplicates(unit, owners, progress)
     distinct = torch.nonzero(stands_for == torch.arange(len(owners), device=owners.device))[:, 0]
     own = owners[distinct]
 
@@ -196,17 +178,17 @@ def build_space(
     if classes > 1:
         mean = centres.mean(0)
         spread = (centres - mean).norm(dim=-1).mean()
-    points, margins = unit, torch.ones_like(unit[:, 0])
-    if centered or relative:
-        points = _from_mean(unit, mean)
     if centered:
-        vanished = own[(unit - mean)[distinct].norm(dim=1) < SHORTEST_CENTERED].unique().tolist()
+        vanished = own[(unit[distinct] - mean).norm(dim=1) < SHORTEST_CENTERED].unique().tolist()
         if vanished:
             names = ", ".join(repr(class_names[i]) for i in vanished)
             raise ValueError(
                 f"classes {names}: a text equals the mean of all classes, so that centering leaves nothing "
                 f"of it (two classes with the same single text?); rename one, or set centering=None"
             )
+    # In place: of very many texts, two tables at once are felt.
+    points = _seen_from(mean, unit) if centered or relative else unit
+    margins = torch.ones_like(unit[:, 0])
     if relative:
         margins[distinct] = _margins(points, distinct, owners, classes, progress)
     progress(0 if relative else len(distinct))
@@ -218,7 +200,7 @@ def build_space(
     deaths = unit.new_empty(len(own) - classes, dtype=torch.float64)
     for group, rows in equal_sizes(own, 1):
         members = distinct[rows]
-        tree, to_name = _spanning_tree(points, margins, members, progress)
+        tree, to_name = spanning_trees(points, margins, members, progress)
         deaths[rows[:, 1:] - 1 - group[:, None]] = tree.lengths.sort(-1).values
         # One class has no other to measure margins by: a relative rule keeps it whole.
         if rule is None or (rule.relative and not relative):
@@ -241,57 +223,6 @@ def build_space(
         centered=centered,
         relative=relative,
     )
-
-
-def edge_lengths(points: Tensor, margins: Tensor) -> Tensor:
-    """Return the filtration value of every edge: its chordal length, measured by the margins of its ends.
-
-    Args:
-        points: (..., n, dim).
-        margins: (..., n), 1 for plain lengths.
-
-    Returns:
-        (..., n, n) float64.
-    """
-    size = margins.double().sqrt()
-    return chordal_distances(points, torch.float64).div_(size[..., :, None] * size[..., None, :])
-
-
-def _spanning_tree(
-    points: Tensor, margins: Tensor, rows: Tensor, progress: Callable[[int], object] = untold
-) -> tuple[SpanningTree, Tensor]:
-    """Return the minimum spanning trees of some rows of a table, and the lengths of their edges to point 0.
-
-    The more classes walk together, the less a step costs each, so that not their points but their distances
-    alone are held for all of them.
-
-    Args:
-        points: (texts, dim).
-        margins: (texts,).
-        rows: (c, n) int64.
-        progress: called with how many of them are done.
-
-    Returns:
-        The trees, and (c, n) lengths.
-    """
-    if rows.shape[1] ** 2 > LARGEST_MATRIX:
-        own, sizes = points[rows], margins[rows]
-        return spanning_tree_of_points(own, sizes, progress), edge_lengths_to_first(own, sizes)
-    lengths = points.new_empty(*rows.shape, rows.shape[1], dtype=torch.float64)
-    step = max(1, CHUNK_NUMBERS // (rows.shape[1] * points.shape[1]))
-    for part, some in zip(lengths.split(step), rows.split(step), strict=True):
-        part.copy_(edge_lengths(points[some], margins[some]))
-    tree = minimum_spanning_tree(lengths)
-    progress(rows.numel())
-    return tree, lengths[:, 0]
-
-
-def edge_lengths_to_first(points: Tensor, margins: Tensor) -> Tensor:
-    """Return (c, n) the first row of `edge_lengths` of (c, n, dim) points and (c, n) margins."""
-    exact, size = normalized(points), margins.double().sqrt()
-    lengths = (2 - 2 * (exact @ exact[:, 0, :, None])[..., 0]).clamp_min(0).sqrt()
-    lengths[:, 0] = 0
-    return lengths / (size * size[:, :1])
 
 
 def check_paired(sizes: Tensor, what: str) -> None:
@@ -353,15 +284,14 @@ def _parts(rows: Tensor, width: int) -> tuple[Tensor, ...]:
     return parts
 
 
-def _from_mean(unit: Tensor, mean: Tensor) -> Tensor:
-    """Directions as seen from the mean; a text that lies on it keeps its own."""
-    seen = torch.empty_like(unit)
-    step = max(1, CHUNK_NUMBERS // unit.shape[1])
-    for part, own in zip(seen.split(step), unit.split(step), strict=True):
-        moved = own - mean
+def _seen_from(mean: Tensor, unit: Tensor) -> Tensor:
+    """Turn unit vectors, in place, into directions as seen from the mean; one that lies on it stays."""
+    for part in unit.split(max(1, CHUNK_NUMBERS // unit.shape[1])):
+        moved = part - mean
         lengths = moved.norm(dim=1, keepdim=True)
-        part[:] = torch.where(lengths < SHORTEST_CENTERED, own, moved / lengths.clamp_min(SHORTEST_CENTERED))
-    return seen
+        moved /= lengths.clamp_min(SHORTEST_CENTERED)
+        part.copy_(torch.where(lengths < SHORTEST_CENTERED, part, moved))
+    return unit
 
 
 def _margins(
@@ -382,49 +312,3 @@ def _margins(
         own.copy_((points[part] - centres[nearest]).norm(dim=1))
         progress(len(part))
     return margins.clamp_min_(SMALLEST_MARGIN)
-
-
-def _merge_duplicates(unit: Tensor, owners: Tensor, progress: Callable[[int], object] = untold) -> Tensor:
-    """Return for each row the row that stands for it, whatever the order of the texts.
-
-    The own name stands for what equals it; among others, the one nearest to the own name.
-    """
-    stands_for = torch.arange(len(owners), device=owners.device)
-    for _, rows in equal_sizes(owners, unit.shape[1]):
-        points = unit[rows]
-        # A cheap look first: most classes have no two texts as close as this. What is decided by products is
-        # decided in float64: switches of the whole process (TF32, bfloat16) change those of float32.
-        points = points.double()
-        height = max(1, LARGEST_MATRIX // points[:, :, 0].numel())
-        pairs = torch.zeros_like(rows[:, 0])
-        for part in points.split(height, 1):
-            pairs += (part @ points.mT > 1 - 1e-4).sum((1, 2))
-            progress(part[:, :, 0].numel())
-        close = pairs > rows.shape[1]
-        if not bool(close.any()):
-            continue
-        rows = rows[close]
-        tree, to_name = _spanning_tree(unit, torch.ones_like(unit[:, 0]), rows)
-        labels = components(tree, to_name.new_full((len(rows),), SAME_TEXT))
-        nearest = torch.full_like(to_name, torch.inf).scatter_reduce(-1, labels, to_name, "amin")
-        is_first = to_name == nearest.gather(-1, labels)
-        position = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
-        first = torch.full_like(position, rows.shape[1]).scatter_reduce(
-            -1, labels, torch.where(is_first, position, rows.shape[1]), "amin"
-        )
-        stands_for[rows] = rows.gather(-1, first.gather(-1, labels))
-    return stands_for
-
-
-def equal_sizes(owners: Tensor, dim: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield classes with equal numbers of rows together: (classes (c,), row positions (c, n)).
-
-    Grouping needs no padding, and there are at most sqrt(2 * rows) different sizes. Groups are cut so that
-    neither their points nor their distances pass `CHUNK_NUMBERS`.
-    """
-    counts = torch.bincount(owners)
-    starts = counts.cumsum(0) - counts
-    for size in counts.unique().tolist():
-        group = torch.nonzero(counts == size)[:, 0]
-        for chunk in group.split(max(1, CHUNK_NUMBERS // (size * max(size, dim)))):
-            yield chunk, starts[chunk][:, None] + torch.arange(size, device=owners.device)

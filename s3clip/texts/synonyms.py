@@ -6,9 +6,14 @@ Our own format is JSON:
      "description": "Cats and fish", "license": "Apache-2.0",
      "templates": ["a photo of a {}."],
      "generated": {"model": "org/chat-model", "prompt_version": 1, "date": "2026-11-25"},
-     "classes": [{"name": "tabby cat", "synonyms": ["tabby"], "descriptors": ["striped coat"], "id": 281}]}
+     "language": "en",
+     "classes": [{"name": "tabby cat", "synonyms": ["tabby"], "descriptors": ["striped coat"], "id": 281,
+                  "groups": {"kingdom": "animal", "family": "cat"},
+                  "names": {"de": ["Tigerkatze", "Getigerte"]},
+                  "negatives": ["an empty sofa"]}]}
 
-All but "format" and "classes" may be left out. `s3clip.texts.formats` lists the others that are read.
+All but "format" and "classes" may be left out, and so may all but the name of a class. `"groups": ["animal",
+"cat"]` has levels without names: 0, 1, ... `s3clip.texts.formats` lists the others that are read.
 """
 
 import json
@@ -21,15 +26,26 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from s3clip.files.problems import problem_in_words, shown
 from s3clip.files.writing import write_atomically
 from s3clip.texts.formats import FORMAT, KINDS, TextKind, interpret
+from s3clip.texts.groups import levels_of, problem_of_language
 from s3clip.texts.labels import problem_of_name, problem_of_text
 from s3clip.texts.prompts import Points, Text, class_texts, concepts, resolve_templates
+from s3clip.texts.sets import set_names
 from s3clip.texts.sources import BUILTIN, Source, read_source
+from s3clip.texts.templates import TEMPLATES_IN
 
 
 def _label(text: str) -> str:
@@ -44,14 +60,31 @@ def _sentence(text: str) -> str:
     return text.strip()
 
 
+def _language(code: str) -> str:
+    if problem := problem_of_language(code):
+        raise ValueError(problem)
+    return code
+
+
 def _as_tuple(texts: Any) -> Any:
     return tuple(texts) if isinstance(texts, list) else texts
+
+
+def _as_names(names: Any) -> Any:
+    return (names,) if isinstance(names, str) else _as_tuple(names)
+
+
+def _as_levels(groups: Any) -> Any:
+    return {str(i): name for i, name in enumerate(groups)} if isinstance(groups, (list, tuple)) else groups
 
 
 _Label = Annotated[str, AfterValidator(_label)]
 _Sentence = Annotated[str, AfterValidator(_sentence)]
 _Labels = Annotated[tuple[_Label, ...], BeforeValidator(_as_tuple)]
 _Sentences = Annotated[tuple[_Sentence, ...], BeforeValidator(_as_tuple)]
+_Names = Annotated[tuple[_Label, ...], BeforeValidator(_as_names), Field(min_length=1)]
+_Language = Annotated[str, AfterValidator(_language)]
+_Groups = Annotated[dict[_Label, _Label], BeforeValidator(_as_levels)]
 _Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # as tables of any kind can hold it
 _Templates = Annotated[tuple[_Label, ...], BeforeValidator(_as_tuple), AfterValidator(resolve_templates)]
 
@@ -65,6 +98,9 @@ class SynonymClass(BaseModel):
         descriptors: what it looks like ("striped coat"); joined with every name by `s3clip.texts.prompts`.
         prompts: whole sentences, used as they are, without a template.
         id: what the class is called elsewhere (a WordNet id, an index); handed through to predictions.
+        groups: the group that it is in at each level, the widest level first; see `s3clip.texts.groups`.
+        names: what it is called in other languages, by their codes; of several names the first is shown.
+        negatives: texts of what is seen where the class is not there, used as they are, without a template.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -74,6 +110,9 @@ class SynonymClass(BaseModel):
     descriptors: _Sentences = ()
     prompts: _Sentences = ()
     id: _Number | _Label | None = None
+    groups: _Groups = {}
+    names: dict[_Language, _Names] = {}
+    negatives: _Sentences = ()
 
 
 class Generated(BaseModel):
@@ -102,7 +141,13 @@ class SynonymSet(BaseModel):
         license: of the words, by its SPDX name ("Apache-2.0"): files are passed on without their package.
         templates: the prompt templates the file asks for; None leaves the choice to the caller.
         generated: how, where a language model wrote the words.
+        language: the code of that of the names and all other texts; None where nobody said.
         classes: at least one.
+
+    Examples:
+        >>> words = SynonymSet.read({"cat": ["feline", "kitty"], "dog": []})
+        >>> words.class_names, words.classes[0].synonyms
+        (['cat', 'dog'], ('feline', 'kitty'))
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -111,12 +156,23 @@ class SynonymSet(BaseModel):
     license: _Label | None = None
     templates: _Templates | None = None
     generated: Generated | None = None
+    language: _Language | None = None
     classes: Annotated[tuple[SynonymClass, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _levels_are_ordered(self) -> "SynonymSet":
+        levels_of(each.groups for each in self.classes)
+        return self
 
     @property
     def class_names(self) -> list[str]:
         """The names, in order."""
         return [each.name for each in self.classes]
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The levels of groups, the widest first; none where no class is in a group."""
+        return levels_of(each.groups for each in self.classes)
 
     def texts(
         self, templates: str | Sequence[str | Callable[[str], str]], points: Points = "texts"
@@ -128,6 +184,47 @@ class SynonymSet(BaseModel):
         ]
         return found if points == "texts" else [concepts(own) for own in found]
 
+    def in_language(self, language: str) -> "SynonymSet":
+        """Return the set with the names in a language, and a template in it: what is encoded is in it alone.
+
+        The names that it has now are kept among `names`, by the language of the set; descriptors, sentences
+        and negatives, which are in that, are left out.
+
+        Args:
+            language: the code of the language, "de".
+
+        Warns:
+            UserWarning: where some classes have no name in it; they keep the ones they have.
+
+        Raises:
+            ValueError: no class has a name in it.
+        """
+        if language == self.language:
+            return self
+        without = sum(language not in each.names for each in self.classes)
+        if without == len(self.classes):
+            known = sorted({code for each in self.classes for code in each.names})
+            raise ValueError(
+                f"language: no class has a name in {language!r}; there are names in "
+                f"{', '.join(known) or 'no language'}"
+            )
+        if without:
+            warnings.warn(
+                f"{without} of {len(self.classes)} classes have no name in {language!r} and keep their own",
+                stacklevel=2,
+            )
+        classes = tuple(_named_in(each, language, self.language) for each in self.classes)
+        changed = {
+            "classes": classes,
+            "language": language,
+            "templates": TEMPLATES_IN.get(language.partition("-")[0], ("{}",)),
+        }
+        return self.model_copy(update=changed)
+
+    def negative_texts(self) -> list[list[Text]]:
+        """Return the negatives of every class as texts, which no template is put around."""
+        return [[Text(text, (text,)) for text in dict.fromkeys(each.negatives)] for each in self.classes]
+
     def counts(self) -> dict[TextKind, int]:
         """Return how many texts of each kind there are."""
         return {kind: sum(len(getattr(each, kind)) for each in self.classes) for kind in KINDS}
@@ -136,8 +233,10 @@ class SynonymSet(BaseModel):
     def builtin(cls, name: str) -> "SynonymSet":
         """Return a set that comes with s3clip, such as "food101"; `s3clip synonyms list` lists them.
 
+        "food101/de" is the same in German: see `in_language`.
+
         Raises:
-            ValueError: for a name that is not there, with the nearest that are.
+            ValueError: for a name or a language that is not there, with those that are.
         """
         return cls.read(BUILTIN + name)
 
@@ -146,7 +245,8 @@ class SynonymSet(BaseModel):
         """Read classes from a file, from the Hub, from Python objects or from the sets that come with s3clip.
 
         Args:
-            source: the path of a .json, .txt, .csv or .yaml file; "builtin:food101" (see `builtin`);
+            source: the path of a .json, .txt, .csv or .yaml file, or of a folder with a sub-folder a class;
+                "builtin:food101" or "builtin:food101/de" (see `builtin`);
                 "hf://datasets/user/name@revision/file.json"; a dict or list as such a file would hold; a
                 list of names; or a SynonymSet, which is returned.
             values: what the texts of a `{class: [text]}` file are. Other formats say it themselves and take
@@ -165,6 +265,10 @@ class SynonymSet(BaseModel):
             return source
         if values not in KINDS:
             raise ValueError(f"values: expected one of {', '.join(KINDS)}, got {values!r}")
+        if isinstance(source, str) and source.startswith(BUILTIN):
+            name, _, language = source.partition("/")
+            if language and name.removeprefix(BUILTIN) in set_names():
+                return cls.read(name, values=values).in_language(language)
         where, content = read_source(source)
         try:
             found = interpret(content, values)
@@ -240,6 +344,14 @@ class SynonymSet(BaseModel):
         return f"hf://datasets/{repo_id}/{path_in_repo}"
 
 
+def _named_in(own: SynonymClass, language: str, before: str | None) -> SynonymClass:
+    """Return a class with its names in a language, and no texts in others."""
+    name, *synonyms = own.names.get(language, (own.name, *own.synonyms))
+    names = {} if before is None else {before: (own.name, *own.synonyms)}
+    names |= {code: each for code, each in own.names.items() if code != language}
+    return SynonymClass(name=name, synonyms=tuple(synonyms), id=own.id, groups=own.groups, names=names)
+
+
 def collisions(synonyms: SynonymSet) -> dict[str, list[int]]:
     """Return the texts that stand for more than one class: casefolded text -> ascending class positions.
 
@@ -267,8 +379,8 @@ def _item_a_line(record: dict[str, Any]) -> str:
 def _reason(error: ErrorDetails, records: list[Any]) -> str:
     """Return in one line what pydantic found wrong, and in which class."""
     location, kind, value = error["loc"], error["type"], error["input"]
-    if kind == "too_short":
-        return "there are no classes"
+    if location in ((), ("classes",)):
+        return "there are no classes" if kind == "too_short" else problem_in_words(error)
     where = ""
     if location[:1] == ("classes",) and len(location) > 1:
         position = int(location[1])
@@ -281,12 +393,15 @@ def _reason(error: ErrorDetails, records: list[Any]) -> str:
     known = f"; a class has {', '.join(SynonymClass.model_fields)}"
     if not where:
         known = f"; a file has format, {', '.join(SynonymSet.model_fields)}" if len(location) == 1 else ""
+    location = tuple(part for part in location if part != "[key]")  # pydantic's word for a level or language
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
     if kind == "value_error":
         reason = str(error["ctx"]["error"])
         if field == "templates":
             return reason
         return f"{where}{field} {reason}" + (f": {reprlib.repr(value)}" if str(value).strip() else "")
+    if location == ("groups",):
+        return f'{where}groups must be {{"level": "group"}} or a list of groups, not {shown(value)}'
     reason = {
         "tuple_type": f"must be a list of texts, not {shown(value)}",
         "extra_forbidden": f"is not known{known}",

@@ -99,3 +99,12 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
 }
 """Sets of prompt templates by name, for `templates=` and ``--template``."""
+
+TEMPLATES_IN: dict[str, tuple[str, ...]] = {
+    "de": ("Ein Foto: {}.",),
+    "es": ("Una foto de {}.",),
+    "fr": ("Une photo : {}.",),  # "de" would become "d'" before a vowel
+    "ja": ("{}の写真。",),
+    "zh": ("{}的照片。",),
+}
+"""By language, for names without an article: right whatever the gender and the first letter of the name."""

@@ -335,8 +335,8 @@ def swap_classes(config: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(format="s3clip-space/4"), "is newer than 's3clip-space/3'; update s3clip"),
-        (lambda c: c.update(format="other"), "format: expected 's3clip-space/3', got 'other'"),
+        (lambda c: c.update(format="s3clip-space/5"), "is newer than 's3clip-space/4'; update s3clip"),
+        (lambda c: c.update(format="other"), "format: expected 's3clip-space/4', got 'other'"),
         (lambda c: c.pop("format"), "got nothing"),
         (lambda c: c.update(extra=1), "extra"),
         (lambda c: c.pop("activation"), "activation"),

@@ -31,6 +31,11 @@ def test_an_older_artifact_answers_as_it_did(folder: Path, backbone: str | None)
     assert [[answer.text for answer in own] for own in answers] == expected["texts"]
     assert [[answer.accepted for answer in own] for own in answers] == expected["accepted"]
     assert [each.id for each in head.classes] == [0, "n3", None]
+    if "groups" in expected:
+        assert [each.groups for each in head.classes] == expected["groups"]
+        assert [list(each.groups) for each in head.classes] == [list(own) for own in expected["groups"]]
+        assert [each.names for each in head.classes] == expected["names"]
+        assert [each.negatives for each in head.classes] == expected["negatives"]
     if "sets" in expected:
         sets = head.predict_sets(image_embeds=images)
         assert [[answer.class_index for answer in own] for own in sets] == expected["sets"]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from s3clip import Backbone, SynonymousSpaceHead
+from s3clip import Backbone, SynonymousSpaceHead, export_onnx
 from s3clip.backbone.identity import check_fingerprint
 from s3clip.demo import model_folder
 from tests.tiny_models import build
@@ -120,6 +120,11 @@ def test_an_adapted_model_can_do_what_others_can(tmp_path: Path):
     torch.testing.assert_close(head(pixels), logits)
     masks = head.segment(Image.new("RGB", (64, 64)))
     assert masks
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(export_onnx(head, tmp_path / "adapted.onnx")))
+    found = session.run(["logits"], {"pixel_values": pixels.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(found), logits.detach(), atol=1e-4, rtol=0)
 
 
 def test_an_adapter_of_the_forward_alone_is_refused():
@@ -173,6 +178,88 @@ def test_a_rounded_model_is_hinted_at():
     with pytest.raises(ValueError, match="made with another backbone") as caught:
         check_fingerprint(saved, Backbone(build("clip", seed=7)[0], processor).fingerprint(), "head")
     assert "quantised" not in str(caught.value)
+
+
+def int8_of_torch(model):
+    return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+
+
+def int8_of_torchao(model):
+    library = pytest.importorskip("torchao.quantization")
+    library.quantize_(model, library.Int8WeightOnlyConfig())
+    return model
+
+
+def int8_of_quanto(model):
+    library = pytest.importorskip("optimum.quanto")
+    library.quantize(model, weights=library.qint8)
+    library.freeze(model)
+    return model
+
+
+@pytest.mark.parametrize("quantise", [int8_of_torch, int8_of_torchao, int8_of_quanto])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_quantised_model_works_and_is_hinted_at(quantise):
+    model, processor = build("clip")
+    head = SynonymousSpaceHead(model, processor).fit_classes(["cat", "dog"])
+    pixels = head.backbone.example_pixels()
+    expected, keys = head(pixels).detach(), (head.backbone.text_key(), head.backbone.image_key())
+    quantised = Backbone(quantise(build("clip")[0]), processor)
+    assert quantised.dtype == torch.float32  # of the weights that meet the pixels
+    with pytest.raises(ValueError, match="so near, it may be the same one quantised"):
+        check_fingerprint(head.fingerprint(), quantised.fingerprint(), "head")
+    assert (quantised.text_key(), quantised.image_key()) != keys
+    found = SynonymousSpaceHead(quantised).fit_classes(["cat", "dog"])
+    logits = found(pixels)
+    torch.testing.assert_close(logits, expected, atol=0.5, rtol=0)  # of 100 times a cosine
+    found.drop_text_tower()
+    torch.testing.assert_close(found(pixels), logits)
+
+
+@pytest.fixture
+def process_group(tmp_path: Path):
+    """One process that is all of a group."""
+    distributed = torch.distributed
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def test_a_model_in_ddp(process_group):
+    model, processor = build("clip")
+    plain = Backbone(model, processor).fingerprint()
+    backbone = Backbone(nn.parallel.DistributedDataParallel(model), processor)
+    assert backbone.model is model
+    assert all(torch.equal(rows, plain[part]) for part, rows in backbone.fingerprint().items())
+
+
+def test_a_model_that_fsdp_shards(process_group):
+    """Whole it is refused, with what to do instead; towers that are sharded each work as they are."""
+    library = pytest.importorskip("torch.distributed.fsdp")
+    if not hasattr(library, "fully_shard"):
+        pytest.skip("torch 2.6 made it public")
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    model, processor = build("clip")
+    plain = SynonymousSpaceHead(model, processor).fit_classes(["cat", "dog"])
+    pixels, known = plain.backbone.example_pixels(), plain.fingerprint()
+    logits = plain(pixels)
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    for tower in (model.vision_model, model.text_model):
+        library.fully_shard(tower, mesh=mesh)
+    head = SynonymousSpaceHead(model, processor).fit_classes(["cat", "dog"])
+    torch.testing.assert_close(head(pixels), logits)
+    check_fingerprint(known, head.fingerprint(), "sharded")
+
+    model.logit_scale.data = model.logit_scale.data[None]  # it shards no scalars
+    library.fully_shard(model, mesh=mesh)
+    with pytest.raises(TypeError, match=r"are sharded.*get_model_state_dict with full_state_dict=True"):
+        Backbone(model, processor)
+    whole, _ = build("clip", seed=7)
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    whole.load_state_dict({**state, "logit_scale": state["logit_scale"][0]})
+    gathered = Backbone(whole, processor).fingerprint()
+    assert all(torch.equal(rows, known[part]) for part, rows in gathered.items())
 
 
 def test_weights_that_are_not_in_memory():

@@ -29,6 +29,7 @@ from s3clip.bench.texts import food_prompts, imagenet_prompts, label_names
 from s3clip.bench.timing import can_measure_memory, faster, peak_growth
 from s3clip.bench.workload import Workload
 from s3clip.demo import model_folder
+from s3clip.space.metrics import METRICS
 from tests import ROOT
 
 
@@ -178,12 +179,17 @@ def test_bad_options_end_before_anything_is_timed(monkeypatch, tmp_path, capsys,
 
 def test_the_script_for_a_gpu_runs(monkeypatch, capsys):
     script = runpy.run_path(str(ROOT / "examples" / "studies" / "gpu_check.py"), run_name="gpu_check")
-    words = ["gpu_check.py", "--device", "cpu", "--share", "0.001", "--repeats", "1"]
-    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--device", "cpu", "--quick"])
     script["main"]()
     printed = capsys.readouterr().out
-    assert "forward, torch path against its matrix product" in printed
-    assert "the head alone against image encoding" in printed
+    table = printed[printed.index("what ") :]
+    for metric in METRICS:
+        assert f"{metric}: largest difference of a score" in table
+    assert "the fused kernel, 4 x 200 x 30 in bfloat16" in table
+    assert "needs a GPU, got cpu" in table
+    assert "pictures a second" in table
+    assert "rows a second" in table
+    assert "fail" not in table
 
 
 def test_the_bounds_of_the_pruning_study_hold(monkeypatch, capsys, shared):

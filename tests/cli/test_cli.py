@@ -215,12 +215,12 @@ def test_bad_input_is_one_line_and_status_2(
 SEGMENT = ["segment", "--classes", "{words}", "--backbone", model_folder()]
 OVER = {
     "a heat map over an image": (
-        ["a.png", "a-1.png"],
+        ["a.png", "a-one.png"],
         ["--heat-maps", "{folder}"],
         "is read, and would be lost",
     ),
     "a heat map over a mask": (
-        ["a.png", "a-1.png"],
+        ["a.png", "a-one.png"],
         ["--heat-maps", "m", "--out", "m"],
         "give two places",
     ),
@@ -262,6 +262,7 @@ def test_heat_maps_beside_the_images_that_are_safe(tmp_path: Path):
     result = run(*base, "--backbone", model_folder(), "--heat-maps", tmp_path)
     assert result.exit_code == 0, result.output
     assert before == {name: (tmp_path / name).read_bytes() for name in before}
+    assert {file.name for file in tmp_path.glob("a-*.png")} <= {f"a-{name}.png" for name in DIGITS}
     assert list(tmp_path.glob("a-*.png"))
 
 

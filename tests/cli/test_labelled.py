@@ -4,6 +4,8 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 
 from s3clip import SynonymousSpaceHead, cli
 from s3clip.demo import held_out_digits, model_folder
+from tests import ROOT
 
 NAMES = ["zero", "one", "seven"]
 DIGITS = [0, 1, 7]
@@ -236,3 +239,52 @@ def test_bad_input_is_named_before_the_work(head: Path, photos: Path, tmp_path: 
     Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "strange" / "a.png")
     with pytest.raises(ValueError, match="no label is that of a class: strange; the head has zero, one"):
         run("calibrate", "--head", head, "--images", tmp_path / "photos")
+
+
+@pytest.mark.parametrize(
+    ("coverage", "message"), [("0.99", "takes 99 images"), ("1.5", r"share in \(0, 1\)")]
+)
+def test_a_coverage_is_looked_at_before_anything_is_encoded(
+    head: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, coverage: str, message: str
+):
+    def encode(*args, **kwargs):
+        raise AssertionError("encoded")
+
+    monkeypatch.setattr("s3clip.cli.labelled._encoded", encode)
+    monkeypatch.setattr("s3clip.prediction.calibrating.all_logits", encode)
+    with pytest.raises(ValueError, match=message):
+        run("calibrate", "--head", head, "--images", photos, "--coverage", coverage)
+    own = SynonymousSpaceHead.from_pretrained(head)
+    files, labels = listed(photos)
+    with pytest.raises(ValueError, match=message):
+        own.calibrate(files, labels, coverage=float(coverage))
+
+
+def test_messages_name_the_command_to_run_and_not_the_call(head: Path, photos: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "s3clip.cli", "predict", str(photos / "zero"), "--head", str(head), "--sets"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "s3clip calibrate --coverage 0.9 first" in done.stderr
+    said = {
+        "calibrate() again": "s3clip calibrate again",
+        "ask for less, or fit_rejection(false_accept_rate=) anew": (
+            "ask for less, or s3clip reject --false-accept-rate anew"
+        ),
+        "fit_few_shot() and set_class_shares()": "s3clip teach and s3clip shares",
+        "nothing(to=1) change": "nothing(to=1) change",
+    }
+    assert {each: cli._as_commands(each) for each in said} == said
+    # Every call that a message of a head names stands for a command.
+    call = re.compile(r'^\s+f?".*?\b(\w*(?:calibrate|fit_\w+|shares|sets))\(', re.M)
+    named = {
+        name
+        for room in ("prediction", "class_space")
+        for path in (ROOT / "s3clip" / room).glob("*.py")
+        for name in call.findall(path.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 3
+    assert named <= {*cli._VERBS, "fit_classes", "fit_embeddings"}

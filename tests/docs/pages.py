@@ -2,10 +2,13 @@
 
 A page has
 
-- ``json``: a file, whose name stands in backticks in the sentence before;
+- ``json`` and ``toml``: a file, whose name stands in backticks in the sentence before;
 - ``bash``: commands `s3clip ...`;
 - ``python``: one session for the whole page;
 - ``text`` under the mark ``<!-- output -->``: what the block before it prints.
+
+Blocks under a mark such as ``<!-- needs mlflow -->`` run where that package is, and are left out with their
+output elsewhere.
 
     python -m tests.docs.pages    # writes into the pages what their blocks print now
 """
@@ -18,6 +21,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -32,12 +36,21 @@ BLOCK = re.compile(r"^(?:<!-- (?P<mark>[\w ]+) -->\n)?```(?P<language>\w*)\n(?P<
 # Hub (`test_hub.py` runs them).
 SKIPPED = {"tests", "real data", "hub"}
 
+NEEDS = "needs "
+
 Block = re.Match[str]
 
 
 def blocks(page: Path) -> list[Block]:
     """Return the blocks of a page, with the groups mark, language and code."""
     return list(BLOCK.finditer(page.read_text(encoding="utf-8")))
+
+
+def lacking(block: Block) -> list[str]:
+    """Return the packages that a block needs and that are not here."""
+    mark = block["mark"] or ""
+    named = mark.removeprefix(NEEDS).split() if mark.startswith(NEEDS) else []
+    return [package for package in named if find_spec(package) is None]
 
 
 def run_page(page: Path, folder: Path) -> Iterator[tuple[Block, str]]:
@@ -48,14 +61,17 @@ def run_page(page: Path, folder: Path) -> Iterator[tuple[Block, str]]:
     """
     text = page.read_text(encoding="utf-8")
     session: dict[str, object] = {"__name__": "__main__"}
-    said = ""
+    said: str | None = ""
     with contextlib.chdir(folder):
         for block in blocks(page):
             if block["mark"] == "output":
-                yield block, said
-            elif block["language"] == "json":
-                name = re.search(r"`(\w+\.json)`[^`]*$", text[: block.start()])
-                assert name, f"{page.name}: the sentence before a JSON block names its file"
+                if said is not None:
+                    yield block, said
+            elif lacking(block):
+                said = None
+            elif block["language"] in ("json", "toml"):
+                name = re.search(r"`(\w+\.(?:json|toml))`[^`]*$", text[: block.start()])
+                assert name, f"{page.name}: the sentence before a block of JSON or TOML names its file"
                 Path(name[1]).write_text(block["code"])
             elif block["language"] in ("python", "bash") and block["mark"] not in SKIPPED:
                 said = _run(block, session, page.name)

@@ -224,10 +224,11 @@ def test_descriptors_are_a_plain_loop():
 
 def test_texts_of_methods():
     cat = {"name": "cat", "synonyms": ["kitty"], "descriptors": ["fur"], "prompts": ["a cat."]}
+    cat |= {"id": 5, "groups": {"kind": "pet"}}  # which are of the class, whatever its texts
     synonyms = SynonymSet.read({"format": "s3clip-synonyms/1", "classes": [cat, {"name": "dog"}]})
-    assert [c.model_dump() for c in names_alone(synonyms, 0).classes] == [
-        {"name": name, "synonyms": (), "descriptors": (), "prompts": (), "id": None}
-        for name in ("cat", "dog")
+    assert [c.model_dump(exclude_defaults=True) for c in names_alone(synonyms, 0).classes] == [
+        {"name": "cat", "id": 5, "groups": {"kind": "pet"}},
+        {"name": "dog"},
     ]
     assert [(c.synonyms, c.descriptors) for c in names_and_descriptors(synonyms, 0).classes] == [
         ((), ("fur",)),
@@ -522,8 +523,7 @@ def test_a_difference_beyond_chance_is_called_so(problem):
 
 
 def test_the_default_and_the_control_are_always_shown(result):
-    shown = [row[0] for row in result.table(2).rows]
-    every = [row[0] for row in result.table().rows]
+    shown, every = ([row[0].value for row in result.table(n).rows] for n in (2, None))
     assert shown == [name for name in every if name in {*every[:2], "default", "center"}]
     assert every == [scores.name for scores in result.scores]
 

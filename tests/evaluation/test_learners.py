@@ -131,5 +131,12 @@ def test_the_comparison_has_learners_and_their_curve(problem, tmp_path):
     found.save(tmp_path)
     assert Comparison.model_validate_json((tmp_path / "comparison.json").read_text()).curve == found.curve
     assert compare_embeddings(texts, list("abcd"), images, labels, **asked_for).curve == ()
+    scores = found["few_shot"]
+    said = f"few_shot, learned of these images and asked of those it did not see: {100 * scores.top1:.1f} %"
+    assert found.closing("To use it: x").startswith(f"{found.conclusion()} To use it: x {said}")
+    assert str(scores.top1_difference) in found.learned()
+    without = found.model_copy(update={"scores": tuple(s for s in found.scores if s.name != "few_shot")})
+    assert without.learned() is None
+    assert without.closing() == without.conclusion()
     with pytest.raises(ValueError, match="unknown learner 'knn'; known: few_shot, logistic"):
         compare_embeddings(texts, list("abcd"), images, labels, learn=["knn"], **asked_for)

@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 
 from s3clip import HeadConfig, SynonymousSpaceHead, cli
 from s3clip.demo import held_out_digits, model_folder, synonym_file
+from s3clip.inspection import picture
 from s3clip.inspection.complexes import classical_scaling
 from s3clip.inspection.matches import match_images
 from s3clip.inspection.page import page_data, render_page, write_page
+from s3clip.printing import new_figure
 
 NASTY = "</script><img src=x onerror=document.title='broken'><!--"
 SIZES = (1, 2, 7, 20)
@@ -139,6 +141,85 @@ def test_images_stand_at_the_text_that_matched(tmp_path: Path):
         if file.name in shown:
             assert shown[file.name] == (best.label, best.text, pytest.approx(best.score, abs=1e-4))
     assert sum(sum(own["matched"].values()) for own in data["classes"]) == 20
+
+
+SPOILT = {
+    "zero": ["0", "nought", "love", "nil", "zip"],
+    "one": ["1", "ace", "single stroke", "snowman"],
+    "two": ["2", "deuce", "pair", "swan"],
+    "seven": ["7", "lucky number", "siete", "zero"],
+    "eight": ["8", "snowman", "octet"],
+}
+
+
+@pytest.fixture(scope="module")
+def spoilt(tmp_path_factory) -> tuple[SynonymousSpaceHead, list[Path], list[int]]:
+    """A head with words that are dropped, images in folders of classes, and their classes."""
+    with pytest.warns(UserWarning, match="two classes"):
+        head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(SPOILT)
+    folder = tmp_path_factory.mktemp("photos")
+    names = {0: "zero", 1: "one", 2: "two", 3: "elsewhere", 7: "seven", 8: "eight"}
+    files, truth = [], []
+    for i, (image, digit) in enumerate(zip(*held_out_digits(), strict=True)):
+        if digit in names and len(files) < 60:
+            # A file in the wrong folder, so that one is missed.
+            name = "seven" if not files else names[digit]
+            (folder / name).mkdir(exist_ok=True)
+            files.append(folder / name / f"{i}.png")
+            image.save(files[-1])
+            truth.append(list(SPOILT).index(name) if name in SPOILT else None)
+    return head, files, truth
+
+
+def test_folders_of_classes_say_what_is_right_and_what_is_missed(spoilt):
+    head, files, truth = spoilt
+    data = page_data(head, match_images(head, files, batch_size=7))
+    best = [own[0].class_index for own in head.predict(files, top_k=1)]
+    assert None in truth
+    for index, own in enumerate(data["classes"]):
+        mine = [t for t, b in zip(truth, best, strict=True) if b == index]
+        assert own["known"] == sum(t is not None for t in mine)
+        assert own["right"] == mine.count(index)
+        assert own["missed_count"] == sum(t == index != b for t, b in zip(truth, best, strict=True))
+        for file, other, *_ in own["missed"]:
+            (at,) = [i for i, each in enumerate(files) if each.name == file]
+            assert (best[at], truth[at]) == (other, index)
+    assert sum(own["missed_count"] for own in data["classes"]) > 0
+
+
+def test_what_would_change_is_what_does_change(spoilt):
+    head, files, _ = spoilt
+    matches = match_images(head, files)
+    data = page_data(head, matches)
+    config, kept = head.config, len(head.space.kept)
+    before = [own[0].label for own in head.predict(files, top_k=1)]
+    reasons = [text[8] for own in data["classes"] for text in own["texts"] if text[8]]
+    assert len({reason[2] for reason in reasons}) > 1
+    for *_, settings, more, answers in reasons:
+        head.reconfigure(**json.loads(settings))
+        after = [own[0].label for own in head.predict(files, top_k=1)]
+        assert more == len(head.space.kept) - kept > 0
+        assert answers == sum(one != other for one, other in zip(before, after, strict=True))
+        head.reconfigure(**config.model_dump())
+    without = [text[8] for own in page_data(head)["classes"] for text in own["texts"] if text[8]]
+    assert [each[:4] for each in without] == [each[:4] for each in reasons]
+    assert {each[4] for each in without} == {None}
+
+
+def test_every_bar_of_a_picture_is_inside_it_the_shortest_on_top(tmp_path: Path, monkeypatch):
+    data, made = page_data(fitted("largest_gap")), []
+    monkeypatch.setattr(picture, "new_figure", lambda *size: made.append(new_figure(*size)) or made[0])
+    picture.draw_classes(data, range(4), tmp_path / "p.png")
+    for index, own in enumerate(data["classes"]):
+        axes = made[0].axes[3 * index]
+        low, high = sorted(axes.get_ylim())
+        bars = [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "-"]
+        arrow = axes.texts[0].xyann[1]
+        assert all(low < y < high for y in [*bars, arrow])
+        assert axes.yaxis_inverted()
+        assert [*bars, arrow] == sorted(range(len(own["rows"])))
+        lengths = [line.get_xdata()[1] for line in axes.lines if line.get_linestyle() == "-"]
+        assert lengths == sorted(lengths)
 
 
 def test_search_sort_and_the_slider_in_a_browser(browser, tmp_path: Path):

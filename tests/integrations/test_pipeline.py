@@ -2,10 +2,13 @@
 
 import base64
 import io
+import json
 import os
 import pickle
 import subprocess
 import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -14,12 +17,15 @@ import transformers
 from PIL import Image
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
+from typer.testing import CliRunner
 
-from s3clip import HeadConfig, S3ZeroShotImageClassificationPipeline, SynonymousSpaceHead, SynonymSet
+from s3clip import HeadConfig, S3ZeroShotImageClassificationPipeline, SynonymousSpaceHead, SynonymSet, cli
 from s3clip.backbone.backbone import Backbone
 from s3clip.demo import held_out_digits, model_folder
 from s3clip.integrations.pipeline import KEPT_LABEL_SETS
 from tests import ROOT
+from tests.checkpoints import put, saved
+from tests.serving import serving
 from tests.tiny_models import FAMILIES, SIGLIP_TEXT, build, siglip_tokenizer
 
 TASK = "zero-shot-image-classification"
@@ -562,6 +568,11 @@ def test_a_saved_class_space_is_a_model_for_pipeline(digits, clip, images):
     classify = pipeline(TASK, model=str(folder), pipeline_class=S3ZeroShotImageClassificationPipeline)
     expected = [{"score": one.score, "label": one.label} for one in head.predict([digit()], top_k=2)[0]]
     assert_same(classify(digit()), expected)
+    # The class says the task, more than once.
+    for _ in range(2):
+        unsaid = pipeline(model=str(folder), pipeline_class=S3ZeroShotImageClassificationPipeline)
+        assert unsaid.task == TASK
+        assert_same(unsaid(digit()), expected)
     # Other labels than its own: the text tower is fetched.
     other = pipeline(TASK, model=str(model_folder()), pipeline_class=S3ZeroShotImageClassificationPipeline)
     labels = ["two", "three"]
@@ -576,6 +587,18 @@ def test_a_pushed_class_space_is_a_model_for_pipeline(digits, hub):
         pipeline(TASK, model="user/digits-s3", pipeline_class=S3ZeroShotImageClassificationPipeline)
     classify = S3ZeroShotImageClassificationPipeline(model=str(model_folder()), head="user/digits-s3")
     assert classify(digit())[0]["label"] == "zero"
+
+
+def test_a_pushed_class_space_says_its_task(clip, images, hub):
+    put(hub, "user/tiny-clip", saved(clip["model"], clip["tokenizer"], clip["image_processor"]))
+    head = SynonymousSpaceHead.from_backbone("user/tiny-clip").fit_classes(LABELS)
+    head.push_to_hub("user/pets-s3", token="hf_of_the_tests")
+    for given in ({}, {"task": TASK}):
+        classify = pipeline(
+            model="user/pets-s3", pipeline_class=S3ZeroShotImageClassificationPipeline, **given
+        )
+        expected = [{"score": one.score, "label": one.label} for one in head.predict(images[:1], top_k=9)[0]]
+        assert_same(classify(images[0]), expected)
 
 
 def test_a_head_by_its_name(digits):
@@ -658,16 +681,35 @@ def test_unknown_arguments_are_passed_over_with_a_warning(clip, images):
     assert_same(found, theirs(clip)(images[0], candidate_labels=LABELS, multi_label=True))
 
 
-def test_predict_takes_what_the_pipeline_takes(clip, images, tmp_path):
-    """URLs are read by the same function: tests/images."""
-    head = SynonymousSpaceHead(clip["model"], (clip["tokenizer"], clip["image_processor"]))
-    head.fit_classes(LABELS)
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def test_every_way_in_takes_what_transformers_takes(digits, tmp_path):
+    """And with the same answer: the command line too, but for what is not written as words."""
+    folder, head = digits
     path = tmp_path / "a.png"
-    images[0].save(path)
+    digit().save(path)
     text = base64.b64encode(path.read_bytes()).decode()
-    records = [{"bytes": path.read_bytes(), "path": None}, {"bytes": None, "path": str(path)}]
-    given = [images[0], str(path), path, text, f"data:image/png;base64,{text}", path.read_bytes(), *records]
-    assert len({str(answers) for answers in head.predict(given)}) == 1
+    handler = partial(Quiet, directory=str(tmp_path))
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
+        words = [str(path), f"http://127.0.0.1:{server.server_port}/a.png", f"data:image/png;base64,{text}"]
+        records = [{"bytes": path.read_bytes(), "path": None}, {"bytes": None, "path": str(path)}]
+        given = [digit(), *words, text, path, path.read_bytes(), *records]
+        (first, *others) = head.predict(given, top_k=2)
+        assert others == [first] * (len(given) - 1)
+        assert [one.label for one in head.predict(words[1], top_k=2)[0]] == [one.label for one in first]
+        expected = [{"score": one.score, "label": one.label} for one in first]
+        classify = S3ZeroShotImageClassificationPipeline(head=folder)
+        for answer in (*classify(given), classify(words[1], timeout=5.0)):
+            assert_same(answer, expected)
+        asked = ["predict", *words, "--head", str(folder), "--top-k", "2", "--format", "json"]
+        said = CliRunner().invoke(cli.app, asked)
+        assert said.exit_code == 0, said.output
+        for row, word in zip(json.loads(said.stdout), words, strict=True):
+            assert row["file"] == word
+            assert [one["label"] for one in row["predictions"]] == [one.label for one in first]
 
 
 def test_imports_without_torchvision_and_only_when_asked():

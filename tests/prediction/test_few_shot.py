@@ -446,3 +446,30 @@ def test_a_head_that_is_taught_warns_of_nothing(words):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         copy.deepcopy(words).fit_few_shot(image_embeds=IMAGES, labels=LABELS)
+
+
+def test_what_a_change_leaves_as_it_is_is_not_built_again(monkeypatch, taught):
+    from s3clip.demo import model_folder
+
+    def build(space, progress=None):
+        raise AssertionError("built again")
+
+    on_model = SynonymousSpaceHead.from_backbone(str(model_folder())).fit_classes(["zero", "one"])
+    embeds = torch.randn(12, on_model.backbone.dim, generator=torch.Generator().manual_seed(0))
+    head, weights = copy.deepcopy(taught), taught._fitted.residual_weights
+    monkeypatch.setattr("s3clip.class_space.value.ClassSpace.build", build)
+    on_model.fit_few_shot(image_embeds=embeds, labels=[0, 1] * 6).forget_examples()
+    on_model.set_class_shares({"zero": 0.7}).rename_class("zero", "nought")
+    head.set_class_shares({"cat": 0.6}).rename_class("cat", "lion").set_class_shares(None)
+    assert torch.equal(head(image_embeds=ASKED), taught(image_embeds=ASKED))
+    assert torch.equal(head._fitted.residual_weights, weights)
+    head.fit_few_shot(image_embeds=IMAGES[:70], labels=LABELS[:70])
+    head.fit_few_shot(image_embeds=IMAGES[70:], labels=LABELS[70:], add=True)
+    assert torch.equal(head(image_embeds=ASKED), taught(image_embeds=ASKED))
+    for change in (
+        lambda: head.reconfigure(metric="center"),
+        lambda: head.remove_classes("dog"),
+        lambda: head.fit_embeddings(TEXTS, NAMES, logit_scale=SCALE),
+    ):
+        with pytest.raises(AssertionError, match="built again"):
+            change()

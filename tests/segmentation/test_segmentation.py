@@ -371,6 +371,9 @@ def test_pictures_show_what_they_say(fitted, picture):
     assert (drawn[:45, :70][labels >= 0] == colours[labels[labels >= 0]]).all()
     assert (drawn[:45, :70][labels < 0] == np.asarray(picture)[labels < 0]).all()
     assert heat_map(picture, found, "cat").size[0] > 70
+    heat = 0.7 * found.probabilities("cat").numpy()[..., None]
+    expected = np.asarray(picture) * (1 - heat) + np.array([215, 48, 31]) * heat  # the colours show through
+    assert np.abs(np.asarray(heat_map(picture, found, "cat"))[:45, :70] - expected).max() <= 0.51
     with pytest.raises(ValueError, match="70 x 45, got 10 x 10"):
         overlay(Image.new("RGB", (10, 10)), found)
 

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from torch.overrides import TorchFunctionMode
 
 from s3clip import HeadConfig, SynonymousSpaceHead
+from s3clip.space import duplicates, edges
 from s3clip.space import synonymous_space as space
 from s3clip.space.metrics import METRICS
 from s3clip.space.synonymous_space import build_space
@@ -197,14 +198,16 @@ def test_ragged_classes_are_the_plain_loop(rule, options, keep_name, centering):
 
 @pytest.mark.parametrize("chunk_numbers", [1, 500])
 def test_chunks_do_not_change_a_space(monkeypatch, chunk_numbers):
-    monkeypatch.setattr(space, "CHUNK_NUMBERS", chunk_numbers)
+    for module in (space, duplicates, edges):
+        monkeypatch.setattr(module, "CHUNK_NUMBERS", chunk_numbers)
     classes = [one_class(n, 12, seed=n, repeated=n % 3) for n in (4, 1, 4, 9, 4, 9, 2)]
     assert_is_the_loop(classes, "kept_share", {"share": 0.6}, "tie", "class_mean")
 
 
 @pytest.mark.parametrize(("rule", "options"), RULES)
 def test_classes_too_large_for_their_distances_are_the_plain_loop(monkeypatch, rule, options):
-    monkeypatch.setattr(space, "LARGEST_MATRIX", 20)
+    monkeypatch.setattr(duplicates, "LARGEST_MATRIX", 20)
+    monkeypatch.setattr(edges, "LARGEST_MATRIX", 20)
     classes = [one_class(n, 12, seed=n, repeated=n % 4) for n in (4, 1, 17, 9, 30, 17)]
     assert_is_the_loop(classes, rule, options, "tie", "class_mean")
 

@@ -385,7 +385,7 @@ def test_check_with_words_and_a_tokenizer(tmp_path: Path):
     path, words = tmp_path / "own.json", tmp_path / "words.txt"
     path.write_text(json.dumps({"zero": ["nought", "nouhgt"]}))
     words.write_text("Zero\nnought\n")
-    result = run("check", path, "--words", words, "--backbone", model_folder(), "--format", "json")
+    result = run("check", path, "--dictionary", words, "--backbone", model_folder(), "--format", "json")
     found = {f["rule"]: f["text"] for f in json.loads(result.stdout)}
     assert found["typo"] == "nouhgt"
 

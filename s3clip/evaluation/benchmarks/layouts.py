@@ -33,6 +33,7 @@ from s3clip.images.table_shards import TableShard
 from s3clip.images.tables import require_pyarrow
 from s3clip.images.tars import TarShard
 from s3clip.images.walking import images_below
+from s3clip.printing import counted
 
 IMAGENET_VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
@@ -144,7 +145,7 @@ def _folders(layout: Folders, split: str, root: Path, allowed: tuple[str, ...]) 
         if wrong := next((file for file in files if not str(file.label).isdecimal()), None):
             raise ValueError(f"{folder}: expected folders with numbers for names, got {wrong.label!r}")
         files = [Listed(file.path, int(str(file.label))) for file in files]
-    problems = (f"{len(outside)} pictures outside of class folders are left out",) if outside else ()
+    problems = (f"left out: {counted(len(outside), 'picture')} outside of class folders",) if outside else ()
     return Found(layout, tuple(file_shards(folder, files)), problems=problems)
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+from collections.abc import Sequence
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -11,10 +13,46 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from s3clip._version import __version__
 from s3clip.files.writing import write_atomically
-from s3clip.printing import Cell, Column, Table, markdown_text, new_figure
+from s3clip.printing import Cell, Column, Table, counted, markdown_text, new_figure, printable
 
 DEFAULT = "default"
 """The method with the head's default settings, which pictures and pages mark."""
+
+FEW_SHOT = "few_shot"
+"""The learner that is `head.fit_few_shot`."""
+SHOWN = 10
+"""Rows of a table that is shown: the best, and below them the default and the control."""
+
+_SUFFIXES = {
+    "rips": "without the words that the default's scale rule drops",
+    "centered": "texts seen from the mean of all classes",
+    "renorm": "the local mean at length one",
+    "shift": "adapted to each image by moving every class for itself",
+    "shared_shift": "adapted to each image by moving all classes alike",
+    "zero": "adapted to each image by its surest views",
+    "mean_views": "the mean over views of each image",
+}
+
+
+def suffixes_text(names: Sequence[str]) -> str:
+    """Return what the suffixes of the names of methods mean, as far as they have any."""
+    used = dict.fromkeys(part for name in names for part in name.split("+")[1:])
+    said = [f"+{part}: {_SUFFIXES[part]}" for part in used if part in _SUFFIXES]
+    return f"{'; '.join(said)}." if said else ""
+
+
+def method_cell(name: str, control: str) -> Cell:
+    """Return the name of a method as a cell that says which one is the control; pages mark the default."""
+    said = f"{name} (control)" if name == control else name
+    html = f"<b>{escape(printable(said))}</b>" if name == DEFAULT else None
+    return Cell(said, name, html)
+
+
+def first_rows(names: Sequence[str], control: str, first: int | None) -> list[str]:
+    """Return the first names, and those of the default and the control where they come later."""
+    return [
+        name for row, name in enumerate(names) if first is None or row < first or name in (DEFAULT, control)
+    ]
 
 
 class Value(BaseModel):
@@ -61,6 +99,9 @@ class MethodScores(Value):
         seeds: how many draws of its texts; 1 where nothing is drawn.
         top1_spread: standard deviation of top-1 over the seeds.
         recall_spread: the same for recall.
+        levels: share of images whose most probable group is right, by level of the classes' groups.
+        mistake_distance: mean over wrong images of how far off the answer is: 1 for a class in the same
+            groups, and one more for each level where they differ; None without groups or mistakes.
     """
 
     name: str
@@ -76,6 +117,8 @@ class MethodScores(Value):
     seeds: int = 1
     top1_spread: float = 0.0
     recall_spread: float = 0.0
+    levels: dict[str, float] = Field(default_factory=dict)
+    mistake_distance: float | None = None
 
     def cells(self, control: str) -> list[Any]:
         """Return its row of the table of a comparison."""
@@ -84,7 +127,7 @@ class MethodScores(Value):
             return Cell(f"{100 * value:.1f}±{100 * spread:.1f}", value) if self.seeds > 1 else value
 
         return [
-            self.name,
+            method_cell(self.name, control),
             score(self.top1, self.top1_spread),
             self.top5,
             score(self.recall, self.recall_spread),
@@ -196,11 +239,25 @@ class Comparison(Value):
         times = [Column("ms/image", ".4f"), Column("fit ms", ".1f")]
         return Table(
             ["method", *percent, *differences, *others, *times],
-            [
-                scores.cells(self.control)
-                for row, scores in enumerate(self.scores)
-                if first is None or row < first or scores.name in (DEFAULT, self.control)
-            ],
+            [scores.cells(self.control) for scores in self._shown(first)],
+        )
+
+    def _shown(self, first: int | None) -> list[MethodScores]:
+        return [self[name] for name in first_rows([each.name for each in self.scores], self.control, first)]
+
+    def level_table(self, first: int | None = None) -> Table | None:
+        """Return top-1 at each level of the classes' groups, and how far off mistakes are; None without.
+
+        Args:
+            first: as for `table`.
+        """
+        levels = self.scores[0].levels
+        if not levels:
+            return None
+        shares = [Column(f"top-1, {each}", ".1f", 100) for each in (*levels, "classes")]
+        return Table(
+            ["method", *shares, Column("mistakes are off by", ".2f")],
+            [[own.name, *own.levels.values(), own.top1, own.mistake_distance] for own in self._shown(first)],
         )
 
     def curve_table(self) -> Table:
@@ -221,12 +278,17 @@ class Comparison(Value):
 
     def summary(self) -> str:
         """Return one sentence on what was compared."""
-        left_out = f", {self.left_out} images of no class left out" if self.left_out else ""
+        left_out = f", {counted(self.left_out, 'image')} of no class left out" if self.left_out else ""
         return (
-            f"{self.images} images, {self.classes} classes, {self.texts} texts{left_out}. Percent; recall is "
-            f"the mean over {self.scored_classes} classes with {self.settings['min_images']} images or more; "
-            f"differences from {self.control} with 95 % paired-bootstrap intervals."
-        )
+            f"{self._counts()}{left_out}. Percent; recall is the mean over "
+            f"{counted(self.scored_classes, 'class')} with {counted(self.settings['min_images'], 'image')} "
+            f"or more; differences from {self.control} with 95 % paired-bootstrap intervals. "
+            f"{suffixes_text([each.name for each in self.scores])}"
+        ).rstrip()
+
+    def _counts(self) -> str:
+        counts = ((self.images, "image"), (self.classes, "class"), (self.texts, "text"))
+        return ", ".join(counted(*each) for each in counts)
 
     def conclusion(self) -> str:
         """Return one sentence: which method is best on these images, by how much, and whether by chance."""
@@ -234,21 +296,37 @@ class Comparison(Value):
         if best is None:
             return f"Only {self.control} was compared."
         said = (
-            f"Best on these {self.images} images: {best.name} with {100 * self[best.name].top1:.1f} % top-1, "
-            f"{best.top1_difference} points over {best.rival} (place {best.place} of {best.among}; recall "
-            f"{best.recall_difference})"
+            f"Best on these {counted(self.images, 'image')}: {best.name} with "
+            f"{100 * self[best.name].top1:.1f} % top-1, {best.top1_difference} points over {best.rival} "
+            f"(place {best.place} of {best.among}; recall {best.recall_difference})"
         )
         if best.name == DEFAULT or best.rival not in (DEFAULT, self.control):  # not chosen for being best
             return f"{said}, {'beyond chance' if best.beyond_chance else 'which may be chance'}."
         if best.beyond_chance:
-            return f"{said}, beyond chance, the choice among {best.among} methods counted in."
-        luck = f"which may be the luck of the best of {best.among} methods"
+            return f"{said}, beyond chance, the choice among {counted(best.among, 'method')} counted in."
+        luck = f"which may be the luck of the best of {counted(best.among, 'method')}"
         return f"{said}, {luck}: no reason to leave {best.rival}."
+
+    def learned(self) -> str | None:
+        """Return one sentence: what `few_shot` gains from the labels; None where it was not compared."""
+        own = next((scores for scores in self.scores if scores.name == FEW_SHOT), None)
+        if own is None:
+            return None
+        return (
+            f"{FEW_SHOT}, learned of these images and asked of those it did not see: {100 * own.top1:.1f} % "
+            f"top-1, {own.top1_difference} points over {self.control} (recall {own.recall_difference})."
+        )
+
+    def closing(self, use: str = "") -> str:
+        """Return what is said last: the conclusion, how to use the best method, and what `few_shot` gains."""
+        return " ".join(part for part in (self.conclusion(), use, self.learned()) if part)
 
     def markdown(self) -> str:
         """Return the table, the summary and the conclusion as Markdown."""
         curve = f"\n\n{self.curve_table().markdown()}" if self.curve else ""
-        said = f"{self.summary()}\n\n{markdown_text(self.conclusion())}"
+        if (levels := self.level_table()) is not None:
+            curve += f"\n\n{levels.markdown()}"
+        said = f"{self.summary()}\n\n{markdown_text(self.closing())}"
         return f"{self.table().markdown()}{curve}\n\n{said}\n"
 
     def to_dict(self) -> dict[str, Any]:
@@ -262,23 +340,25 @@ class Comparison(Value):
     def draw(self, path: str | os.PathLike[str], *, title: str | None = None) -> Path:
         """Draw the differences in top-1 and recall with their intervals, and return the path.
 
+        A row each for the `SHOWN` best methods and the default; the control is a line.
+
         Raises:
             ImportError: matplotlib is not installed.
         """
-        shown = [scores for scores in self.scores if scores.name != self.control][::-1]
+        others = [scores.name for scores in self.scores if scores.name != self.control]
+        shown = [self[name] for name in first_rows(others, self.control, SHOWN)][::-1]
         figure = new_figure(10, 1.4 + 0.24 * len(shown))
         axes = figure.subplots(1, 2, sharey=True)
         for axis, what in zip(axes, ("top1", "recall"), strict=True):
             for row, scores in enumerate(shown):
                 draw_interval(axis, row, getattr(scores, f"{what}_difference"), marked=scores.name == DEFAULT)
             control = self[self.control]
-            draw_control(axis, len(shown), f"{control.name} {100 * getattr(control, what):.1f}")
+            draw_control(axis, len(shown), f"control: {control.name} {100 * getattr(control, what):.1f}")
             axis.grid(axis="x", alpha=0.3)
             score = "top-1" if what == "top1" else "mean per-class recall"
             axis.set_xlabel(f"{score} - {self.control}, points")
         axes[0].set_yticks(range(len(shown)), [scores.name for scores in shown], fontsize=8)
-        counts = f"{self.images} images, {self.classes} classes, {self.texts} texts"
-        figure.suptitle(title or counts, fontsize=10)
+        figure.suptitle(title or self._counts(), fontsize=10)
         figure.savefig(path)
         return Path(path)
 
@@ -333,7 +413,10 @@ def draw_curve(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
 def draw_control(axis: Any, rows: int, label: str, size: float = 8) -> None:
     """Draw the line of the control through the rows of a matplotlib axis, its label in the row above them."""
     axis.plot([0, 0], [-0.7, rows - 0.4], color="#cf222e", lw=1, zorder=0)
-    axis.text(0, rows - 0.3, label, color="#cf222e", fontsize=size, ha="center", va="bottom")
+    low, high = axis.get_xlim()
+    share = -low / (high - low)  # near an edge, the label would run over it
+    side = "left" if share < 0.3 else "right" if share > 0.7 else "center"
+    axis.text(0, rows - 0.3, label, color="#cf222e", fontsize=size, ha=side, va="bottom")
     axis.set_ylim(-0.7, rows + 0.6)
 
 

@@ -2,37 +2,54 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
+from s3clip.evaluation.report.comparison import SHOWN, suffixes_text
 from s3clip.evaluation.report.run import Run
 from s3clip.evaluation.report.schema import Example, Recognition, Segmentation, WorstIou, WorstRecall
-from s3clip.evaluation.report.tables import benchmark_table, benchmark_text, overview_table, percent
+from s3clip.evaluation.report.tables import (
+    benchmark_table,
+    benchmark_text,
+    overview_table,
+    percent,
+    scores_table,
+    title_of,
+)
 from s3clip.printing import Cell, Column, Table, printable
 
 LARGEST_THUMBNAIL = 1 << 20
 """Bytes; those of `s3clip eval` have a few thousand."""
 
 _STYLE = """
+:root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --line: #d1d9e0; --paper: #fff;
+  --warn: #fff1e5; --rust: #bc4c00; --blue: #0969da }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9198a1; --line: #3d444d;
+  --paper: #0d1117; --warn: #2b1d10; --rust: #db6d28; --blue: #4493f8 } }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px }
-body { padding: 0 1rem; color: #1f2328 }
+body { padding: 0 1rem; color: var(--ink); background: var(--paper); overflow-wrap: break-word }
 table { border-collapse: collapse; margin: .5rem 0 1.5rem }
 th, td { padding: .25rem .7rem; text-align: left; white-space: nowrap }
-th, td { border-bottom: 1px solid #d1d9e0 }
+th, td { border-bottom: 1px solid var(--line) }
 th.number, td[data-value] { text-align: right }
-th:first-child, td:first-child { position: sticky; left: 0; background: #fff }
-th button::after { content: " \\2195"; color: #8c959f }
+th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper) }
+th button { font: inherit; font-weight: bold; border: 0; background: none; cursor: pointer; padding: 0 }
+th button { color: inherit }
+th button::after { content: " \\2195"; color: var(--soft) }
 th[aria-sort] button::after { content: " \\2191"; color: inherit }
 th[aria-sort=descending] button::after { content: " \\2193" }
-th button { font: inherit; font-weight: bold; border: 0; background: none; cursor: pointer; padding: 0 }
-.warning { background: #fff1e5; border-left: 4px solid #bc4c00; padding: .4rem .8rem }
+small, .soft { color: var(--soft) }
+summary { cursor: pointer; color: var(--blue) }
+:focus-visible { outline: 2px solid var(--blue); outline-offset: 2px }
+.warning { background: var(--warn); border-left: 4px solid var(--rust); padding: .4rem .8rem }
 .wide { overflow-x: auto } figure { display: inline-block; margin: 0 .6rem .6rem 0; text-align: center }
-figcaption { font-size: 12px; max-width: 110px; overflow-wrap: anywhere; color: #59636e }
+figcaption { font-size: 12px; max-width: 110px; overflow-wrap: anywhere; color: var(--soft) }
+figcaption { white-space: normal }
 @media (max-width: 600px) {
   body { margin: 1rem auto }
   th, td { padding: .25rem .4rem }
-  td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 7rem }
+  td:first-child { white-space: normal; min-width: 7rem }
 }
 """
 
@@ -69,23 +86,39 @@ def run_page(runs: Sequence[tuple[Path, Run]]) -> str:
     Args:
         runs: folders, and what `Run.read` found there; thumbnails are put into the page.
     """
-    labels = _labels([folder for folder, _ in runs])
-    benchmarks = [(label, run.benchmarks) for label, (_, run) in zip(labels, runs, strict=True)]
+    labels = run_labels([folder for folder, _ in runs])
+    named = [(label, folder, run) for label, (folder, run) in zip(labels, runs, strict=True)]
+    benchmarks = [(label, run.settings.control, run.benchmarks) for label, _, run in named]
+    names = dict.fromkeys(own.name for _, _, each in benchmarks for one in each for own in one.scores)
+    between = (
+        " The last column is the mean's difference from that of the same method in the first run; runs hold "
+        "no answers image by image, so that it has no interval."
+        if len(runs) > 1
+        else ""
+    )
     parts = [
         "<h1>Zero-shot runs</h1>",
-        _wide(_models([run for _, run in runs], labels)),
+        _wide(_models(named)),
         "<h2>All benchmarks</h2>",
-        "<p>The headline score of each benchmark in percent; the mean where all of a task were run. A click "
-        "on the head of a column sorts a table.</p>",
-        _wide(overview_table(benchmarks)),
+        "<p>The headline score of each benchmark in percent, and in brackets what it is more than the run's "
+        "control, in points with its 95 % paired-bootstrap interval; the mean where all of a task were run."
+        f"{between} A click on the head of a column sorts a table.</p>",
+        f'<p class="soft">{_text(suffixes_text(list(names)))}</p>',
+        *_first_and_all(lambda first: overview_table(benchmarks, first)),
     ]
-    for name in dict.fromkeys(each.name for _, own in benchmarks for each in own):
-        parts.append(f"<h2>{_text(name)}</h2>")
-        for (folder, run), label in zip(runs, labels, strict=True):
+    for name in dict.fromkeys(each.name for _, _, own in benchmarks for each in own):
+        title = title_of(name)
+        also = "" if title == name else f' <small class="soft">{_text(name)}</small>'
+        parts.append(f"<h2>{_text(title)}{also}</h2>")
+        worst = []
+        for label, folder, run in named:
             for each in run.benchmarks:
                 if each.name == name:
                     parts += [f"<h3>{_text(label)}</h3>"] if len(runs) > 1 else []
-                    parts += _benchmark(folder, run.settings.control, each)
+                    parts += _benchmark(run.settings.control, each)
+                    worst.append((label, folder, each))
+        parts += _worst(worst)
+    parts += ["<details><summary>Which models exactly</summary>", _wide(_exact_models(named)), "</details>"]
     body = "\n".join(parts)
     script = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{script}'"
@@ -93,62 +126,109 @@ def run_page(runs: Sequence[tuple[Path, Run]]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<title>s3clip: zero-shot runs</title>\n"
+        '<link rel="icon" href="data:,"><title>s3clip: zero-shot runs</title>\n'
         f"<style>{_STYLE}</style></head>\n<body>\n{body}\n<script>{_SCRIPT}</script>\n</body></html>\n"
     )
 
 
-def _labels(folders: Sequence[Path]) -> list[str]:
+def run_csv(runs: Sequence[tuple[Path, Run]]) -> str:
+    """Return the headline score of every method, benchmark and run as CSV, a row each."""
+    labels = run_labels([folder for folder, _ in runs])
+    return scores_table(
+        [(label, run.model.name, run.benchmarks) for label, (_, run) in zip(labels, runs, strict=True)]
+    ).csv()
+
+
+def run_latex(runs: Sequence[tuple[Path, Run]]) -> str:
+    """Return the table of all runs for LaTeX: the best methods, the default and the control."""
+    labels = run_labels([folder for folder, _ in runs])
+    return overview_table(
+        [(label, run.settings.control, run.benchmarks) for label, (_, run) in zip(labels, runs, strict=True)],
+        SHOWN,
+    ).latex()
+
+
+def run_labels(folders: Sequence[Path]) -> list[str]:
     """Return a label a run: its folder's name; numbered where two have the same."""
     names = [folder.resolve().name for folder in folders]
     return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
 
 
-def _models(runs: Sequence[Run], labels: Sequence[str]) -> Table:
+def _models(runs: Sequence[tuple[str, Path, Run]]) -> Table:
     rows = []
-    for run, label in zip(runs, labels, strict=True):
+    for label, _, run in runs:
         images = sum(each.images_encoded for each in run.measured.benchmarks)
         seconds = sum(each.encoding_seconds for each in run.measured.benchmarks)
-        model, speed = run.model, images / seconds if images and seconds else None
-        about = [label, model.name, model.revision, model.fingerprint[:16], model.dtype]
-        rows.append([*about, run.measured.seconds, speed])
-    columns = ["run", "model", "revision", "fingerprint", "dtype"]
+        speed = images / seconds if images and seconds else None
+        rows.append([label, run.model.name, run.model.dtype, run.measured.seconds, speed])
+    columns = ["run", "model", "dtype"]
     return Table([*columns, Column("seconds", ",.1f"), Column("images per second", ",.0f")], rows)
 
 
-def _benchmark(folder: Path, control: str, benchmark: Recognition | Segmentation) -> list[str]:
+def _exact_models(runs: Sequence[tuple[str, Path, Run]]) -> Table:
+    rows = [[label, run.model.name, run.model.revision, run.model.fingerprint] for label, _, run in runs]
+    return Table(["run", "model", "revision", "fingerprint"], rows)
+
+
+def _benchmark(control: str, benchmark: Recognition | Segmentation) -> list[str]:
     lines = [f'<p class="warning">Warning: {_text(warning)}</p>' for warning in benchmark.warnings]
     lines.append(
         f"<p>{_text(benchmark_text(benchmark))} Differences from {_text(control)} in points, with 95 % "
         "paired-bootstrap intervals.</p>"
     )
-    lines.append(_wide(benchmark_table(benchmark, control)))
-    worst: Sequence[WorstRecall | WorstIou] = benchmark.worst_classes.classes
-    if worst:
-        rows = [
-            [
-                each.name,
-                each.images,
-                each.recall if isinstance(each, WorstRecall) else each.iou,
-                ", ".join(f"{name} ({count:,})" for name, count in each.taken_for),
-                Cell("", html="".join(_example(folder, example) for example in each.examples)),
-            ]
-            for each in worst
-        ]
-        score = percent("recall" if isinstance(benchmark, Recognition) else "IoU")
-        lines.append(f"<h4>Worst classes of {_text(benchmark.worst_classes.method)}</h4>")
-        lines.append(_wide(Table(["class", Column("images", ","), score, "taken for", "such as"], rows)))
-    return lines
+    return [*lines, *_first_and_all(lambda first: benchmark_table(benchmark, control, first))]
 
 
-def _example(folder: Path, example: Example) -> str:
+def _first_and_all(table: Callable[[int | None], Table]) -> list[str]:
+    """Return the first rows of a table, and behind a fold all of them, where they are more."""
+    first, every = table(SHOWN), table(None)
+    if len(first.rows) == len(every.rows):
+        return [_wide(every)]
+    folded = f"<details><summary>All {len(every.rows)} rows</summary>{_wide(every)}</details>"
+    return [_wide(first), folded]
+
+
+def _worst(found: Sequence[tuple[str, Path, Recognition | Segmentation]]) -> list[str]:
+    """Return the classes that any of some runs does worst on, each once, with the score of each run."""
+    by_class: dict[str, dict[str, tuple[Path, WorstRecall | WorstIou]]] = {}
+    for label, folder, benchmark in found:
+        own: Sequence[WorstRecall | WorstIou] = benchmark.worst_classes.classes
+        for each in own:
+            by_class.setdefault(each.name, {})[label] = folder, each
+    if not by_class:
+        return []
+    score = "recall" if isinstance(found[0][2], Recognition) else "IoU"
+    several = len(found) > 1
+    columns = [percent(f"{score}, {label}" if several else score) for label, _, _ in found]
+    rows = []
+    for name, own_runs in by_class.items():
+        folder, first = next(iter(own_runs.values()))
+        taken = ", ".join(f"{other} ({count:,})" for other, count in first.taken_for)
+        pictures = "".join(_example(folder, name, example) for example in first.examples)
+        scores = [_score_of(own_runs[label][1]) if label in own_runs else None for label, _, _ in found]
+        rows.append([name, first.images, *scores, taken, Cell("", html=pictures)])
+    methods = dict.fromkeys(benchmark.worst_classes.method for _, _, benchmark in found)
+    note = " An empty cell: not among the worst of that run." if several else ""
+    return [
+        f"<h3>Worst classes of {_text(' and '.join(methods))}</h3>",
+        *([f'<p class="soft">{note}</p>'] if note else []),
+        _wide(Table(["class", Column("images", ","), *columns, "taken for", "such as"], rows)),
+    ]
+
+
+def _score_of(each: WorstRecall | WorstIou) -> float:
+    return each.recall if isinstance(each, WorstRecall) else each.iou
+
+
+def _example(folder: Path, name: str, example: Example) -> str:
     content = b"" if example.thumbnail is None else _thumbnail(folder, example.thumbnail)
     picture = ""
     if content:
         encoded = base64.b64encode(content).decode()
-        picture = f'<img alt="{_text(example.key)}" src="data:image/jpeg;base64,{encoded}"><br>'
-    caption = f"<figcaption>{_text(example.key)}<br>{_text(example.taken_for)}</figcaption>"
-    return f"<figure>{picture}{caption}</figure>"
+        said = _text(f"{name}, taken for {example.taken_for}")
+        picture = f'<img alt="{said}" src="data:image/jpeg;base64,{encoded}"><br>'
+    caption = f"<figcaption>taken for {_text(example.taken_for)}</figcaption>"
+    return f'<figure title="{_text(example.key)}">{picture}{caption}</figure>'
 
 
 def _thumbnail(folder: Path, name: str) -> bytes:

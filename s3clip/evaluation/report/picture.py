@@ -5,8 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from s3clip.evaluation.report.comparison import DEFAULT, Difference, draw_control, draw_interval
+from s3clip.evaluation.report.comparison import (
+    DEFAULT,
+    SHOWN,
+    Difference,
+    draw_control,
+    draw_interval,
+    first_rows,
+)
 from s3clip.evaluation.report.schema import Recognition, Segmentation, headline_of
+from s3clip.evaluation.report.tables import title_of
 from s3clip.printing import new_figure
 
 PANELS = 6  # in a row
@@ -15,7 +23,7 @@ PANELS = 6  # in a row
 def draw_run(
     benchmarks: Sequence[Recognition | Segmentation], control: str, path: str | os.PathLike[str]
 ) -> Path:
-    """Draw a panel for each benchmark, with a row for each method, and return the path.
+    """Draw a panel for each benchmark, with a row for each of the best methods and the default.
 
     A row is the difference of the headline score from the control's, with its interval. The rows stand in the
     same order everywhere: by their mean over the benchmarks, the best on top. Each panel has its own scale.
@@ -37,7 +45,8 @@ def draw_run(
         for name in dict.fromkeys(name for each in found for name in each)
         if name != control and (values := [each[name].value for each in found if name in each])
     }
-    names = sorted(means, key=lambda name: (means[name], name))  # from the bottom up
+    best_first = sorted(means, key=lambda name: (-means[name], name))
+    names = first_rows(best_first, control, SHOWN)[::-1]  # from the bottom up
     columns = min(PANELS, len(benchmarks))
     lines = -(-len(benchmarks) // columns)
     figure = new_figure(2 + max(5, 2.1 * columns), 0.5 + lines * (0.7 + 0.17 * len(names)))
@@ -47,7 +56,8 @@ def draw_run(
             if name in differences:  # else it was not scored here
                 draw_interval(panel, row, differences[name], marked=name == DEFAULT, width=1.5)
         score = headline_of(each, control)
-        draw_control(panel, len(names), control if score is None else f"{control} {100 * score:.1f}", 7)
+        said = "" if score is None else f" {100 * score:.1f}"
+        draw_control(panel, len(names), f"control: {control}{said}", 7)
         _label_panel(panel, each)
     for panel in panels[len(benchmarks) :]:
         panel.set_visible(False)
@@ -61,5 +71,5 @@ def _label_panel(panel: Any, benchmark: Recognition | Segmentation) -> None:
     panel.grid(alpha=0.3, lw=0.5)
     panel.tick_params(labelsize=7)
     counts = benchmark.counts
-    title = f"{benchmark.name}\n{benchmark.headline}, {counts.scored:,} of {counts.of:,} images"
+    title = f"{title_of(benchmark.name)}\n{benchmark.headline}, {counts.scored:,} of {counts.of:,} images"
     panel.set_title(title, fontsize=8)

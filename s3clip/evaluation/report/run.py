@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import PrivateAttr
 
-from s3clip.evaluation.report.comparison import Value
+from s3clip.evaluation.report.comparison import SHOWN, Value, suffixes_text
 from s3clip.evaluation.report.picture import draw_run
 from s3clip.evaluation.report.schema import (
     Benchmark,
@@ -20,10 +20,10 @@ from s3clip.evaluation.report.schema import (
     Settings,
     headline_of,
 )
-from s3clip.evaluation.report.tables import benchmark_table, benchmark_text, summary_table
+from s3clip.evaluation.report.tables import benchmark_table, benchmark_text, summary_table, title_of
 from s3clip.files.json import checked, read_json
 from s3clip.files.writing import write_atomically
-from s3clip.printing import markdown_text
+from s3clip.printing import counted, markdown_text
 
 FORMAT = "s3clip-run/2"
 
@@ -79,21 +79,40 @@ class Run(Value):
 
     def markdown(self) -> str:
         """Return the summary of all benchmarks, and a table for each."""
-        control, model = self.settings.control, self.model
-        about = (
-            f"Revision {model.revision}, fingerprint {model.fingerprint[:16]}, {model.dtype}. Percent; "
-            f"differences from {control} in points with 95 % paired-bootstrap intervals."
-        )
+        control = self.settings.control
         lines = [
-            f"# {markdown_text(str(model.name))}",
-            markdown_text(about),
+            f"# {markdown_text(str(self.model.name))}",
+            markdown_text(self._about()),
             summary_table(self.benchmarks, self.mean, control).markdown(),
         ]
         for each in self.benchmarks:
-            lines.append(f"## {markdown_text(each.name)}")
+            lines.append(f"## {markdown_text(title_of(each.name))}")
             lines += [f"**Warning: {markdown_text(warning)}**" for warning in each.warnings]
             lines += [markdown_text(benchmark_text(each)), benchmark_table(each, control).markdown()]
+        lines.append(markdown_text(f"Revision {self.model.revision}, fingerprint {self.model.fingerprint}."))
         return "\n\n".join(lines) + "\n"
+
+    def text(self, first: int | None = SHOWN) -> str:
+        """Return the same for a terminal, of each benchmark the first methods, the default and the control.
+
+        Args:
+            first: how many methods; None: all.
+        """
+        control = self.settings.control
+        lines = [f"{self.model.name}: {self._about()}"]
+        lines.append(str(summary_table(self.benchmarks, self.mean, control)))
+        for each in self.benchmarks:
+            table, total = benchmark_table(each, control, first), len(each.scores)
+            left = f" {len(table.rows)} of {counted(total, 'method')}." if len(table.rows) < total else ""
+            lines.append(f"{title_of(each.name)}: {benchmark_text(each)}{left}\n{table}")
+        return "\n\n".join(lines)
+
+    def _about(self) -> str:
+        names = dict.fromkeys(own.name for each in self.benchmarks for own in each.scores)
+        return (
+            f"{self.model.dtype}. Percent; differences from {self.settings.control} in points with 95 % "
+            f"paired-bootstrap intervals. {suffixes_text(list(names))}"
+        ).rstrip()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `run.json`, `run.md` and the thumbnails into a folder, made if need be, and return it."""

@@ -34,6 +34,8 @@ class RecognitionScores(Value):
     seeds: Count
     acc1_spread: float
     mean_per_class_recall_spread: float
+    levels: dict[str, float] = Field(default_factory=dict)
+    mistake_distance: float | None = None
 
 
 class PixelDifferences(Value):
@@ -164,6 +166,7 @@ class Settings(Value):
     seed: int
     control: str
     batch_size: int
+    near_size: bool = False
 
 
 class Model(Value):
@@ -173,6 +176,7 @@ class Model(Value):
     revision: str | None
     fingerprint: str
     dtype: str
+    compiled: bool = False
     logit_scale: float
 
 
@@ -201,6 +205,7 @@ class Measured(Value):
     seconds: float
     processes: int
     workers: int
+    precision: str | None = None
     device: str
     peak_memory_mib: list[float | None]
     benchmarks: list[Timing]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from s3clip.evaluation.report.comparison import Difference, Value, save_report
-from s3clip.printing import Cell, Column, Table, markdown_text
+from s3clip.printing import Cell, Column, Table, counted, markdown_text
 
 LEVEL = 0.05
 """A word helps or hurts beyond chance where its p, all words counted in, is at most this."""
@@ -105,15 +105,15 @@ class WordComparison(Value):
 
     def summary(self) -> str:
         """Return what the table shows, and of how much."""
-        left_out = f", {self.left_out} images of no class left out" if self.left_out else ""
+        left_out = f", {counted(self.left_out, 'image')} of no class left out" if self.left_out else ""
         return (
-            f"{self.images} images, {self.classes} classes{left_out}; with all words top-1 "
-            f"{100 * self.top1:.1f} %, mean recall {100 * self.recall:.1f} % over {self.scored_classes} "
-            f"classes with {self.settings['min_images']} images or more. A row leaves one word out, with its "
-            f"descriptors, and fits again: images of its class, images answered otherwise without it, right "
-            f"only with it, right only without it; what the word adds, in points with 95 % paired-bootstrap "
-            f"intervals. Without a name, the next word takes its place. Not left out: {self.single} names "
-            f"whose class has no other."
+            f"{counted(self.images, 'image')}, {counted(self.classes, 'class')}{left_out}; with all words "
+            f"top-1 {100 * self.top1:.1f} %, mean recall {100 * self.recall:.1f} % over "
+            f"{self.scored_classes} classes with {counted(self.settings['min_images'], 'image')} or more. A "
+            f"row leaves one word out, with its descriptors, and fits again: images of its class, images "
+            f"answered otherwise without it, right only with it, right only without it; what the word adds, "
+            f"in points with 95 % paired-bootstrap intervals. Without a name, the next word takes its place. "
+            f"Not left out: {counted(self.single, 'name')} whose class has no other."
         )
 
     def conclusion(self) -> str:
@@ -124,9 +124,9 @@ class WordComparison(Value):
         )
         idle = len(self.words) - len(hurt) - len(help_)
         return (
-            f"Of {len(self.words)} words, {len(hurt)} cost right answers on these images "
+            f"Of {counted(len(self.words), 'word')}, {len(hurt)} cost right answers on these images "
             f"({_surely(hurt)} beyond chance), {len(help_)} bring some ({_surely(help_)} beyond chance), "
-            f"{idle} do neither; chance is that of the luckiest of {len(self.words)} words."
+            f"{idle} do neither; chance is that of the luckiest of {counted(len(self.words), 'word')}."
         )
 
     def markdown(self) -> str:

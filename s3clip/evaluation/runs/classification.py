@@ -15,6 +15,7 @@ from s3clip.evaluation.runs.cache import Seen
 from s3clip.evaluation.runs.embeddings import StoredRows
 from s3clip.evaluation.runs.results import Mistakes, Scored, describe_set, first_of, worst_classes
 from s3clip.images.sources import Record
+from s3clip.printing import counted
 
 
 def score_images(
@@ -66,8 +67,8 @@ def score_images(
     if left_out:
         named = first_of([f"{label} ({times:,})" for label, times in left_out], 5)
         benchmark["warnings"].append(
-            f"{strange.total():,} images are left out: their labels, {len(left_out):,} in all, are none of "
-            f"the classes: {named}"
+            f"left out: {counted(strange.total(), 'image')} with a label that is none of the classes, of "
+            f"{counted(len(left_out), 'kind')}: {named}"
         )
     worst, thumbnails = _worst_classes(which, comparison, labels, [readable[row] for row in kept])
     benchmark |= {
@@ -99,6 +100,8 @@ def _plain(score: MethodScores) -> dict[str, Any]:
         "seeds": score.seeds,
         "acc1_spread": score.top1_spread,
         "mean_per_class_recall_spread": score.recall_spread,
+        # Runs of classes without groups are what they were.
+        **({"levels": score.levels, "mistake_distance": score.mistake_distance} if score.levels else {}),
     }
 
 

@@ -81,7 +81,7 @@ def stored_rows(cache: Cache, images: Iterable[Seen], dim: int) -> StoredRows:
 
 @dataclass(frozen=True)
 class ImageOpening:
-    """Opens images whole, and prepares them for the image tower."""
+    """Opens images, as far as their preparation needs them, and prepares them for the image tower."""
 
     transform: ImageTransform
 
@@ -91,7 +91,7 @@ class ImageOpening:
 
     def open(self, sample: Sample, content: Sequence[bytes]) -> Image.Image:
         """Return the image."""
-        return open_image(content[0], name=sample.key)
+        return open_image(content[0], name=sample.key, needed=self.transform.needed)
 
     def prepare(self, opened: Iterator[Image.Image]) -> dict[str, Tensor]:
         """Return the arguments of the image tower."""
@@ -100,28 +100,31 @@ class ImageOpening:
 
 @dataclass(frozen=True)
 class ImageJob:
-    """A set of classification whose images become embeddings by a model; see `encoding.Job`."""
+    """A set of classification whose images become embeddings by a model; see `encoding.Job`.
+
+    With `near_size` JPEGs are decoded near the size that the model needs.
+    """
 
     which: ClassificationSet
     backbone: Backbone
+    near_size: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def opening(self) -> ImageOpening:
         """How workers open its images."""
-        return ImageOpening(self.backbone.image_transform())
+        return ImageOpening(self.backbone.image_transform(near_size=self.near_size))
 
     def place(self, image_key: str) -> Path:
         """Return where in the cache of a model they go: sets share them, versions of s3clip do not.
 
-        Another version may read pictures otherwise.
+        Another version may read pictures otherwise; so are they where they are not decoded whole.
         """
-        return Path(f"embeddings-{__version__}")
+        return Path(f"embeddings-{__version__}{'-near' if self.near_size else ''}")
 
     def compute(self, prepared: dict[str, Tensor]) -> Tensor:
         """Return (images, dim)."""
-        inputs = {key: value.to(self.backbone.device, non_blocking=True) for key, value in prepared.items()}
-        return self.backbone.encode_images(**inputs)
+        return self.backbone.encode_images(**self.backbone.placed(prepared))
 
     def pack(self, computed: Tensor) -> tuple[dict[str, Any], bytes]:
         """Return their rows in bytes."""

@@ -16,6 +16,7 @@ from s3clip.evaluation.runs.classification import score_images
 from s3clip.evaluation.runs.embeddings import ImageJob, stored_rows
 from s3clip.evaluation.runs.encoding import check_model, encode, images_of
 from s3clip.evaluation.runs.pixels import DEFAULT_FEATURES, PixelJob
+from s3clip.evaluation.runs.precision import settle_precision
 from s3clip.evaluation.runs.processes import Processes
 from s3clip.evaluation.runs.segmentation import score_pixels
 from s3clip.evaluation.settings import ComparisonSettings, has_descriptors
@@ -28,6 +29,7 @@ def _job(
     asked: dict[str, Any],
     batch_size: int,
     patch_features: str,
+    near_size: bool,
 ) -> ImageJob | PixelJob:
     """Return the job of a set. What is asked and cannot be is refused here, before anything is encoded."""
     settings = ComparisonSettings(
@@ -36,7 +38,7 @@ def _job(
     if isinstance(which, SegmentationSet):
         return PixelJob(which, backbone, settings, patch_features)
     settings.chosen(can_encode=True, has_descriptors=has_descriptors(which.synonyms))
-    return ImageJob(which, backbone)
+    return ImageJob(which, backbone, near_size)
 
 
 def evaluate(
@@ -53,6 +55,9 @@ def evaluate(
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
+    dtype: str | None = None,
+    compiled: bool = False,
+    near_size: bool = False,
 ) -> Run | None:
     """Encode the images of all sets, each once, and score every method on every set.
 
@@ -71,6 +76,11 @@ def evaluate(
         seed: see `compare`.
         batch_size: images, or windows of an image, per call of the image tower.
         workers: processes that open and prepare images, for each process of the run.
+        dtype: in what the image tower computes, see `s3clip.prediction.precision.set_precision`; what "auto"
+            takes is kept in the cache, for the next run of this model. The backbone is changed in place.
+        compiled: let torch.compile make the code of the image tower.
+        near_size: decode JPEGs of sets of classification near the size that the model needs: see
+            `s3clip.images.opening.open_image`. What it makes has a place of its own in the cache.
 
     Returns:
         What was found; None in all processes but the first, which scores.
@@ -94,11 +104,13 @@ def evaluate(
         "draws": draws,
         "seed": seed,
     }
+    precision = settle_precision(sets, backbone, cache, own, dtype, compiled=compiled, near_size=near_size)
     key = backbone.image_key()
     folder = cache / key[:16]
     if own.index == 0:
         check_model(folder, backbone)
-    jobs = [_job(each, backbone, asked, batch_size, patch_features or DEFAULT_FEATURES) for each in sets]
+    features = patch_features or DEFAULT_FEATURES
+    jobs = [_job(each, backbone, asked, batch_size, features, near_size) for each in sets]
     # Devices that differ may round differently: the first process says where in the cache things go.
     places = own.gather([job.place(key) for job in jobs])[0]
     shared = {place: Cache(folder / place) for place in places}
@@ -138,13 +150,14 @@ def evaluate(
         )
     return Run.of(
         thumbnails,
-        settings={**asked, "control": CONTROL.name, "batch_size": batch_size},
+        settings={**asked, "control": CONTROL.name, "batch_size": batch_size, "near_size": near_size},
         versions=versions(),
         model={
             "name": backbone.name,
             "revision": backbone.revision,
             "fingerprint": key,
             "dtype": str(backbone.dtype).removeprefix("torch."),
+            "compiled": backbone.compiled,
             "logit_scale": backbone.logit_scale().item(),
         },
         benchmarks=found,
@@ -152,6 +165,7 @@ def evaluate(
             "seconds": round(time.perf_counter() - started, 3),
             "processes": own.count,
             "workers": workers,
+            "precision": precision,
             "device": own.device,
             "peak_memory_mib": [_peak_memory(), *memory[1:]],
             "benchmarks": timing,

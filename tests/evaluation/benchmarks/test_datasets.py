@@ -435,7 +435,7 @@ def test_ones_own_folders(tmp_path):
         ("tabby_cat/deep/1.png", 1),
     ]
     assert found.problems == (
-        "1 pictures outside of class folders are left out",
+        "left out: 1 picture outside of class folders",
         "1 classes have no picture: koi",
     )
     with pytest.raises(BrokenImageError, match=r"dangling.png: not a readable image \(a link to nothing\)"):

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from s3clip import Backbone
+from s3clip.backbone.precision import cast_images
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.evaluation.benchmarks.opening import open_benchmark
 from s3clip.evaluation.benchmarks.table import find_benchmark
@@ -87,9 +88,9 @@ def opened(folder):
     return open_benchmark(find_benchmark(folder / "own.json"), "nowhere")
 
 
-def embedded(backbone, folder, cache, **work):
+def embedded(backbone, folder, cache, near_size=False, **work):
     """How many images were encoded, what became of all, and their embeddings, as `evaluate` asks for them."""
-    job = ImageJob(opened(folder), backbone)
+    job = ImageJob(opened(folder), backbone, near_size)
     key = backbone.image_key()
     stored = Cache(cache / key[:16] / job.place(key))
     done = encode(job, stored, **work)
@@ -112,7 +113,7 @@ class World:
     """A set of seven images, the model, and how it is asked: what changes are made to."""
 
     def __init__(self, root, kind, backbone):
-        self.root, self.kind, self.backbone, self.work = root, kind, backbone, {}
+        self.root, self.kind, self.backbone, self.work, self.near_size = root, kind, backbone, {}, False
         self.folder, self.contents = root / "set", [bitmap(i) for i in range(7)]
         write_images(self.folder, kind, self.contents)
 
@@ -203,6 +204,14 @@ def text_tower(world, data):
     return 0
 
 
+def dtype(world, data):
+    cast_images(world.copy_model(), data.draw(st.sampled_from(["bfloat16", "float16"])))
+
+
+def decoding(world, data):
+    world.near_size = True
+
+
 def batch_size(world, data):
     world.work["batch_size"] = data.draw(st.integers(1, 9))
     return 0
@@ -212,8 +221,8 @@ def nothing(world, data):
     return 0
 
 
-MODEL = [image_processor, weight, batch_size, nothing]
-IMAGES = [images, another_set, order, gone, more, broken, repaired, text_tower, *MODEL]
+MODEL = [image_processor, weight, dtype, batch_size, nothing]
+IMAGES = [decoding, images, another_set, order, gone, more, broken, repaired, text_tower, *MODEL]
 
 
 @pytest.mark.parametrize("kind", ["folders", "webdataset", "parquet"])
@@ -228,12 +237,13 @@ def test_cached_is_uncached_and_unchanged_hits(kind, backbone, tmp_path_factory)
         cache, fresh = world.root / "cache", world.root / "fresh"
         assert embedded(backbone, world.folder, cache, batch_size=3)[0] == 7
         new = change(world, data)
-        found, records, rows = embedded(world.backbone, world.folder, cache, **world.work)
-        every, as_fresh, true = embedded(world.backbone, world.folder, fresh)
+        near = world.near_size
+        found, records, rows = embedded(world.backbone, world.folder, cache, near, **world.work)
+        every, as_fresh, true = embedded(world.backbone, world.folder, fresh, near)
         assert found == (every if new is None else new)
         assert records == as_fresh
         torch.testing.assert_close(rows, true, atol=1e-5, rtol=0)
-        assert embedded(world.backbone, world.folder, cache)[0] == 0
+        assert embedded(world.backbone, world.folder, cache, near)[0] == 0
 
     law()
 

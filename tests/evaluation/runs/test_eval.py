@@ -307,7 +307,7 @@ def test_images_of_no_class_are_left_out_counted_and_named(backbone, digits, tmp
     }  # fmt: skip
     assert dict(only["left_out_labels"]) == gone
     assert (
-        f"{left_out} images are left out: their labels, 2 in all, are none of the classes: "
+        f"left out: {left_out} images with a label that is none of the classes, of 2 kinds: "
         in only["warnings"][1]
     )
     assert f"{150 - left_out} of 151 images" in run.markdown()

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from s3clip import Backbone, SynonymousSpaceHead, SynonymSet, cli
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.evaluation import METHODS
+from s3clip.evaluation.report.run import Run
 from tests.images.test_sources import write_tar
 from tests.local_sets import launched
 
@@ -117,23 +118,23 @@ def test_what_is_printed_and_written(digits, alone, tmp_path):
     done = run("eval", digits / "digits.json", "--backbone", model_folder(), "--out", out, "--cache", cache,
                "--workers", 0, *FEW)  # fmt: skip
     assert done.exit_code == 0
-    assert done.stdout.startswith((out / "run.md").read_text())
-    assert done.stdout.endswith(f"Saved to {out}.\n")
+    assert done.stdout.startswith(Run.read(out).text())
+    assert done.stdout.endswith(f"Saved to {out}; all methods are in {out / 'run.md'}.\n")
     assert (out / "run.md").read_text() == (alone / "run.md").read_text()
-    lines = done.stdout.splitlines()
+    lines = (out / "run.md").read_text().splitlines()
     assert next(line for line in lines if line.startswith("| digits")).startswith(
         "| digits | acc1 | 60 of 63 |"
     )
     rows = [line.split(" | ") for line in lines if line.startswith(("| name", "| default", "| center"))]
     scores = {score["name"]: score for score in without_measurements(out)["benchmarks"][0]["scores"]}
-    assert {row[0][2:]: row[1] for row in rows} == {
+    assert {row[0][2:].removesuffix(" (control)"): row[1] for row in rows} == {
         name: f"{100 * score['acc1']:.1f}" for name, score in scores.items()
     }
     warned = [line for line in done.stderr.splitlines() if line.startswith("warning: digits: ")]
     assert len(warned) == 2
     assert warned[0].startswith("warning: digits: cannot be read: 2 of the images: two/broken.png: not a ")
     assert warned[1].endswith(
-        " 1 images are left out: their labels, 1 in all, are none of the classes: cat (1)"
+        " left out: 1 image with a label that is none of the classes, of 1 kind: cat (1)"
     )
     assert {path.name for path in out.iterdir()} == {
         "run.json", "run.md", *(["thumbnails"] if list(alone.glob("thumbnails")) else []),

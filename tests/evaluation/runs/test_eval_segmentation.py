@@ -518,7 +518,7 @@ def test_the_command_scores_both_tasks_at_once(model, tmp_path):
         assert means["segmentation", name] == pytest.approx(sum(scores) / 2)
     assert ("segmentation", "nearest") not in means
     assert ("classification", "nearest") in means
-    assert "| **mean, segmentation** |" in (out / "run.md").read_text()
+    assert "| mean, segmentation |" in (out / "run.md").read_text()
     assert (out / "run.png").exists()
     page = tmp_path / "page.html"
     assert CliRunner().invoke(cli.app, ["report", str(out), "--out", str(page)]).exit_code == 0

@@ -1,0 +1,170 @@
+"""Groups of classes as answers: the probability of a group from those of its classes.
+
+Where probabilities are a softmax, classes exclude each other, and that of a group is the sum over its
+classes. Where they are sigmoids, classes may be there together, and of the probability that one of a group is
+there only bounds are known: the largest of them and their sum, at most 1 (Fréchet). The largest is taken: it
+needs no assumption, the best group is that of the best class, and a group of many classes gets no more for
+being that.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from s3clip.arguments import whole_number
+from s3clip.class_space import Calibration
+from s3clip.prediction.batches import AnsweringHead
+from s3clip.prediction.scope import Scope, scope_of
+from s3clip.prediction.top_classes import largest
+from s3clip.texts.groups import group_owners
+
+_NONE = torch.iinfo(torch.int64).max
+
+
+class TopGroups(NamedTuple):
+    """The most probable groups of every image, the best first; of equals the one whose class stands first.
+
+    Attributes:
+        group: (images, k) int64, their positions among the groups.
+        class_index: (images, k) int64, of each its class of the largest logit.
+        logits: (images, k), those logits.
+        probabilities: (images, k) float32, of the groups.
+        accepted: (images, k) bool, whether one of its classes is accepted.
+    """
+
+    group: Tensor
+    class_index: Tensor
+    logits: Tensor
+    probabilities: Tensor
+    accepted: Tensor
+
+
+@torch.no_grad()
+def top_groups(
+    head: AnsweringHead,
+    level: str,
+    pixel_values: Tensor | None = None,
+    *,
+    image_embeds: Tensor | None = None,
+    k: int = 5,
+    among: Any = None,
+    **image_inputs: Any,
+) -> TopGroups:
+    """Return the k most probable groups of every image, in one pass over blocks of classes.
+
+    Args:
+        head: a fitted head.
+        level: of the groups, one of `head.levels`.
+        pixel_values: as for `forward`.
+        image_embeds: as for `forward`.
+        k: how many; all where there are fewer.
+        among: answer within some classes, as for `predict`.
+        image_inputs: as for `forward`.
+
+    Raises:
+        ValueError: no class has a group at this level; else as for `forward` and `predict`.
+    """
+    k = whole_number(k, "k")
+    scope = scope_of(head.classes, level, among)
+    assert scope.owners is not None  # a level was asked for
+    blocks = head.logits_by_block(pixel_values, image_embeds=image_embeds, **image_inputs)
+    return best_groups((scope.taken(*each) for each in blocks), k, head.current_calibration, scope.owners)
+
+
+def best_groups(
+    blocks: Iterable[tuple[Tensor, Tensor]], k: int, calibration: Calibration, owners: Tensor
+) -> TopGroups:
+    """Return the k most probable groups, of logits that come some classes at a time.
+
+    Args:
+        blocks: one or more of ((c,) positions of c classes, (images, c) their logits). Groups without a class
+            in any block are no answers.
+        k: how many; all where there are fewer.
+        calibration: what makes probabilities of logits.
+        owners: (classes,) int64, the group of every class.
+    """
+    best = member = mass = passed = None
+    groups = int(owners.max()) + 1
+    for classes, logits in blocks:
+        logits = logits.float()
+        if best is None or member is None or mass is None or passed is None:
+            best = logits.new_full((len(logits), groups), -torch.inf)
+            member = torch.full_like(best, _NONE, dtype=torch.int64)
+            mass, passed = best.clone(), torch.zeros_like(member)
+        own = owners.to(classes.device)[classes].expand_as(logits)
+        found = best.scatter_reduce(1, own, logits, "amax")
+        # Of equal logits the first class.
+        first = torch.where(logits == found.gather(1, own), classes, _NONE)
+        member = torch.where(found > best, _NONE, member).scatter_reduce(1, own, first, "amin")
+        best = found
+        passed = passed.scatter_reduce(1, own, calibration.accepts(logits, classes).long(), "amax")
+        scaled = calibration.scaled(logits)
+        most = torch.full_like(mass, -torch.inf).scatter_reduce(1, own, scaled, "amax")
+        sums = torch.zeros_like(mass).scatter_add(1, own, (scaled - most.gather(1, own)).exp())
+        mass = torch.logaddexp(mass, most + sums.log())
+    assert best is not None  # there is a class
+    assert member is not None
+    assert mass is not None
+    assert passed is not None
+    softmax = calibration.activation == "softmax"
+    there = min(k, int((member[:1] < _NONE).sum()) if len(member) else k)
+    values, order = largest(
+        mass if softmax else best, torch.arange(groups, device=best.device), max(1, there)
+    )
+    if softmax:
+        probabilities = (values - mass.logsumexp(1, keepdim=True)).exp()
+    else:
+        probabilities = calibration.probabilities(values)
+    return TopGroups(
+        order, member.gather(1, order), best.gather(1, order), probabilities, passed.gather(1, order).bool()
+    )
+
+
+def group_names(head: AnsweringHead, level: str) -> list[str]:
+    """Return the names of the groups at a level, in the order of their first classes.
+
+    A class that is in none is a group of its own.
+
+    Raises:
+        ValueError: not fitted, or no class has a group at this level.
+    """
+    return group_owners(head.classes, level)[1]
+
+
+def group_probabilities(head: AnsweringHead, logits: Tensor, level: str) -> Tensor:
+    """Return the probabilities of the groups at a level, in the order of `group_names`.
+
+    Of a softmax the sums over the classes of a group; of sigmoids the largest among them, see above.
+
+    Args:
+        head: a fitted head.
+        logits: (..., classes), as of `forward`.
+        level: of the groups.
+
+    Returns:
+        (..., groups).
+
+    Raises:
+        ValueError: no class has a group at this level, or logits of other classes.
+    """
+    owners, _ = group_owners(head.classes, level)
+    if logits.shape[-1] != len(owners):
+        raise ValueError(f"logits: expected shape (..., {len(owners)}), got {tuple(logits.shape)}")
+    scope = Scope(None, [], torch.tensor(owners))
+    return answer_probabilities(scope, head.current_calibration, logits.reshape(-1, len(owners))).view(
+        *logits.shape[:-1], max(owners) + 1
+    )
+
+
+def answer_probabilities(scope: Scope, calibration: Calibration, logits: Tensor) -> Tensor:
+    """Return (images, answers) the probabilities of `scope.answers`, of (images, classes) logits."""
+    positions, within = scope.taken(torch.arange(logits.shape[1], device=logits.device), logits)
+    probabilities = calibration.probabilities(within)
+    if scope.owners is None:
+        return probabilities
+    groups, index = scope.owners.to(positions.device)[positions].unique(return_inverse=True)
+    how = "sum" if calibration.activation == "softmax" else "amax"
+    empty = probabilities.new_zeros(len(probabilities), len(groups))
+    return empty.scatter_reduce(1, index.expand_as(probabilities), probabilities, how)
