@@ -288,7 +288,7 @@ class Output:
         schema = table.schema.with_metadata({**(table.schema.metadata or {}), **footer})
         sink = io.BytesIO()
         with pq.ParquetWriter(
-            sink, schema, compression="zstd", use_dictionary=["shard", "label", "text"]
+            sink, schema, compression="zstd", use_dictionary=["shard", "label", "text", "group"]
         ) as writer:
             if len(table):  # `datasets` cannot read a group of no rows
                 writer.write_table(table.replace_schema_metadata(schema.metadata))
