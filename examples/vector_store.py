@@ -4,6 +4,7 @@
     python examples/vector_store.py --backbone openai/clip-vit-base-patch32
 
 The store is filled here with handwritten digits, whatever the backbone; yours is full already.
+docs/vector_stores.md has LanceDB, Qdrant and PostgreSQL.
 """
 
 import argparse

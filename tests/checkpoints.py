@@ -213,6 +213,7 @@ def _xlm_config() -> Any:
 
 
 _HALF = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+_PE = {**_HALF, "interpolation": "bilinear"}
 _ZERO_ONE = {"mean": [0.0] * 3, "std": [1.0] * 3, "interpolation": "bilinear"}
 
 
@@ -239,10 +240,11 @@ CHECKPOINTS = (
     hub_checkpoint("imageomics/bioclip", "ViT-B-16", "Imageomics", weights="open_clip_pytorch_model.bin"),
     hub_checkpoint("imageomics/bioclip-2", "ViT-L-14", "Imageomics"),
     hub_checkpoint("microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224", "BiomedCLIP", "Microsoft"),
-    hub_checkpoint("timm/PE-Core-B-16", "PE-Core-B-16", "Meta", **_HALF),
-    hub_checkpoint("timm/PE-Core-T-16-384", "PE-Core-T-16-384", "Meta", **_HALF),
+    hub_checkpoint("timm/PE-Core-B-16", "PE-Core-B-16", "Meta", **_PE),
+    hub_checkpoint("timm/PE-Core-T-16-384", "PE-Core-T-16-384", "Meta", **_PE),
     hub_checkpoint("timm/MobileCLIP2-S0-OpenCLIP", "MobileCLIP2-S0", "Apple", **_ZERO_ONE),
     hub_checkpoint("apple/DFN2B-CLIP-ViT-B-16", "ViT-B-16-quickgelu", "Apple"),
+    hub_checkpoint("apple/DFN5B-CLIP-ViT-H-14-378", "ViT-H-14-378-quickgelu", "Apple"),
     hub_checkpoint("timm/ViT-B-16-SigLIP", "ViT-B-16-SigLIP", "Google", **_HALF),
     hub_checkpoint("timm/ViT-B-16-SigLIP2", "ViT-B-16-SigLIP2", "Google", **_HALF),
     hub_checkpoint("timm/eva02_base_patch16_clip_224.merged2b_s8b_b131k", "EVA02-B-16", "BAAI"),
@@ -252,7 +254,9 @@ CHECKPOINTS = (
         "xlm-roberta-large-ViT-H-14",
         "LAION",
     ),
-    hub_checkpoint("facebook/metaclip-2-open_clip", "ViT-H-14-worldwide", "Meta"),
+    hub_checkpoint(
+        "timm/vit_huge_patch14_clip_224.metaclip2_worldwide", "ViT-H-14-worldwide-quickgelu", "Meta"
+    ),
     hub_checkpoint("laion/CoCa-ViT-B-32-laion2B-s13B-b90k", "coca_ViT-B-32", "LAION"),
     Checkpoint(
         "open_clip:ViT-B-32/laion2b_s34b_b79k",

@@ -173,3 +173,67 @@ def test_files_of_strangers_that_do_not_fit_are_refused(head, tmp_path, change_c
     rewrite(folder, change_config, change_tensors)
     with pytest.raises(DamagedFileError, match="save the head again"):
         load_artifact(folder)
+
+
+def test_columns_of_a_table_are_groups_names_and_negatives(tmp_path):
+    path = tmp_path / "pets.csv"
+    path.write_text(
+        "id,name,synonyms,group:Kingdom,group: Family,name:de,negatives\n"
+        '1,cat,kitty;puss,animal,"Felidae, cats",Katze;Mieze,an empty sofa;no pet\n'
+        "2,rose,,plant,,,\n",
+        encoding="utf-8",
+    )
+    cat, rose = SynonymSet.read(path).classes
+    assert cat.model_dump(exclude_defaults=True) == {
+        "id": 1,
+        "name": "cat",
+        "synonyms": ("kitty", "puss"),
+        "groups": {"Kingdom": "animal", "Family": "Felidae, cats"},
+        "names": {"de": ("Katze", "Mieze")},
+        "negatives": ("an empty sofa", "no pet"),
+    }
+    assert rose.model_dump(exclude_defaults=True) == {"id": 2, "name": "rose", "groups": {"Kingdom": "plant"}}
+    path.write_text("name;groups\ncat;animal|pet\nrock;\n", encoding="utf-8")
+    assert [each.groups for each in SynonymSet.read(path).classes] == [{"0": "animal", "1": "pet"}, {}]
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("name,group:family,group:family", "the column 'group:family' is one of several"),
+        ("name,groups,group:family", "the column 'group:family' is one of several"),
+        ("name,group:", "the column 'group:' is not known; expected .* group:LEVEL, name:LANGUAGE at most"),
+        ("name,name:german", "names.german is no code of a language"),
+    ],
+)
+def test_wrong_columns_are_named(tmp_path, header, message):
+    (tmp_path / "pets.csv").write_text(f"{header}\ncat{',animal' * header.count(',')}\n")
+    with pytest.raises(ValueError, match=message):
+        SynonymSet.read(tmp_path / "pets.csv")
+
+
+def test_folders_of_folders_are_classes_in_groups(tmp_path):
+    for folder in (
+        "animal/dog/beagle",
+        "animal/dog/husky",
+        "animal/cat/manx",
+        "plant/moss",
+        ".hidden/x",
+        "rock",
+    ):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+    (tmp_path / "photos" / "animal" / "notes.txt").write_text("no class")
+    (tmp_path / "photos" / "plant" / "round").symlink_to(tmp_path / "photos", target_is_directory=True)
+    synonyms = SynonymSet.read(tmp_path / "photos")
+    assert [(each.name, list(each.groups.items())) for each in synonyms.classes] == [
+        ("manx", [("0", "animal"), ("1", "cat")]),
+        ("beagle", [("0", "animal"), ("1", "dog")]),
+        ("husky", [("0", "animal"), ("1", "dog")]),
+        ("moss", [("0", "plant")]),
+        ("round", [("0", "plant")]),
+        ("rock", []),
+    ]
+    with pytest.raises(
+        ValueError, match="is a directory without sub-folders; expected one a class, or a file"
+    ):
+        SynonymSet.read(tmp_path / "photos" / "rock")

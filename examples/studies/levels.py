@@ -1,6 +1,7 @@
 """Answers at the level of groups: all methods on CIFAR-10 and on product photos, by level.
 
     python examples/studies/levels.py --shared ../shared
+    python examples/studies/levels.py --shared ../shared --sigmoids
 
 CIFAR-10 has two groups, animals and vehicles; its images and texts are embeddings of OpenAI's ViT-B/32. The
 42 article types of the product photos lie in 21 sub-categories of the sellers, and these in four main
@@ -15,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from s3clip import SynonymSet
+from s3clip import SynonymousSpaceHead, SynonymSet
 from s3clip.evaluation import compare, compare_embeddings
 from s3clip.evaluation.report.comparison import Comparison
+from s3clip.prediction.batches import embeddings
 from s3clip.texts.groups import group_owners
 
 MAIN = {
@@ -58,8 +60,8 @@ def cifar10(shared: Path) -> tuple[Comparison, str]:
     return found, by_best_class(found, images["labels"].tolist(), owners)
 
 
-def fashion(shared: Path) -> tuple[Comparison, str]:
-    folder = shared / "data" / "fashion_photos"
+def with_groups(folder: Path) -> tuple[SynonymSet, list[dict[str, str]]]:
+    """Return the article types in their groups, and the rows of the photos."""
     with (folder / "dev_labels.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     sub_category = {row["article_type"]: row["sub_category"] for row in rows}
@@ -71,23 +73,70 @@ def fashion(shared: Path) -> tuple[Comparison, str]:
         )
         for each in own.classes
     )
+    return own.model_copy(update={"classes": classes}), rows
+
+
+def fashion(shared: Path) -> tuple[Comparison, str]:
+    folder = shared / "data" / "fashion_photos"
+    own, rows = with_groups(folder)
     found = compare(
-        own.model_copy(update={"classes": classes}),
+        own,
         [row["article_type"] for row in rows],
         backbone=shared / "models" / "fashion_clip",
         images=[folder / row["file"] for row in rows],
     )
+    classes = own.classes
     ids = [each.id for each in classes]
     truth = [ids.index(row["article_type"]) for row in rows if row["article_type"] in ids]
     owners = {level: group_owners(classes, level)[0] for level in ("main", "sub")}
     return found, by_best_class(found, truth, owners)
 
 
+def sigmoids(shared: Path) -> str:
+    """Compare what the probability of a group may be where those of its classes are sigmoids.
+
+    On the product photos, half of which calibrate the classes one by one: the log loss of "the image shows
+    something of this group" on the other half, of all pairs of image and group.
+    """
+    folder = shared / "data" / "fashion_photos"
+    classes, rows = with_groups(folder)
+    ids = [each.id for each in classes.classes]
+    rows = [row for row in rows if row["article_type"] in ids]
+    truth = torch.tensor([ids.index(row["article_type"]) for row in rows])
+    head = SynonymousSpaceHead.from_backbone(shared / "models" / "fashion_clip").fit_classes(classes)
+    images = [folder / row["file"] for row in rows]
+    with torch.inference_mode():
+        embeds = torch.cat([batch for batch in embeddings(head, images, None, 64)])
+    table = torch.nn.functional.one_hot(truth, len(ids))
+    head.calibrate(image_embeds=embeds[::2], labels=table[::2])
+    own = head.predict_proba(image_embeds=embeds[1::2]).double()
+    said = []
+    for level in head.levels:
+        owners = torch.tensor(group_owners(classes.classes, level)[0])
+        index, there = owners.expand_as(own), owners[truth[1::2]]
+        empty = own.new_zeros(len(own), int(owners.max()) + 1)
+        ways = {
+            "largest": empty.scatter_reduce(1, index, own, "amax"),
+            "sum, at most 1": empty.scatter_reduce(1, index, own, "sum").clamp_max(1),
+            "1 - product of 1 - p": 1 - (empty + 1).scatter_reduce(1, index, 1 - own, "prod"),
+        }
+        right = torch.nn.functional.one_hot(there, empty.shape[1]).double()
+        for name, found in ways.items():
+            loss = torch.nn.functional.binary_cross_entropy(found.clamp(1e-6, 1 - 1e-6), right)
+            top1 = (found.argmax(1) == there).double().mean()
+            said.append(f"{level}, {name}: log loss {loss:.4f}, top-1 {100 * top1:.1f}")
+    return "\n".join(said)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--sigmoids", action="store_true", help="the scores of groups of sigmoids alone")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.sigmoids:
+        print(sigmoids(arguments.shared))
+        return
     for name, score in (("CIFAR-10", cifar10), ("product photos", fashion)):
         found, said = score(arguments.shared)
         print(f"{name}\n\n{found.level_table().markdown()}\n\n{found.summary()} {said}\n")

@@ -15,6 +15,9 @@ from s3clip.class_space import ClassSpace, Examples
 _TEMPLATE = Path(__file__).parent / "model_card.md"
 _EXAMPLES = 20
 
+_SAMPLE = "https://huggingface.co/datasets/mishig/sample_images/resolve/main/cat-dog-music.png"
+"""The picture that the cards of CLIP models show."""
+
 
 def model_card(space: ClassSpace, repo_id: str) -> ModelCard:
     """Return a card that says what the space classifies and how it was made, with a snippet that runs."""
@@ -27,6 +30,7 @@ def model_card(space: ClassSpace, repo_id: str) -> ModelCard:
         pipeline_tag="zero-shot-image-classification",
         base_model=None if name is None else hub_repository(name),
         tags=["s3clip", "zero-shot-image-classification", "synonyms"],
+        widget=_widget([each.name for each in space.classes]),
     )
     kept = space.few_shot
     settings = space.config.model_dump(exclude_none=True)
@@ -47,6 +51,12 @@ def model_card(space: ClassSpace, repo_id: str) -> ModelCard:
     }
     card: ModelCard = ModelCard.from_template(data, template_path=str(_TEMPLATE), **kwargs)
     return card
+
+
+def _widget(names: list[str]) -> list[dict[str, str]] | None:
+    """Return what the Hub's page offers to try: a picture with labels in one text, with commas between."""
+    labels = [name for name in names if "," not in name][:_EXAMPLES]
+    return [{"src": _SAMPLE, "candidate_labels": ", ".join(labels)}] if labels else None
 
 
 def _literal(text: str) -> str:

@@ -82,20 +82,15 @@ def time_photographs(timed: TimedModel, work: Workload) -> list[Row]:
                 _time_label(taken, way, files, head, folder / f"{way} {turn}", work, near_size=True)
             some = files[len(files) // _FIFTH :]
             taken.call("plain", lambda some=some: plain_loop(some, timed, texts))  # type: ignore[misc]
-    settings = {
-        "photographs": len(files),
-        "megapixels": side * (side * 3 // 4) / 1e6,
-        "workers": work.workers,
-    }
-    return [
-        faster(
-            *("pictures", f"label, {way}", "Pillow, the processor of transformers, the model's own type"),
-            *(taken.clock[way], taken.clock["plain"]),
-            **settings,
-            **taken.settings(way, "plain"),
+    settings: dict[str, Any] = {"photographs": len(files), "workers": work.workers}
+    settings["megapixels"] = side * (side * 3 // 4) / 1e6
+    against, rows = "Pillow, the processor of transformers, the model's own type", []
+    for way in ways:
+        more = {**settings, **taken.settings(way, "plain")}
+        rows.append(
+            faster("pictures", f"label, {way}", against, taken.clock[way], taken.clock["plain"], **more)
         )
-        for way in ways
-    ]
+    return rows
 
 
 def time_small_pictures(timed: TimedModel, work: Workload) -> list[Row]:
@@ -131,10 +126,10 @@ def time_small_pictures(timed: TimedModel, work: Workload) -> list[Row]:
             taken.call("decoding alone", decoding)
     taken.clock["decoding alone"] = [each / cores() for each in taken.clock["decoding alone"]]
     slower = max(("the image tower alone", "decoding alone"), key=lambda name: min(taken.clock[name]))
-    settings = {"pictures": len(files), "pixels": 224, "dtype": "bfloat16", "workers": work.workers}
-    more = taken.settings("label", slower)
-    times = taken.clock["label"], taken.clock[slower]
-    return [as_much("pictures", "label, pictures of 224 pixels", slower, *times, **settings, **more)]
+    more: dict[str, Any] = {"pictures": len(files), "pixels": 224, "dtype": "bfloat16"}
+    more |= {"workers": work.workers, **taken.settings("label", slower)}
+    what = "label, pictures of 224 pixels"
+    return [as_much("pictures", what, slower, taken.clock["label"], taken.clock[slower], **more)]
 
 
 def time_embeddings(work: Workload, device: str) -> list[Row]:
@@ -151,12 +146,10 @@ def time_embeddings(work: Workload, device: str) -> list[Row]:
         for turn in range(work.label_repeats):
             _time_label(taken, "label", files, head, folder / str(turn), work)
             taken.call("bare", lambda: bare_loop(some, head))
-    settings = {"rows": work.rows, "dim": work.dim, "classes": _CLASSES, "texts": _TEXTS}
-    more = taken.settings("label", "bare")
+    more: dict[str, Any] = {"rows": work.rows, "dim": work.dim, "classes": _CLASSES, "texts": _TEXTS}
+    more |= taken.settings("label", "bare")
     what, against = "label, embeddings", "a bare loop over head(...)"
-    return [
-        as_much("embeddings", what, against, taken.clock["label"], taken.clock["bare"], **settings, **more)
-    ]
+    return [as_much("embeddings", what, against, taken.clock["label"], taken.clock["bare"], **more)]
 
 
 def write_photographs(folder: Path, count: int, size: tuple[int, int], distinct: int) -> list[Path]:

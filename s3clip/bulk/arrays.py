@@ -52,7 +52,7 @@ class FloatArray:
         for first in range(start, self.rows, size):
             count = min(size, self.rows - first)
             block = np.empty((count, self.dim), self.dtype)
-            content, done = memoryview(block.reshape(-1).view(np.uint8)), 0
+            content, done = memoryview(block.reshape(-1).view(np.uint8)), 0  # type: ignore[arg-type]
             while done < len(content) and (read := self.file.readinto(content[done:])):  # type: ignore[attr-defined]
                 done += read
             if done < len(content):

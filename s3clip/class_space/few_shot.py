@@ -47,10 +47,7 @@ def _learned(kept: Examples, built: BuiltSpace) -> tuple[Examples, Residual | No
     logits = _logits(kept.embeds, built, kept.logit_scale)
     found = basis(torch.nn.functional.normalize(shown.cpu().double(), dim=1)) if len(shown) else None
     if report is None:
-        choice = _NOTHING
-        # Images of one class tell no class from another.
-        if found is not None and len(labels.unique()) > 1:
-            choice = choose(found, logits[of_class], labels, copies(shown))
+        choice = _NOTHING if found is None else choose(found, logits[of_class], labels, copies(shown))
         seen, none = counts(kept.labels.tolist(), logits.shape[1])
         report = FewShotReport(
             strength=choice.strength,

@@ -245,7 +245,7 @@ def fitted_head(
 
 
 def use_precision(
-    head: "SynonymousSpaceHead", dtype: str | None, compiled: bool, images: Sequence[Path]
+    head: "SynonymousSpaceHead", dtype: str | None, compiled: bool, images: Sequence[Path | str]
 ) -> None:
     """Let the image tower of a head compute as --dtype and --compile say, and say what a trial found."""
     from s3clip.prediction.precision import set_precision, trial_inputs

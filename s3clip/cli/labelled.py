@@ -134,9 +134,10 @@ def teach(
     assert report is not None  # it is there once something was learned from
     count, top1, recall = sum(report.seen) + report.none, report.top1, report.recall
     if report.strength is None:
+        right = f" ({top1.before:.1%} right)" if any(report.seen) else ""
         say(
             f"On your {counted(count, 'image')} nothing that can be learned from them gains more than "
-            f"chance, so that answers stay as they are ({top1.before:.1%} right); saved to {folder}."
+            f"chance, so that answers stay as they are{right}; saved to {folder}."
         )
         return
     say(

@@ -80,8 +80,12 @@ def segment(
     """
     from s3clip.images.opening import BrokenImageError
     from s3clip.images.walking import find_images
+    from s3clip.segmentation.dense import PATCH_FEATURES
     from s3clip.segmentation.pictures import SMALLEST_SHARE
 
+    if patch_features is not None and patch_features not in PATCH_FEATURES:
+        known = ", ".join(PATCH_FEATURES)
+        raise ValueError(f"--patch-features: expected one of {known}, got {patch_features!r}")
     files = find_images(images)
     wanted = _Wanted(files, out, overlay, heat_maps, rle)
     fitted = fitted_head(head, classes, backbone, revision, device)

@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from s3clip.cli.common import AllowAddresses, Device, HeadArgument, Revision, SavedBackbone
+from s3clip.cli.common import (
+    BATCH_SIZE,
+    AllowAddresses,
+    BatchSize,
+    Device,
+    HeadArgument,
+    Revision,
+    SavedBackbone,
+)
 from s3clip.printing import say
 
 TOKEN = "S3CLIP_SERVE_TOKEN"
@@ -20,11 +28,9 @@ def serve(
     port: Annotated[
         int, typer.Option(help="Where to listen; 0: a port that is free.", min=0, max=65535)
     ] = 8000,
-    backbone: SavedBackbone = "saved",
+    backbone: SavedBackbone = None,
     revision: Revision = None,
-    batch_size: Annotated[
-        int, typer.Option(help="Pictures, of several requests, that go through the model at once.")
-    ] = 32,
+    batch_size: BatchSize = BATCH_SIZE,
     longest_wait: Annotated[
         float, typer.Option(help="Milliseconds that a picture waits for others, where the model is idle.")
     ] = 5.0,
@@ -57,7 +63,7 @@ def serve(
         pixels=most_pixels,
         addresses=tuple(allow_addresses or ()),
     )
-    source = HeadSource(head, revision=revision, backbone=backbone, device=device)
+    source = HeadSource(head, revision=revision, backbone=backbone or "saved", device=device)
     token = os.environ.get(TOKEN)
     app = create_app(source, bounds=bounds, token=token or None, look_every=look_every)
     run(app, host=host, port=port, started=lambda address: say(f"Serving {source} at {address}"))

@@ -191,14 +191,25 @@ def wordnet(
     names: Classes,
     out: Out,
     domain: Annotated[str | None, typer.Option(help="What the classes are: a noun of WordNet, bird.")] = None,
+    groups: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A level of groups and its nouns: kind=animal,plant,artifact; a class is in the group of "
+            "the first noun that it is a kind of. Again for a narrower level."
+        ),
+    ] = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Make a first set from WordNet, without a network; says which sense each name was taken in."""
     from s3clip.texts.synonyms import SynonymSet
     from s3clip.texts.wordnet import wordnet_synonyms
 
+    pairs = [each.partition("=") for each in groups or ()]
+    nouns = {level: [noun.strip() for noun in listed.split(",")] for level, _, listed in pairs}
+    if len(nouns) < len(pairs) or not all(level and all(own) for level, own in nouns.items()):
+        raise ValueError("--groups: expected levels, each once, such as kind=animal,plant,artifact")
     try:
-        own, choices = wordnet_synonyms(SynonymSet.read(class_source(names)), domain=domain)
+        own, choices = wordnet_synonyms(SynonymSet.read(class_source(names)), domain=domain, groups=nouns)
     except (ImportError, LookupError) as error:
         raise OSError(str(error)) from error
     own.write(out)

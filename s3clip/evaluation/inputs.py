@@ -119,6 +119,8 @@ def rows_of_labels(path: Path, *wanted: str) -> list[list[str]]:
         if not all(cells):
             raise ValueError(f"{path}: line {line}: expected a file and a label, got {cells}")
         found.append(cells)
+    if not found:
+        raise ValueError(f"{path}: no images, only a header")
     return found
 
 

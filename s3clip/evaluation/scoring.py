@@ -338,11 +338,12 @@ def _run(
 
 def _right_groups(probabilities: Tensor, labels: Tensor, problem: Problem) -> Tensor:
     """Return (images, levels) whether the most probable group at each level is the right one."""
-    how = "sum" if problem.activation == "softmax" else "amax"  # as `s3clip.prediction.groups`
+    # As `s3clip.prediction.groups`: of sigmoids minus the log of the product of 1 - p, which grows with that.
+    mass = probabilities if problem.activation == "softmax" else -torch.log1p(-probabilities)
     right = []
     for owners in problem.groups.values():
-        empty = probabilities.new_zeros(len(labels), int(owners.max()) + 1)
-        grouped = empty.scatter_reduce(1, owners.expand_as(probabilities), probabilities, how)
+        empty = mass.new_zeros(len(labels), int(owners.max()) + 1)
+        grouped = empty.scatter_add(1, owners.expand_as(mass), mass)
         right.append(grouped.argmax(1) == owners[labels])
     return torch.stack(right, 1) if right else torch.empty(len(labels), 0)
 

@@ -43,9 +43,9 @@ def export_onnx(head: SynonymousSpaceHead, path: str | os.PathLike[str]) -> Path
     classes). The metadata hold `class_names`, a JSON list, and `activation`, `temperature` and `bias`, by
     which logits become probabilities: activation(logits / temperature + bias); `groups`, where classes are in
     some, a JSON object {level: {"names": of the groups, "owners": the position of each class's group}}: a
-    group's probability is the sum over its classes of a softmax, the largest of sigmoids; and `checked`,
-    the runtimes that gave torch's logits: ONNX Runtime and, where the extra `s3clip[openvino]` is here,
-    OpenVINO. Needs the extra `s3clip[onnx]`.
+    group's probability is the sum over its classes of a softmax, 1 - product of (1 - p) of sigmoids; and
+    `checked`, the runtimes that gave torch's logits: ONNX Runtime and, where the extra `s3clip[openvino]` is
+    here, OpenVINO. Needs the extra `s3clip[onnx]`.
 
     Args:
         head: fitted, with a backbone. It is copied: neither its device nor its dtype change.
@@ -114,7 +114,8 @@ def _program(graph: nn.Module, pixels: Tensor) -> Any:
         )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise ValueError(
-            f"export_onnx: torch cannot express this model, or the metric {graph.head.config.metric!r}, in ONNX"  # type: ignore[union-attr]
+            f"export_onnx: torch cannot express this model, or the metric {graph.head.config.metric!r}, in "  # type: ignore[union-attr]
+            "ONNX"
         ) from error
 
 

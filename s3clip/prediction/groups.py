@@ -1,10 +1,11 @@
 """Groups of classes as answers: the probability of a group from those of its classes.
 
 Where probabilities are a softmax, classes exclude each other, and that of a group is the sum over its
-classes. Where they are sigmoids, classes may be there together, and of the probability that one of a group is
-there only bounds are known: the largest of them and their sum, at most 1 (Fréchet). The largest is taken: it
-needs no assumption, the best group is that of the best class, and a group of many classes gets no more for
-being that.
+classes. Where they are sigmoids, classes may be there together, and a group is there where one of them is:
+1 - product of (1 - p), as of classes that come independently of each other. It lies between the largest of
+them and their sum, which bound it whatever comes together (Fréchet); of both, and beside the largest, it was
+the better guess of what product photos show (`examples/studies/levels.py --sigmoids`), and unlike a sum that
+is cut off at 1 it never makes sure groups equal.
 """
 
 from collections.abc import Iterable
@@ -86,40 +87,55 @@ def best_groups(
         owners: (classes,) int64, the group of every class.
     """
     best = member = mass = passed = None
-    groups = int(owners.max()) + 1
+    groups, softmax = int(owners.max()) + 1, calibration.activation == "softmax"
     for classes, logits in blocks:
         logits = logits.float()
         if best is None or member is None or mass is None or passed is None:
             best = logits.new_full((len(logits), groups), -torch.inf)
             member = torch.full_like(best, _NONE, dtype=torch.int64)
-            mass, passed = best.clone(), torch.zeros_like(member)
-        own = owners.to(classes.device)[classes].expand_as(logits)
-        found = best.scatter_reduce(1, own, logits, "amax")
+            mass, passed = _mass(calibration, logits[:, :0], owners[:0], groups), torch.zeros_like(member)
+        own = owners.to(classes.device)[classes]
+        index = own.expand_as(logits)
+        found = best.scatter_reduce(1, index, logits, "amax")
         # Of equal logits the first class.
-        first = torch.where(logits == found.gather(1, own), classes, _NONE)
-        member = torch.where(found > best, _NONE, member).scatter_reduce(1, own, first, "amin")
+        first = torch.where(logits == found.gather(1, index), classes, _NONE)
+        member = torch.where(found > best, _NONE, member).scatter_reduce(1, index, first, "amin")
         best = found
-        passed = passed.scatter_reduce(1, own, calibration.accepts(logits, classes).long(), "amax")
-        scaled = calibration.scaled(logits)
-        most = torch.full_like(mass, -torch.inf).scatter_reduce(1, own, scaled, "amax")
-        sums = torch.zeros_like(mass).scatter_add(1, own, (scaled - most.gather(1, own)).exp())
-        mass = torch.logaddexp(mass, most + sums.log())
+        passed = passed.scatter_reduce(1, index, calibration.accepts(logits, classes).long(), "amax")
+        more = _mass(calibration, logits, own, groups)
+        mass = torch.logaddexp(mass, more) if softmax else mass + more
     assert best is not None  # there is a class
     assert member is not None
     assert mass is not None
     assert passed is not None
-    softmax = calibration.activation == "softmax"
-    there = min(k, int((member[:1] < _NONE).sum()) if len(member) else k)
+    absent = member == _NONE
+    there = groups - int(absent[0].sum()) if len(absent) else groups
     values, order = largest(
-        mass if softmax else best, torch.arange(groups, device=best.device), max(1, there)
+        mass.masked_fill(absent, -torch.inf), torch.arange(groups, device=mass.device), min(k, there)
     )
-    if softmax:
-        probabilities = (values - mass.logsumexp(1, keepdim=True)).exp()
-    else:
-        probabilities = calibration.probabilities(values)
+    probabilities = (values - mass.logsumexp(1, keepdim=True)).exp() if softmax else -torch.expm1(-values)
     return TopGroups(
-        order, member.gather(1, order), best.gather(1, order), probabilities, passed.gather(1, order).bool()
+        order,
+        member.gather(1, order),
+        best.gather(1, order),
+        probabilities.float(),
+        passed.gather(1, order).bool(),
     )
+
+
+def _mass(calibration: Calibration, logits: Tensor, owners: Tensor, groups: int) -> Tensor:
+    """Return what grows with the probability of each group, in float64: (images, groups).
+
+    Of a softmax, the log of the sum of exp over the classes of a group; of sigmoids, minus the log of the
+    product of (1 - p), which is a sum of softplus. Both of no class where a group has none.
+    """
+    precise = torch.float32 if logits.device.type == "mps" else torch.float64  # which that has not
+    scaled, index = calibration.scaled(logits).to(precise), owners.to(logits.device).expand_as(logits)
+    none = scaled.new_zeros(len(logits), groups)
+    if calibration.activation == "sigmoid":
+        return none.scatter_add(1, index, torch.nn.functional.softplus(scaled))
+    most = (none - torch.inf).scatter_reduce(1, index, scaled, "amax")
+    return most + none.scatter_add(1, index, (scaled - most.gather(1, index)).exp()).log()
 
 
 def group_names(head: AnsweringHead, level: str) -> list[str]:
@@ -136,7 +152,7 @@ def group_names(head: AnsweringHead, level: str) -> list[str]:
 def group_probabilities(head: AnsweringHead, logits: Tensor, level: str) -> Tensor:
     """Return the probabilities of the groups at a level, in the order of `group_names`.
 
-    Of a softmax the sums over the classes of a group; of sigmoids the largest among them, see above.
+    Of a softmax the sums over the classes of a group; of sigmoids 1 - product of (1 - p), see above.
 
     Args:
         head: a fitted head.
@@ -164,7 +180,8 @@ def answer_probabilities(scope: Scope, calibration: Calibration, logits: Tensor)
     probabilities = calibration.probabilities(within)
     if scope.owners is None:
         return probabilities
-    groups, index = scope.owners.to(positions.device)[positions].unique(return_inverse=True)
-    how = "sum" if calibration.activation == "softmax" else "amax"
+    groups, owners = scope.owners.to(positions.device)[positions].unique(return_inverse=True)
+    if calibration.activation == "sigmoid":
+        return -torch.expm1(-_mass(calibration, within, owners, len(groups))).to(probabilities)
     empty = probabilities.new_zeros(len(probabilities), len(groups))
-    return empty.scatter_reduce(1, index.expand_as(probabilities), probabilities, how)
+    return empty.scatter_add(1, owners.expand_as(probabilities), probabilities)

@@ -19,14 +19,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from s3clip.space.metrics import (
-    SHORTEST_MEAN,
-    PointGroup,
-    chosen_count,
-    hull_weights,
-    shortest_length,
-    times_gram,
-)
+from s3clip.space.hull import hull_weights, times_gram
+from s3clip.space.metrics import SHORTEST_MEAN, PointGroup, chosen_count, shortest_length
 
 
 class LocalScores(NamedTuple):

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from s3clip.arguments import resolve_options
 from s3clip.space.folding import point_groups
+from s3clip.space.hull import times_gram
 from s3clip.space.local_points import LOCAL_POINTS, Comparison, compare_with_local_point, local_weights
-from s3clip.space.metrics import METRICS, SHORTEST_MEAN, times_gram
+from s3clip.space.metrics import METRICS, SHORTEST_MEAN
 from s3clip.space.synonymous_space import SynonymousSpace, check_paired, unit_vectors
 
 SHARED_RANK = 16

@@ -19,10 +19,9 @@ from torch import Tensor
 
 from s3clip.space.residual import Basis, fit_parts, log_prior
 
-STRENGTHS = (250.0, 80.0, 30.0, 10.0)
-"""Divided by the number of images: with few of them, the space is held on to."""
-WEAKEST, ENOUGH_A_CLASS = 2.5, 20
-"""One more, where the classes that were seen have so many images each, on average."""
+STRENGTHS = {2500.0: 0, 800.0: 0, 250.0: 0, 80.0: 0, 30.0: 0, 10.0: 3, 2.5: 20}
+"""Divided by the number of images: with few of them, the space is held on to. Of each the number of images
+that the classes which were seen must have, on average: a weak one loses what rare classes had before."""
 FOLDS = 10
 ENOUGH = 2000
 """Images that are asked; of more, some folds alone are computed."""
@@ -114,6 +113,8 @@ def held_out(
     Yields:
         (asked,) the positions of the images of a fold, which strength, and (asked, classes) what is added.
     """
+    if not strengths:
+        return
     images, logits = found.images.float(), logits.float()
     at_once = max(1, _AT_ONCE_NUMBERS // max(1, images.shape[1] * logits.shape[1]))
     for some in torch.arange(int(folds.max()) + 1).split(at_once):
@@ -128,19 +129,15 @@ def held_out(
 def ask(found: Basis, logits: Tensor, labels: Tensor, groups: Tensor, strengths: Sequence[float]) -> Asked:
     """Ask images in folds. Args: see `choose`."""
     folds = fold_of(labels, groups)
-    count = int(folds.max()) + 1
-    folds[folds >= math.ceil(ENOUGH * count / len(labels))] = -1
+    folds[folds >= math.ceil(ENOUGH * (int(folds.max()) + 1) / len(labels))] = -1
     after = torch.zeros(len(labels), len(strengths), dtype=torch.float64)
     gains = torch.zeros_like(after)
-    if count == 1:
-        folds[:] = -1
-    else:
-        for out, position, added in held_out(found, logits, labels, folds, strengths):
-            own, offsets = labels[out], logits[out].double()
-            taught = offsets + added.double()
-            prior = log_prior(labels[folds != folds[out[0]]], logits.shape[1])
-            after[out, position] = (taught.argmax(1) == own).double()
-            gains[out, position] = _log_loss(offsets + prior, own) - _log_loss(taught + prior, own)
+    for out, position, added in held_out(found, logits, labels, folds, strengths):
+        own, offsets = labels[out], logits[out].double()
+        taught = offsets + added.double()
+        prior = log_prior(labels[folds != folds[out[0]]], logits.shape[1])
+        after[out, position] = (taught.argmax(1) == own).double()
+        gains[out, position] = _log_loss(offsets + prior, own) - _log_loss(taught + prior, own)
     asked = folds >= 0
     before = (logits[asked].argmax(1) == labels[asked]).double()
     return Asked(labels[asked], folds[asked], before, after[asked], gains[asked])
@@ -148,7 +145,8 @@ def ask(found: Basis, logits: Tensor, labels: Tensor, groups: Tensor, strengths:
 
 def chosen(asked: Asked, classes: int) -> int | None:
     """Return which strength is taken, by position; None: none. Args: classes: how many there are."""
-    if len(asked.labels) < FOLDS:  # fewer show nothing beyond chance
+    # Fewer images show nothing beyond chance.
+    if len(asked.labels) < FOLDS or not asked.gains.shape[1]:
         return None
     mean, error = _mean_and_error(asked.gains)
     change = asked.after - asked.before[:, None]
@@ -176,9 +174,11 @@ def choose(found: Basis, logits: Tensor, labels: Tensor, groups: Tensor) -> Choi
         The choice. What it gains is estimated fold by fold: with the strength that the other folds choose, so
         that choosing the best of several adds nothing to it.
     """
-    a_class = len(labels) / len(labels.unique())
-    counted = (*STRENGTHS, WEAKEST) if a_class >= ENOUGH_A_CLASS else STRENGTHS
-    strengths = [each / len(labels) for each in counted]
+    seen = len(labels.unique())
+    a_class = len(labels) / seen
+    strengths = [each / len(labels) for each, least in STRENGTHS.items() if a_class >= least]
+    if seen == 1 or not bool(groups.any()):  # one class, or one image: nothing tells classes apart
+        strengths = []
     asked = ask(found, logits, labels, groups, strengths)
     position, classes = chosen(asked, logits.shape[1]), logits.shape[1]
     after = asked.before.clone()

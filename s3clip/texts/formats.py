@@ -15,6 +15,8 @@ NeglectedTails      `{id: {name, alternates: {text: count}}}`      literal      
 ImageNet's index    `{number: [WordNet id, name]}`                 to spaces    sorted by number
 LVIS `cat_info`     list of records with "synset"                  to spaces    in names and synonyms
 table               `id,name,synonyms,descriptors` and rows        literal      texts of a cell part at ;
+                    and `group:family`, `name:de`, `negatives`                  a column a level, a language
+folders             `animal/dog/beagle/1.jpg` in a folder          literal      those above are groups
 fc-clip             `id:name,name` a line                          literal      skips `invalid_class_id`
 ids                 `/m/01yrx,Cat` or `n02123045 tabby` a line     literal      of Open Images, WordNet
 NACLIP              `name, synonym, ...` a line                    literal      or just names

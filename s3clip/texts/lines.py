@@ -18,9 +18,18 @@ _COLUMNS = {
     "id": "id index idx class_id class_index class_idx label_id wnid synset mid",
     "synonyms": "synonyms synonym aliases other_names",
     "descriptors": "descriptors descriptor",
+    "groups": "groups group",
+    "negatives": "negatives negative",
 }
 _FIELD_OF = {word: field for field, column in _COLUMNS.items() for word in column.split()}
-_SEPARATORS = {"synonyms": ";|,", "descriptors": ";|"}  # of the texts in a cell: the first that it holds
+_KEYED = {"group": "groups", "groups": "groups", "name": "names", "names": "names"}  # group:family, name:de
+_SEPARATORS = {
+    "synonyms": ";|,",
+    "descriptors": ";|",
+    "groups": ";|",
+    "negatives": ";|",
+    "names": ";|",
+}  # of the texts in a cell: the first that it holds
 _HEADER = "a first line such as id,name,synonyms"
 
 _FCCLIP = re.compile(r"([0-9]+)\s*:(.*)")
@@ -75,8 +84,8 @@ def strings_of_list(text: str) -> list[str] | None:
 def is_table(lines: Lines) -> bool:
     """Whether the first line names columns, as it has to in a .csv file without ids of a known form."""
     number, first = next(_numbered(lines), (1, ""))
-    fields = [_FIELD_OF.get(_plain(cell)) for cell in _cells(number, first, _delimiter(first))]
-    literal = first.startswith('"') and None in fields
+    fields = [_field(cell) for cell in _cells(number, first, _delimiter(first))]
+    literal = first.startswith('"') and "" in fields
     named = len(fields) > 1 and any(fields) and not literal
     return named or (isinstance(lines, Table) and not _ID.match(first))
 
@@ -86,13 +95,14 @@ def read_table(lines: Lines) -> list[dict[str, Any]]:
     (start, first), *rows = list(_numbered(lines)) or [(1, "")]
     delimiter = _delimiter(first)
     columns = _cells(start, first, delimiter)
-    fields = [_FIELD_OF.get(_plain(column), "") for column in columns]
+    fields = [_field(column) for column in columns]
     if "name" not in fields:
         raise _wrong(start, first, f"expected {_HEADER}, with a column called name")
+    known = ", ".join([*_COLUMNS, "group:LEVEL", "name:LANGUAGE"])
     for column, field in zip(columns, fields, strict=True):
-        if not field or fields.count(field) > 1:
+        if not field or fields.count(field) > 1 or (field.startswith("groups:") and "groups" in fields):
             why = f"the column {column!r} is {'one of several' if field else 'not known'}"
-            raise _wrong(start, first, f"{why}; expected one column each of {', '.join(_COLUMNS)} at most")
+            raise _wrong(start, first, f"{why}; expected one column each of {known} at most")
     classes: list[dict[str, Any]] = []
     given = set()
     for number, line in rows:
@@ -102,7 +112,7 @@ def read_table(lines: Lines) -> list[dict[str, Any]]:
         if len(cells) != len(fields):
             quoted = f"double quotes around a cell that holds {delimiter!r}"
             raise _wrong(number, line, f"expected {len(fields)} cells as in line {start}, and {quoted}")
-        own = {field: _value(field, cell) for field, cell in zip(fields, cells, strict=True)}
+        own = _record(fields, cells)
         key = (own["name"], own.get("id"))
         if "synonyms" in fields and key in given:
             raise _wrong(number, line, "expected all synonyms of a class in one cell, split by ;")
@@ -111,13 +121,33 @@ def read_table(lines: Lines) -> list[dict[str, Any]]:
     return classes
 
 
+def _record(fields: list[str], cells: list[str]) -> dict[str, Any]:
+    """Return the class of a row."""
+    own: dict[str, Any] = {}
+    for field, cell in zip(fields, cells, strict=True):
+        whole, _, key = field.partition(":")
+        if not key:
+            own[field] = _value(field, cell)
+        elif cell:  # else the class has no group at this level, no name in this language
+            own.setdefault(whole, {})[key] = cell if whole == "groups" else _value(whole, cell)
+    return own
+
+
 def _delimiter(first: str) -> str:
     """Return what separates the names of columns in this line; a comma if none of them is known."""
     for delimiter in ",;\t|":
         cells = first.split(delimiter)
-        if len(cells) > 1 and any(_plain(cell) in _FIELD_OF for cell in cells):
+        if len(cells) > 1 and any(map(_field, cells)):
             return delimiter
     return ","
+
+
+def _field(column: str) -> str:
+    """Return the field of a class that a column holds, with its level or language: "" if none is known."""
+    whole, _, key = column.strip(' "').partition(":")
+    if (keyed := _KEYED.get(_plain(whole))) and key.strip():
+        return f"{keyed}:{key.strip()}"
+    return _FIELD_OF.get(_plain(column), "")
 
 
 def _plain(column: str) -> str:

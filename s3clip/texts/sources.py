@@ -83,7 +83,9 @@ def _parts(uri: str) -> tuple[str, str, str | None, str]:
 def _parsed(path: Path, where: str) -> Any:
     kind = path.suffix.lower()
     if path.is_dir():
-        raise ValueError(f"{where}: is a directory; expected {_KINDS}")
+        if classes := _classes_below(path, ()):
+            return classes
+        raise ValueError(f"{where}: is a directory without sub-folders; expected one a class, or {_KINDS}")
     if not path.exists():
         raise FileNotFoundError(f"no synonym file {str(path)!r}: looked for {path.absolute()}")
     if kind not in SUFFIXES:
@@ -101,6 +103,21 @@ def _parsed(path: Path, where: str) -> Any:
         return Lines(split_lines(text))
     strings = strings_of_list(text.strip())
     return parse_json(text, where) if strings is None else strings
+
+
+def _classes_below(folder: Path, above: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return the folders below one that hold no folder themselves, with the names of those above as groups.
+
+    Hidden folders are passed over, and links to folders not entered: they may lead round in a circle.
+    """
+    found: list[dict[str, Any]] = []
+    with os.scandir(folder) as entries:
+        folders = sorted(each.name for each in entries if each.is_dir() and not each.name.startswith("."))
+    for name in folders:
+        place = folder / name
+        below = [] if place.is_symlink() else _classes_below(place, (*above, name))
+        found += below or [{"name": name, "groups": list(above)}]
+    return found
 
 
 def _yaml(text: str, where: str) -> Any:

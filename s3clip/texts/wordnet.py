@@ -6,9 +6,11 @@ all, which is the most frequent. Each choice says how it was made, for somebody 
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from s3clip.texts.groups import levels_of
 from s3clip.texts.sources import Source
 from s3clip.texts.synonyms import SynonymClass, SynonymSet
 from s3clip.texts.wording import singular
@@ -64,13 +66,19 @@ class Choice:
 
 
 def wordnet_synonyms(
-    classes: Source | SynonymSet, *, domain: str | None = None, lexicon: Lexicon | None = None
+    classes: Source | SynonymSet,
+    *,
+    domain: str | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    lexicon: Lexicon | None = None,
 ) -> tuple[SynonymSet, list[Choice]]:
     """Return the classes with the lemmas of their synsets added, and how each synset was chosen.
 
     Args:
         classes: class names, or anything that `SynonymSet.read` takes; its texts stay.
         domain: a noun that every class is a kind of, "bird".
+        groups: by level of groups, the widest first, nouns: a class is in the group of the first of them that
+            it is a kind of: {"kind": ["animal", "plant", "artifact"]}. Groups that it has stay.
         lexicon: None: `open_lexicon()`.
 
     Raises:
@@ -86,8 +94,18 @@ def wordnet_synonyms(
         choices.append(Choice(position, each.name, sense.key, sense.definition, how))
         had = {text.casefold() for text in (each.name, *each.synonyms)}
         lemmas = [text for text in sense.lemmas if text.casefold() not in had]
-        found.append(each.model_copy(update={"synonyms": (*each.synonyms, *lemmas)}))
+        above = (
+            lexicon.ancestors(sense) | {lemma.casefold() for lemma in sense.lemmas} if sense.key else set()
+        )
+        own_groups = {
+            level: noun
+            for level, nouns in (groups or {}).items()
+            if (noun := next((noun for noun in nouns if noun.casefold() in above), None)) is not None
+        }
+        changed = {"synonyms": (*each.synonyms, *lemmas), "groups": {**own_groups, **each.groups}}
+        found.append(each.model_copy(update=changed))
     description = own.description or f"Synonyms from {lexicon.name}"
+    levels_of(each.groups for each in found)  # an error where those that stay are ordered otherwise
     return own.model_copy(update={"classes": tuple(found), "description": description}), choices
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import ModelCard, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from PIL import Image
 from typer.testing import CliRunner
@@ -260,6 +260,46 @@ def test_the_card_of_a_backbone_on_the_hub_names_it():
         assert said in card
     assert "`` möwe | `x` ``" in card
     assert 'SynonymousSpaceHead.from_pretrained("user/space")\n' in card
+
+
+def test_the_card_offers_its_classes_to_try():
+    head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(["ox", "möwe: `x`", "a, b"])
+    data = ModelCard(str(model_card(head.class_space, "user/space"))).data
+    (example,) = data.widget
+    assert example["candidate_labels"].split(", ") == ["ox", "möwe: `x`"]  # a comma would cut a name in two
+    assert data.pipeline_tag == "zero-shot-image-classification"
+    assert (
+        model_card(head.remove_classes(["ox", "möwe: `x`"]).class_space, "user/space")
+        .data.to_dict()
+        .get("widget")
+        is None
+    )
+
+
+def test_the_entry_for_the_hubs_page(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """Its snippet runs, and a load reads the file that counts as a download once."""
+    entry = (ROOT / "docs" / "site" / "huggingface_js.ts").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"=> \[\s*`(.*?)`,\s*\];", entry, re.S)
+    (counted,) = re.findall(r'countDownloads: `path:"(.*?)"`', entry)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    Image.new("RGB", (32, 32)).save("photo.jpg")
+    hub.repositories["user/clip"] = Repository()
+    hub.repositories["user/clip"].add({path.name: path.read_bytes() for path in model_folder().iterdir()})
+    head = SynonymousSpaceHead.from_backbone("user/clip").fit_classes({"zero": ["nought"], "one": []})
+    head.push_to_hub("user/digits", **OPTIONS)
+    repository = hub.repositories["user/digits"]
+    card = ModelCard(repository.commits[repository.branches["main"]]["README.md"].decode())
+    assert f"\t{card.data.library_name}: {{" in entry
+    before = len(hub.requests)
+    exec(compile(snippet.replace("${model.id}", "user/digits"), "snippet", "exec"), {})
+    assert "zero" in capsys.readouterr().out
+    asked = [
+        each
+        for each in hub.requests[before:]
+        if each.startswith("GET") and "digits" in each and each.endswith(counted)
+    ]
+    assert len(asked) == 1
 
 
 def test_the_command_line_pushes_and_reads(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

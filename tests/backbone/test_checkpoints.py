@@ -1,4 +1,4 @@
-"""Twenty-two named checkpoints: one string loads each, in Python and on the command line.
+"""Twenty-three named checkpoints: one string loads each, in Python and on the command line.
 
 Those of open_clip need open_clip, which is not in the extra `test`: CI has an environment of its own for it.
 """

@@ -24,7 +24,10 @@ from s3clip.space.metrics import METRICS
 from s3clip.space.scale_rules import SCALE_RULES
 
 # Why one name has two defaults, or says two things.
-OTHER_DEFAULTS = {"--top-k": "a line of a terminal beside a column of a file"}
+OTHER_DEFAULTS = {
+    "--top-k": "a line of a terminal beside a column of a file",
+    "--port": "a server is where others look for it, the app where there is room",
+}
 OTHER_HELP = {"--out": "each verb writes something else", "--adapt": "one way, or several", "CLASSES": ""}
 
 

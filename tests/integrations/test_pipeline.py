@@ -682,6 +682,8 @@ def test_unknown_arguments_are_passed_over_with_a_warning(clip, images):
 
 
 class Quiet(SimpleHTTPRequestHandler):
+    """Files of a folder."""
+
     def log_message(self, *_):
         pass
 

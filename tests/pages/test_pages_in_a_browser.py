@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from s3clip import SynonymousSpaceHead
+from s3clip import SynonymousSpaceHead, bulk
 from s3clip.demo import held_out_digits, model_folder
 from s3clip.evaluation.report.page import run_page
 from s3clip.evaluation.report.run import Run
@@ -47,16 +47,21 @@ CONTRASTS = """() => {
     }
     return behind(text.ownerSVGElement);
   };
-  const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const found = [];
+  const add = (colour, below, said) => {
+    const ink = over(numbers(colour), below);
+    const [one, other] = [light(ink), light(below)].sort((a, b) => b - a);
+    found.push([(one + 0.05) / (other + 0.05), said.slice(0, 40), ink.join(" "), below.join(" ")]);
+  };
+  for (const input of document.querySelectorAll("[placeholder]"))
+    add(getComputedStyle(input, "::placeholder").color, behind(input), input.placeholder);
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   const passed = ["script", "style", "noscript", "option", "title"];
   while (walker.nextNode()) {
     const node = walker.currentNode.parentElement, said = walker.currentNode.textContent.trim();
     if (!said || passed.includes(node.tagName.toLowerCase()) || !node.checkVisibility()) continue;
     const drawn = node instanceof SVGElement, style = getComputedStyle(node);
-    const below = drawn ? drawnBehind(node) : behind(node);
-    const ink = over(numbers(drawn ? style.fill : style.color), below);
-    const [one, other] = [light(ink), light(below)].sort((a, b) => b - a);
-    found.push([(one + 0.05) / (other + 0.05), said.slice(0, 40), ink.join(" "), below.join(" ")]);
+    add(drawn ? style.fill : style.color, drawn ? drawnBehind(node) : behind(node), said);
   }
   return found;
 }"""
@@ -99,11 +104,13 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     write_contact_sheet(head, files, doubts, found["doubts"])
     evaluate_one(open_digits(write_digits(folder / "data")), folder / "a", methods=["name", "default"])
     run = Run.read(folder / "a")
+    bulk.write_summary_page(folder / "labels", bulk.label(files, head, folder / "labels", progress=False))
+    found["label"] = folder / "labels" / "_s3clip" / "summary.html"
     found["report"].write_text(run_page([(folder / "a", run), (folder / "b", run)]), encoding="utf-8")
     return found
 
 
-@pytest.fixture(scope="module", params=["inspect", "doubts", "report"])
+@pytest.fixture(scope="module", params=["inspect", "doubts", "report", "label"])
 def name(request) -> str:
     return request.param
 

@@ -63,7 +63,7 @@ def test_their_file(tmp_path: Path):
             capture_output=True,
             text=True,
         )
-    print(done.stdout)
+    sys.stdout.write(done.stdout)
     assert "made by s3clip: " in done.stdout, done.stdout + done.stderr
     assert done.returncode == 0, done.stdout + done.stderr
 

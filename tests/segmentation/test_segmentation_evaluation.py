@@ -94,7 +94,7 @@ def test_the_complete_command_on_the_photos_of_voc(shared, tmp_path, monkeypatch
         *["--backbone", shared / "models" / "fashion_clip", "--out", tmp_path / "masks"],
         *["--overlay", tmp_path / "overlays", "--heat-maps", tmp_path / "heat"],
         *["--rle", tmp_path / "masks.json", "--format", "json", "--threshold", 0.05],
-        *["--background", "background", "--method", "naclip"],
+        *["--background", "background", "--patch-features", "naclip"],
     )
     assert not code
     rows = json.loads(capsys.readouterr().out)
@@ -151,7 +151,7 @@ def test_the_command_says_what_is_wrong_and_goes_on(tmp_path, monkeypatch, capsy
         ([*base, "--out", tmp_path / "mask.png"], "--out: expected a folder for 2 images"),
         (["segment", tmp_path / "good.png"], "expected one of --head and --classes"),
         (base[:-2], "--backbone: needed with --classes"),
-        ([*base, "--method", "gem"], "method: expected one of patch"),
+        ([*base, "--patch-features", "gem"], "--patch-features: expected one of patch"),
         ([*base, "--memory", "0"], "max_bytes: expected"),
         (["segment", tmp_path / "good.png", *base[2:], "--overlay", tmp_path / "x.jpg"], "ends in .png"),
         ([*base, "--out", tmp_path], "bad.png is read, and would be lost"),

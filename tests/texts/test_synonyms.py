@@ -409,7 +409,7 @@ def test_paths_that_hold_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=f"no synonym file 'no.json': looked for {tmp_path}/no.json"):
         SynonymSet.read("no.json")
-    with pytest.raises(ValueError, match="is a directory"):
+    with pytest.raises(ValueError, match="is a directory without sub-folders"):
         SynonymSet.read(tmp_path)
     with pytest.raises(ValueError, match=r"expected a file whose name ends in \.json, \.txt, \.csv"):
         SynonymSet.read(written(tmp_path, "cat", "classes.xlsx"))

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from s3clip import SynonymSet
 from s3clip.cli import app
-from s3clip.texts.wordnet import open_lexicon, wordnet_synonyms
+from s3clip.texts.wordnet import Sense, open_lexicon, wordnet_synonyms
 
 # offset: lemmas, hypernym, definition; "crane" has the machine first.
 SYNSETS = {
@@ -170,3 +170,55 @@ def test_neither_library(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "nltk.corpus", None)
     with pytest.raises(ImportError, match="needs wn or nltk: pip install 's3clip"):
         open_lexicon()
+
+
+ABOVE = {
+    "robin": {"bird", "animal", "entity"},
+    "bird": {"animal", "entity"},
+    "crane": {"machine", "entity"},
+}
+
+
+class Tree:
+    """A lexicon of one sense a name."""
+
+    name, has_wnids = "a tree", False
+
+    def senses(self, name):
+        return [Sense(name, (name,), "")] if name in ABOVE else []
+
+    def of_wnid(self, offset):
+        return None
+
+    def ancestors(self, sense):
+        return ABOVE[sense.key]
+
+
+def test_groups_are_the_first_nouns_that_a_class_is_a_kind_of():
+    classes = [
+        {"name": "robin", "groups": {"kind": "pet"}},
+        {"name": "bird"},
+        {"name": "crane"},
+        {"name": "unicorn"},
+    ]
+    nouns = {"kind": ["plant", "Animal"], "class": ["bird", "entity"]}
+    own, _ = wordnet_synonyms(classes, groups=nouns, lexicon=Tree())
+    assert [each.groups for each in own.classes] == [
+        {"kind": "pet", "class": "bird"},  # what it has stays
+        {"kind": "Animal", "class": "bird"},
+        {"class": "entity"},
+        {},
+    ]
+    with pytest.raises(ValueError, match="in a circle"):
+        wordnet_synonyms(
+            [{"name": "bird"}, {"name": "a", "groups": ["x", "y"]}],
+            groups={"1": ["bird"], "0": ["bird"]},
+            lexicon=Tree(),
+        )
+
+
+def test_groups_of_the_command_line_are_checked(tmp_path: Path):
+    words = ["synonyms", "wordnet", "bird,cat", "--out", str(tmp_path / "own.json")]
+    for wrong in (["kind"], ["kind=a,,b"], ["=a"], ["kind=a", "kind=b"]):
+        result = CliRunner().invoke(app, [*words, *(part for each in wrong for part in ("--groups", each))])
+        assert "--groups: expected levels" in str(result.exception)

@@ -156,7 +156,7 @@ def test_the_report_of_a_command(alone, tmp_path):
     assert (done.exit_code, done.stdout) == (0, f"Saved to {tmp_path / 'page.html'}.\n")
     page = (tmp_path / "page.html").read_text()
     assert "60 of 63 images" in page
-    assert "1 images of no class left out" in page
+    assert "1 image of no class left out" in page
     assert "cannot be read: 2 of the images: two/broken.png: not a readable image (" in page
 
 
