@@ -33,6 +33,8 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -113,6 +115,23 @@ class SynonymClass(BaseModel):
     groups: _Groups = {}
     names: dict[_Language, _Names] = {}
     negatives: _Sentences = ()
+
+    @field_validator("negatives")
+    @classmethod
+    def _no_text_of_the_class(cls, negatives: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        known = info.data  # what was refused before is not there
+        named = (known.get("name", ""), *known.get("synonyms", ()), *known.get("prompts", ()))
+        own = {text.casefold() for text in named}
+        if both := [text for text in negatives if text.casefold() in own]:
+            problem = (
+                "a text of the class itself, which cannot say that it is not there; take one of them out"
+            )
+            raise ValueError(f"has {both[0]!r}, {problem}")
+        return negatives
+
+    def __hash__(self) -> int:
+        """Hash by what is hashed quickly; equal classes have equal ones."""
+        return hash((self.name, self.synonyms, self.descriptors, self.prompts, self.id))
 
 
 class Generated(BaseModel):
