@@ -1,4 +1,4 @@
-"""examples/cvat/main.py: what it tells CVAT is what the head says, asked of `s3clip serve` by HTTP."""
+"""examples/cvat: what it tells CVAT is what the head says, asked of `s3clip serve` or in the process."""
 
 import base64
 import importlib.util
@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from s3clip import SynonymousSpaceHead
 from s3clip.demo import model_folder, synonym_file, write_photos
@@ -22,14 +23,18 @@ from tests import ROOT
 EXAMPLE = ROOT / "examples" / "cvat"
 
 
-@pytest.fixture(scope="module")
-def main() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cvat_main", EXAMPLE / "main.py")
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"cvat_{name}", EXAMPLE / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def main() -> ModuleType:
+    return example("main")
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +90,22 @@ def test_the_configuration_names_the_handler_and_the_variables():
     assert spec["handler"] == "main:handler"
     read = set(re.findall(r'environ(?:\.get\(|\[)"(\w+)"', (EXAMPLE / "main.py").read_text()))
     assert {each["name"] for each in spec["env"]} == read
+
+
+def test_the_function_for_the_command_line(head: Any, tmp_path: Path):
+    """CVAT's own classes check what it declares and what it returns."""
+    pytest.importorskip("cvat_sdk", reason="pip install cvat-sdk")
+    import cvat_sdk.auto_annotation as cvataa
+
+    function = example("function").create(str(head[1]))
+    spec = function.spec
+    assert isinstance(spec, cvataa.DetectionFunctionSpec)
+    assert [(each.name, each.id, each.type) for each in spec.labels] == [
+        (name, i, "tag") for i, name in enumerate(head[0].class_names)
+    ]
+    for path in write_photos(tmp_path)[::17]:
+        ((best,),) = head[0].predict(path, top_k=1)
+        with Image.open(path) as image:
+            (tag,) = function.detect(SimpleNamespace(conf_threshold=None), image)
+            assert tag.label_id == best.class_index
+            assert function.detect(SimpleNamespace(conf_threshold=1.01), image) == []
