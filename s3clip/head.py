@@ -275,19 +275,20 @@ class SynonymousSpaceHead(ClassSpaceModule):
             ValueError: both inputs or neither, not fitted, or a wrong embedding size.
         """
         embeds = self._unit_embeds(pixel_values, image_embeds, image_inputs)
-        return self._logits(self.folded(embeds), embeds)
+        return self._further(self.folded.logits(embeds, self._scale()), embeds)
 
     def word_logits(self, image_embeds: Tensor) -> Tensor:
         """Return the logits of (batch, dim) embeddings without what labelled images add: as of patches."""
-        return self._logits(self.folded(self._unit_embeds(None, image_embeds, {})))
+        embeds = self._unit_embeds(None, image_embeds, {})
+        return self._further(self.folded.logits(embeds, self._scale()))
 
     def logits_by_block(
         self, pixel_values: Tensor | None = None, *, image_embeds: Tensor | None = None, **image_inputs: Any
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield what `forward` returns some classes at a time: (c,) positions and (batch, c) logits."""
         embeds = self._unit_embeds(pixel_values, image_embeds, image_inputs)
-        for classes, scores in self.folded.scores_by_block(embeds):
-            yield classes, self._logits(scores, embeds, classes)
+        for classes, logits in self.folded.logits_by_block(embeds, self._scale()):
+            yield classes, self._further(logits, embeds, classes)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probabilities of (..., classes) logits: calibrated, if the head is, else the model's."""
@@ -386,9 +387,8 @@ class SynonymousSpaceHead(ClassSpaceModule):
             raise TypeError(f"image_embeds takes no further inputs, got {sorted(image_inputs)}")
         return fitted.built.folded.unit_embeds(image_embeds)
 
-    def _logits(self, scores: Tensor, embeds: Tensor | None = None, classes: Tensor | None = None) -> Tensor:
-        """Return logits: those of the space, then what labelled images add, then the shares of classes."""
-        logits: Tensor = scores * self._scale()
+    def _further(self, logits: Tensor, embeds: Tensor | None = None, classes: Tensor | None = None) -> Tensor:
+        """Return logits of words with the bias, what labelled images add, then the shares of classes."""
         residual = None if embeds is None else self._checked().residual(embeds, classes)
         shares = self.share_offsets
         shares = shares if shares is None or classes is None else shares[classes]

@@ -56,6 +56,13 @@ def test_a_file_gives_back_what_it_was_given(tmp_path):
     }
 
 
+def test_sets_may_be_keys():
+    one, same, other = (SynonymSet.read(records) for records in (RECORDS, RECORDS, RECORDS[1:]))
+    assert {one: 1}[same] == 1
+    assert other not in {one: 1}
+    assert SynonymSet.read([{"name": "zero"}]) != SynonymSet.read([{"name": "zero", "groups": ["round"]}])
+
+
 def test_what_has_none_of_it_is_written_as_before(tmp_path):
     SynonymSet.read(["cat", "dog"]).write(tmp_path / "pets.json")
     assert json.loads((tmp_path / "pets.json").read_text())["classes"] == [{"name": "cat"}, {"name": "dog"}]

@@ -1,15 +1,17 @@
 """How many pictures a second `s3clip serve` answers, how long each takes, and whether the answers are right.
 
-    python examples/studies/serve_load.py                     # about 3 minutes
-    python examples/studies/serve_load.py --soak 600          # and 10 minutes at full load, its memory watched
+    python examples/studies/serve_load.py              # some minutes
+    python examples/studies/serve_load.py --soak 600   # and 10 minutes at full load, its memory watched
 
-A CLIP of the size of ViT-B/32 with random weights, 100 classes of four texts, JPEGs of 256 x 256, all on loopback.
-Beside the service stand
+A CLIP of the size of ViT-B/32 with random weights, 100 classes of four texts, JPEGs of 256 x 256, all on
+loopback. Beside the service stand
 
 - a plain FastAPI handler with CLIPModel, its processor and cached text features, one request at a time;
 - the image tower alone, on preprocessed pixels, at the best of several batch sizes.
 
-The three take turns, so that whatever else the machine does falls on all of them. It needs the extra `serve`.
+The three take turns, so that whatever else the machine does falls on all of them; pictures are counted by the
+second and by the second of CPU time of whoever computes them, which says the same where others compute too.
+It needs the extra `serve`, and Linux.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -127,10 +130,13 @@ def running(target: Callable[[int], None]) -> Iterator[tuple[int, int]]:
 
 
 class Client:
+    """A connection that is kept."""
+
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
 
     def ask(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        """Return status and content of an answer."""
         headers = {"Content-Type": f"multipart/form-data; boundary={MARK}"} if body else {}
         self._connection.request(method, path, body, headers)
         answer = self._connection.getresponse()
@@ -143,19 +149,21 @@ def forms(contents: list[bytes]) -> list[bytes]:
 
 
 class Load(NamedTuple):
-    """Of one server: answers a second, and seconds of each."""
+    """Of one server: answers a second, and a second of its CPU time; and seconds of each."""
 
     rate: float
+    by_cpu: float
     seconds: list[float]
     statuses: dict[int, int]
 
     def __str__(self) -> str:
         cuts = statistics.quantiles(self.seconds, n=100) if len(self.seconds) > 1 else [self.seconds[0]] * 99
-        return f"{self.rate:6.2f} a second, p50 {1000 * cuts[49]:6.0f} ms, p99 {1000 * cuts[98]:6.0f} ms"
+        rates = f"{self.rate:6.2f} a second, {self.by_cpu:6.2f} a CPU second"
+        return f"{rates}, p50 {1000 * cuts[49]:6.0f} ms, p99 {1000 * cuts[98]:6.0f} ms"
 
 
 def load(
-    port: int,
+    server: tuple[int, int],
     bodies: list[bytes],
     clients: int,
     seconds: float,
@@ -165,10 +173,10 @@ def load(
     taken: list[float] = []
     ends: list[float] = []
     statuses: dict[int, int] = {}
-    lock, started = threading.Lock(), time.monotonic()
+    lock, started, before = threading.Lock(), time.monotonic(), cpu_seconds(server[1])
 
     def one(number: int) -> None:
-        client, place = Client(port), number
+        client, place = Client(server[0]), number
         while time.monotonic() < started + seconds:
             place = (place + clients) % len(bodies)
             begun = time.monotonic()
@@ -184,24 +192,29 @@ def load(
             if status == 503:
                 time.sleep(0.2)
 
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(one, range(clients)))
     # What was asked for in time is waited for; the rate is of all of it.
-    return Load(len(taken) / (max(ends) - started), taken, statuses)
+    used = max(cpu_seconds(server[1]) - before, 1 / os.sysconf("SC_CLK_TCK"))
+    return Load(len(taken) / (max(ends) - started), len(taken) / used, taken, statuses)
 
 
-def tower_rate(clip: CLIPModel, batch: int, seconds: float) -> float:
-    """Return pictures a second of the image tower alone."""
+def tower_rate(clip: CLIPModel, batch: int, seconds: float) -> tuple[float, float]:
+    """Return pictures a second, and a second of CPU time, of the image tower alone."""
     pixels = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    count, started = 0, time.monotonic()
+    count, started, before = 0, time.monotonic(), time.process_time()
     with torch.inference_mode():
         while count == 0 or time.monotonic() < started + seconds:
             clip.get_image_features(pixel_values=pixels)
             count += batch
-    return count / (time.monotonic() - started)
+    return count / (time.monotonic() - started), count / (time.process_time() - before)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has used."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as status:
+        user, system = status.read().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def memory(pid: int) -> int:
@@ -210,7 +223,10 @@ def memory(pid: int) -> int:
         return next(int(line.split()[1]) >> 10 for line in status if line.startswith("VmRSS"))
 
 
-def soak(port: int, pid: int, bodies: list[bytes], wanted: list[Any], seconds: float, clients: int) -> None:
+def soak(
+    server: tuple[int, int], bodies: list[bytes], wanted: list[Any], seconds: float, clients: int
+) -> None:
+    """Ask for a while at full load, and compare every answer with predict's."""
     worst, lock = [0.0], threading.Lock()
 
     def check(place: int, content: bytes) -> None:
@@ -224,10 +240,10 @@ def soak(port: int, pid: int, bodies: list[bytes], wanted: list[Any], seconds: f
     seen = []
     statuses: dict[int, int] = {}
     for _ in range(parts):
-        part = load(port, bodies, clients, seconds / parts, check)
+        part = load(server, bodies, clients, seconds / parts, check)
         for status, count in part.statuses.items():
             statuses[status] = statuses.get(status, 0) + count
-        seen.append(memory(pid))
+        seen.append(memory(server[1]))
     print(f"soak: {seconds:.0f} s, {clients} clients, answers by status {statuses}, all equal to predict's")
     print(f"  largest difference of a score {worst[0]:.1e}; MiB in memory after each sixth: {seen}")
     assert set(statuses) <= {200, 503}
@@ -244,13 +260,13 @@ def main() -> None:
     bodies = forms(contents)
     clip, _ = model()
     rates = {batch: tower_rate(clip, batch, arguments.seconds / 4) for batch in BATCHES}
-    best = max(rates, key=lambda batch: rates[batch])
-    shown = ", ".join(f"{batch}: {rate:.2f}" for batch, rate in rates.items())
+    best = max(rates, key=lambda batch: rates[batch][1])
+    shown = ", ".join(f"{batch}: {rate:.2f} ({by_cpu:.2f})" for batch, (rate, by_cpu) in rates.items())
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads of torch")
-    print(f"image tower alone, pictures a second by batch: {shown}")
-    with running(serve) as (ours, pid), running(serve_plainly) as (plain, _):
-        for port in (ours, plain):
-            load(port, bodies, 2, 2)  # the first requests load what is loaded late
+    print(f"image tower alone, pictures a second (a CPU second) by batch: {shown}", flush=True)
+    with running(serve) as ours, running(serve_plainly) as plain:
+        for server in (ours, plain):
+            load(server, bodies, 2, 2)  # the first requests load what is loaded late
         for clients in arguments.clients:
             ratios = []
             for _ in range(arguments.rounds):
@@ -259,19 +275,23 @@ def main() -> None:
                 one = load(ours, bodies, clients, arguments.seconds)
                 towers.append(tower_rate(clip, best, arguments.seconds / 2))
                 other = load(plain, bodies, clients, arguments.seconds)
-                ratios.append((one.rate / statistics.mean(towers), one.rate / other.rate))
-            of_tower, of_plain = (statistics.median(each) for each in zip(*ratios, strict=True))
-            print(f"{clients} clients, {clients and arguments.rounds} rounds")
+                alone, alone_by_cpu = (statistics.mean(each) for each in zip(*towers, strict=True))
+                by_cpu = (one.by_cpu / alone_by_cpu, one.by_cpu / other.by_cpu)
+                ratios.append((one.rate / alone, one.rate / other.rate, *by_cpu))
+            found = [statistics.median(each) for each in zip(*ratios, strict=True)]
+            print(f"{clients} clients, {arguments.rounds} rounds, of which the last was")
             print(f"  serve          {one}; {one.statuses}")
             print(f"  plain handler  {other}; {other.statuses}")
+            print(f"  the tower      {alone:6.2f} a second, {alone_by_cpu:6.2f} a CPU second (batch {best})")
+            print(f"  serve / tower {found[0]:.2f} by the second, {found[2]:.2f} by the CPU second;")
             print(
-                f"  serve is {of_tower:.2f} x the tower alone (batch {best}), {of_plain:.2f} x the plain handler"
+                f"  serve / plain {found[1]:.2f} by the second, {found[3]:.2f} by the CPU second", flush=True
             )
         if arguments.soak:
             own = head()
             wanted = own.predict(contents)
             del own
-            soak(ours, pid, bodies, wanted, arguments.soak, max(arguments.clients))
+            soak(ours, bodies, wanted, arguments.soak, max(arguments.clients))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,17 @@ from s3clip.app.editor import Editor, Photos, answers_html, edited, is_edited, w
 from s3clip.backbone.backbone import Backbone
 from s3clip.texts.synonyms import SynonymSet
 
-THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+# What the theme has in these places is fainter than 4.5 to 1.
+THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_300",
+    input_placeholder_color="*neutral_600",
+    input_placeholder_color_dark="*neutral_300",
+    link_text_color_dark="*primary_400",
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
+    button_primary_background_fill_dark="*primary_600",
+)
 FRAME = 'sandbox="allow-scripts" title="The space of the class" style="width:100%;height:44rem;border:0"'
 CSS = """
 #answers figure {display: grid; grid-template-columns: 7rem 1fr; gap: 0 1rem; margin: 0 0 1.25rem}

@@ -316,9 +316,10 @@ class Backbone(nn.Module):
     def placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return arguments of `encode_images` on the model's device, each copied once, cast there at most.
 
-        The copy of what lies in pinned memory is not waited for.
+        A copy to CUDA from pinned memory is not waited for.
         """
-        return {key: value.to(self.device, non_blocking=True) for key, value in inputs.items()}
+        device, ahead = self.device, self.device.type == "cuda"
+        return {key: value.to(device, non_blocking=ahead) for key, value in inputs.items()}
 
     def image_transform(self, *, resize: bool = True, near_size: bool = False) -> ImageTransform:
         """Return what `preprocess` does before its tensors go to the device: for the workers of a loader.

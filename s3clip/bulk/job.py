@@ -17,7 +17,7 @@ from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 from s3clip._version import __version__
 from s3clip.arguments import is_count, is_number, plain
 from s3clip.backbone.identity import check_fingerprint
-from s3clip.bulk.decoding import EMBEDDING_BATCH, EMBEDDING_PART, RowsPer
+from s3clip.bulk.decoding import EMBEDDING_PART, RowsPer
 from s3clip.bulk.embedding_shards import EmbeddingFile
 from s3clip.bulk.inputs import (
     Columns,
@@ -32,7 +32,7 @@ from s3clip.bulk.inputs import (
 from s3clip.bulk.labelling import Asked, Labeller, schema
 from s3clip.bulk.local import label_locally
 from s3clip.bulk.on_ray import label_on_ray
-from s3clip.bulk.output import Manifest, Output, Part
+from s3clip.bulk.output import Layout, Manifest, Output, Part
 from s3clip.bulk.precision import settle_precision
 from s3clip.bulk.summary import Summary
 from s3clip.bulk.work import Task, version_of
@@ -145,11 +145,12 @@ def label(
     precision = settle_precision(head, shards.values(), output.manifest(), dtype, **precise)
     for folder in result_folders(found):
         _check_results(folder, head)
+    level = None if level is None else str(level)
     scope = scope_of(head.classes, level, among)
     within = None if scope.classes is None else tuple(scope.classes.tolist())
     asked = Asked(top_k, keep_embeddings, level, within)
     settings = _settings(
-        output.layout.format, head, top_k, keep_embeddings, batch_size, part_size, column, key_column
+        output.layout, head, top_k, keep_embeddings, batch_size, part_size, column, key_column
     )
     for name, value in (("level", level), ("among", within)):
         if value is not None:  # results of earlier versions say nothing of it
@@ -172,7 +173,7 @@ def label(
         for part in itertools.chain.from_iterable(parts.values()):
             summary.add(part, now=False)
         dim = head.space.raw.shape[1]
-        tasks = _tasks(files, shards, parts, RowsPer(batch_size, part_size), dim, digest)
+        tasks = _tasks(files, shards, parts, RowsPer(batch_size, part_size), output.layout, dim, digest)
         started = time.perf_counter()
         if tasks:
             written = _label(tasks, head, output, engine, workers, asked, near_size)
@@ -205,6 +206,7 @@ def _tasks(
     shards: Mapping[str, Shard | EmbeddingFile],
     parts: Mapping[str, Sequence[Part]],
     rows_per: RowsPer,
+    layout: Layout,
     dim: int,
     digest: str,
 ) -> list[Task]:
@@ -214,7 +216,7 @@ def _tasks(
     for name, shard in shards.items():
         own, cut = parts.get(name, []), rows_per
         if isinstance(shard, EmbeddingFile):
-            shard, cut = replace(shard, dim=dim), RowsPer(EMBEDDING_BATCH, EMBEDDING_PART)
+            shard, cut = replace(shard, dim=dim), RowsPer(layout.embedding_batch, EMBEDDING_PART)
         if not _is_complete(own, cut.part):
             done = frozenset(part.start for part in own)
             tasks.append(Task(name, shard, tuple(by_shard[name]), cut, done, digest))
@@ -294,14 +296,14 @@ def _check(
         raise ValueError(f"max_error_share: expected a share in [0, 1], got {max_error_share!r}")
 
 
-def _settings(format: str, head: SynonymousSpaceHead, *rest: Any) -> dict[str, Any]:
+def _settings(layout: Layout, head: SynonymousSpaceHead, *rest: Any) -> dict[str, Any]:
     names = ("top_k", "keep_embeddings", "batch_size", "part_size", "column", "key_column")
     backbone = head.backbone
     return {
-        "format": format,
+        "format": layout.format,
         "head": head.class_space.digest()[:16],
         "dtype": None if backbone is None else str(backbone.dtype),
-        "embedding_batch": EMBEDDING_BATCH,
+        "embedding_batch": layout.embedding_batch,
         "embedding_part": EMBEDDING_PART,
         **dict(zip(names, rest, strict=True)),
     }

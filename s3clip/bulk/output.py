@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, Field, NonNegativeInt
 
+from s3clip.bulk.decoding import EMBEDDING_BATCH
 from s3clip.files.addresses import is_address
 from s3clip.files.json import checked, parse_json
 from s3clip.files.writing import lock, write_atomically
@@ -42,6 +43,7 @@ class Layout(NamedTuple):
         listing: the inputs; parquet, whatever it is called.
         lock: what a run holds.
         plain: whether texts are plain columns. Those that are Arrow dictionaries few readers take.
+        embedding_batch: embeddings that go through the head at once, by which shards are cut.
     """
 
     format: str
@@ -50,11 +52,12 @@ class Layout(NamedTuple):
     listing: str
     lock: str
     plain: bool = True
+    embedding_batch: int = EMBEDDING_BATCH
 
 
 BOOKS = "_s3clip/"
 LAYOUT = Layout(FORMAT, BOOKS, f"{BOOKS}manifest.json", f"{BOOKS}listing", f"{BOOKS}lock")
-OLDER_LAYOUT = Layout("s3clip-labels/1", "", "manifest.json", "listing.parquet", ".lock", plain=False)
+OLDER_LAYOUT = Layout("s3clip-labels/1", "", "manifest.json", "listing.parquet", ".lock", False, 2048)
 """Folders that were begun so go on so."""
 
 
@@ -288,7 +291,7 @@ class Output:
         schema = table.schema.with_metadata({**(table.schema.metadata or {}), **footer})
         sink = io.BytesIO()
         with pq.ParquetWriter(
-            sink, schema, compression="zstd", use_dictionary=["shard", "label", "text"]
+            sink, schema, compression="zstd", use_dictionary=["shard", "label", "text", "group"]
         ) as writer:
             if len(table):  # `datasets` cannot read a group of no rows
                 writer.write_table(table.replace_schema_metadata(schema.metadata))

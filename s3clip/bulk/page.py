@@ -28,7 +28,7 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 70rem; p
 body { color: var(--ink); background: var(--paper); overflow-wrap: anywhere }
 h1 { font-size: 1.4rem } h2 { font-size: 1.1rem } .soft, figcaption { color: var(--soft) }
 svg { width: 100%; max-width: 40rem; height: auto }
-svg rect { fill: var(--blue) } svg text { fill: var(--soft) }
+svg rect { fill: var(--blue) } .ends { display: flex; justify-content: space-between; max-width: 40rem }
 details { border-top: 1px solid var(--line) } summary { padding: .4rem 0; cursor: pointer }
 summary > span, .plain > span { display: inline-grid; width: calc(100% - 2rem) }
 summary > span, .plain > span { grid-template-columns: minmax(6rem, 1fr) 2fr 6rem; gap: 1rem }
@@ -115,11 +115,10 @@ def _histogram(counts: list[int]) -> str:
         f'height="{120 * count / most:.1f}"><title>{count:,} rows</title></rect>'
         for i, count in enumerate(counts)
     )
-    ends = "".join(
-        f'<text x="{600 * at:.0f}" y="138" font-size="13" text-anchor="{anchor}">{at:g}</text>'
-        for at, anchor in ((0, "start"), (0.5, "middle"), (1, "end"))
+    return (
+        f'<svg viewBox="0 0 600 121" role="img" aria-label="rows by score">{bars}</svg>'
+        '<div class="ends soft"><span>0</span><span>0.5</span><span>1</span></div>'
     )
-    return f'<svg viewBox="0 0 600 142" role="img" aria-label="rows by score">{bars}{ends}</svg>'
 
 
 def _figure(picture: LabelledPicture) -> str:

@@ -72,7 +72,7 @@ def _logits(embeds: Tensor, built: BuiltSpace, scale: float) -> Tensor:
     """Return (images, classes) logits of the space on the CPU, without the model's bias."""
     folded = built.folded
     parts = [
-        (folded(folded.unit_embeds(part.to(built.raw.device).float())) * scale).cpu()
+        folded.logits(folded.unit_embeds(part.to(built.raw.device).float()), scale).cpu()
         for part in embeds.split(_AT_ONCE)
     ]
     return torch.cat(parts)

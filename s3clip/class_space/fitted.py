@@ -78,8 +78,14 @@ class FittedSpace(nn.Module):
             before = None
             value = replace(value, raw=value.raw.detach().to(device=device, dtype=precise))
             config = value.config
+            negatives = None if value.negatives is None else (value.negatives, value.negative_owners)
             self.built = BuiltSpace(
-                value.build(progress), config.metric, config.metric_options, raw=value.raw, fused=fused
+                value.build(progress),
+                config.metric,
+                config.metric_options,
+                raw=value.raw,
+                fused=fused,
+                negatives=negatives,
             )
         residual = None
         if before is not None and value.few_shot is before.value.few_shot:
@@ -105,8 +111,9 @@ class FittedSpace(nn.Module):
         """Whether what is built is what a class space would be built to; names are in none of it."""
         return (
             value.raw is self.value.raw
+            and value.negatives is self.value.negatives
             and device in (None, value.raw.device)
-            and [each.rows for each in value.classes] == [each.rows for each in self.value.classes]
+            and _counts(value) == _counts(self.value)
             and value.config == self.value.config
             and fused == self.built.folded.fused
         )
@@ -135,6 +142,10 @@ class FittedSpace(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.value = replace(self.value, raw=self.built.raw)
         return self
+
+
+def _counts(space: ClassSpace) -> list[tuple[int, int]]:
+    return [(each.rows, len(each.negatives)) for each in space.classes]
 
 
 class ClassSpaceModule(nn.Module):

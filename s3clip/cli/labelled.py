@@ -183,13 +183,21 @@ def suggest(
 
 def reject(
     images: Annotated[
-        list[str], typer.Argument(help="Image files, folders or globs that show none of the classes.")
+        list[str],
+        typer.Argument(
+            help="Image files, folders or globs that show none of the classes; with --accept-rate, that show "
+            "them."
+        ),
     ],
     head: HeadSource,
     out: Out = None,
     false_accept_rate: Annotated[
         float, typer.Option(help="The share of such images that may be accepted all the same.")
     ] = 0.05,
+    accept_rate: Annotated[
+        float | None,
+        typer.Option(help="For images that show the classes: the share of them that is to be accepted."),
+    ] = None,
     backbone: SavedBackbone = None,
     revision: Revision = None,
     batch_size: BatchSize = BATCH_SIZE,
@@ -197,7 +205,7 @@ def reject(
     dtype: ImageDtype = None,
     compiled: Compile = False,
 ) -> None:
-    """Teach a head to say "none of these", by images that show none of its classes.
+    """Teach a head to say "none of these", by images that show none of its classes, or by some that do.
 
     It holds for images like those: of things that look more like the classes, more are accepted.
     """
@@ -208,11 +216,12 @@ def reject(
     fitted = _loaded(head, revision, backbone or "saved", device)
     use_precision(fitted, dtype, compiled, files)
     embeds = _encoded(fitted, files, batch_size)
-    fitted.fit_rejection(image_embeds=embeds, false_accept_rate=false_accept_rate)
+    fitted.fit_rejection(image_embeds=embeds, false_accept_rate=false_accept_rate, accept_rate=accept_rate)
     accepted = sum(own[0].accepted for own in fitted.predict(image_embeds=embeds, top_k=1))
+    of = "no class" if accept_rate is None else "the classes"
     fitted.save_pretrained(folder)
     say(
-        f"Of your {counted(len(files), 'image')} of no class {accepted:,} are accepted from now on, and the "
+        f"Of your {counted(len(files), 'image')} of {of} {accepted:,} are accepted from now on, and the "
         f'others "none of these"; saved to {folder}.'
     )
 

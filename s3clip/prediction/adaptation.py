@@ -170,10 +170,10 @@ class TestTimeAdapter(nn.Module):
             adapted = []
             for chunk in view_embeds.split(self._chunk_size(view_embeds.shape[1], space)):
                 views = unit_vectors(chunk).to(folded.rows.dtype)
-                logits = folded(views.flatten(0, 1)).unflatten(0, views.shape[:2]) * settings.scale
+                logits = folded.logits(views.flatten(0, 1), settings.scale).unflatten(0, views.shape[:2])
                 if bias is not None:
                     logits = logits + bias
-                # Of each view; it stays where it is when the space shifts.
+                # Of each view, as what negatives take away; both stay where they are when the space shifts.
                 if (residual := self.head.residual(views.flatten(0, 1))) is not None:
                     logits = logits + residual.unflatten(0, views.shape[:2]).to(logits)
                 adapted.append(ADAPTATIONS[self.method](space, views, logits, settings))

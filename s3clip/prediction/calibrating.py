@@ -25,6 +25,9 @@ from s3clip.prediction.conformal import least_probability, needed_images
 
 Head = TypeVar("Head", bound=AnsweringHead)
 
+_ROUNDING = 1e-6
+"""By which a logit in float32 may fall short of itself, computed in another batch."""
+
 
 def calibrate(
     head: Head,
@@ -107,25 +110,29 @@ def fit_rejection(
     *,
     image_embeds: Tensor | None = None,
     false_accept_rate: float = 0.05,
+    accept_rate: float | None = None,
     batch_size: int = 32,
 ) -> Head:
     """Choose the logit below which an image shows none of the classes (`Prediction.accepted`).
 
-    Of logits: a softmax over the classes is as sure of an image that shows something else. The rate holds for
-    images like those given: of things that look more like the classes, more are accepted.
+    Of logits: a softmax over the classes is as sure of an image that shows something else. By images of no
+    class, or where there are none at hand by images of the classes, whose labels are not needed. The rate
+    holds for images like those given: of things that look more like the classes, more are accepted, and with
+    `accept_rate` nothing is said of how many.
 
     Args:
         head: a fitted head, which takes the threshold.
-        images: images that show none of the classes.
+        images: images that show none of the classes; with `accept_rate`, images that show them.
         image_embeds: (images, dim) embeddings instead.
         false_accept_rate: the share of images of no class that are accepted all the same, in [0, 1).
+        accept_rate: the share of images of the classes that are to be accepted, in (0, 1), instead.
         batch_size: images per call of the image tower.
 
     Returns:
         The head itself.
 
     Raises:
-        ValueError: not fitted, no such images, or a rate outside [0, 1).
+        ValueError: not fitted, too few images, or a rate outside its range.
 
     Examples:
         >>> strange = [image.transpose(4) for image in images[:100]]  # mirrored and turned
@@ -134,7 +141,12 @@ def fit_rejection(
         True
     """
     logits = _without_shares(head, all_logits(head, images, image_embeds, batch_size)[0])
-    threshold = rejection_threshold(logits.amax(-1), false_accept_rate)
+    if accept_rate is None:
+        threshold = rejection_threshold(logits.amax(-1), false_accept_rate)
+    else:
+        needed = needed_images(accept_rate, len(logits), "accept_rate")
+        threshold = float(logits.amax(-1).sort(descending=True).values[needed - 1])
+        threshold -= _ROUNDING * max(1.0, abs(threshold))
     before = head.calibration or head.uncalibrated
     head.calibration = before.without_sets().model_copy(update={"thresholds": (threshold,)})
     if before.coverage is not None:

@@ -23,24 +23,25 @@ _ROUNDING = 1e-6
 """By which a probability in float32 may fall short of itself, computed in another batch."""
 
 
-def needed_images(coverage: float, images: int) -> int:
-    """Return how many of some images have to have their class in the set, that the next one has it.
+def needed_images(share: float, images: int, argument: str = "coverage") -> int:
+    """Return how many of some images have to reach a threshold, so that the next one does.
 
     Args:
-        coverage: the share of images whose class is to be in the set, in (0, 1).
+        share: of the images to come that are to reach it, in (0, 1).
         images: of known classes.
+        argument: what an error calls the share.
 
     Raises:
         ValueError: a share outside (0, 1), or too few images for it.
     """
-    coverage = plain(coverage)
-    if not (is_number(coverage) and 0 < coverage < 1):
-        raise ValueError(f"coverage: expected a share in (0, 1), got {coverage!r}")
+    share = plain(share)
+    if not (is_number(share) and 0 < share < 1):
+        raise ValueError(f"{argument}: expected a share in (0, 1), got {share!r}")
     # 1e-9: 0.07 x 100 is 7.000000000000001.
-    needed = math.ceil((images + 1) * coverage - 1e-9)
+    needed = math.ceil((images + 1) * share - 1e-9)
     if needed > images:
-        least = math.ceil(coverage / (1 - coverage) - 1e-9)
-        raise ValueError(f"coverage: {coverage} takes {least} images of known classes, got {images}")
+        least = math.ceil(share / (1 - share) - 1e-9)
+        raise ValueError(f"{argument}: {share} takes {least} images of known classes, got {images}")
     return needed
 
 

@@ -79,7 +79,7 @@ def check_labels(
     if len(own.unique()) < 2:
         raise ValueError("labels: expected images of two or more classes, to compare them")
     with torch.autocast(embeds.device.type, enabled=False):
-        parts = [head.folded(part) * head.logit_scale for part in embeds.split(1024)]
+        parts = [head.folded.logits(part, head.logit_scale) for part in embeds.split(1024)]
     logits = _held_out(torch.cat(parts).cpu().double(), embeds.cpu().double(), own)
     temperature = best_temperature(logits.numpy(), own.numpy(), WRONG)
     logs = (logits / temperature).log_softmax(1).gather(1, own[:, None])[:, 0]

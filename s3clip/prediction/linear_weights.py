@@ -26,14 +26,19 @@ def to_linear(head: AnsweringHead, *, bias: bool = False) -> Tensor | tuple[Tens
         pair: these, and (classes,) what is added to that product.
 
     Raises:
-        ValueError: not fitted, a metric that is not one vector a class, or, without `bias`, labelled images
-            or shares of classes, for which a matrix alone has no place.
+        ValueError: not fitted, negatives, a metric that is not one vector a class, or, without `bias`,
+            labelled images or shares of classes, for which a matrix alone has no place.
 
     Examples:
         >>> head.reconfigure(metric="center").to_linear().shape
         torch.Size([64, 10])
     """
     weights = head.folded.linear()
+    if head.folded.absence is not None:
+        raise ValueError(
+            "to_linear: logits that are measured against negatives are no product with a matrix; fit the "
+            "classes without negatives for one"
+        )
     if weights is None:
         raise ValueError(
             f"to_linear: the metric {head.config.metric!r} with {head.config.metric_options} is not one "

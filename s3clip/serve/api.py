@@ -18,7 +18,7 @@ from s3clip._version import __version__
 from s3clip.head import SynonymousSpaceHead
 from s3clip.serve import described, page
 from s3clip.serve.asking import Asked, asked_in_form, asked_in_json, pixels_of
-from s3clip.serve.batching import OPTIONS, Batcher, Work, known_options
+from s3clip.serve.batching import Batcher, Work
 from s3clip.serve.bounds import Bounds, RefusedError
 from s3clip.serve.current import Current, Served
 from s3clip.serve.front import Front
@@ -154,11 +154,9 @@ class _Service:
         sources: Sequence[str | bytes],
         rows: Sequence[Sequence[float]],
     ) -> Response:
-        options = {name: value for name in OPTIONS if (value := getattr(asked, name)) is not None}
-        if unknown := options.keys() - known_options(served.head):
-            raise RefusedError(422, f"{', '.join(sorted(unknown))}: this s3clip's predict does not take it")
+        given = asked.model_dump(include={"level", "among", "language"}, exclude_none=True)
         errors: list[str | None] = [None] * max(len(sources), len(rows))
-        work = Work(served.head, kind, len(rows), top_k=asked.top_k, options=options)
+        work = Work(served.head, kind, len(rows), top_k=asked.top_k, options=given)
         if sources:
             work.pixels, errors = await self._pixels(served, sources)
             work.count = len(work.pixels)

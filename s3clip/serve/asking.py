@@ -35,12 +35,12 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    images: list[str | bytes] | None = Field(None, description="base64, data URIs, or allowed addresses")
-    embeddings: list[list[float]] | None = Field(None, description="(pictures, dim), instead of images")
-    top_k: int = Field(5, ge=1, description="how many classes of each picture")
-    level: int | str | None = Field(None, description="as of head.predict, where it has it")
-    among: list[int | str] | str | None = Field(None, description="as of head.predict, where it has it")
-    language: str | None = Field(None, description="as of head.predict, where it has it")
+    images: list[str | bytes] | None = None
+    embeddings: list[list[float]] | None = None
+    top_k: int = Field(5, ge=1)
+    level: str | None = None
+    among: list[int | str] | dict[str, str] | str | None = None
+    language: str | None = None
 
 
 def asked_in_json(body: bytes) -> Asked:

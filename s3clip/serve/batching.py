@@ -1,6 +1,5 @@
 """Pictures of several requests through the image tower at once: a queue, and one thread that computes."""
 
-import inspect
 import threading
 import time
 from collections import deque
@@ -15,9 +14,6 @@ from torch import Tensor
 from s3clip.head import SynonymousSpaceHead
 from s3clip.space.synonymous_space import unit_vectors
 
-OPTIONS = ("level", "among", "language")
-"""Arguments of `predict` that a request may give, beside `top_k`, where this version's has them."""
-
 
 @dataclass
 class Work:
@@ -30,7 +26,7 @@ class Work:
         pixels: of each picture, the arguments of `encode_images` for it alone; none with embeddings.
         embeds: (count, dim) embeddings instead.
         top_k: of `predict`.
-        options: what else `predict` gets.
+        options: what else `predict` gets: `level`, `among`, `language`.
         since: when it came, of `time.monotonic`.
         answer: one entry for each picture: its predictions as records, or its embedding as a list.
     """
@@ -44,11 +40,6 @@ class Work:
     options: dict[str, Any] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
     answer: "Future[list[Any]]" = field(default_factory=Future)
-
-
-def known_options(head: SynonymousSpaceHead) -> set[str]:
-    """Return which of `OPTIONS` the head's `predict` takes."""
-    return {name for name in inspect.signature(head.predict).parameters if name in OPTIONS}
 
 
 class Batcher:

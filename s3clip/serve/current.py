@@ -34,7 +34,7 @@ class Served:
         """Prepare a head."""
         name = head.class_space.digest()[:16]
         classes = [
-            {"index": i, "name": each.name, "id": each.id, "texts": each.texts}
+            {"index": i, "name": each.name, "id": each.id, "texts": each.texts, "groups": each.groups}
             for i, each in enumerate(head.classes)
         ]
         said = json.dumps({"classes": classes, "head": name}, ensure_ascii=False).encode()

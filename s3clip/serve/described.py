@@ -6,9 +6,16 @@ _PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ
 _HEAD = "5f2c8a1be09d7743"
 _OPTIONS: dict[str, Any] = {
     "top_k": {"type": "integer", "minimum": 1, "default": 5},
-    "level": {"anyOf": [{"type": "integer"}, {"type": "string"}]},
-    "among": {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}},
-    "language": {"type": "string"},
+    "level": {"type": "string", "description": "answer with groups at this level"},
+    "among": {
+        "description": "answer within these: names, ids or positions of classes, a group, or {level: group}",
+        "anyOf": [
+            {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}},
+            {"type": "object", "additionalProperties": {"type": "string"}},
+            {"type": "string"},
+        ],
+    },
+    "language": {"type": "string", "description": "call the classes by their names in it"},
 }
 _ERRORS: dict[int | str, Any] = {
     401: {"description": "The token is missing or wrong, where the service has one."},
@@ -68,6 +75,7 @@ _DOG = {
     "text": "hound",
     "accepted": True,
     "because": "hound",
+    "groups": {"kingdom": "animals"},
 }
 PREDICT: dict[str, Any] = {
     "openapi_extra": _body(_OPTIONS, {"top_k": 1}),
@@ -83,7 +91,7 @@ EMBED: dict[str, Any] = {
 CLASSES: dict[str, Any] = {
     "responses": _answer(
         {
-            "classes": [{"index": 0, "name": "cat", "id": None, "texts": ["cat", "feline"]}],
+            "classes": [{"index": 0, "name": "cat", "id": None, "texts": ["cat", "feline"], "groups": {}}],
             "head": _HEAD,
         }
     )

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from s3clip.space.absence import Absence
 from s3clip.space.folding import FoldedSpace
 from s3clip.space.synonymous_space import SynonymousSpace
 
@@ -21,6 +22,8 @@ class BuiltSpace(nn.Module):
         metric_options: the options of the metric.
         raw: (texts, dim) the raw embeddings; their device and dtype are those of the buffers.
         fused: whether to use the kernel of `s3clip.space.kernels`, where it can be used.
+        negatives: (n, dim) raw embeddings of the negatives, and (n,) int64 the class of each; None: no class
+            has one.
     """
 
     raw: Tensor
@@ -34,6 +37,7 @@ class BuiltSpace(nn.Module):
         *,
         raw: Tensor,
         fused: bool = False,
+        negatives: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("raw", raw, persistent=False)
@@ -44,7 +48,10 @@ class BuiltSpace(nn.Module):
             self.register_buffer(name, value.to(device=raw.device, dtype=dtype), persistent=False)
         # Under autocast its tables would be made in half precision.
         with torch.autocast(space.raw.device.type, enabled=False):
-            folded = FoldedSpace(space, metric, metric_options, fused=fused)
+            absence = None
+            if negatives is not None:
+                absence = Absence(space, *(part.to(space.raw.device) for part in negatives))
+            folded = FoldedSpace(space, metric, metric_options, fused=fused, absence=absence)
         self.folded: FoldedSpace = folded.to(device=raw.device, dtype=raw.dtype)
 
     @property

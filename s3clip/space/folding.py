@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from s3clip.arguments import resolve_options
+from s3clip.space.absence import Absence, present
 from s3clip.space.metrics import METRICS, PointGroup, is_traced
 from s3clip.space.synonymous_space import SynonymousSpace, check_paired, unit_vectors
 
@@ -55,6 +56,7 @@ class FoldedSpace(nn.Module):
         metric: a key of `s3clip.space.metrics.METRICS`.
         metric_options: the options of the metric.
         fused: whether to use the kernel of `s3clip.space.kernels`, where it can be used.
+        absence: the negatives of the classes; None: no class has one.
     """
 
     rows: Tensor
@@ -63,10 +65,17 @@ class FoldedSpace(nn.Module):
     spread: Tensor
 
     def __init__(
-        self, space: SynonymousSpace, metric: str, metric_options: Mapping[str, Any], *, fused: bool = False
+        self,
+        space: SynonymousSpace,
+        metric: str,
+        metric_options: Mapping[str, Any],
+        *,
+        fused: bool = False,
+        absence: Absence | None = None,
     ) -> None:
         super().__init__()
         self.metric = metric
+        self.absence = absence
         self.fused = fused
         self._options = resolve_options(metric, METRICS[metric].options, metric_options)
         if METRICS[metric].pairs(**self._options):
@@ -122,8 +131,8 @@ class FoldedSpace(nn.Module):
         return unit_vectors(image_embeds).to(self.rows.dtype)
 
     def linear(self) -> Tensor | None:
-        """Return (dim, classes) weights whose product with images is `forward`, None where there are none."""
-        if len(self.rows) != len(self.class_order) or any(self.table_names):
+        """Return (dim, classes) weights whose product with images is `logits` at scale 1, or None."""
+        if self.absence is not None or len(self.rows) != len(self.class_order) or any(self.table_names):
             return None
         weights = self.rows[self.class_order].T
         return self.mean[:, None] + self.spread * weights if self.centered else weights.clone()
@@ -141,22 +150,35 @@ class FoldedSpace(nn.Module):
             score = score[:, self.class_order]
         return score if to_mean is None else to_mean + self.spread * score
 
-    def scores_by_block(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give what `forward` returns some classes at a time, so that it is never held as a whole.
+    def logits(self, images: Tensor, scale: Tensor | float) -> Tensor:
+        """Return (batch, classes) the scores times the scale, measured against the negatives of each class.
 
         Args:
-            images: (batch, dim).
+            images: (batch, dim) unit embeddings.
+            scale: > 0.
+        """
+        logits = self(images) * scale
+        return logits if self.absence is None else present(logits, self.absence(images, scale))
+
+    def logits_by_block(self, images: Tensor, scale: Tensor | float) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give what `logits` returns some classes at a time, so that the scores are never held as a whole.
+
+        Args:
+            images: (batch, dim) unit embeddings.
+            scale: > 0.
 
         Yields:
-            (c,) the positions of c classes, of `BLOCK_ROWS` rows or fewer, and (batch, c) their scores.
+            (c,) the positions of c classes, of `BLOCK_ROWS` rows or fewer, and (batch, c) their logits.
         """
         positions = self.class_order.argsort()
         to_mean, first = self._to_mean(images), 0
+        against = None if self.absence is None else self.absence(images, scale)
         for block in self.blocks:
             score = self._block_scores(images, block)
             classes = positions[first : first + score.shape[1]]
             first += score.shape[1]
-            yield classes, score if to_mean is None else to_mean + self.spread * score
+            logits = (score if to_mean is None else to_mean + self.spread * score) * scale
+            yield classes, logits if against is None else present(logits, against[:, classes])
 
     def _to_mean(self, images: Tensor) -> Tensor | None:
         """Return (batch, 1) what every score of a centered space begins with, None in another one."""

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Protocol
 
+from s3clip.arguments import is_whole
+
 
 class Grouped(Protocol):
     """What is known of a class here."""
@@ -52,7 +54,7 @@ def levels_of(groups: Iterable[Mapping[str, str]]) -> tuple[str, ...]:
         ) from None
 
 
-def group_owners(classes: Sequence[Grouped], level: str) -> tuple[list[int], list[str]]:
+def group_owners(classes: Sequence[Grouped], level: str | int) -> tuple[list[int], list[str]]:
     """Return the group of each class at a level, and the names of the groups, in the order of their classes.
 
     A class that has none at this level is a group of its own, of its own name.
@@ -61,6 +63,7 @@ def group_owners(classes: Sequence[Grouped], level: str) -> tuple[list[int], lis
         ValueError: no class has a group at this level.
         TypeError: no text.
     """
+    level = str(level) if is_whole(level) else level  # of levels without names
     if not isinstance(level, str):
         raise TypeError(f"level: expected the name of a level, got {type(level).__name__}: {level!r}")
     known = levels_of(each.groups for each in classes)

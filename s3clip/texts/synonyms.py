@@ -27,66 +27,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
 
 from s3clip.files.problems import problem_in_words, shown
 from s3clip.files.writing import write_atomically
+from s3clip.texts.fields import Groups, Label, Labels, Language, Names, Number, Sentences, Templates, as_tuple
 from s3clip.texts.formats import FORMAT, KINDS, TextKind, interpret
-from s3clip.texts.groups import levels_of, problem_of_language
-from s3clip.texts.labels import problem_of_name, problem_of_text
-from s3clip.texts.prompts import Points, Text, class_texts, concepts, resolve_templates
+from s3clip.texts.groups import levels_of
+from s3clip.texts.prompts import Points, Text, class_texts, concepts
 from s3clip.texts.sets import set_names
 from s3clip.texts.sources import BUILTIN, Source, read_source
 from s3clip.texts.templates import TEMPLATES_IN
-
-
-def _label(text: str) -> str:
-    if problem := problem_of_name(text.strip()):
-        raise ValueError(problem)
-    return text.strip()
-
-
-def _sentence(text: str) -> str:
-    if problem := problem_of_text(text.strip()):
-        raise ValueError(problem)
-    return text.strip()
-
-
-def _language(code: str) -> str:
-    if problem := problem_of_language(code):
-        raise ValueError(problem)
-    return code
-
-
-def _as_tuple(texts: Any) -> Any:
-    return tuple(texts) if isinstance(texts, list) else texts
-
-
-def _as_names(names: Any) -> Any:
-    return (names,) if isinstance(names, str) else _as_tuple(names)
-
-
-def _as_levels(groups: Any) -> Any:
-    return {str(i): name for i, name in enumerate(groups)} if isinstance(groups, (list, tuple)) else groups
-
-
-_Label = Annotated[str, AfterValidator(_label)]
-_Sentence = Annotated[str, AfterValidator(_sentence)]
-_Labels = Annotated[tuple[_Label, ...], BeforeValidator(_as_tuple)]
-_Sentences = Annotated[tuple[_Sentence, ...], BeforeValidator(_as_tuple)]
-_Names = Annotated[tuple[_Label, ...], BeforeValidator(_as_names), Field(min_length=1)]
-_Language = Annotated[str, AfterValidator(_language)]
-_Groups = Annotated[dict[_Label, _Label], BeforeValidator(_as_levels)]
-_Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # as tables of any kind can hold it
-_Templates = Annotated[tuple[_Label, ...], BeforeValidator(_as_tuple), AfterValidator(resolve_templates)]
 
 
 class SynonymClass(BaseModel):
@@ -105,14 +65,28 @@ class SynonymClass(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: _Label
-    synonyms: _Labels = ()
-    descriptors: _Sentences = ()
-    prompts: _Sentences = ()
-    id: _Number | _Label | None = None
-    groups: _Groups = {}
-    names: dict[_Language, _Names] = {}
-    negatives: _Sentences = ()
+    name: Label
+    synonyms: Labels = ()
+    descriptors: Sentences = ()
+    prompts: Sentences = ()
+    id: Number | Label | None = None
+    groups: Groups = {}
+    names: dict[Language, Names] = {}
+    negatives: Sentences = ()
+
+    @field_validator("negatives")
+    @classmethod
+    def _no_text_of_the_class(cls, negatives: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        known = info.data  # what was refused before is not there
+        named = (known.get("name", ""), *known.get("synonyms", ()), *known.get("prompts", ()))
+        own = {text.casefold() for text in named}
+        if both := [text for text in negatives if text.casefold() in own]:
+            raise ValueError(f"has {both[0]!r}, a text of the class itself; take it out of one of the two")
+        return negatives
+
+    def __hash__(self) -> int:
+        """Hash by what is hashed quickly; equal classes have equal ones."""
+        return hash((self.name, self.synonyms, self.descriptors, self.prompts, self.id))
 
 
 class Generated(BaseModel):
@@ -127,10 +101,10 @@ class Generated(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    model: _Label
+    model: Label
     prompt_version: int
-    date: _Label
-    domain: _Label | None = None
+    date: Label
+    domain: Label | None = None
 
 
 class SynonymSet(BaseModel):
@@ -152,12 +126,12 @@ class SynonymSet(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    description: _Label | None = None
-    license: _Label | None = None
-    templates: _Templates | None = None
+    description: Label | None = None
+    license: Label | None = None
+    templates: Templates | None = None
     generated: Generated | None = None
-    language: _Language | None = None
-    classes: Annotated[tuple[SynonymClass, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    language: Language | None = None
+    classes: Annotated[tuple[SynonymClass, ...], BeforeValidator(as_tuple), Field(min_length=1)]
 
     @model_validator(mode="after")
     def _levels_are_ordered(self) -> "SynonymSet":

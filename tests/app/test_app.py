@@ -15,6 +15,7 @@ from s3clip.backbone.backbone import Backbone
 from s3clip.demo import held_out_digits, model_folder
 from tests import ROOT
 from tests.hub_server import TOKEN
+from tests.pages.test_pages_in_a_browser import CONTRASTS, LEAST_CONTRAST
 
 CLASSES = {"zero": ["nought"], "one": [], "two": ["pair"]}
 START = SynonymSet.read(CLASSES)
@@ -150,6 +151,11 @@ def test_upload_edit_and_save_in_a_browser(browser, editor: Editor, files: list[
         page.locator("#answers figure").nth(1).wait_for()
         assert page.locator("#answers img").count() == 2
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        for scheme in ("", "dark"):
+            page.evaluate("scheme => { document.body.className = scheme; }", scheme)
+            page.wait_for_timeout(300)  # colours change slowly
+            assert [each for each in page.evaluate(CONTRASTS) if each[0] < LEAST_CONTRAST] == []
+        page.evaluate("document.body.className = ''")
 
         words = page.locator("#words textarea")
         words.fill("nought\npair")

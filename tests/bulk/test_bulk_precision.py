@@ -1,7 +1,6 @@
 """Labels of pictures decoded near their size, by towers in other types; what a folder has recorded stays."""
 
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from s3clip.bulk import label
 from s3clip.bulk.decoding import RowsPer, decoded_batches
 from s3clip.bulk.embedding_shards import ArrayShard, EmbeddingTable
 from s3clip.bulk.local import read_ahead
+from s3clip.bulk.output import Output
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 from tests.bulk.test_bulk import rows_of
 
@@ -54,7 +54,9 @@ def test_near_size_labels_are_those_of_whole_pictures(saved: Path, photographs: 
     assert np.abs(np.diff(scores)).max() < 0.05
     assert [row["label"] for row in near] == [row["label"] for row in whole]
     assert all(row["note"] is None for row in near)
-    assert json.loads((tmp_path / "near" / "manifest.json").read_text())["settings"]["near_size"] is True
+    manifest = Output(tmp_path / "near").manifest()
+    assert manifest is not None
+    assert manifest.settings["near_size"] is True
 
 
 @pytest.mark.parametrize("first", [{}, {"near_size": True}, {"dtype": "bfloat16"}, {"dtype": "float16"}])

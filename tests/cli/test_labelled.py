@@ -124,6 +124,16 @@ def test_reject_is_the_librarys(head: Path, photos: Path):
     assert re.match(r"Of your 12 images of no class 3 are accepted .* saved to .*\.\n$", said)
 
 
+def test_reject_takes_images_of_the_classes_too(head: Path, photos: Path):
+    files = sorted(path for name in ("one", "seven", "zero") for path in (photos / name).iterdir())
+    said = run("reject", *files, "--head", head, "--accept-rate", 0.5).stdout
+    found = SynonymousSpaceHead.from_pretrained(head)
+    own = SynonymousSpaceHead.from_pretrained(head).fit_rejection(files, accept_rate=0.5)
+    assert found.calibration.thresholds == pytest.approx(own.calibration.thresholds, abs=1e-4)
+    wanted = next(n for n in range(len(files) + 1) if 2 * n >= len(files) + 1)
+    assert said.startswith(f"Of your {len(files)} images of the classes {wanted} are accepted from now on")
+
+
 def test_shares_are_the_librarys(head: Path, tmp_path: Path):
     (tmp_path / "shares.json").write_text('{"seven": 0.6, "zero": 0.3}')
     for given in (tmp_path / "shares.json", '{"seven": 0.6, "zero": 0.3}'):

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -258,6 +259,33 @@ def test_search_sort_and_the_slider_in_a_browser(browser, tmp_path: Path):
     assert all(url.startswith(("file:", "data:")) for url in requests)
     assert errors == []
     assert page.title() == "s3clip"
+    page.close()
+
+
+def test_classes_fold_by_group_in_a_browser(browser, tmp_path: Path):
+    head = SynonymousSpaceHead().fit_embeddings(list(torch.randn(4, 2, 8)), list("abcd"), logit_scale=1.0)
+    groups = [{"kind": "x"}, {"kind": "y"}, {"kind": "x"}, {}]
+    classes = (
+        each.model_copy(update={"groups": own}) for each, own in zip(head.classes, groups, strict=True)
+    )
+    head._take(replace(head.class_space, classes=tuple(classes)))
+    write_page(head, tmp_path / "page.html")
+    assert [own["groups"] for own in page_data(head)["classes"]] == groups
+    page = browser.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    page.select_option("#level", "kind")
+    folded = page.locator(".group").evaluate_all(
+        "all => all.map(g => [g.querySelector('b').textContent, g.querySelectorAll('.class').length])"
+    )
+    assert folded == [["x", 2], ["y", 1], ["d", 1]]
+    assert page.locator(".class:visible").count() == 0
+    page.fill("#search", "c")
+    assert page.locator(".group:visible").count() == 1
+    assert page.locator(".class:visible").count() == 1
+    page.fill("#search", "")
+    page.select_option("#level", "")
+    assert page.locator(".class:visible").count() == 4
+    assert page.locator(".group").count() == 0
     page.close()
 
 

@@ -35,6 +35,21 @@ def test_the_logits_are_those_of_torch(family: str, tmp_path: Path):
     assert told["activation"] == head.activation
 
 
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_negatives_are_in_the_graph(family: str, tmp_path: Path):
+    torch.manual_seed(0)
+    pets = [
+        {"name": "cat", "synonyms": ["feline"], "negatives": ["a sofa", "a bed"]},
+        {"name": "dog", "synonyms": ["hound"]},
+        {"name": "kuh ü", "negatives": ["a field"]},
+    ]
+    head = SynonymousSpaceHead(*build(family)).fit_classes(pets, templates="{}")
+    session = ort.InferenceSession(str(export_onnx(head, tmp_path / "a.onnx")))
+    pixels = torch.randn(3, 3, IMAGE_SIZE, IMAGE_SIZE)
+    found = session.run(["logits"], {"pixel_values": pixels.numpy()})[0]
+    np.testing.assert_allclose(found, head(pixels).detach().numpy(), rtol=1e-5, atol=1e-4)
+
+
 def test_a_tower_that_reads_patches_is_refused(tmp_path: Path):
     if "siglip2" not in FAMILIES:
         pytest.skip("this transformers has no SigLIP 2")

@@ -1,5 +1,6 @@
 """Calibrated probabilities and thresholds, against scikit-learn, a grid and counts."""
 
+import copy
 import warnings
 from pathlib import Path
 
@@ -118,6 +119,66 @@ def test_images_of_nothing_are_rejected(head: SynonymousSpaceHead, tmp_path: Pat
     limit = known.calibration.thresholds[0]
     reached = known(image_embeds=negatives).double() >= limit
     assert all(p.accepted == reached[i, p.class_index] for i, own in enumerate(answers) for p in own)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("count", [100, 301])
+def test_as_many_images_of_the_classes_are_accepted_as_wanted(rate: float, count: int):
+    head, _, _ = problem(4)
+    images = torch.randn(count, 12, generator=torch.Generator().manual_seed(count))
+    head.fit_rejection(image_embeds=images, accept_rate=rate)
+    # One more, the image to come, is counted as one that is accepted when the threshold is reached.
+    wanted = next(n for n in range(count + 1) if n >= rate * (count + 1) - 1e-9)
+    for batch in (count, 1):  # whose products round otherwise
+        answers = head.predict(image_embeds=images, top_k=1, batch_size=batch)
+        assert sum(own[0].accepted for own in answers) == wanted
+    shared = copy.deepcopy(head).set_class_shares({i: 0.25 for i in range(4)})
+    assert sum(own[0].accepted for own in shared.predict(image_embeds=images, top_k=1)) == wanted
+
+
+def test_a_share_of_the_classes_is_kept_of_images_to_come():
+    """Split conformal: over draws of 19 images, 95 % of the next one, to the error of 3,000 draws."""
+    head, _, _ = problem(4)
+    accepted = []
+    for seed in range(150):
+        images = torch.randn(39, 12, generator=torch.Generator().manual_seed(seed))
+        head.fit_rejection(image_embeds=images[:19], accept_rate=0.9)
+        answers = head.predict(image_embeds=images[19:], top_k=1)
+        accepted.append(sum(own[0].accepted for own in answers) / 20)
+    assert sum(accepted) / len(accepted) == pytest.approx(0.9, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("rate", "message"),
+    [
+        (1.0, r"accept_rate: expected a share in \(0, 1\)"),
+        (0, r"accept_rate: expected a share in \(0, 1\)"),
+        ("95%", "accept_rate: expected a share"),
+        (0.99, "accept_rate: 0.99 takes 99 images of known classes, got 60"),
+    ],
+)
+def test_bad_shares_to_accept_are_named(rate, message):
+    head, embeds, _ = problem(4)
+    with pytest.raises(ValueError, match=message):
+        head.fit_rejection(image_embeds=embeds[:60], accept_rate=rate)
+    assert head.calibration is None
+
+
+def test_a_threshold_goes_to_no_other_backbone(tmp_path: Path):
+    """It is a number of logits of one model: what holds it names the model, and is refused on another."""
+    one, other = (SynonymousSpaceHead(*build("clip", seed=seed)) for seed in (0, 1))
+    images = torch.randn(30, one.backbone.dim)
+    one.fit_classes(["cat", "dog"], cache=False).fit_rejection(image_embeds=images)
+    with pytest.raises(ValueError, match="made with another backbone"):
+        SynonymousSpaceHead.from_pretrained(one.save_pretrained(tmp_path), backbone=other.backbone)
+    with pytest.raises(ValueError, match="made with another backbone"):
+        other.fit_classes(["car"], cache=False).merge(one)
+    assert other.calibration is None
+    # A state dict holds the model beside the thresholds.
+    empty = SynonymousSpaceHead(*build("clip", seed=2))
+    empty.load_state_dict(one.state_dict())
+    assert empty.calibration == one.calibration
+    assert torch.equal(empty.fingerprint()["image"], one.fingerprint()["image"])
 
 
 def test_a_rejection_stays_when_probabilities_are_calibrated():

@@ -327,7 +327,8 @@ def test_a_language_that_is_missing_falls_back_and_says_so():
             ValueError,
             "level: no class has a group at 'genus'; there are 'kingdom', 'family'",
         ),
-        ({"level": 1}, TypeError, "level: expected the name of a level, got int"),
+        ({"level": 1.5}, TypeError, "level: expected the name of a level, got float"),
+        ({"level": 0}, ValueError, "level: no class has a group at '0'"),
         ({"among": []}, ValueError, "among: expected classes or groups, got none"),
         ({"among": {}}, ValueError, "among: no class is in {}"),
         ({"among": ["beagel"]}, ValueError, "no class or group is called 'beagel'; did you mean 'beagle'"),
@@ -356,6 +357,11 @@ def test_a_name_of_a_class_and_of_a_group_is_ambiguous_where_they_differ():
     (answer,) = head_of(alone).predict(image_embeds=IMAGES[:1], among="beagle")[0]
     assert answer.class_index == 0
     assert answer.score == 1
+
+
+def test_levels_without_names_are_numbers():
+    head = head_of([{"0": own.get("kingdom", "none")} for own in GROUPS])
+    assert head.group_names(0) == head.group_names("0") == ["animal", "plant", "none"]
 
 
 def test_without_groups_there_is_no_level():

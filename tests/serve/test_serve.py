@@ -22,7 +22,8 @@ pytest.importorskip(
 
 from s3clip.images.opening import open_image
 from s3clip.serve import Bounds, HeadSource, create_app
-from s3clip.serve.batching import Batcher, Work, known_options
+from s3clip.serve.batching import Batcher, Work
+from s3clip.texts.formats import FORMAT
 from tests.hub_server import TOKEN, Hub
 from tests.processes import wait_for
 from tests.serve.client import ask, serving
@@ -190,12 +191,34 @@ def test_bodies_are_bounded_and_of_two_kinds(address):
     assert ask(address, "/nothing").status == 404
 
 
-def test_arguments_of_predict_are_passed_on_where_it_has_them(address, head, pictures):
-    for name, value in (("level", 1), ("among", ["seven"]), ("language", "en")):
-        answer = ask(address, "/predict", content={"images": [text(pictures[0])], name: value})
-        if name not in known_options(head):
-            assert answer.status == 422
-            assert "predict does not take it" in answer.json["error"]
+def test_groups_scopes_and_languages_are_those_of_predict(pictures):
+    words = [
+        {"name": name, "groups": {"kind": kind}, "names": {"de": german}}
+        for name, kind, german in (("zero", "even", "null"), ("one", "odd", "eins"), ("two", "even", "zwei"))
+    ]
+    grouped = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(
+        {"format": FORMAT, "classes": words}
+    )
+    texts = [text(each) for each in pictures[:4]]
+    with serving(create_app(grouped)) as found, ThreadPoolExecutor(6) as pool:
+        asked = (
+            {},
+            {"level": "kind"},
+            {"among": {"kind": "even"}},
+            {"among": ["one", 2]},
+            {"among": "odd"},
+            {"language": "de"},
+        )
+        answers = pool.map(lambda each: ask(found, "/predict", content={"images": texts, **each}), asked)
+        for options, answer in zip(asked, answers, strict=True):
+            assert_same(answer.json["results"], expected(grouped, pictures[:4], **options))
+        wrong = ask(found, "/predict", content={"images": texts, "level": "order"})
+        assert (wrong.status, "order" in wrong.json["error"]) == (422, True)
+        by_form = ask(
+            found, "/predict", files=[("x", pictures[0])], fields=[("among", "one"), ("among", "two")]
+        )
+        assert_same(by_form.json["results"], expected(grouped, pictures[:1], among=["one", "two"]))
+        assert ask(found, "/classes").json["classes"][0]["groups"] == {"kind": "even"}
 
 
 def test_more_than_may_wait_is_told_to_come_again(head, pictures):

@@ -431,7 +431,7 @@ def test_a_folded_space_is_the_metric_class_by_class(monkeypatch, name, options,
         expected = images.numpy() @ space.mean.numpy()[:, None] + space.spread.item() * expected
     np.testing.assert_allclose(folded(images), expected, atol=1e-8)
     found = torch.full((BATCH, 6), torch.nan, dtype=torch.float64)
-    for positions, scores in folded.scores_by_block(images):
+    for positions, scores in folded.logits_by_block(images, 1.0):
         assert found[:, positions].isnan().all()
         found[:, positions] = scores
     torch.testing.assert_close(found, folded(images))
