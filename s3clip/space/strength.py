@@ -23,7 +23,7 @@ STRENGTHS = {2500.0: 0, 800.0: 0, 250.0: 0, 80.0: 0, 30.0: 0, 10.0: 3, 2.5: 20}
 """Divided by the number of images: with few of them, the space is held on to. Of each the number of images
 that the classes which were seen must have, on average: a weak one loses what rare classes had before."""
 USUAL = 250.0
-"""Stronger ones are asked only where this one would be taken, or none; no choice was seen to differ for it."""
+"""Stronger ones are asked only where this one would be taken, or none; none was seen to differ for it."""
 FOLDS = 10
 ENOUGH = 2000
 """Images that are asked; of more, some folds alone are computed."""
