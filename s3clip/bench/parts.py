@@ -15,7 +15,7 @@ from s3clip.bench.timing import Row, as_much, extra_memory, faster, interleaved,
 from s3clip.bench.workload import Workload
 from s3clip.config import HeadConfig
 from s3clip.head import SynonymousSpaceHead
-from s3clip.space.edges import edge_lengths
+from s3clip.space.boruvka import BLOCK
 from s3clip.space.rips import (
     CACHED_NUMBERS,
     chordal_distances,
@@ -136,19 +136,57 @@ def time_space(work: Workload, device: str) -> list[Row]:
 
 
 def time_large_class(work: Workload, device: str) -> list[Row]:
-    """Time the walk over one class that takes distances as it goes against that over a matrix, once."""
-    texts, dim = work.large_class, work.dim
-    points, margins = _texts(1, texts, dim, device), torch.ones(1, texts, device=device)
-    calls: dict[str, Callable[[], Any]] = {
-        "as it goes": lambda: spanning_tree_of_points(points, margins),
-        "a matrix": lambda: minimum_spanning_tree(edge_lengths(points, margins)),
-    }
-    settings = {"classes": 1, "texts": texts, "dim": dim}
-    what, against = "a walk that takes distances as it goes", "the walk over a matrix of them"
-    seconds = interleaved(calls, 1, device)
-    rows = [as_much("space", what, against, seconds["as it goes"], seconds["a matrix"], **settings)]
-    ours, other = (extra_memory(call, device) for call in calls.values())
-    return rows + memory_rows("space", f"peak memory of {what}", against, ours, other, settings)
+    """Time the space of one class of very many texts, beside another of one, against their one product.
+
+    And its spanning tree, for as many texts as scipy holds the distances of, against scipy's single linkage.
+    """
+    from scipy.cluster.hierarchy import linkage
+
+    points = _texts(1, work.large_class + 1, work.dim, device)[0]
+    owners = torch.zeros(len(points), dtype=torch.int64, device=device)
+    owners[-1] = 1
+    config = HeadConfig()
+
+    def space() -> None:
+        build_space(
+            points, owners, ["many", "one"], scale_rule=config.scale_rule, scale_options=config.scale_options
+        )
+
+    def product() -> None:
+        exact = points.double()
+        for part in exact.split(BLOCK):
+            _ = part @ exact.T
+
+    linked = points[: work.linked]
+    margins = torch.ones(1, len(linked), device=device)
+    settings = {"classes": 1, "texts": work.large_class, "dim": work.dim}
+    seconds = interleaved({"space": space, "product": product}, 1, device)
+    what = "the space of one class"
+    rows = [
+        as_much("space", what, "its one product in float64", seconds["space"], seconds["product"], **settings)
+    ]
+    extra, raw = extra_memory(space, device), points.numel() * points.element_size() / 2**20
+    rows += memory_rows("space", f"peak memory of {what}", "the raw embeddings", extra, raw, settings)
+    seconds = interleaved(
+        {
+            "tree": lambda: spanning_tree_of_points(linked[None], margins),
+            "scipy": lambda: linkage(linked.cpu().numpy(), "single"),
+        },
+        1,
+        device,
+    )
+    settings["texts"] = work.linked
+    return [
+        *rows,
+        faster(
+            "space",
+            "its spanning tree",
+            "scipy's single linkage",
+            seconds["tree"],
+            seconds["scipy"],
+            **settings,
+        ),
+    ]
 
 
 # ---- forward ---------------------------------------------------------------------------------------------

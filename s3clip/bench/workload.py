@@ -15,7 +15,8 @@ class Workload:
         space_texts: texts of each in the space.
         forward_texts: texts of each in `forward`.
         head_texts: texts of each beside the image tower, and in the cold start.
-        large_class: texts of the one class that is walked without a matrix of distances.
+        large_class: texts of one class that has very many.
+        linked: those of them that scipy links too.
         many: classes and texts of the run for memory.
         dim: of the embeddings.
         images: of a batch.
@@ -40,7 +41,8 @@ class Workload:
     space_texts: int = 50
     forward_texts: int = 32
     head_texts: int = 20
-    large_class: int = 6000
+    large_class: int = 50_000
+    linked: int = 8000
     many: tuple[int, int] = (21_000, 30)
     dim: int = 512
     images: int = 64
@@ -64,7 +66,8 @@ QUICK = Workload(
     padded_batches=1,
     classes=50,
     space_texts=20,
-    large_class=500,
+    large_class=5000,
+    linked=500,
     many=(2000, 10),
     images=4,
     encoded=1,

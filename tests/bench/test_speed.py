@@ -122,7 +122,15 @@ def test_a_cold_start_runs_both_ways(demo):
 def test_every_row_of_the_head(demo):
     once = {"repeats": 1, "space_repeats": 1, "slow_repeats": 1}
     work = Workload(
-        classes=4, space_texts=5, forward_texts=5, head_texts=4, large_class=9, many=(6, 3), dim=8, **once
+        classes=4,
+        space_texts=5,
+        forward_texts=5,
+        head_texts=4,
+        large_class=9,
+        linked=7,
+        many=(6, 3),
+        dim=8,
+        **once,
     )
     rows = time_space(work, "cpu") + time_large_class(work, "cpu")
     rows += time_forward(work, "cpu") + time_head(demo.backbone, work, "cpu")
