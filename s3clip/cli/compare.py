@@ -212,13 +212,15 @@ def _use(
         views: how many a method that adapts makes of an image.
     """
     from s3clip.config import HeadConfig
-    from s3clip.evaluation.methods import METHODS, Texts, names_alone
+    from s3clip.evaluation.methods import METHODS, WITHOUT_NEGATIVES, Texts, names_alone
 
     name, adapt = result.control if result.best is None else result.best.name, None
     if name not in METHODS and "+" in name:
         name, _, adapt = name.rpartition("+")
     method = METHODS.get(name)
     texts = None if method is None else Texts(names_alone) if method.name_only else method.texts
+    if texts is None and method is not None and not method.negatives and any(synonyms.negative_texts()):
+        texts = WITHOUT_NEGATIVES
     if texts is not None:
         path = out / BEST_CLASSES
         out.mkdir(parents=True, exist_ok=True)
