@@ -78,7 +78,9 @@ Config = Annotated[
 LabelledImages = Annotated[
     Path | None,
     typer.Option(
-        "--images", help="Images: a folder, with --labels where its files lie, else one sub-folder a class."
+        "--images",
+        help="Images: a folder, with --labels where its files lie, else one sub-folder a class; in folders of "
+        "folders the nearest that is called as a class is.",
     ),
 ]
 Labels = Annotated[

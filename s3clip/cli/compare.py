@@ -106,6 +106,7 @@ def compare(
     from s3clip.evaluation import compare as compare_images
     from s3clip.evaluation import compare_embeddings, compare_words
     from s3clip.evaluation.inputs import labelled_images, read_embeddings
+    from s3clip.prediction.class_labels import names_and_ids
 
     if limit is not None and limit < 1:
         raise ValueError(f"--limit: expected a whole number >= 1, got {limit}")
@@ -142,17 +143,22 @@ def compare(
         return
     if classes is None or backbone is None:
         raise ValueError("expected a synonym file and --backbone, to encode the texts with")
+    synonyms = SynonymSet.read(class_source(classes), values=values)  # type: ignore[arg-type]  # as in fit
     scored: dict[str, Any] = {}
     if given is not None:
         truth, scored["image_embeds"] = given.labels[:limit], given.images[:limit]
     else:
         files, named = labelled_images(
-            images, labels, file_column, label_column, allow_addresses=allow_addresses or ()
+            images,
+            labels,
+            file_column,
+            label_column,
+            named=names_and_ids(synonyms.classes),
+            allow_addresses=allow_addresses or (),
         )
         truth, scored["images"] = named[:limit], files[:limit]
         inputs += files
     keep_inputs(inputs, places)
-    synonyms = SynonymSet.read(class_source(classes), values=values)  # type: ignore[arg-type]  # as in fit
     scored["templates"] = (template[0] if template and len(template) == 1 else template) or None
     scored["backbone"] = Backbone.from_pretrained(backbone, device=device)
     if "images" in scored and (dtype is not None or compiled):
