@@ -79,8 +79,8 @@ LabelledImages = Annotated[
     Path | None,
     typer.Option(
         "--images",
-        help="Images: a folder, with --labels where its files lie, else one sub-folder a class; in folders of "
-        "folders the nearest that is called as a class is.",
+        help="Images: a folder, with --labels where its files lie, else one sub-folder a class; in a tree of "
+        "folders the nearest one that is called as a class.",
     ),
 ]
 Labels = Annotated[
