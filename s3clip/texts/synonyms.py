@@ -393,7 +393,7 @@ def slips(synonyms: SynonymSet) -> list[str]:
     repeated = sum(
         len(texts) - len(set(texts))
         for each in synonyms.classes
-        for texts in ((each.name, *each.synonyms), each.descriptors, each.prompts)
+        for texts in ((each.name, *each.synonyms), each.descriptors, each.prompts, each.negatives)
     )
     if repeated:
         messages.append(f"texts given twice in a class (used once): {repeated}")
