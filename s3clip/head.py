@@ -134,11 +134,12 @@ class SynonymousSpaceHead(ClassSpaceModule):
         class_names: Sequence[str] | None = None,
         *,
         texts: Sequence[Sequence[str]] | None = None,
+        negatives: Sequence[Mapping[str, Tensor]] | None = None,
         logit_scale: float | Tensor | None = None,
     ) -> "SynonymousSpaceHead":
         """Build the space from text embeddings computed before: see `s3clip.class_space.from_embeddings`."""
         space = spaces.from_embeddings(
-            embeddings, class_names, self.config, texts=texts, logit_scale=logit_scale
+            embeddings, class_names, self.config, texts=texts, negatives=negatives, logit_scale=logit_scale
         )
         if self.backbone is None and space.fixed_logit_scale is None:
             raise ValueError(
@@ -252,6 +253,8 @@ class SynonymousSpaceHead(ClassSpaceModule):
     def extra_repr(self) -> str:
         """What `print(head)` shows besides the submodules."""
         fitted = "not fitted" if self._fitted is None else repr(self.space)
+        against = sum(len(each.negatives) for each in self.classes)
+        fitted += f", negatives={against}" if against else ""
         taught = "" if self.few_shot is None else f"\nfew_shot: {self.few_shot.summary()}"
         return f"classes={len(self.classes)}, {fitted}, metric={self.config.metric!r}{taught}"
 

@@ -1,16 +1,21 @@
-"""Answers at the level of groups: all methods on CIFAR-10 and on product photos, by level.
+"""Answers at the level of groups: all methods on CIFAR-10, product photos and Tiny ImageNet, by level.
 
     python examples/studies/levels.py --shared ../shared
+    python examples/studies/levels.py --shared ../shared --photo-words FOLDER
     python examples/studies/levels.py --shared ../shared --sigmoids
 
 CIFAR-10 has two groups, animals and vehicles; its images and texts are embeddings of OpenAI's ViT-B/32. The
 42 article types of the product photos lie in 21 sub-categories of the sellers, and these in four main
-categories; a small CLIP that was trained on other such photos encodes them.
+categories; a small CLIP that was trained on other such photos encodes them. The groups of 202 classes of Tiny
+ImageNet are WordNet's: of each level the first of some nouns that a class is a kind of, by `wn` or `nltk` and
+the data of WordNet 3.0, in which the id of a class is an offset; FOLDER is the model of
+../shared/models/photo_words, built.
 """
 
 import argparse
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +26,7 @@ from s3clip.evaluation import compare, compare_embeddings
 from s3clip.evaluation.report.comparison import Comparison
 from s3clip.prediction.batches import embeddings
 from s3clip.texts.groups import group_owners
+from s3clip.texts.wordnet import wordnet_synonyms
 
 MAIN = {
     "Apparel": "Topwear Bottomwear Innerwear Dress Saree Loungewear_and_Nightwear",
@@ -29,6 +35,14 @@ MAIN = {
     "Personal Care": "Fragrance Nails Lips",
 }
 """The main category of each sub-category."""
+
+WORDNET = {
+    "kind": "animal person food geological_formation natural_object artifact",
+    "group": "dog feline bird reptile amphibian fish insect arthropod mammal invertebrate person food "
+    "geological_formation natural_object clothing conveyance furnishing structure device container implement "
+    "equipment covering instrumentality artifact",
+}
+"""By level, the nouns of which a class is in the group of the first that it is a kind of."""
 
 
 def by_best_class(found: Comparison, labels: list[int], owners: dict[str, list[int]]) -> str:
@@ -92,6 +106,32 @@ def fashion(shared: Path) -> tuple[Comparison, str]:
     return found, by_best_class(found, truth, owners)
 
 
+def tiny_imagenet(shared: Path, photo_words: Path) -> tuple[Comparison, str]:
+    data = np.load(shared / "data" / "photo_words" / "tiny_imagenet_1010.npz")
+    labels = [str(label) for label in data["labels"]]
+    every = SynonymSet.builtin("imagenet1k")
+    own = every.model_copy(update={"classes": tuple(each for each in every.classes if each.id in labels)})
+    nouns = {level: [noun.replace("_", " ") for noun in listed.split()] for level, listed in WORDNET.items()}
+    grouped, choices = wordnet_synonyms(own, groups=nouns)
+    assert all(choice.how == "id" for choice in choices)  # no sense is guessed
+    # Its groups alone: the texts stay those of the set.
+    classes = tuple(
+        each.model_copy(update={"groups": found.groups})
+        for each, found in zip(own.classes, grouped.classes, strict=True)
+    )
+    found = compare(
+        own.model_copy(update={"classes": classes}),
+        labels,
+        backbone=photo_words,
+        image_embeds=torch.from_numpy(data["embeddings"].astype(np.float32)),
+        templates="a photo of a {}.",
+    )
+    ids = [each.id for each in classes]
+    owners = {level: group_owners(classes, level)[0] for level in WORDNET}
+    said = ", ".join(f"{len(set(own))} of {level}" for level, own in owners.items())
+    return found, f"Groups: {said}. {by_best_class(found, [ids.index(each) for each in labels], owners)}"
+
+
 def sigmoids(shared: Path) -> str:
     """Compare what the probability of a group may be where those of its classes are sigmoids.
 
@@ -131,13 +171,19 @@ def sigmoids(shared: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--photo-words", type=Path, help="the built model: Tiny ImageNet alone")
     parser.add_argument("--sigmoids", action="store_true", help="the scores of groups of sigmoids alone")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.sigmoids:
         print(sigmoids(arguments.shared))
         return
-    for name, score in (("CIFAR-10", cifar10), ("product photos", fashion)):
+    measured = (
+        [("CIFAR-10", cifar10), ("product photos", fashion)]
+        if arguments.photo_words is None
+        else [("Tiny ImageNet", partial(tiny_imagenet, photo_words=arguments.photo_words))]
+    )
+    for name, score in measured:
         found, said = score(arguments.shared)
         print(f"{name}\n\n{found.level_table().markdown()}\n\n{found.summary()} {said}\n")
 

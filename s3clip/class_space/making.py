@@ -41,6 +41,7 @@ def from_embeddings(
     config: HeadConfig,
     *,
     texts: Sequence[Sequence[str]] | None = None,
+    negatives: Sequence[Mapping[str, Tensor]] | None = None,
     logit_scale: float | Tensor | None = None,
 ) -> ClassSpace:
     """Return the class space of text embeddings computed elsewhere.
@@ -51,6 +52,8 @@ def from_embeddings(
         class_names: one per class; None with a mapping.
         config: the settings.
         texts: what each row stands for, for `Prediction.text`.
+        negatives: of each class the (dim,) embeddings of texts of what is seen where it is not there, by the
+            text; see `s3clip.space.absence`.
         logit_scale: multiplies the scores; else `config.logit_scale`, else the backbone's.
 
     Raises:
@@ -67,15 +70,32 @@ def from_embeddings(
         raise ValueError("texts: expected one text for every row of embeddings, class by class")
     if texts is not None and not all(isinstance(text, str) for own in texts for text in own):
         raise TypeError("texts: expected a list of strings for each class")
+    absent: Sequence[Mapping[str, Tensor]] = [{}] * len(names) if negatives is None else negatives
+    if len(absent) != len(names) or not all(isinstance(own, Mapping) for own in absent):
+        raise ValueError(
+            f"negatives: expected a mapping of texts to embeddings for each of {len(names)} classes"
+        )
     classes = []
     for i, (name, own) in enumerate(zip(names, rows, strict=True)):
         try:
             classes.append(
-                FittedClass(name=name, rows=len(own), texts=None if texts is None else list(texts[i]))
+                FittedClass(
+                    name=name,
+                    rows=len(own),
+                    texts=None if texts is None else list(texts[i]),
+                    negatives=list(absent[i]),
+                )
             )
         except ValidationError as error:
             raise ValueError(f"class {i}: {first_problem(error)}") from None
-    return ClassSpace(torch.cat(rows), tuple(classes), config, fitted_logit_scale=scale)
+    listed = [torch.as_tensor(row) for own in absent for row in own.values()]
+    if listed and {row.shape for row in listed} != {rows[0].shape[1:]}:
+        raise ValueError(
+            f"negatives: expected embeddings of shape {tuple(rows[0].shape[1:])}, "
+            f"got {sorted({tuple(row.shape) for row in listed})}"
+        )
+    against = torch.stack(listed).to(rows[0].device) if listed else None
+    return ClassSpace(torch.cat(rows), tuple(classes), config, fitted_logit_scale=scale, negatives=against)
 
 
 def joined(known: BackboneFacts | None, found: dict[str, Tensor]) -> dict[str, Tensor]:

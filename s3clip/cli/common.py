@@ -78,7 +78,9 @@ Config = Annotated[
 LabelledImages = Annotated[
     Path | None,
     typer.Option(
-        "--images", help="Images: a folder, with --labels where its files lie, else one sub-folder a class."
+        "--images",
+        help="Images: a folder, with --labels where its files lie, else one sub-folder a class; in a tree of "
+        "folders the nearest one that is called as a class.",
     ),
 ]
 Labels = Annotated[

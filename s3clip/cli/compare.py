@@ -106,6 +106,7 @@ def compare(
     from s3clip.evaluation import compare as compare_images
     from s3clip.evaluation import compare_embeddings, compare_words
     from s3clip.evaluation.inputs import labelled_images, read_embeddings
+    from s3clip.prediction.class_labels import names_and_ids
 
     if limit is not None and limit < 1:
         raise ValueError(f"--limit: expected a whole number >= 1, got {limit}")
@@ -142,17 +143,22 @@ def compare(
         return
     if classes is None or backbone is None:
         raise ValueError("expected a synonym file and --backbone, to encode the texts with")
+    synonyms = SynonymSet.read(class_source(classes), values=values)  # type: ignore[arg-type]  # as in fit
     scored: dict[str, Any] = {}
     if given is not None:
         truth, scored["image_embeds"] = given.labels[:limit], given.images[:limit]
     else:
         files, named = labelled_images(
-            images, labels, file_column, label_column, allow_addresses=allow_addresses or ()
+            images,
+            labels,
+            file_column,
+            label_column,
+            named=names_and_ids(synonyms.classes),
+            allow_addresses=allow_addresses or (),
         )
         truth, scored["images"] = named[:limit], files[:limit]
         inputs += files
     keep_inputs(inputs, places)
-    synonyms = SynonymSet.read(class_source(classes), values=values)  # type: ignore[arg-type]  # as in fit
     scored["templates"] = (template[0] if template and len(template) == 1 else template) or None
     scored["backbone"] = Backbone.from_pretrained(backbone, device=device)
     if "images" in scored and (dtype is not None or compiled):
@@ -212,13 +218,15 @@ def _use(
         views: how many a method that adapts makes of an image.
     """
     from s3clip.config import HeadConfig
-    from s3clip.evaluation.methods import METHODS, Texts, names_alone
+    from s3clip.evaluation.methods import METHODS, WITHOUT_NEGATIVES, Texts, names_alone
 
     name, adapt = result.control if result.best is None else result.best.name, None
     if name not in METHODS and "+" in name:
         name, _, adapt = name.rpartition("+")
     method = METHODS.get(name)
     texts = None if method is None else Texts(names_alone) if method.name_only else method.texts
+    if texts is None and method is not None and not method.negatives and any(synonyms.negative_texts()):
+        texts = WITHOUT_NEGATIVES
     if texts is not None:
         path = out / BEST_CLASSES
         out.mkdir(parents=True, exist_ok=True)

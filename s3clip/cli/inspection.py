@@ -88,6 +88,7 @@ def inspect(
             say("  death times: " + " ".join(f"{death:.4f}" for death in r.death_times))
         for t in r.texts:
             _say_text(t, every, unit, with_variants=name is not None)
+        _say_negatives(r)
 
 
 def _print_csv(reports: list["ClassReport"], every: list["ClassReport"]) -> None:
@@ -99,6 +100,8 @@ def _print_csv(reports: list["ClassReport"], every: list["ClassReport"]) -> None
             said = [t.text, t.status, t.duplicate_of or "", _names(every, t.shared_with)]
             reason = _reason_cells(every, t.reason)
             rows.append([r.index, r.name, *said, r.scale, len(t.variants), *reason])
+        empty = [""] * (len(header) - 4)
+        rows += [[r.index, r.name, text, "negative", *empty] for text in r.negatives]
     print_rows(header, rows, Format.CSV)
 
 
@@ -113,6 +116,11 @@ def _say_text(text: "TextReport", every: list[Any], unit: str, *, with_variants:
         say(f"             {distance}{unit} from what is kept{leans}; kept by --config '{kept_by}'")
     for variant in text.variants if with_variants else ():
         say(f"             {variant}")
+
+
+def _say_negatives(report: "ClassReport") -> None:
+    for text in report.negatives:
+        say(f"  {'negative':<10} {text}")
 
 
 def _draw(

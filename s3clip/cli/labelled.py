@@ -309,11 +309,12 @@ def _labelled(
 ) -> tuple[list[Path], list[Any]]:
     """Return files and the positions of their classes, None for the label `none`; others are left out."""
     from s3clip.evaluation.inputs import labelled_images
-    from s3clip.prediction.class_labels import class_positions
+    from s3clip.prediction.class_labels import class_positions, names_and_ids
 
     if images is None and labels is None:
         raise ValueError("expected --images, a folder with a sub-folder a class, or --labels, a CSV")
-    files, named = labelled_images(images, labels, *columns, allow_addresses=allow or ())
+    known_as = names_and_ids(head.classes) | ({none} if none is not None else set())
+    files, named = labelled_images(images, labels, *columns, named=known_as, allow_addresses=allow or ())
     ids = [None if each.id is None else str(each.id) for each in head.classes]
     positions = class_positions(named, head.class_names, ids)
     known = [

@@ -4,6 +4,7 @@ import json
 import os
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -29,7 +30,7 @@ from s3clip.texts.sources import BUILTIN, HUB
 
 if TYPE_CHECKING:
     from s3clip.texts.check import Finding, Reference
-    from s3clip.texts.synonyms import SynonymSet
+    from s3clip.texts.synonyms import SynonymClass, SynonymSet
 
 app = typer.Typer(help="Make, show, check and clean sets of synonyms.", no_args_is_help=True)
 
@@ -74,16 +75,26 @@ def show(
         rows = [
             [index, each.name, kind, text]
             for index, each in classes.items()
-            for kind, texts in (("name", [each.name]), *((kind, getattr(each, kind)) for kind in KINDS))
+            for kind, texts in (("name", [each.name]), *_fields(each).items())
             for text in texts
         ]
         print_rows(["class_index", "class", "kind", "text"], rows, output)
         return
     for index, each in classes.items():
         say(f"{index} {each.name}" + ("" if each.id is None else f" ({each.id})"))
-        for kind in KINDS:
-            if texts := getattr(each, kind):
+        for kind, texts in _fields(each).items():
+            if texts:
                 say(f"  {kind}: {'; '.join(texts)}")
+
+
+def _fields(own: "SynonymClass") -> dict[str, Sequence[str]]:
+    """Return what is said of a class beside its name, by what a column of a table is called."""
+    return {
+        **{kind: getattr(own, kind) for kind in KINDS},
+        "negatives": own.negatives,
+        **{f"group:{level}": [group] for level, group in own.groups.items()},
+        **{f"name:{code}": list(names) for code, names in own.names.items()},
+    }
 
 
 @app.command()

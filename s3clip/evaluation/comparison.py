@@ -112,6 +112,7 @@ def compare(
         logit_bias=None if bias is None else bias.item(),
         activation=model.activation,
         groups=_groups(classes.classes),
+        negatives=texts.negatives,
     )
     about = {"backbone": model.name, "revision": model.revision, "templates": list(texts.templates)}
     if adapt and images is not None:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,16 +43,19 @@ def labelled_images(
     file_column: str = "file",
     label_column: str = "label",
     *,
+    named: Collection[str] = (),
     allow_addresses: str | Iterable[str] = (),
 ) -> tuple[list[Path], list[str]]:
     """Return which image files there are, and what each shows.
 
     Args:
-        folder: where the files of a CSV lie (beside it if None); without a CSV, the name of each of its
-            sub-folders is the label of the images in it.
+        folder: where the files of a CSV lie (beside it if None); without a CSV, the folders in it are the
+            labels of the images below them, in a tree the one nearest to the image that is in `named`.
         labels: a CSV with a header.
         file_column: its column of files: paths from the folder, below it or below that of the CSV.
         label_column: its column of labels.
+        named: names and ids of the classes, to find them among folders of folders; images below none of them
+            have the label of the first folder.
         allow_addresses: where else they may lie: "file" for anywhere on this machine, or "file:///folder".
 
     Raises:
@@ -69,7 +72,7 @@ def labelled_images(
             raise FileNotFoundError(
                 f"{folder}: no sub-folder with images; give --labels, or one for each class"
             )
-        return inside, [file.relative_to(folder).parts[0] for file in inside]
+        return inside, [_nearest(file.relative_to(folder).parts[:-1], named) for file in inside]
     rows = rows_of_labels(labels, file_column, label_column)
     own = below(labels.parent)
     reach = Reach(str(labels.parent if folder is None else folder), (*allowed_places(allow_addresses), own))
@@ -83,6 +86,11 @@ def labelled_images(
             raise ValueError(f"{labels}: {file!r}: expected files of this machine")
         found.append(place)
     return found, [label for _, label in rows]
+
+
+def _nearest(folders: Sequence[str], named: Collection[str]) -> str:
+    """Return the last of some folders, each in the one before, that is called as a class is, or the first."""
+    return next((each for each in reversed(folders) if each in named), folders[0])
 
 
 IMAGE_ARRAYS = {

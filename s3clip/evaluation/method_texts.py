@@ -26,6 +26,7 @@ class MethodTexts:
         class_names: of the classes, in order.
         templates: that were used, where a method has none of its own.
         embeddings: (texts, dim) float32 for each class, on the CPU; the first is its own name.
+        negatives: of each class the (dim,) embeddings of its negatives, by the text; None: no class has one.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class MethodTexts:
         self.class_names = synonyms.class_names
         self._at_hand = _encoded(backbone, synonyms, self.templates)
         self.embeddings = self._at_hand["texts"]
+        self.negatives = _negatives(backbone, synonyms)
 
     def of(self, method: Method, draw: int) -> list[Tensor]:
         """Return the rows (n, dim) of each class that a method has; `draw` is the seed of what is drawn."""
@@ -55,6 +57,14 @@ class MethodTexts:
 def texts_at_hand(method: Method, embeddings: list[Tensor]) -> list[Tensor]:
     """Return what a method without texts of its own takes of the texts that there are."""
     return [own[:1] for own in embeddings] if method.name_only else embeddings
+
+
+def _negatives(backbone: Backbone, synonyms: SynonymSet) -> list[dict[str, Tensor]] | None:
+    texts = synonyms.negative_texts()
+    if not any(texts):
+        return None
+    rows = iter(encode_texts(backbone, texts).float().cpu())
+    return [{text.label: next(rows) for text in own} for own in texts]
 
 
 def _encoded(backbone: Backbone, synonyms: SynonymSet, templates: Sequence[str]) -> _Rows:

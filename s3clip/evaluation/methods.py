@@ -7,7 +7,7 @@ default and its variants, each text by itself for the control and the other base
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -57,6 +57,7 @@ class Method:
         random: whether its texts are drawn, so that it runs once for every seed.
         adapt: how the head adapts to each image, of `s3clip.space.shift.ADAPTATIONS`; None: not at all.
         learn: how it learns from labelled images, of `s3clip.evaluation.learners.LEARNERS`; None: not at all.
+        negatives: whether it is measured against the negatives of classes: heads are, others have no place.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Method:
     random: bool = False
     adapt: str | None = None
     learn: str | None = None
+    negatives: bool = True
 
 
 def names_alone(synonyms: SynonymSet, seed: int) -> SynonymSet:
@@ -77,6 +79,12 @@ def names_alone(synonyms: SynonymSet, seed: int) -> SynonymSet:
 def names_and_descriptors(synonyms: SynonymSet, seed: int) -> SynonymSet:
     """Return every class with its own name and its descriptors, as in DCLIP (Menon and Vondrick 2023)."""
     return _each(synonyms, lambda each: SynonymClass(name=each.name, descriptors=each.descriptors))
+
+
+def without_negatives(synonyms: SynonymSet, seed: int) -> SynonymSet:
+    """Return every class with all but its negatives."""
+    classes = tuple(each.model_copy(update={"negatives": ()}) for each in synonyms.classes)
+    return synonyms.model_copy(update={"classes": classes})
 
 
 def random_descriptors(synonyms: SynonymSet, seed: int) -> SynonymSet:
@@ -133,20 +141,29 @@ def _head(
     )
 
 
-CONTROL = Method("center", _head("center"))
+CONTROL = Method("center", _head("center"), negatives=False)
 """What every method is compared with: the cosine to the normalised mean of all texts, the usual ensemble."""
 
 DEFAULT = Method(DEFAULT_NAME, HeadConfig())
 """What a user gets who changes nothing."""
 
 BASELINES = (
-    Method("name", _head("center"), name_only=True),
-    Method("name_7_templates", _head("center"), texts=Texts(names_alone, "openai_imagenet_7")),
-    Method("name_80_templates", _head("center"), texts=Texts(names_alone, "openai_imagenet_80")),
-    CONTROL,
-    Method("softmax_max", None),
-    Method("descriptors", _head("mean_similarity"), texts=Texts(names_and_descriptors), descriptors=True),
-    Method("random_descriptors", _head("mean_similarity"), texts=Texts(random_descriptors), random=True),
+    *(
+        replace(each, negatives=False)
+        for each in (
+            Method("name", _head("center"), name_only=True),
+            Method("name_7_templates", _head("center"), texts=Texts(names_alone, "openai_imagenet_7")),
+            Method("name_80_templates", _head("center"), texts=Texts(names_alone, "openai_imagenet_80")),
+            CONTROL,
+            Method("softmax_max", None),
+            Method(
+                "descriptors", _head("mean_similarity"), texts=Texts(names_and_descriptors), descriptors=True
+            ),
+            Method(
+                "random_descriptors", _head("mean_similarity"), texts=Texts(random_descriptors), random=True
+            ),
+        )
+    ),
     DEFAULT,
 )
 """The methods that are not a setting of ours, the control, and the default."""
@@ -171,6 +188,9 @@ def head_methods() -> list[Method]:
                         found.append(Method(name, config))
     return found
 
+
+WITHOUT_NEGATIVES = Texts(without_negatives)
+"""The texts at hand as a method has them that has no place for negatives."""
 
 ADAPTED = ("name", "default")
 """The methods that are compared with adaptation too, where it is asked for; so are one's own configs."""

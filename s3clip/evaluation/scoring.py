@@ -1,7 +1,7 @@
 """Methods scored on the embeddings of labelled images, with intervals over the images."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -67,6 +67,7 @@ class Problem:
         logit_bias: None without one.
         activation: from logits to probabilities.
         groups: by level of the classes' groups, (classes,) the group of each.
+        negatives: of each class the (dim,) embeddings of its negatives, by the text; None: there are none.
     """
 
     image_embeds: ImageEmbeds
@@ -79,6 +80,7 @@ class Problem:
     logit_bias: float | None
     activation: Activation
     groups: Mapping[str, Tensor] = field(default_factory=dict)
+    negatives: Sequence[Mapping[str, Tensor]] | None = None
 
 
 class _Head(SynonymousSpaceHead):
@@ -169,6 +171,8 @@ def score_all(
         **{name: getattr(settings, name) for name in settings.NUMBERS},
         "configs": {each.name: each.config.model_dump() for each in methods if each.config is not None},
     }
+    if problem.negatives is not None:
+        recorded["without_negatives"] = [each.name for each in methods if not each.negatives]
     ordered = sorted(found, key=lambda scores: (-scores.top1, -scores.recall, scores.name))
     return Comparison(
         scores=tuple(ordered),
@@ -251,18 +255,21 @@ def _curve(problem: Problem, settings: ComparisonSettings, scored: Tensor) -> li
         return []
     images = problem.image_embeds
     assert isinstance(images, Tensor)  # checked where they are taken
-    head = _fitted(problem, HeadConfig(), problem.texts_of(DEFAULT, settings.seed))
+    head = _fitted(problem, DEFAULT, HeadConfig(), problem.texts_of(DEFAULT, settings.seed))
     fold = folds(images, problem.labels, settings.seed)
     options = {"draws": settings.draws, "seed": settings.seed}
     with torch.inference_mode():
         return learning_curve(head, settings.learn, images, problem.labels, fold, scored, **options)
 
 
-def _fitted(problem: Problem, config: HeadConfig, embeddings: list[Tensor]) -> SynonymousSpaceHead:
+def _fitted(
+    problem: Problem, method: Method, config: HeadConfig, embeddings: list[Tensor]
+) -> SynonymousSpaceHead:
     own_scale = config.logit_scale
     scale = problem.logit_scale if own_scale is None else own_scale
     head = _Head(problem, config)
-    return head.fit_embeddings(embeddings, problem.class_names, logit_scale=scale).eval()
+    against = problem.negatives if method.negatives else None
+    return head.fit_embeddings(embeddings, problem.class_names, negatives=against, logit_scale=scale).eval()
 
 
 def _classifier(
@@ -273,7 +280,7 @@ def _classifier(
     if method.config is None:
         scale = problem.logit_scale
         return None, lambda batch: softmax_max(batch, embeddings, logit_scale=scale), images
-    head = _fitted(problem, method.config, embeddings)
+    head = _fitted(problem, method, method.config, embeddings)
     if method.adapt is not None:
         assert problem.view_embeds is not None  # views are there where a method adapts
         return head, TestTimeAdapter(head, method.adapt), problem.view_embeds

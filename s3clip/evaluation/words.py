@@ -20,6 +20,7 @@ from s3clip.evaluation.scoring import ImageEmbeds, resampled_differences, scored
 from s3clip.evaluation.settings import ComparisonSettings
 from s3clip.head import SynonymousSpaceHead
 from s3clip.prediction.batches import check_embeds
+from s3clip.space.absence import Absence
 from s3clip.space.folding import FoldedSpace
 from s3clip.space.metrics import METRICS
 from s3clip.space.synonymous_space import SynonymousSpace, unit_vectors
@@ -212,7 +213,8 @@ class _Answers:
 
     def __init__(self, head: SynonymousSpaceHead, images: Sequence[Tensor]) -> None:
         value = head.class_space
-        self._value = replace(value, raw=value.raw.float().cpu())
+        negatives = None if value.negatives is None else value.negatives.float().cpu()
+        self._value = replace(value, raw=value.raw.float().cpu(), negatives=negatives)
         self._images = images
         self._scale, bias = head.logit_scale.item(), head.logit_bias
         self._bias = bias.item() if isinstance(bias, Tensor) else bias or 0.0
@@ -266,6 +268,14 @@ class _Answers:
             margins=space.margins[rows],
         )
         config = self._value.config
-        folded = FoldedSpace(part, config.metric, config.metric_options)
+        absence = None
+        if self._value.negatives is not None:
+            owners = self._value.negative_owners
+            own = torch.isin(owners, classes)
+            negatives = self._value.negatives[own]
+            absence = (
+                Absence(part, negatives, torch.searchsorted(classes, owners[own])) if own.any() else None
+            )
+        folded = FoldedSpace(part, config.metric, config.metric_options, absence=absence)
         with torch.inference_mode():
-            return torch.cat([folded(batch) * self._scale + self._bias for batch in self._images])
+            return torch.cat([folded.logits(batch, self._scale) + self._bias for batch in self._images])

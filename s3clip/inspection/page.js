@@ -263,6 +263,7 @@ function fill(body, own, index) {
 
   if (own.findings.length) body.append(...own.findings.map((f) => element("p", { class: "finding" }, badge(f[0]), ` ${f[4]}`)));
   body.append(listed.list);
+  if (own.negatives.length) body.append(element("p", { class: "negatives" }, element("span", { class: "soft" }, "Measured against: "), own.negatives.map((text) => `“${text}”`).join(", ")));
   const loose = photos(own, index, null);
   if (loose) body.append(element("h3", {}, "Images that matched no single text"), loose);
   const missed = figures(own.missed, own.missed_count, ([, other, score]) => [`taken for ${nameOf(other)}, ${(100 * score).toFixed(0)} %`, true]);
@@ -301,9 +302,10 @@ data.classes.forEach((own, index) => {
   for (const text of own.texts) count[text[1]] += 1;
   own.count = count;
   own.photographed = Object.values(own.matched).reduce((sum, n) => sum + n, 0);
-  own.said = [own.name, own.id === null ? "" : String(own.id), ...own.texts.flatMap((text) => [text[0], ...text[7]])].join("\n").toLowerCase();
+  own.said = [own.name, own.id === null ? "" : String(own.id), ...own.texts.flatMap((text) => [text[0], ...text[7]]), ...own.negatives].join("\n").toLowerCase();
   const facts = [`${count.kept} of ${own.texts.length} kept`];
   if (count.duplicate) facts.push(`${count.duplicate} repeated`);
+  if (own.negatives.length) facts.push(counted(own.negatives.length, "negative"));
   if (data.images) facts.push(counted(own.photographed, "image") + (own.known ? `, ${own.right} of ${own.known} right` : ""));
   const heading = element("summary", {}, element("b", {}, own.name), element("span", { class: "soft" }, facts.join(" · ")));
   if (own.weight) heading.append(badge(own.weight));
@@ -384,9 +386,10 @@ search.addEventListener("input", filter);
 document.getElementById("controls").addEventListener("submit", (event) => event.preventDefault());
 
 const total = { kept: 0, dropped: 0, duplicate: 0 };
+const against = data.classes.reduce((sum, own) => sum + own.negatives.length, 0);
 for (const own of data.classes) for (const status of Object.keys(total)) total[status] += own.count[status];
 document.getElementById("summary").textContent =
-  `${counted(data.classes.length, "class")}, ${total.kept} ${data.settings.points} kept, ${total.dropped} dropped, ${total.duplicate} repeated. ` +
+  `${counted(data.classes.length, "class")}, ${total.kept} ${data.settings.points} kept, ${total.dropped} dropped, ${total.duplicate} repeated${against ? `, ${counted(against, "negative")}` : ""}. ` +
   `Metric ${data.settings.metric}, scale rule ${data.settings.scale_rule || "none"}.`;
 const panel = document.getElementById("findings");
 panel.querySelector("summary").textContent = `Warnings: ${data.findings.length}`;

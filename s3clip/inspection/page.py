@@ -87,7 +87,7 @@ def page_data(head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = ()) -> 
         [weight, kind, class, row or None, message], the heaviest first; "open", the class that is
         open at first, or None; "classes", each with
 
-        - "name", "id", "groups" by level, "scale" (None: everything is kept);
+        - "name", "id", "groups" by level, "scale" (None: everything is kept), "negatives";
         - "texts": [text, status, the row it repeats or None, the other classes that have it, cosine with its
             class, cosine with the nearest other class, that class, the texts that are in its mean too, and
             of one that was dropped [distance, the class it leans to or None, the settings that keep it, how
@@ -168,6 +168,7 @@ def _class_facts(report: ClassReport, own: ClassComplex) -> dict[str, Any]:
     return {
         "name": report.name,
         "id": report.id,
+        "negatives": report.negatives,
         "scale": report.scale if math.isfinite(report.scale) else None,
         "rows": own.rows.tolist(),
         "plane": [[round(x, 4), round(y, 4)] for x, y in own.plane.tolist()],

@@ -1,7 +1,7 @@
 """What the space made of every class: rows that were kept, dropped, merged, or shared with other classes."""
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -52,7 +52,10 @@ class TextReport:
 
 @dataclass(frozen=True)
 class ClassReport:
-    """One class: its texts, the scale ε (inf: everything is kept) and the H0 death times, ascending."""
+    """One class: its texts, the scale ε (inf: everything is kept) and the H0 death times, ascending.
+
+    `negatives` are texts of what is seen where it is not there, which its score is measured against.
+    """
 
     index: int
     name: str
@@ -60,6 +63,7 @@ class ClassReport:
     scale: float
     death_times: list[float]
     texts: list[TextReport]
+    negatives: list[str] = field(default_factory=list)
 
     def count(self, status: str) -> int:
         """How many texts have a status."""
@@ -122,6 +126,7 @@ def inspect_head(head: SynonymousSpaceHead) -> list[ClassReport]:
                 scale=float(space.scales[index]),
                 death_times=space.death_times(index).tolist(),
                 texts=texts,
+                negatives=list(own.negatives),
             )
         )
     return reports

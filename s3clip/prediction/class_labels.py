@@ -3,7 +3,7 @@
 import operator
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -48,6 +48,24 @@ def class_positions(
         else:
             raise TypeError(f"labels: expected positions or strings, got {label!r} ({type(label).__name__})")
     return found
+
+
+class Identified(Protocol):
+    """What is known of a class here."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def id(self) -> int | str | None:
+        """What it is called elsewhere."""
+
+
+def names_and_ids(classes: Iterable[Identified]) -> set[str]:
+    """Return every text that is the label of some class."""
+    listed = list(classes)
+    return {each.name for each in listed} | {str(each.id) for each in listed if each.id is not None}
 
 
 def checked_labels(labels: Any, class_names: Sequence[str], images: int) -> Tensor:

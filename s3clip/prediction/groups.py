@@ -68,6 +68,7 @@ def top_groups(
         ValueError: no class has a group at this level; else as for `forward` and `predict`.
     """
     k = whole_number(k, "k")
+    group_owners(head.classes, level)  # refuses None, which asks for classes below
     scope = scope_of(head.classes, level, among)
     assert scope.owners is not None  # a level was asked for
     blocks = head.logits_by_block(pixel_values, image_embeds=image_embeds, **image_inputs)
@@ -166,6 +167,8 @@ def group_probabilities(head: AnsweringHead, logits: Tensor, level: str) -> Tens
         ValueError: no class has a group at this level, or logits of other classes.
     """
     owners, _ = group_owners(head.classes, level)
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits: expected a torch.Tensor, got {type(logits).__name__}")
     if logits.shape[-1] != len(owners):
         raise ValueError(f"logits: expected shape (..., {len(owners)}), got {tuple(logits.shape)}")
     scope = Scope(None, [], torch.tensor(owners))

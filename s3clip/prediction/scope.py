@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s3clip.arguments import plain
+from s3clip.arguments import is_whole, plain
 from s3clip.class_space import FittedClass
 from s3clip.prediction.class_labels import class_positions
 from s3clip.texts.groups import group_owners, levels_of, problem_of_language
@@ -135,6 +135,7 @@ def _among(classes: Sequence[FittedClass], among: Any) -> list[int]:
 
 def _in_all(classes: Sequence[FittedClass], groups: Mapping[str, str]) -> set[int]:
     """Return the positions of the classes that are in some groups at once."""
+    groups = {str(level) if is_whole(level) else level: group for level, group in groups.items()}
     if found := {i for i, each in enumerate(classes) if groups and groups.items() <= each.groups.items()}:
         return found
     raise ValueError(f"among: no class is in {dict(groups)!r}; {_known(classes, '')}")
@@ -149,8 +150,8 @@ def _readings(classes: Sequence[FittedClass]) -> dict[str, dict[str, set[int]]]:
             found.setdefault(group, {}).setdefault(f"{{{level!r}: {group!r}}}", set()).add(i)
     by_id: dict[str, dict[str, set[int]]] = {}
     for i, each in enumerate(classes):
-        if isinstance(each.id, str):
-            by_id.setdefault(each.id, {})[f"class {i}"] = {i}
+        if each.id is not None:
+            by_id.setdefault(str(each.id), {})[f"class {i}"] = {i}
     return found | by_id  # ids come first, as in labels
 
 

@@ -38,9 +38,10 @@ class Asked(BaseModel):
     images: list[str | bytes] | None = None
     embeddings: list[list[float]] | None = None
     top_k: int = Field(5, ge=1)
-    level: str | None = None
-    among: list[int | str] | dict[str, str] | str | None = None
-    language: str | None = None
+    # `predict` checks these, and takes no True for a position.
+    level: Any = None
+    among: Any = None
+    language: Any = None
 
 
 def asked_in_json(body: bytes) -> Asked:

@@ -14,6 +14,14 @@ from typing import Literal, NamedTuple
 
 from s3clip.texts.formats import TextKind
 from s3clip.texts.prompts import class_texts, render
+from s3clip.texts.relations import (
+    Told,
+    missing_levels,
+    negations,
+    own_negatives,
+    shared_negatives,
+    two_parents,
+)
 from s3clip.texts.sets import SETS, SUBSETS, NamesDigest
 from s3clip.texts.synonyms import SynonymClass, SynonymSet, collisions
 from s3clip.texts.templates import DEFAULT_TEMPLATES
@@ -295,7 +303,7 @@ def _too_many_tokens(case: _Case) -> Iterator[Finding]:
     longest = templates[lengths.index(max(lengths))]
     for position, each in enumerate(case.classes):
         texts = class_texts(each.name, each.synonyms, each.descriptors, each.prompts, templates=longest)
-        prompts = [text.prompts[0] for text in texts]
+        prompts = [*(text.prompts[0] for text in texts), *each.negatives]
         tokens = count(prompts)
         if max(tokens) > most:
             text = prompts[tokens.index(max(tokens))]
@@ -351,7 +359,7 @@ def _typo(case: _Case) -> Iterator[Finding]:
 
 
 def _letters(case: _Case) -> Iterator[Finding]:
-    texts = [(p, text) for p, each in enumerate(case.classes) for text in _texts(each)]
+    texts = [(p, text) for p, each in enumerate(case.classes) for text in (*_texts(each), *each.negatives)]
     scripts = Counter(script(letter) for _, text in texts for letter in text if letter.isalpha())
     mostly_latin = 2 * scripts["LATIN"] > scripts.total()
     for position, text in texts:
@@ -385,6 +393,16 @@ def _language(case: _Case) -> Iterator[Finding]:
             yield case.found("language", entry, message)
 
 
+# -------------------------------------------------------------------------------------- groups and negatives
+
+
+def _told(rule: str, find: Callable[[SynonymSet], Iterator[Told]]) -> Callable[[_Case], Iterator[Finding]]:
+    """Return as a rule what looks at groups or negatives."""
+    return lambda case: (
+        case.found(rule, each.position, each.message, each.text) for each in find(case.synonyms)
+    )
+
+
 RULES: dict[str, Callable[[_Case], Iterator[Finding]]] = {
     "order": _order,
     "repeated_name": _repeated_name,
@@ -400,6 +418,11 @@ RULES: dict[str, Callable[[_Case], Iterator[Finding]]] = {
     "markup": _markup,
     "chatter": _chatter,
     "language": _language,
+    "shared_negative": _told("shared_negative", shared_negatives),
+    "own_negative": _told("own_negative", own_negatives),
+    "says_no": _told("says_no", negations),
+    "two_parents": _told("two_parents", two_parents),
+    "missing_level": _told("missing_level", missing_levels),
 }
 
 

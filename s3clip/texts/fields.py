@@ -37,7 +37,13 @@ def _as_names(names: Any) -> Any:
 
 
 def _as_levels(groups: Any) -> Any:
-    return {str(i): name for i, name in enumerate(groups)} if isinstance(groups, (list, tuple)) else groups
+    if isinstance(groups, (list, tuple)):
+        return {str(i): name for i, name in enumerate(groups)}
+    if isinstance(groups, dict):
+        stripped = [level.strip() for level in groups if isinstance(level, str)]
+        if twice := [level for level in stripped if stripped.count(level) > 1]:
+            raise ValueError(f"has the level {twice[0]!r} twice, but for spaces")
+    return groups
 
 
 Label = Annotated[str, AfterValidator(_label)]

@@ -44,7 +44,6 @@ from s3clip.texts.fields import Groups, Label, Labels, Language, Names, Number, 
 from s3clip.texts.formats import FORMAT, KINDS, TextKind, interpret
 from s3clip.texts.groups import levels_of
 from s3clip.texts.prompts import Points, Text, class_texts, concepts
-from s3clip.texts.sets import set_names
 from s3clip.texts.sources import BUILTIN, Source, read_source
 from s3clip.texts.templates import TEMPLATES_IN
 
@@ -240,6 +239,8 @@ class SynonymSet(BaseModel):
         if values not in KINDS:
             raise ValueError(f"values: expected one of {', '.join(KINDS)}, got {values!r}")
         if isinstance(source, str) and source.startswith(BUILTIN):
+            from s3clip.texts.sets import set_names  # the sets are opened when one is asked for
+
             name, _, language = source.partition("/")
             if language and name.removeprefix(BUILTIN) in set_names():
                 return cls.read(name, values=values).in_language(language)
@@ -392,7 +393,7 @@ def slips(synonyms: SynonymSet) -> list[str]:
     repeated = sum(
         len(texts) - len(set(texts))
         for each in synonyms.classes
-        for texts in ((each.name, *each.synonyms), each.descriptors, each.prompts)
+        for texts in ((each.name, *each.synonyms), each.descriptors, each.prompts, each.negatives)
     )
     if repeated:
         messages.append(f"texts given twice in a class (used once): {repeated}")

@@ -33,7 +33,7 @@ from s3clip.evaluation.scores import (
     resampled_means,
     simultaneous_intervals,
 )
-from s3clip.prediction.class_labels import class_positions
+from s3clip.prediction.class_labels import class_positions, names_and_ids
 from s3clip.printing import Table
 from s3clip.texts import TEMPLATES
 from tests.tiny_models import build
@@ -819,3 +819,52 @@ def test_the_command_does_without_matplotlib(photos, tmp_path, monkeypatch):
     assert result.exit_code == 0
     assert "s3clip[plot]" in result.stderr
     assert {file.name for file in tmp_path.iterdir()} == {"comparison.json", "comparison.md"}
+
+
+def test_folders_of_folders_are_labelled_by_the_class_nearest_to_the_image(tmp_path):
+    """A tree that `SynonymSet.read` takes: its leaves are the classes, and what images are labelled with."""
+    places = ["animal/dog/a.png", "animal/dog/more/b.png", "animal/cat/c.png", "animal/d.png", "car/e.png"]
+    places += ["plant/moss/f.png"]
+    for place in places:
+        file = tmp_path / "photos" / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+    (tmp_path / "photos/animal/dog/more/b.png").rename(tmp_path / "photos/animal/dog/b.png")
+    (tmp_path / "photos/animal/dog/more").rmdir()
+    own = SynonymSet.read(tmp_path / "photos")
+    assert own.class_names == ["cat", "dog", "car", "moss"]
+
+    def labels_of(known):
+        pairs = zip(*labelled_images(tmp_path / "photos", None, named=known), strict=True)
+        return {file.relative_to(tmp_path / "photos").as_posix(): label for file, label in pairs}
+
+    assert labels_of(names_and_ids(own.classes)) == {
+        "animal/d.png": "animal",  # of no class: left out, and counted
+        "animal/cat/c.png": "cat",
+        "animal/dog/a.png": "dog",
+        "animal/dog/b.png": "dog",
+        "car/e.png": "car",
+        "plant/moss/f.png": "moss",
+    }
+    # Of ids, of the wider class alone, and of folders below a class that are none.
+    assert labels_of({"animal", "car"})["animal/dog/a.png"] == "animal"
+    assert labels_of({"animal", "dog"})["animal/dog/a.png"] == "dog"
+    assert set(labels_of(()).values()) == {"animal", "car", "plant"}
+
+
+def test_the_command_scores_a_tree_of_classes_by_its_leaves(tmp_path):
+    pictures, labels = held_out_digits()
+    names = ["zero", "one", "two", "three"]
+    for i in range(40):
+        if labels[i] < 4:
+            folder = tmp_path / "photos" / ("even" if labels[i] % 2 == 0 else "odd") / names[labels[i]]
+            folder.mkdir(parents=True, exist_ok=True)
+            pictures[i].save(folder / f"{i}.png")
+    line = ["compare", str(tmp_path / "photos"), "--backbone", str(model_folder())]
+    line += ["--images", str(tmp_path / "photos"), "--method", "default", "--bootstrap", "5"]
+    ended = CliRunner().invoke(cli.app, [*line, "--out", str(tmp_path / "out")])
+    assert ended.exit_code == 0, ended.output
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert found["left_out"] == 0
+    assert found["images"] == sum(label < 4 for label in labels[:40])
+    assert all(own["top1"] > 0.9 and own["levels"]["0"] >= own["top1"] for own in found["scores"])

@@ -301,3 +301,26 @@ def test_the_page_needs_neither_images_nor_a_backbone(tmp_path: Path):
     found = CliRunner().invoke(cli.app, ["inspect", str(tmp_path / "space"), "--page", str(page)])
     assert found.exit_code == 0, found.output
     assert '"name":"dog"' in page.read_text(encoding="utf-8")
+
+
+def test_negatives_are_on_the_page_in_the_command_and_counted(tmp_path: Path):
+    records = [
+        {"name": "zero", "negatives": ["six", "</script><b>"]},
+        {"name": "one"},
+        {"name": "two", "negatives": ["six"]},
+    ]
+    head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(records)
+    assert "negatives=3" in repr(head)
+    assert "negatives" not in repr(fitted())
+    data = page_data(head)
+    assert [own["negatives"] for own in data["classes"]] == [["six", "</script><b>"], [], ["six"]]
+    page = render_page(data)
+    assert page.count("</script>") == 2
+    head.save_pretrained(tmp_path / "space")
+    said = CliRunner().invoke(cli.app, ["inspect", str(tmp_path / "space")]).stdout
+    assert said.count("negative   six") == 2
+    line = ["inspect", str(tmp_path / "space"), "--format"]
+    listed = json.loads(CliRunner().invoke(cli.app, [*line, "json"]).stdout)
+    assert [own["negatives"] for own in listed] == [["six", "</script><b>"], [], ["six"]]
+    rows = CliRunner().invoke(cli.app, [*line, "csv"]).stdout.splitlines()
+    assert sum(row.split(",")[3] == "negative" for row in rows if "<" not in row) == 2

@@ -371,3 +371,38 @@ def test_without_groups_there_is_no_level():
         head.predict(image_embeds=IMAGES, level="kingdom")
     with pytest.raises(ValueError, match=r"logits: expected shape \(..., 7\), got \(2, 5\)"):
         head_of().group_probabilities(torch.zeros(2, 5), "kingdom")
+
+
+def test_levels_without_names_and_ids_that_are_numbers_are_known_as_such():
+    records = [{"0": "animal", "1": "dog"}, {"0": "animal", "1": "cat"}, {"0": "plant"}]
+    head = head_of(records, ["beagle", "tabby", "moss"])
+    classes = tuple(each.model_copy(update={"id": 70 + i}) for i, each in enumerate(head.classes))
+    head._take(replace(head.class_space, classes=classes))
+    for among, positions in (
+        ({0: "animal"}, [0, 1]),
+        ([{0: "animal", "1": "cat"}], [1]),
+        ("71", [1]),
+        (["72", 0], [0, 2]),
+    ):
+        (best, *_) = head.predict(image_embeds=IMAGES, among=among)
+        assert sorted(each.class_index for each in best) == positions, among
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "message"),
+    [
+        (lambda head: head.top_groups(None, image_embeds=IMAGES), TypeError, "level: expected the name"),
+        (lambda head: head.top_groups(b"family", image_embeds=IMAGES), TypeError, "level: expected the name"),
+        (lambda head: head.top_groups("family", image_embeds=IMAGES, k=0), ValueError, "k: expected"),
+        (lambda head: head.group_probabilities([[0.0] * 7], "family"), TypeError, "logits: expected a torch"),
+        (lambda head: head.group_names(float("nan")), TypeError, "level: expected the name"),
+        (lambda head: head.predict(image_embeds=IMAGES, among=[{}]), ValueError, "among: no class is in {}"),
+        (lambda head: head.predict(image_embeds=IMAGES, among=[{"family": ["dog"]}]), ValueError, "no class"),
+        (lambda head: head.predict(image_embeds=IMAGES, among=[["tabby"]]), TypeError, "among: expected"),
+        (lambda head: head.predict(image_embeds=IMAGES, language="de-"), ValueError, "no code of a language"),
+        (lambda head: head.predict(image_embeds=IMAGES, language=b"de"), ValueError, "language: .* no text"),
+    ],
+)
+def test_what_is_no_level_group_or_language_is_refused_by_name(ask, error, message):
+    with pytest.raises(error, match=message):
+        ask(head_of())

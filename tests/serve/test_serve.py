@@ -214,6 +214,21 @@ def test_groups_scopes_and_languages_are_those_of_predict(pictures):
             assert_same(answer.json["results"], expected(grouped, pictures[:4], **options))
         wrong = ask(found, "/predict", content={"images": texts, "level": "order"})
         assert (wrong.status, "order" in wrong.json["error"]) == (422, True)
+        for bad in (
+            {"level": True},
+            {"level": ["kind"]},
+            {"among": [True]},  # not the class at 1
+            {"among": [1.0]},
+            {"among": [["one"]]},
+            {"among": {}},
+            {"among": []},
+            {"language": 1},
+            {"language": "DE"},
+            {"negatives": ["six"]},
+        ):
+            refused = ask(found, "/predict", content={"images": texts, **bad})
+            assert refused.status == 422, bad
+            assert next(iter(bad)) in refused.json["error"], bad
         by_form = ask(
             found, "/predict", files=[("x", pictures[0])], fields=[("among", "one"), ("among", "two")]
         )

@@ -18,6 +18,9 @@ from s3clip.texts.prompts import class_texts
 from s3clip.texts.sets import SETS, NamesDigest
 from s3clip.texts.wording import estimated_tokens
 
+RELATIONS = {"shared_negative", "own_negative", "says_no", "two_parents", "missing_level"}
+"""Rules that look at groups and negatives, not at synonyms."""
+
 
 def made(classes: dict[str, list[str]], **descriptors: list[str]) -> SynonymSet:
     records = [{"name": n, "synonyms": s, "descriptors": descriptors.get(n, [])} for n, s in classes.items()]
@@ -260,7 +263,7 @@ def test_a_random_mistake_in_a_shipped_set_is_found():
     own, reference = SynonymSet.builtin("oxford_pets"), builtin_reference("oxford_pets")
     assert {each.rule for each in check_synonyms(own, reference)} == set()
     draw = random.Random(0)
-    for rule in sorted(set(RULES) - {"order", "repeated_name", "too_many_tokens"}):
+    for rule in sorted(set(RULES) - {"order", "repeated_name", "too_many_tokens", *RELATIONS}):
         for _ in range(3):
             position, other = draw.sample(range(len(own.classes)), 2)
             theirs = own.classes[other]
@@ -317,3 +320,89 @@ def with_a_slip(word: str, draw: random.Random) -> str:
             one + two[1:2] + two[:1] + two[2:],
         ]
     )
+
+
+def beside(*records: dict[str, object]) -> SynonymSet:
+    return SynonymSet.model_validate({"classes": records})
+
+
+def test_negatives_of_two_classes_are_told_and_names_of_others_are_fine():
+    own = beside(
+        {"name": "cat", "negatives": ["dog", "An empty sofa", "hound"]},
+        {"name": "dog", "synonyms": ["hound"], "negatives": ["cat", "a lawn"]},
+        {"name": "car", "negatives": ["an empty sofa", "a street", "dog"]},
+    )
+    assert found(own, "shared_negative") == [
+        (0, "dog"),
+        (0, "An empty sofa"),
+        (2, "dog"),
+        (2, "an empty sofa"),
+    ]
+    rules = {each.rule for each in check_synonyms(own)}
+    assert rules == {"shared_negative"}  # a name, or a synonym, of another class is what negatives are for
+
+
+def test_a_negative_that_is_the_class_but_for_the_plural():
+    own = beside(
+        {"name": "cat", "synonyms": ["kitty"], "negatives": ["Cats", "kitties", "catss"]}, {"name": "dog"}
+    )
+    assert found(own, "own_negative") == [(0, "Cats"), (0, "kitties")]
+
+
+SAID = [
+    "no cat",
+    "a photo without a cat",
+    "not a cat",
+    "a room that isn't it",
+    "free of cats",
+    "There is No cat.",
+]
+THERE = ["an empty sofa", "a healthy lung", "a nothing", "a no-parking sign", "noon", "a knot", "another one"]
+
+
+def test_negatives_that_say_no_get_the_hint():
+    own = beside({"name": "cat", "negatives": [*SAID, *THERE]}, {"name": "dog"})
+    assert found(own, "says_no") == [(0, text) for text in SAID]
+    (message, *_) = [each.message for each in check_synonyms(own) if each.rule == "says_no"]
+    assert "docs/absence.md" in message
+    assert "what is there instead" in message
+    german = own.model_copy(update={"language": "de"})
+    assert found(german, "says_no") == []
+
+
+def test_negatives_are_counted_and_read_letter_by_letter_as_other_texts_are():
+    own = beside(
+        {"name": "cat", "negatives": ["an empty sоfa", "a sofa " * 40]}, {"name": "dog"}
+    )  # о: Cyrillic
+    assert found(own, "letters") == [(0, "an empty sоfa")]
+    assert [position for position, _ in found(own, "too_many_tokens")] == [0]
+
+
+TREE = [
+    {"name": "bass", "groups": {"kind": "fish", "family": "perch"}},
+    {"name": "drum", "groups": {"kind": "music", "family": "percussion"}},
+    {"name": "ruffe", "groups": {"kind": "fish", "family": "perch"}},
+    {"name": "viol", "groups": {"kind": "music", "family": "strings"}},
+]
+
+
+def test_a_group_below_two_groups_is_told():
+    assert found(beside(*TREE), "two_parents") == []
+    torn = beside(*TREE, {"name": "pole", "groups": {"kind": "music", "family": "perch"}})
+    assert found(torn, "two_parents") == [(4, "perch")]
+    (message,) = [each.message for each in check_synonyms(torn) if each.rule == "two_parents"]
+    assert "level 'family', below 'fish' and 'music'" in message
+    # Levels that cross are no tree: round and straight digits are odd and even.
+    crossed = [
+        {"name": f"{a} {b}", "groups": {"form": a, "parity": b}} for a in ("o", "i") for b in ("odd", "even")
+    ]
+    assert found(beside(*crossed), "two_parents") == []
+
+
+def test_a_class_that_lacks_a_level_is_told():
+    own = beside(*TREE, {"name": "sofa"}, {"name": "harp", "groups": {"kind": "music"}})
+    assert found(own, "missing_level") == [(4, "sofa"), (5, "harp")]
+    messages = [each.message for each in check_synonyms(own) if each.rule == "missing_level"]
+    assert "no group at 'kind', 'family'" in messages[0]
+    assert "no group at 'family'" in messages[1]
+    assert found(beside({"name": "cat"}, {"name": "dog"}), "missing_level") == []

@@ -304,6 +304,8 @@ def test_show(source):
     pug = SynonymSet.builtin("oxford_pets").classes[25]
     assert run("show", source, "--class", "pug").stdout == (
         f"25 Pug\n  synonyms: {'; '.join(pug.synonyms)}\n  descriptors: {'; '.join(pug.descriptors)}\n"
+        + "".join(f"  group:{level}: {group}\n" for level, group in pug.groups.items())
+        + "".join(f"  name:{code}: {'; '.join(names)}\n" for code, names in pug.names.items())
     )
     assert json.loads(run("show", source, "--class", "Pug", "--format", "json").stdout) == [
         {"class_index": 25, **json.loads(pug.model_dump_json())}
@@ -314,6 +316,8 @@ def test_show(source):
         ("name", "Pug"),
         *(("synonyms", text) for text in pug.synonyms),
         *(("descriptors", text) for text in pug.descriptors),
+        *((f"group:{level}", group) for level, group in pug.groups.items()),
+        *((f"name:{code}", name) for code, names in pug.names.items() for name in names),
     ]
     assert len({row["class_index"] for row in rows}) == 37
 

@@ -283,8 +283,13 @@ class Comparison(Value):
             f"{self._counts()}{left_out}. Percent; recall is the mean over "
             f"{counted(self.scored_classes, 'class')} with {counted(self.settings['min_images'], 'image')} "
             f"or more; differences from {self.control} with 95 % paired-bootstrap intervals. "
-            f"{suffixes_text([each.name for each in self.scores])}"
+            f"{suffixes_text([each.name for each in self.scores])} {self.no_place() or ''}"
         ).rstrip()
+
+    def no_place(self) -> str | None:
+        """Say which methods do without the negatives of the classes; None where they have none."""
+        without = self.settings.get("without_negatives")
+        return None if without is None else no_place(without)
 
     def _counts(self) -> str:
         counts = ((self.images, "image"), (self.classes, "class"), (self.texts, "text"))
@@ -361,6 +366,12 @@ class Comparison(Value):
         figure.suptitle(title or self._counts(), fontsize=10)
         figure.savefig(path)
         return Path(path)
+
+
+def no_place(methods: Sequence[str]) -> str:
+    """Return one sentence on methods, one or more, that do without the negatives of classes."""
+    have = "which has" if len(methods) == 1 else "which have"
+    return f"The negatives of classes are in all methods but {', '.join(methods)}, {have} no place for them."
 
 
 def save_report(folder: str | os.PathLike[str], name: str, content: dict[str, Any], markdown: str) -> Path:

@@ -70,6 +70,8 @@ def score_images(
             f"left out: {counted(strange.total(), 'image')} with a label that is none of the classes, of "
             f"{counted(len(left_out), 'kind')}: {named}"
         )
+    if (without := comparison.no_place()) is not None:
+        benchmark["warnings"].append(without)
     worst, thumbnails = _worst_classes(which, comparison, labels, [readable[row] for row in kept])
     benchmark |= {
         "left_out_labels": left_out,

@@ -64,6 +64,7 @@ class PixelJob:
         sizes: of the windows.
         methods: fitted.
         texts: how many there are at hand.
+        negatives: whether classes have some.
         seconds: that each method took on the patches of all images.
 
     Raises:
@@ -84,6 +85,7 @@ class PixelJob:
         self.chosen = choose_methods(asked, which)
         texts = MethodTexts(backbone, which.synonyms, which.templates)
         self.texts = sum(map(len, texts.embeddings))
+        self.negatives = texts.negatives is not None
         self._embeddings = hashlib.sha256()
         self.methods = [self._fit(each, texts) for each in self.chosen]
         self.seconds = {each.name: 0.0 for each in self.methods}
@@ -93,7 +95,10 @@ class PixelJob:
         for own in embeddings:
             self._embeddings.update(repr(own.shape).encode() + own.float().cpu().numpy().tobytes())
         head = SynonymousSpaceHead(self.backbone, config=method.config or CONTROL.config)
-        head.fit_embeddings(embeddings, texts.class_names).eval()
+        against = texts.negatives if method.negatives else None
+        for text, row in ((text, row) for own in against or () for text, row in own.items()):
+            self._embeddings.update(text.encode() + row.numpy().tobytes())
+        head.fit_embeddings(embeddings, texts.class_names, negatives=against).eval()
         return PixelMethod(method.name, head, "softmax_then_max" if method.config is None else "space")
 
     @property

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from s3clip.evaluation.benchmarks.sets import SegmentationSet
 from s3clip.evaluation.methods import CONTROL, DEFAULT
+from s3clip.evaluation.report.comparison import no_place
 from s3clip.evaluation.runs.cache import Cache, Seen
 from s3clip.evaluation.runs.encoding import Done
 from s3clip.evaluation.runs.pixels import PixelJob, stored_cells
@@ -95,6 +96,8 @@ def score_pixels(job: PixelJob, cache: Cache, images: Sequence[Seen], done: Sequ
     if absent:
         listed = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
         benchmark["warnings"].append(f"no pixel is of {len(absent)} of the classes: {listed}")
+    if job.negatives:
+        benchmark["warnings"].append(no_place([each.name for each in job.chosen if not each.negatives]))
     usable = [record for record, each in images if each is not None]
     worst, thumbnails = _worst_classes(which, scores, usable, cells)
     found: list[dict[str, Any]] = [
