@@ -14,6 +14,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from s3clip.bulk.inputs import is_read
 from s3clip.bulk.output import Output
 from s3clip.files.addresses import is_address
 from s3clip.files.writing import written_atomically
@@ -23,11 +24,12 @@ Form = Literal["csv", "lance", "hive"]
 FORMS: tuple[Form, ...] = ("csv", "lance", "hive")
 
 
-def check_export(path: str | os.PathLike[str], form: str) -> Path:
+def check_export(results: str | os.PathLike[str], path: str | os.PathLike[str], form: str) -> Path:
     """Return the path of an export, after what can be found wrong before there are rows.
 
     Raises:
-        ValueError: no such form, or an address.
+        ValueError: no such form, an address, a path inside of the results, whose readers would find every row
+            twice, or a CSV file that is called as a picture or a table is: it might be an input.
         FileExistsError: of Lance and hive, a folder that is there already.
         ImportError: the extra `lance` is not installed.
     """
@@ -41,6 +43,10 @@ def check_export(path: str | os.PathLike[str], form: str) -> Path:
         except ImportError as error:
             raise ImportError("Lance datasets take pylance: pip install 's3clip[lance]'") from error
     path = Path(path)
+    if Output(results).holds(str(path.absolute() if form == "csv" else path.absolute() / "x")):
+        raise ValueError(f"{form}: {path} lies in the results, which are to hold parts alone")
+    if form == "csv" and is_read(str(path)):
+        raise ValueError(f"csv: {path} is called as what is labelled; give another name, such as rows.csv")
     if form != "csv" and os.path.lexists(path):
         raise FileExistsError(f"{form}: {path} is there already; remove it, or give another folder")
     if not path.absolute().parent.is_dir():
@@ -61,7 +67,7 @@ def export(results: str | os.PathLike[str], path: str | os.PathLike[str], form: 
         FileNotFoundError: no results there.
         ValueError, OSError, ImportError: as for `check_export`.
     """
-    path, output = check_export(path, form), Output(results)
+    path, output = check_export(results, path, form), Output(results)
     if output.manifest() is None:
         raise FileNotFoundError(f"results: {output.address} holds none")
     tables = output.tables()

@@ -86,7 +86,7 @@ def list_files(inputs: Iterable[str | os.PathLike[str]], out: Output | None = No
         folder, infos, left_out = _named_by(place)
         named = _without_results(folder, infos)
         own = {path: info for path, info in named.items() if out is None or not out.holds(path)}
-        wanted = [path for path in own if _is_read(path)]
+        wanted = [path for path in own if is_read(path)]
         with ThreadPoolExecutor(_READERS) as pool:  # each file is read at both ends
             states = pool.map(_as_it_is, wanted, [own[path] for path in wanted])
             read = [file for file in states if file is not None]
@@ -361,7 +361,8 @@ def _suffix(path: str) -> str:
     return PurePosixPath(path).suffix.lower()
 
 
-def _is_read(path: str) -> bool:
+def is_read(path: str) -> bool:
+    """Whether a file is labelled where it lies among the inputs, by its name."""
     name = PurePosixPath(path).name.lower()
     if name == OLDER_LAYOUT.listing:
         return False

@@ -1,6 +1,7 @@
 """Label everything there is."""
 
 import os
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -103,9 +104,11 @@ def label(
         asked: dict[Form, Path | None] = {"csv": csv, "lance": lance, "hive": partition}
         exports = {form: path for form, path in asked.items() if path is not None}
         for form, path in exports.items():
-            bulk.check_export(path, form)
+            bulk.check_export(out, path, form)
         if sort_into is not None:
-            _keep_apart(inputs, bulk.check_sorting(out, sort_into, sort_with.value))
+            bulk.check_sorting(out, sort_into, sort_with.value)
+        folders = {"--lance": lance, "--partition": partition, "--sort-into": sort_into}
+        _keep_apart(inputs, {"--out": Path(out), "--csv": csv}, folders)
         summary = bulk.label(
             inputs,
             head,
@@ -154,12 +157,22 @@ def _say_what_failed(summary: "Summary") -> None:
         raise typer.Exit(1)
 
 
-def _keep_apart(inputs: list[str], root: Path) -> None:
-    """Refuse to sort into a folder that is an input: the next run would label what is there."""
-    for given in inputs:
-        folder = os.path.realpath(given)
-        if os.path.isdir(folder) and Path(os.path.realpath(root)).is_relative_to(folder):
-            raise ValueError(f"--sort-into: {root} lies in {given}, which is labelled; give another folder")
+def _keep_apart(
+    inputs: list[str], others: Mapping[str, Path | None], folders: Mapping[str, Path | None]
+) -> None:
+    """Refuse a folder that lies in an input, which the next run would label, and two results in one."""
+    real = {o: Path(os.path.realpath(p)) for o, p in (others | folders).items() if p is not None}
+    for option in (each for each in folders if each in real):
+        for given in map(os.path.realpath, inputs):
+            if os.path.isdir(given) and real[option].is_relative_to(given):
+                raise ValueError(f"{option}: {real[option]} lies in {given}, which is labelled; give another")
+        for other in real:
+            # Pictures are sorted into a folder that may be there, and hold more.
+            inside = real[other].is_relative_to(real[option]) and option != "--sort-into"
+            if other != option and (inside or real[other] == real[option]):
+                raise ValueError(
+                    f"{other}, {option}: {real[other]} would lie in the other; give another place"
+                )
 
 
 def _say_sorted(done: "Sorted", folder: Path) -> None:

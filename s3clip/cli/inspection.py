@@ -65,9 +65,14 @@ def inspect(
     every = inspect_head(fitted)
     reports = every if name is None else [every[i] for i in named(name, fitted.class_names, head)]
     if page is not None or picture is not None:
-        if images:
-            use_precision(fitted, dtype, compiled, find_images(images))
-        _draw(fitted, head, [report.index for report in reports], page, images or [], picture)
+        files = find_images(images) if images else []
+        keep_inputs(
+            files,
+            {"--page": [] if page is None else [page], "--picture": [] if picture is None else [picture]},
+        )
+        if files:
+            use_precision(fitted, dtype, compiled, files)
+        _draw(fitted, head, [report.index for report in reports], page, files, picture)
         return
     if output is Format.JSON:
         listed = [{**asdict(r), "scale": r.scale if math.isfinite(r.scale) else None} for r in reports]
@@ -128,18 +133,13 @@ def _draw(
     source: str,
     indices: list[int],
     page: Path | None,
-    images: list[str],
+    files: list[Path],
     picture: Path | None,
 ) -> None:
-    from s3clip.images.walking import find_images
     from s3clip.inspection.matches import match_images
     from s3clip.inspection.page import page_data, write_page
     from s3clip.inspection.picture import MOST_ROWS, draw_classes
 
-    files = find_images(images) if images else []
-    keep_inputs(
-        files, {"--page": [] if page is None else [page], "--picture": [] if picture is None else [picture]}
-    )
     if picture is not None:
         if len(indices) > MOST_ROWS:
             raise ValueError(

@@ -65,14 +65,20 @@ def read_json(path: str | os.PathLike[str], *, largest: int = LARGEST) -> Any:
     return parse_json(content, str(path), largest=largest)
 
 
-def checked(content: Any, model: type[Model], name: str) -> Model:
+def checked(content: Any, model: type[Model], name: str, *, strict: bool | None = None) -> Model:
     """Return parsed JSON as a pydantic model.
+
+    Args:
+        content: parsed.
+        model: that it has to fit.
+        name: what an error calls it.
+        strict: whether true and "1" are no numbers; None: as the model says.
 
     Raises:
         ValueError: it does not fit; the first field that does not is named, in one line.
     """
     try:
-        return model.model_validate(content)
+        return model.model_validate(content, strict=strict)
     except ValidationError as error:
         raise ValueError(f"{name}: {first_problem(error, model)}") from error
 

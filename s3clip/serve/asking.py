@@ -29,7 +29,7 @@ class Asked(BaseModel):
         embeddings: instead, of the backbone of the head, of any length.
         top_k: how many classes.
         level: as of `predict`.
-        among: as of `predict`.
+        among: as of `predict`, which says what is wrong with it.
         language: as of `predict`.
     """
 
@@ -47,7 +47,7 @@ class Asked(BaseModel):
 def asked_in_json(body: bytes) -> Asked:
     """Return what a JSON body asks for. Raises RefusedError."""
     try:
-        return checked(parse_json(body, "the body"), Asked, "the body")
+        return checked(parse_json(body, "the body"), Asked, "the body", strict=True)
     except ValueError as error:
         raise RefusedError(422, str(error)) from error
 

@@ -4,15 +4,19 @@ from typing import Any
 
 _PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 _HEAD = "5f2c8a1be09d7743"
+_ONE_AMONG: list[dict[str, Any]] = [
+    {"type": "string"},
+    {"type": "integer"},
+    {"type": "object", "additionalProperties": {"type": "string"}},
+]
 _OPTIONS: dict[str, Any] = {
     "top_k": {"type": "integer", "minimum": 1, "default": 5},
     "level": {"type": "string", "description": "answer with groups at this level"},
     "among": {
         "description": "answer within these: names, ids or positions of classes, a group, or {level: group}",
         "anyOf": [
-            {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}},
-            {"type": "object", "additionalProperties": {"type": "string"}},
-            {"type": "string"},
+            {"type": "array", "items": {"anyOf": _ONE_AMONG}},
+            *_ONE_AMONG,
         ],
     },
     "language": {"type": "string", "description": "call the classes by their names in it"},

@@ -163,7 +163,33 @@ def test_the_command_does_all_of_it(labelled, photos: Path, tmp_path: Path):
         (("--sort-into", tmp_path / "out" / "sorted"), "lies in the results"),
         (("--partition", tmp_path / "hive"), "is there already"),
         (("--csv", tmp_path / "none" / "x.csv"), "there is no folder"),
+        (("--csv", photos / "a" / "1.png"), "called as what is labelled"),
+        (("--csv", tmp_path / "out" / "rows.csv"), "lies in the results"),
+        (("--partition", tmp_path / "out" / "hive"), "lies in the results"),
+        (("--partition", photos / "hive"), "which is labelled"),
+        (("--partition", tmp_path / "x", "--csv", tmp_path / "x"), "--csv, --partition"),
+        (("--partition", tmp_path / "x", "--sort-into", tmp_path / "x" / "y"), "--sort-into, --partition"),
     ):
+        there = everything(tmp_path), everything(photos)
         status, said, warned = command(*run, *wrong)
         assert (status, said) == (2, "")
         assert message in warned
+        assert (everything(tmp_path), everything(photos)) == there  # nothing was lost, and nothing begun
+
+
+@pytest.mark.parametrize("form", ["csv", "hive"])
+def test_an_export_spoils_neither_results_nor_pictures(labelled, photos: Path, form):
+    out, _ = labelled
+    there = everything(out), everything(photos)
+    for wrong in (
+        out / "rows",
+        out / "_s3clip" / "rows",
+        *([photos / "a" / "1.png"] if form == "csv" else []),
+    ):
+        with pytest.raises(ValueError, match=r"lies in the results|called as what is labelled"):
+            export(out, wrong, form)
+    assert (everything(out), everything(photos)) == there
+
+
+def everything(folder: Path) -> dict[Path, bytes | None]:
+    return {each: each.read_bytes() if each.is_file() else None for each in folder.rglob("*")}

@@ -174,6 +174,13 @@ def test_addresses_are_fetched_where_they_are_allowed(head, pictures, tmp_path: 
         ({"embeddings": [[1.0] * 64, [0.0] * 64]}, 422, "embeddings[1]: zero, NaN or Inf"),
         ({"embeddings": [[float("nan")] * 64]}, 422, "embeddings[0]: zero, NaN or Inf"),
         ({"embeddings": [["x"]]}, 422, "embeddings"),
+        ({"embeddings": [["0.1"] * 64]}, 422, "embeddings"),
+        ({"embeddings": [[True] * 64]}, 422, "embeddings"),
+        ({"embeddings": [[1.0] * 64], "top_k": True}, 422, "top_k"),
+        ({"embeddings": [[1.0] * 64], "top_k": "2"}, 422, "top_k"),
+        ({"embeddings": [[1.0] * 64], "among": [True]}, 422, "among"),
+        ({"embeddings": [[1.0] * 64], "among": [1.0]}, 422, "among"),
+        ({"embeddings": [[1.0] * 64], "among": [None]}, 422, "among"),
         ([], 422, "the body"),
     ],
 )
@@ -207,6 +214,8 @@ def test_groups_scopes_and_languages_are_those_of_predict(pictures):
             {"among": {"kind": "even"}},
             {"among": ["one", 2]},
             {"among": "odd"},
+            {"among": 2},
+            {"among": [{"kind": "even"}, "one"], "level": "kind"},
             {"language": "de"},
         )
         answers = pool.map(lambda each: ask(found, "/predict", content={"images": texts, **each}), asked)
