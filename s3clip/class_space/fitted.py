@@ -68,8 +68,6 @@ class FittedSpace(nn.Module):
         progress: bool | None = None,
     ) -> None:
         super().__init__()
-        self.value: ClassSpace
-        self.built: BuiltSpace
         # Half precision stores a direction to 3 digits only: keep what comes exactly, and at least float32.
         precise = torch.promote_types(value.raw.dtype, torch.float32)
         if before is not None and before._is_of(value, device, fused):

@@ -192,7 +192,8 @@ class FoldedSpace(nn.Module):
         scores, origin = [], block[0].start
         for piece in block:
             tables = {
-                name: self.get_buffer(f"{name}_{piece.group}")[piece.first : piece.first + piece.classes]
+                # Not by `get_buffer`, which torch.compile does not know in torch 2.4.
+                name: getattr(self, f"{name}_{piece.group}")[piece.first : piece.first + piece.classes]
                 for name in self.table_names[piece.group]
             }
             own = slice(piece.start - origin, piece.stop - origin)

@@ -22,6 +22,8 @@ from s3clip.space.residual import Basis, fit_parts, log_prior
 STRENGTHS = {2500.0: 0, 800.0: 0, 250.0: 0, 80.0: 0, 30.0: 0, 10.0: 3, 2.5: 20}
 """Divided by the number of images: with few of them, the space is held on to. Of each the number of images
 that the classes which were seen must have, on average: a weak one loses what rare classes had before."""
+USUAL = 250.0
+"""Stronger ones are asked only where this one would be taken, or none; none was seen to differ for it."""
 FOLDS = 10
 ENOUGH = 2000
 """Images that are asked; of more, some folds alone are computed."""
@@ -176,11 +178,21 @@ def choose(found: Basis, logits: Tensor, labels: Tensor, groups: Tensor) -> Choi
     """
     seen = len(labels.unique())
     a_class = len(labels) / seen
-    strengths = [each / len(labels) for each, least in STRENGTHS.items() if a_class >= least]
+    allowed = [each for each, least in STRENGTHS.items() if a_class >= least]
     if seen == 1 or not bool(groups.any()):  # one class, or one image: nothing tells classes apart
-        strengths = []
+        allowed = []
+    classes = logits.shape[1]
+    strengths = [each / len(labels) for each in allowed if each <= USUAL]
     asked = ask(found, logits, labels, groups, strengths)
-    position, classes = chosen(asked, logits.shape[1]), logits.shape[1]
+    position = chosen(asked, classes)
+    if not position:
+        stronger = [each / len(labels) for each in allowed if each > USUAL]
+        more = ask(found, logits, labels, groups, stronger)
+        strengths = stronger + strengths
+        asked = asked._replace(
+            after=torch.cat([more.after, asked.after], 1), gains=torch.cat([more.gains, asked.gains], 1)
+        )
+        position = chosen(asked, classes)
     after = asked.before.clone()
     if position is not None:
         for fold in asked.folds.unique().tolist():

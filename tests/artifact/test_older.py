@@ -25,8 +25,9 @@ def test_an_older_artifact_answers_as_it_did(folder: Path, backbone: str | None)
     images = torch.randn(40, 64, generator=torch.Generator().manual_seed(expected["seed"]))[:5]
     answers = head.predict(image_embeds=images)
     torch.testing.assert_close(head(image_embeds=images), torch.tensor(expected["logits"]), atol=1e-5, rtol=0)
+    # What labelled images add is solved anew, up to a tolerance.
     torch.testing.assert_close(
-        head.predict_proba(image_embeds=images), torch.tensor(expected["probabilities"]), atol=1e-6, rtol=0
+        head.predict_proba(image_embeds=images), torch.tensor(expected["probabilities"]), atol=1e-5, rtol=0
     )
     assert [[answer.text for answer in own] for own in answers] == expected["texts"]
     assert [[answer.accepted for answer in own] for own in answers] == expected["accepted"]
