@@ -74,6 +74,8 @@ def labelled_images(
             )
         return inside, [_nearest(file.relative_to(folder).parts[:-1], named) for file in inside]
     rows = rows_of_labels(labels, file_column, label_column)
+    if not rows:
+        raise ValueError(f"{labels}: no images, only a header")
     own = below(labels.parent)
     reach = Reach(str(labels.parent if folder is None else folder), (*allowed_places(allow_addresses), own))
     found = []
@@ -127,8 +129,6 @@ def rows_of_labels(path: Path, *wanted: str) -> list[list[str]]:
         if not all(cells):
             raise ValueError(f"{path}: line {line}: expected a file and a label, got {cells}")
         found.append(cells)
-    if not found:
-        raise ValueError(f"{path}: no images, only a header")
     return found
 
 

@@ -219,7 +219,11 @@ def _of_session(session: int) -> set[int]:
 
 
 def _files(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")} - {"log", "log-of-the-first"}
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")} - {
+        "log",
+        "_log",
+        "log-of-the-first",
+    }
 
 
 # ---- two save into one folder ---------------------------------------------------------------------------
@@ -285,7 +289,7 @@ def _write_texts(base: Path, out: Path, which: int) -> None:
 
 
 def _check_texts(base: Path, out: Path) -> None:
-    lines = (out / "log").read_text().split("\n")[:-1]
+    lines = (out / "_log").read_text().split("\n")[:-1]
     texts = sorted(set(lines))
     known = _cache(out).read(texts, DIM)
     assert set(known) == set(texts), "what was written is not there"
@@ -359,12 +363,12 @@ def _label_on_ray(base: Path, out: Path, which: int) -> None:
 
 def _before_label(out: Path) -> None:
     times = {file.name: file.stat().st_mtime_ns for file in out.glob("*-*.parquet")}
-    (out / "log").write_text(json.dumps(times))
+    (out / "_log").write_text(json.dumps(times))
 
 
 def _check_label(base: Path, out: Path) -> None:
     assert rows_of(out) == rows_of(base / "whole")
-    for name, then in json.loads((out / "log").read_text()).items():
+    for name, then in json.loads((out / "_log").read_text()).items():
         assert (out / name).stat().st_mtime_ns == then, f"{name} was written again"
 
 
@@ -403,14 +407,14 @@ def _before_asking(out: Path) -> None:
     for line in b"".join(path.read_bytes() for path in out.glob("*.jsonl")).split(b"\n"):
         with suppress(ValueError):
             answered.append(json.loads(line)["position"])
-    (out / "log").write_text(json.dumps(answered))
+    (out / "_log").write_text(json.dumps(answered))
     (out.parent / "asked").unlink(missing_ok=True)
 
 
 def _check_answers(base: Path, out: Path) -> None:
     assert (out / "own.json").read_bytes() == (base / "whole" / "own.json").read_bytes()
     asked = (base / "asked").read_text().split() if (base / "asked").exists() else []
-    again = set(json.loads((out / "log").read_text())) & set(map(int, asked))
+    again = set(json.loads((out / "_log").read_text())) & set(map(int, asked))
     assert not again, f"asked again: {again}"
 
 

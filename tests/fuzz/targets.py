@@ -541,26 +541,29 @@ def output(base: Path) -> Case:
     import pyarrow.parquet as pq
 
     from s3clip.bulk.inputs import InputFile, read_listing, write_listing
-    from s3clip.bulk.output import _FOOTER, LISTING, MANIFEST, Manifest, Output, Part
+    from s3clip.bulk.output import _FOOTER, LAYOUT, Manifest, Output, Part
     from s3clip.files.state import FileState
 
     written = Output(base / "out")
     written.make()
     manifest = Manifest(settings={"format": "x"}, fingerprint=[1.0], classes=[{"name": "a", "id": 1}])
-    written.write(MANIFEST, manifest.model_dump_json().encode())
+    written.write(LAYOUT.manifest, manifest.model_dump_json().encode())
     write_listing(written, [InputFile("/a", FileState(3, "1"), "s"), InputFile("/b", FileState(4, "2"), "s")])
     part = Part(shard="s", start=0, settings="d", version="v", ends_shard=True, broken=None)
     table = pa.table({key: pa.array(["a"]) for key in ("key", "shard", "label", "text")})
     written.write_part(part, table)
-    files = {path.name: path.read_bytes() for path in Path(written.address).iterdir() if path.is_file()}
+    files = {
+        name: (base / "out" / name).read_bytes() for name in (LAYOUT.manifest, LAYOUT.listing, part.file)
+    }
     footer = part.model_dump(mode="json")
 
     def case(rng: random.Random, folder: Path) -> None:
         out = Output(folder)
-        which = rng.choice((MANIFEST, LISTING, part.file, "footer"))
+        which = rng.choice((*files, "footer"))
+        (folder / LAYOUT.books).mkdir(exist_ok=True)
         for name, content in files.items():
             (folder / name).write_bytes(mutated_bytes(rng, content) if name == which else content)
-        if which == MANIFEST and rng.random() < 0.7:
+        if which == LAYOUT.manifest and rng.random() < 0.7:
             (folder / which).write_bytes(dumped(rng, mutated_json(rng, json.loads(files[which]))))
         if which == "footer":
             said = dumped(rng, mutated_json(rng, footer))
