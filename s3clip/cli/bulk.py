@@ -139,12 +139,12 @@ def label(
         say(f"dtype: {summary.precision}", error=True)
     say(summary.table())
     say(f"Saved to {out}.")
+    if "://" not in out:
+        say(f"To look at: {bulk.write_summary_page(out, summary)}")
     for form, path in exports.items():
         say(f"Saved to {bulk.export(out, path, form)}.")
     if sort_into is not None:
         _say_sorted(bulk.sort_into(out, sort_into, sort_with.value), sort_into)
-    if "://" not in out:
-        say(f"To look at: {bulk.write_summary_page(out, summary)}")
     _say_what_failed(summary)
 
 
@@ -161,7 +161,7 @@ def _keep_apart(
     inputs: list[str], others: Mapping[str, Path | None], folders: Mapping[str, Path | None]
 ) -> None:
     """Refuse a folder that lies in an input, which the next run would label, and two results in one."""
-    real = {o: Path(os.path.realpath(p)) for o, p in (others | folders).items() if p is not None}
+    real = {o: Path(os.path.realpath(p)) for o, p in {**others, **folders}.items() if p is not None}
     for option in (each for each in folders if each in real):
         for given in map(os.path.realpath, inputs):
             if os.path.isdir(given) and real[option].is_relative_to(given):
