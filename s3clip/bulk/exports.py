@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -18,10 +19,13 @@ from s3clip.bulk.inputs import is_read
 from s3clip.bulk.output import Output
 from s3clip.files.addresses import is_address
 from s3clip.files.writing import written_atomically
-from s3clip.printing import as_in_spreadsheet
+from s3clip.printing import as_in_spreadsheet, printable
 
 Form = Literal["csv", "lance", "hive"]
 FORMS: tuple[Form, ...] = ("csv", "lance", "hive")
+
+_LONGEST_NAME = 255
+"""Bytes of the name of a folder; what is no plain letter of ASCII takes three for each of its own."""
 
 
 def check_export(results: str | os.PathLike[str], path: str | os.PathLike[str], form: str) -> Path:
@@ -65,11 +69,18 @@ def export(results: str | os.PathLike[str], path: str | os.PathLike[str], form: 
 
     Raises:
         FileNotFoundError: no results there.
-        ValueError, OSError, ImportError: as for `check_export`.
+        ValueError: of hive, a class whose name, escaped, is too long for a folder; and as for `check_export`.
+        OSError, ImportError: as for `check_export`.
     """
     path, output = check_export(results, path, form), Output(results)
     if output.manifest() is None:
         raise FileNotFoundError(f"results: {output.address} holds none")
+    folders = [f"label={quote(name, safe='')}" for name in output.class_names()]
+    if form == "hive" and len(long := max(folders, key=len)) > _LONGEST_NAME:
+        said = f"a folder would have a name of {len(long)} bytes, {printable(unquote(long))[:40]}..."
+        raise ValueError(
+            f"hive: {said}; systems take {_LONGEST_NAME}, so rename it, or export as CSV or Lance"
+        )
     tables = output.tables()
     first = next(tables, None)
     if first is None:

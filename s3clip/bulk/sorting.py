@@ -21,7 +21,7 @@ How = Literal["symlink", "hardlink", "copy"]
 WAYS: tuple[How, ...] = ("symlink", "hardlink", "copy")
 
 _LONGEST = 120
-"""Characters of the name of a class that the name of its folder has."""
+"""Bytes of the name of a class that the name of its folder has; file systems take 255, and numbers follow."""
 
 
 class LabelledPicture(NamedTuple):
@@ -134,7 +134,8 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
     """Return a name for the folder of every class; no two are the same, in whatever case they are written."""
     names: list[str] = []
     for each in class_names:
-        stem = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]+', "_", each)[:_LONGEST].strip(" .") or "class"
+        allowed = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]+', "_", each)
+        stem = allowed.encode()[:_LONGEST].decode(errors="ignore").strip(" .") or "class"
         name, number = stem, 1
         while name.casefold() in {other.casefold() for other in names}:
             name, number = f"{stem}-{number + 1}", number + 1

@@ -139,12 +139,12 @@ def label(
         say(f"dtype: {summary.precision}", error=True)
     say(summary.table())
     say(f"Saved to {out}.")
+    if "://" not in out:
+        say(f"To look at: {bulk.write_summary_page(out, summary)}")
     for form, path in exports.items():
         say(f"Saved to {bulk.export(out, path, form)}.")
     if sort_into is not None:
         _say_sorted(bulk.sort_into(out, sort_into, sort_with.value), sort_into)
-    if "://" not in out:
-        say(f"To look at: {bulk.write_summary_page(out, summary)}")
     _say_what_failed(summary)
 
 

@@ -192,8 +192,9 @@ def reject(
     head: HeadSource,
     out: Out = None,
     false_accept_rate: Annotated[
-        float, typer.Option(help="The share of such images that may be accepted all the same.")
-    ] = 0.05,
+        float | None,
+        typer.Option(help="The share of such images that may be accepted all the same; 0.05 without either."),
+    ] = None,
     accept_rate: Annotated[
         float | None,
         typer.Option(help="For images that show the classes: the share of them that is to be accepted."),

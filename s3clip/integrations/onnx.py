@@ -41,11 +41,12 @@ def export_onnx(head: SynonymousSpaceHead, path: str | os.PathLike[str]) -> Path
     Its input is `pixel_values` (batch, 3, height, width), as the backbone's image processor makes it, at the
     size that the model is configured for and with an open batch size; its output is `logits` (batch,
     classes). The metadata hold `class_names`, a JSON list, and `activation`, `temperature` and `bias`, by
-    which logits become probabilities: activation(logits / temperature + bias); `groups`, where classes are in
-    some, a JSON object {level: {"names": of the groups, "owners": the position of each class's group}}: a
-    group's probability is the sum over its classes of a softmax, 1 - product of (1 - p) of sigmoids; and
-    `checked`, the runtimes that gave torch's logits: ONNX Runtime and, where the extra `s3clip[openvino]` is
-    here, OpenVINO. Needs the extra `s3clip[onnx]`.
+    which logits become probabilities: activation(logits / temperature + bias); `thresholds`, where the head
+    rejects, a JSON list of the least logits that are accepted, one for all classes or one for each; `groups`,
+    where classes are in some, a JSON object {level: {"names": of the groups, "owners": the position of each
+    class's group}}: a group's probability is the sum over its classes of a softmax, 1 - product of (1 - p) of
+    sigmoids; and `checked`, the runtimes that gave torch's logits: ONNX Runtime and, where the extra
+    `s3clip[openvino]` is here, OpenVINO. Needs the extra `s3clip[onnx]`.
 
     Args:
         head: fitted, with a backbone. It is copied: neither its device nor its dtype change.
@@ -123,7 +124,9 @@ def _metadata(head: SynonymousSpaceHead) -> dict[str, str]:
     calibration = head.current_calibration
     groups = {level: group_owners(head.classes, level) for level in head.levels}
     owners = {level: {"names": names, "owners": own} for level, (own, names) in groups.items()}
+    least = calibration.thresholds
     return {
+        **({"thresholds": json.dumps(least)} if least is not None else {}),
         **({"groups": json.dumps(owners, ensure_ascii=False)} if owners else {}),
         "class_names": json.dumps(head.class_names, ensure_ascii=False),
         "activation": calibration.activation,

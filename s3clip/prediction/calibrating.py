@@ -109,7 +109,7 @@ def fit_rejection(
     images: Any = None,
     *,
     image_embeds: Tensor | None = None,
-    false_accept_rate: float = 0.05,
+    false_accept_rate: float | None = None,
     accept_rate: float | None = None,
     batch_size: int = 32,
 ) -> Head:
@@ -124,7 +124,8 @@ def fit_rejection(
         head: a fitted head, which takes the threshold.
         images: images that show none of the classes; with `accept_rate`, images that show them.
         image_embeds: (images, dim) embeddings instead.
-        false_accept_rate: the share of images of no class that are accepted all the same, in [0, 1).
+        false_accept_rate: the share of images of no class that are accepted all the same, in [0, 1);
+            0.05 where neither rate is given.
         accept_rate: the share of images of the classes that are to be accepted, in (0, 1), instead.
         batch_size: images per call of the image tower.
 
@@ -132,7 +133,7 @@ def fit_rejection(
         The head itself.
 
     Raises:
-        ValueError: not fitted, too few images, or a rate outside its range.
+        ValueError: not fitted, too few images, both rates, or one outside its range.
 
     Examples:
         >>> strange = [image.transpose(4) for image in images[:100]]  # mirrored and turned
@@ -140,9 +141,12 @@ def fit_rejection(
         >>> sum(own[0].accepted for own in head.predict(strange, top_k=1)) <= 10
         True
     """
+    if accept_rate is not None and false_accept_rate is not None:
+        raise ValueError("accept_rate, false_accept_rate: expected one of the two, got both")
     logits = _without_shares(head, all_logits(head, images, image_embeds, batch_size)[0])
     if accept_rate is None:
-        threshold = rejection_threshold(logits.amax(-1), false_accept_rate)
+        most = 0.05 if false_accept_rate is None else false_accept_rate
+        threshold = rejection_threshold(logits.amax(-1), most)
     else:
         needed = needed_images(accept_rate, len(logits), "accept_rate")
         threshold = float(logits.amax(-1).sort(descending=True).values[needed - 1])

@@ -73,6 +73,23 @@ def test_hive_has_a_folder_for_each_class(labelled, tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["by class"]
 
 
+@pytest.mark.filterwarnings("ignore:.*are truncated")
+@pytest.mark.parametrize(("length", "fits"), [(41, True), (42, False)])
+def test_hive_takes_names_as_long_as_folders_may_have(photos: Path, tmp_path: Path, length: int, fits: bool):
+    head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(
+        {"ж" * length: ["seven"], "б": ["one"]}
+    )
+    label(photos / "a", head, tmp_path / "labels", workers=0)
+    if fits:  # 6 bytes for each letter, and those of label=
+        export(tmp_path / "labels", tmp_path / "hive", "hive")
+    else:
+        with pytest.raises(ValueError, match="name of 258 bytes"):
+            export(tmp_path / "labels", tmp_path / "hive", "hive")
+    assert {each.name for each in tmp_path.iterdir()} == {"labels", "hive"} - (
+        {"hive"} if not fits else set()
+    )
+
+
 def test_lance_has_all_rows(labelled, tmp_path: Path):
     lance = pytest.importorskip("lance")
     out, _ = labelled
@@ -116,9 +133,11 @@ def test_pictures_that_are_gone_are_listed(labelled, photos: Path, tmp_path: Pat
     assert not [path for path in (tmp_path / "sorted").rglob("*") if path.is_symlink() and not path.exists()]
 
 
-def test_classes_have_folders_of_their_own():
-    names = ["a/b", "a_b", "A_B", "..", "", "CON?", " x ", "x", "ü" * 300]
+def test_classes_have_folders_of_their_own(tmp_path: Path):
+    names = ["a/b", "a_b", "A_B", "..", "", "CON?", " x ", "x", "ü" * 300, "犬" * 100, "犬" * 101, "a🙂" * 90]
     found = folder_names(names)
+    for name in found:
+        (tmp_path / name).mkdir()  # which no system would with more than 255 bytes
     assert len({name.casefold() for name in found}) == len(names)
     assert all(name and name == name.strip(" .") and not re.search(r'[/\\:*?"<>|]', name) for name in found)
     assert found[0] == "a_b"

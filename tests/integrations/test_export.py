@@ -33,6 +33,29 @@ def test_the_logits_are_those_of_torch(family: str, tmp_path: Path):
     told = session.get_modelmeta().custom_metadata_map
     assert json.loads(told["class_names"]) == list(PETS)
     assert told["activation"] == head.activation
+    assert "thresholds" not in told
+
+
+def test_the_graph_says_what_is_accepted(tmp_path: Path):
+    torch.manual_seed(0)
+    head = SynonymousSpaceHead(*build("clip")).fit_classes(PETS, templates="{}")
+    pixels = torch.randn(20, 3, IMAGE_SIZE, IMAGE_SIZE)
+    embeds = head.backbone.encode_images(pixels).detach()
+    head.set_class_shares({"cat": 0.7, "dog": 0.2, "kuh ü": 0.1})
+    for labels in (None, torch.arange(20)[:, None] % torch.tensor([2, 3, 5]) == 0):
+        if labels is None:
+            head.fit_rejection(image_embeds=embeds, false_accept_rate=0.5)
+        else:
+            head.calibrate(image_embeds=embeds, labels=labels)
+        session = ort.InferenceSession(str(export_onnx(head, tmp_path / "pets.onnx")))
+        logits = session.run(["logits"], {"pixel_values": pixels.numpy()})[0]
+        least = np.array(json.loads(session.get_modelmeta().custom_metadata_map["thresholds"]))
+        sure = np.abs(logits - least) > 1e-3  # what lies on a threshold may fall to either side
+        for row, found, mask in zip(logits, head.predict(image_embeds=embeds), sure, strict=True):
+            for each in found:
+                if mask[each.class_index]:
+                    assert each.accepted == (row >= least)[each.class_index]
+        assert 0 < (logits >= least).sum() < logits.size
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])

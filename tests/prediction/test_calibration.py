@@ -161,6 +161,8 @@ def test_bad_shares_to_accept_are_named(rate, message):
     head, embeds, _ = problem(4)
     with pytest.raises(ValueError, match=message):
         head.fit_rejection(image_embeds=embeds[:60], accept_rate=rate)
+    with pytest.raises(ValueError, match="one of the two, got both"):
+        head.fit_rejection(image_embeds=embeds[:60], accept_rate=0.9, false_accept_rate=0.05)
     assert head.calibration is None
 
 
