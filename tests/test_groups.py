@@ -67,7 +67,7 @@ def test_what_has_none_of_it_is_written_as_before(tmp_path):
     SynonymSet.read(["cat", "dog"]).write(tmp_path / "pets.json")
     assert json.loads((tmp_path / "pets.json").read_text())["classes"] == [{"name": "cat"}, {"name": "dog"}]
     plain = SynonymousSpaceHead().fit_embeddings([torch.eye(2)], ["a"], logit_scale=1.0)
-    assert plain.classes[0].model_dump() == {
+    assert plain.classes[0].record() == {
         "name": "a",
         "id": None,
         "rows": 2,

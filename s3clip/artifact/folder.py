@@ -129,6 +129,7 @@ def save_artifact(folder: str | os.PathLike[str], space: ClassSpace) -> Path:
         classes=list(space.classes),
         **few_shot_settings(space.few_shot),
     ).model_dump(mode="json")
+    config["classes"] = [each.record() for each in space.classes]
     content = save_tensors(tensors, {_DIGEST: config_digest(config)})
     digest = hashlib.sha256(content).hexdigest()
     config |= {"space_file": f"space-{digest[:16]}.safetensors", "space_sha256": digest}

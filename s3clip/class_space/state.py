@@ -31,7 +31,7 @@ def to_state(space: ClassSpace) -> dict[str, Any]:
         "fingerprint": {part: vectors.tolist() for part, vectors in facts.fingerprint.items()},
     }
     return {
-        "classes": [each.model_dump() for each in space.classes],
+        "classes": [each.record() for each in space.classes],
         "config": space.config.model_dump(),
         "templates": space.templates,
         "fitted_logit_scale": space.fitted_logit_scale,

@@ -18,8 +18,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 from torch import Tensor
@@ -91,18 +89,19 @@ class FittedClass(BaseModel):
     names: dict[_Language, Name] = {}
     negatives: list[_Text] = []
 
-    @model_serializer(mode="wrap")
-    def _without_what_is_empty(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # What has none of these is written, and digested, as before there were any.
-        later = ("groups", "names", "negatives")
-        return {field: value for field, value in whole(self).items() if value or field not in later}
-
     @model_validator(mode="after")
     def _agreeing(self) -> "FittedClass":
         for argument, own in (("texts", self.texts), ("variants", self.variants)):
             if own is not None and len(own) != self.rows:
                 raise ValueError(f"class {self.name!r}: {len(own)} {argument} for {self.rows} rows")
         return self
+
+    def record(self) -> dict[str, Any]:
+        """Return it ready for JSON; what has no groups, names or negatives as before there were any."""
+        # No serializer of pydantic's, which would make another error of Ctrl-C.
+        later = ("groups", "names", "negatives")
+        dumped = self.model_dump(mode="json")
+        return {field: value for field, value in dumped.items() if value or field not in later}
 
 
 TEMPERATURES = (1e-6, 1e6)
@@ -345,7 +344,7 @@ class ClassSpace:
         facts, calibration = self.backbone, self.calibration
         later = {"coverage", "least_probability"}
         settings: dict[str, Any] = {
-            "classes": [each.model_dump() for each in self.classes],
+            "classes": [each.record() for each in self.classes],
             "config": self.config.model_dump(),
             "templates": self.templates,
             "calibration": calibration

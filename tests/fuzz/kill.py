@@ -289,7 +289,7 @@ def _write_texts(base: Path, out: Path, which: int) -> None:
 
 
 def _check_texts(base: Path, out: Path) -> None:
-    lines = (out / "_log").read_text().split("\n")[:-1]
+    lines = (out / "log").read_text().split("\n")[:-1]
     texts = sorted(set(lines))
     known = _cache(out).read(texts, DIM)
     assert set(known) == set(texts), "what was written is not there"

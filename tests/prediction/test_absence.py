@@ -98,6 +98,7 @@ def test_a_softmax_weight_is_multiplied_by_the_choice_between_class_and_negative
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*texts given twice in a class")
 @torch.no_grad()
 def test_order_repeats_and_other_classes_of_a_negative_change_nothing():
     head = fitted()
