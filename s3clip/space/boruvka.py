@@ -82,12 +82,13 @@ def walk(edges: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     return edges.new_tensor(order), lengths.new_tensor(reached_by)
 
 
-def _half_squares(scaled: Tensor, others: Tensor) -> Tensor:
-    """(rows, others) half the squares of the lengths of edges, which saves doubling and a root for each.
+def _mirrored(scaled: Tensor) -> Tensor:
+    """Return (rows, dim + 1) whose product with `scaled` is half the squares of the lengths of edges.
 
-    |a - b|² / (2 σ_a σ_b) = 1/σ_a · 1/σ_b - a/σ_a · b/σ_b: one product, with one coordinate more.
+    |a - b|² / (2 σ_a σ_b) = 1/σ_a · 1/σ_b - a/σ_a · b/σ_b: one product, with one coordinate more, which saves
+    doubling and a root for each edge.
     """
-    return torch.cat([-scaled[:, :-1], scaled[:, -1:]], dim=1) @ others.T
+    return torch.cat([-scaled[:, :-1], scaled[:, -1:]], dim=1)
 
 
 def _nearest_of_blocks(scaled: Tensor, progress: Callable[[int], object]) -> tuple[Tensor, Tensor]:
@@ -97,10 +98,11 @@ def _nearest_of_blocks(scaled: Tensor, progress: Callable[[int], object]) -> tup
     nearest = torch.empty_like(least, dtype=torch.int64)
     for column, start in enumerate(starts):
         rows = slice(start, start + BLOCK)
+        own = _mirrored(scaled[rows])
         # Each pair of blocks is multiplied once, and read along both sides.
         for other in range(column, len(starts)):
             first = other * BLOCK
-            tile = _half_squares(scaled[rows], scaled[first : first + BLOCK])
+            tile = own @ scaled[first : first + BLOCK].T
             if other == column:
                 tile.fill_diagonal_(torch.inf)
             else:
@@ -110,7 +112,7 @@ def _nearest_of_blocks(scaled: Tensor, progress: Callable[[int], object]) -> tup
             along = tile.min(1)
             least[rows, other] = along.values
             nearest[rows, other] = along.indices + first
-        progress(len(scaled[rows]))
+        progress(len(own))
     return least, nearest
 
 
@@ -120,7 +122,7 @@ def _shortest_edges(
     """Return the shortest edge that leaves each component but the largest, which would cost the most.
 
     Args:
-        scaled: (n, dim + 1) what `_half_squares` multiplies.
+        scaled: (n, dim + 1) as `_mirrored` takes it.
         component: (n,) int64 in [0, n).
         least: (n, blocks) half the square of the shortest edge of each point into each block, or a bound.
         nearest: (n, blocks) its other end; what is taken again is written into both.
@@ -140,7 +142,7 @@ def _shortest_edges(
         if bool((own == own[0]).all()):
             below &= component != own[0]  # nothing in it is outside
         for rows in torch.nonzero(below)[:, 0].split(8 * BLOCK):
-            tile = _half_squares(scaled[rows], scaled[block])
+            tile = _mirrored(scaled[rows]) @ scaled[block].T
             tile.masked_fill_(own == component[rows, None], torch.inf)
             found = tile.min(1)
             least[rows, column] = found.values

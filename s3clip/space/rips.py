@@ -110,9 +110,7 @@ def minimum_spanning_tree(distances: Tensor, sizes: Tensor | None = None) -> Spa
             raise ValueError(f"sizes: expected shape {tuple(batch)} with values in [1, {n}], got {sizes}")
         padding = torch.arange(n, device=flat.device) >= sizes.reshape(-1, 1)
         flat = flat.masked_fill(padding[:, None, :] | padding[:, :, None], unreachable)
-    first = torch.arange(flat.shape[0], device=flat.device) * n
-    rows = flat.flatten(0, 1)
-    order, lengths = _prim_walk(lambda nearest: rows[first + nearest], flat[:, 0])
+    order, lengths = _prim_walk(flat)
     lengths = lengths.masked_fill(lengths == unreachable, torch.inf)
     return SpanningTree(order.reshape(*batch, n), lengths.reshape(*batch, n - 1))
 
@@ -162,16 +160,14 @@ def _check_lengths(lengths: Tensor) -> None:
         raise ValueError("points: expected finite vectors of non-zero length, got one that is not")
 
 
-def _prim_walk(lengths_from: Callable[[Tensor], Tensor], frontier: Tensor) -> tuple[Tensor, Tensor]:
-    """Walk all trees at once from point 0.
-
-    Args:
-        lengths_from: (c,) a point of each tree -> (c, n) the lengths of its edges.
-        frontier: (c, n) those of point 0.
+def _prim_walk(distances: Tensor) -> tuple[Tensor, Tensor]:
+    """Walk all trees of (c, n, n) distances at once from point 0.
 
     Returns:
         (c, n) the order of the walk, and (c, n - 1) the edge by which each point but the first was reached.
     """
+    rows, frontier = distances.flatten(0, 1), distances[:, 0]
+    first = torch.arange(len(distances), device=distances.device) * distances.shape[1]
     reached = torch.zeros_like(frontier)
     reached[:, 0] = torch.inf
     # Small tensors kept from each step, among large ones that go, would leave holes of n numbers a step.
@@ -180,7 +176,7 @@ def _prim_walk(lengths_from: Callable[[Tensor], Tensor], frontier: Tensor) -> tu
     for step in range(len(lengths)):
         lengths[step], order[step + 1] = (frontier + reached).min(dim=1)
         nearest = order[step + 1]
-        frontier = torch.minimum(frontier, lengths_from(nearest))
+        frontier = torch.minimum(frontier, rows[first + nearest])
         reached.scatter_(1, nearest[:, None], torch.inf)
     return order.T.contiguous(), lengths.T.contiguous()
 
