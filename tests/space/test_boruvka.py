@@ -32,7 +32,7 @@ def clouds(draw):
 
 
 def assert_squares_agree(found, expected):
-    """Lengths are roots: of points that are equal, a root of what is rounded may be 1e-7 long, its square not."""
+    """Lengths are roots: between equal points, that of a rounding may be 1e-7, but not its square."""
     np.testing.assert_allclose(np.square(found), np.square(expected), rtol=0, atol=2e-14)
 
 
