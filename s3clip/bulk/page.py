@@ -10,6 +10,7 @@ from s3clip.bulk.output import BOOKS, Output
 from s3clip.bulk.sorting import LabelledPicture, labelled_pictures
 from s3clip.bulk.summary import Summary
 from s3clip.files.writing import write_atomically
+from s3clip.html_page import html_page
 from s3clip.images.thumbnails import thumbnail
 from s3clip.printing import printable
 
@@ -19,13 +20,7 @@ MOST_SHOWN = 480
 MOST_OF_A_CLASS = 12
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --line: #d1d9e0; --paper: #fff }
-:root { --blue: #0969da }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6edf3; --soft: #9198a1; --line: #3d444d; --paper: #0d1117; --blue: #4493f8 }
-}
-body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 70rem; padding: 1rem }
-body { color: var(--ink); background: var(--paper); overflow-wrap: anywhere }
+body { margin: 0 auto; max-width: 70rem; padding: 1rem; overflow-wrap: anywhere }
 h1 { font-size: 1.4rem } h2 { font-size: 1.1rem } .soft, figcaption { color: var(--soft) }
 svg { width: 100%; max-width: 40rem; height: auto }
 svg rect { fill: var(--blue) } .ends { display: flex; justify-content: space-between; max-width: 40rem }
@@ -96,16 +91,12 @@ def _page(summary: Summary, pictures: dict[int, list[LabelledPicture]]) -> str:
         f"no class. The pictures of a class are some of its surest and of its least sure, with their scores; "
         f"faint ones are accepted by no class."
     )
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>s3clip: what was labelled</title>\n<style>{_STYLE}</style></head>\n<body>\n"
+    body = (
         f"<h1>What was labelled</h1>\n<p>{said}</p>\n"
         f"<h2>Scores of the best class</h2>\n{_histogram(summary.score_histogram)}\n"
-        f"<h2>Classes</h2>\n" + "\n".join(rows) + "\n</body></html>\n"
+        f"<h2>Classes</h2>\n" + "\n".join(rows)
     )
+    return html_page("s3clip: what was labelled", _STYLE, body)
 
 
 def _histogram(counts: list[int]) -> str:

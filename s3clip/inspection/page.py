@@ -1,7 +1,6 @@
 """One HTML file to browse a head in: no server, and nothing is requested from anywhere."""
 
 import base64
-import hashlib
 import html
 import json
 import math
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from s3clip.files.writing import write_atomically
 from s3clip.head import SynonymousSpaceHead
+from s3clip.html_page import html_page
 from s3clip.inspection.complexes import ClassComplex, class_complexes
 from s3clip.inspection.consequences import Consequence, find_consequences
 from s3clip.inspection.findings import find_in_space
@@ -63,20 +63,17 @@ def render_page(data: dict[str, Any], *, title: str = "s3clip") -> str:
     them as text only. The page allows no other script, and no request.
     """
     script = (_FOLDER / "page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     content = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     parts = {
         "TITLE": html.escape(title),
-        "SCRIPT_HASH": digest,
-        "STYLE": (_FOLDER / "page.css").read_text(encoding="utf-8"),
-        "SCRIPT": script,
         "DATA": content.replace("<", "\\u003c"),
     }
     before, *rest = (_FOLDER / "page.html").read_text(encoding="utf-8").split("{{")
     # Part by part: what is put in is not searched again.
     for name, after in (each.split("}}", 1) for each in rest):
         before += parts[name] + after
-    return before
+    style = (_FOLDER / "page.css").read_text(encoding="utf-8")
+    return html_page(title, style, before.rstrip(), script)
 
 
 def page_data(head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = ()) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Several runs side by side in one HTML page that asks for nothing else."""
 
 import base64
-import hashlib
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -17,18 +16,14 @@ from s3clip.evaluation.report.tables import (
     scores_table,
     title_of,
 )
+from s3clip.html_page import html_page
 from s3clip.printing import Cell, Column, Table, printable
 
 LARGEST_THUMBNAIL = 1 << 20
 """Bytes; those of `s3clip eval` have a few thousand."""
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --line: #d1d9e0; --paper: #fff;
-  --warn: #fff1e5; --rust: #bc4c00; --blue: #0969da }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9198a1; --line: #3d444d;
-  --paper: #0d1117; --warn: #2b1d10; --rust: #db6d28; --blue: #4493f8 } }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px }
-body { padding: 0 1rem; color: var(--ink); background: var(--paper); overflow-wrap: break-word }
+body { margin: 2rem auto; max-width: 1200px; padding: 0 1rem; overflow-wrap: break-word }
 table { border-collapse: collapse; margin: .5rem 0 1.5rem }
 th, td { padding: .25rem .7rem; text-align: left; white-space: nowrap }
 th, td { border-bottom: 1px solid var(--line) }
@@ -119,16 +114,7 @@ def run_page(runs: Sequence[tuple[Path, Run]]) -> str:
                     worst.append((label, folder, each))
         parts += _worst(worst)
     parts += ["<details><summary>Which models exactly</summary>", _wide(_exact_models(named)), "</details>"]
-    body = "\n".join(parts)
-    script = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{script}'"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="icon" href="data:,"><title>s3clip: zero-shot runs</title>\n'
-        f"<style>{_STYLE}</style></head>\n<body>\n{body}\n<script>{_SCRIPT}</script>\n</body></html>\n"
-    )
+    return html_page("s3clip: zero-shot runs", _STYLE, "\n".join(parts), _SCRIPT)
 
 
 def run_csv(runs: Sequence[tuple[Path, Run]]) -> str:
