@@ -19,7 +19,7 @@ from s3clip.class_space import Calibration
 from s3clip.prediction.batches import AnsweringHead
 from s3clip.prediction.scope import Scope, scope_of
 from s3clip.prediction.top_classes import largest
-from s3clip.texts.groups import group_owners
+from s3clip.texts.groups import checked_level, group_owners
 
 _NONE = torch.iinfo(torch.int64).max
 
@@ -68,8 +68,7 @@ def top_groups(
         ValueError: no class has a group at this level; else as for `forward` and `predict`.
     """
     k = whole_number(k, "k")
-    group_owners(head.classes, level)  # refuses None, which asks for classes below
-    scope = scope_of(head.classes, level, among)
+    scope = scope_of(head.classes, checked_level(level), among)
     assert scope.owners is not None  # a level was asked for
     blocks = head.logits_by_block(pixel_values, image_embeds=image_embeds, **image_inputs)
     return best_groups((scope.taken(*each) for each in blocks), k, head.current_calibration, scope.owners)

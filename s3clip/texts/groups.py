@@ -54,6 +54,14 @@ def levels_of(groups: Iterable[Mapping[str, str]]) -> tuple[str, ...]:
         ) from None
 
 
+def checked_level(level: str | int) -> str:
+    """Return the name of a level, which may be a number where levels have no names. Raises TypeError."""
+    level = str(level) if is_whole(level) else level
+    if not isinstance(level, str):
+        raise TypeError(f"level: expected the name of a level, got {type(level).__name__}: {level!r}")
+    return level
+
+
 def group_owners(classes: Sequence[Grouped], level: str | int) -> tuple[list[int], list[str]]:
     """Return the group of each class at a level, and the names of the groups, in the order of their classes.
 
@@ -63,9 +71,7 @@ def group_owners(classes: Sequence[Grouped], level: str | int) -> tuple[list[int
         ValueError: no class has a group at this level.
         TypeError: no text.
     """
-    level = str(level) if is_whole(level) else level  # of levels without names
-    if not isinstance(level, str):
-        raise TypeError(f"level: expected the name of a level, got {type(level).__name__}: {level!r}")
+    level = checked_level(level)
     known = levels_of(each.groups for each in classes)
     if level not in known:
         listed = f"there are {', '.join(map(repr, known))}" if known else "no class is in a group"
