@@ -72,7 +72,7 @@ def is_number(value: object) -> bool:
 
 
 MOST_TEXTS = 50_000
-"""Of one class: time grows with their square, to about ten minutes of one core at 512 dimensions."""
+"""Of one class: time grows with their square, to about a minute of one core at 512 dimensions."""
 
 
 def check_text_count(name: str, count: int) -> None:
