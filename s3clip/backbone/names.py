@@ -1,10 +1,10 @@
 """What a model is called: one string that says where it lies and which library reads it."""
 
-import difflib
 import os
 import re
 from dataclasses import dataclass
 
+from s3clip.arguments import did_you_mean
 from s3clip.files.hub import is_hub_name
 
 SCHEMES = {
@@ -110,13 +110,9 @@ def hub_repository(name: str) -> str | None:
 def _unknown_scheme(text: str, scheme: str, rest: str) -> str:
     if rest.startswith("//") and scheme in ("http", "https"):
         return f"name: expected a name of a model, got the address {text!r}; of the Hub, give user/name"
-    close = difflib.get_close_matches(scheme.lower().replace("-", "_"), _SPELT, 1, 0.5)
-    guess = f"did you mean {_SPELT[close[0]]}:{rest.lstrip('/')}? " if close else ""
+    guess = f"{near} " if (near := did_you_mean(scheme, SCHEMES)) else ""
     known = "; ".join(("user/name", "a folder", *SCHEMES.values()))
     return f"name: there is no scheme {scheme!r}, as in {text!r}; {guess}Expected {known}"
-
-
-_SPELT = {scheme.replace("-", "_"): scheme for scheme in SCHEMES}
 
 
 def _tags_of(architecture: str) -> str:

@@ -3,12 +3,12 @@
 import json
 import tomllib
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from s3clip.arguments import did_you_mean
 from s3clip.files.json import read_json
 
 
@@ -61,9 +61,8 @@ def _defaults(command: Any, content: Mapping[str, Any], context: typer.Context) 
     for key, value in content.items():
         parameter = known.get(key.replace("_", "-"))
         if parameter is None:
-            near = get_close_matches(key.replace("_", "-"), known, 1)
-            listed = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
-            raise ValueError(f"{context.obj}: {key!r} is no option of {_verb(context)}; {listed}")
+            near = did_you_mean(key, known, f"it has {', '.join(known)}")
+            raise ValueError(f"{context.obj}: {key!r} is no option of {_verb(context)}; {near}")
         if value is not None:
             found[parameter.name] = _value(parameter, value, f"{context.obj}: {key}")
     return found
