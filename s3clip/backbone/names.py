@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from s3clip.arguments import did_you_mean
+from s3clip.files.addresses import checked_path
 from s3clip.files.hub import is_hub_name
 
 SCHEMES = {
@@ -43,7 +44,7 @@ class ModelName:
             ValueError: a scheme that there is not, or one without what it needs.
             FileNotFoundError: a path, and no such folder.
         """
-        text = os.fspath(name)
+        text = checked_path(name, "name")
         found = None if os.path.isdir(text) else _SCHEME.fullmatch(text)
         if found is None:
             return cls(text, None, _hub_id_or_folder(text))

@@ -168,7 +168,7 @@ PatchFeatures = Annotated[
         "clearclip."
     ),
 ]
-Views = Annotated[int, typer.Option(help="How many views of an image to adapt to.")]
+Views = Annotated[int, typer.Option(help="How many views of an image to adapt to.", min=1)]
 
 
 Level = Annotated[

@@ -99,6 +99,6 @@ def _value(parameter: Any, value: Any, where: str) -> Any:
 
 
 def _text(value: Any, where: str) -> str:
-    if isinstance(value, bool | list) or value is None:
+    if isinstance(value, bool | list) or value in (None, ""):
         raise ValueError(f"{where}: expected a text or a number, got {value!r}")
     return json.dumps(value) if isinstance(value, dict) else str(value)
