@@ -19,7 +19,6 @@ from s3clip.cli.common import (
     Level,
     NearSize,
     SavedBackbone,
-    chosen,
 )
 from s3clip.cli.stopping import keeps
 from s3clip.printing import counted, say
@@ -119,7 +118,7 @@ def label(
             workers=workers,
             top_k=top_k,
             level=level,
-            among=chosen(among),
+            among=among or None,
             keep_embeddings=keep_embeddings,
             max_error_share=max_error_share,
             column=column,

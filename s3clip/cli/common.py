@@ -182,14 +182,6 @@ Among = Annotated[
 ]
 
 
-def chosen(among: list[str] | None) -> list[str | dict[str, str]] | None:
-    """Return what --among means for `predict`: LEVEL=GROUP as a record, anything else as a name."""
-    if not among:
-        return None
-    pairs = (each.partition("=") for each in among)
-    return [{level: group} if group else level for level, _, group in pairs]
-
-
 class Format(StrEnum):
     """How a result is printed."""
 

@@ -5,6 +5,7 @@ import http.client
 import io
 import re
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -205,6 +206,42 @@ def test_bodies_are_bounded_and_of_two_kinds(address):
     assert ask(address, "/nothing").status == 404
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"language": "de"},
+        {"language": "xx"},
+        {"language": "de", "level": "kind"},
+        {"level": "kind", "among": ["one", "two"]},
+        {"level": "kind", "among": "kind=even"},
+        {},
+    ],
+)
+def test_an_answer_says_what_predict_warns_of(asked: dict, pictures):
+    words = [
+        {"name": "one", "groups": {"kind": "odd"}, "names": {"de": ["Eins"]}},
+        {"name": "two", "groups": {"kind": "even"}},
+        {"name": "odd"},  # as the group is called that it is not in
+    ]
+    head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(words)
+    with serving(create_app(head)) as address:
+        found = ask(address, "/predict", content={"images": [text(pictures[0])], **asked})
+        unread = ask(address, "/predict", content={"images": ["aGk="], **asked})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        wanted = expected(head, pictures[:1], **asked)
+    assert_same(found.json["results"], wanted)
+    said = [str(each.message) for each in caught if str(each.message).startswith(("language:", "level:"))]
+    assert found.json.get("warnings", []) == unread.json.get("warnings", []) == said
+    assert len(said) == ("language" in asked) + ("level" in asked)
+
+
+def test_what_an_embedding_does_not_depend_on_is_refused(pictures, address):
+    for more in ({"level": "kind"}, {"among": "one"}, {"language": "de"}):
+        found = ask(address, "/embed", content={"images": [text(pictures[0])], **more})
+        assert (found.status, *more) == (422, found.json["error"].partition(":")[0])
+
+
 def test_groups_scopes_and_languages_are_those_of_predict(pictures):
     words = [
         {"name": name, "groups": {"kind": kind}, "names": {"de": german}}
@@ -249,6 +286,8 @@ def test_groups_scopes_and_languages_are_those_of_predict(pictures):
             found, "/predict", files=[("x", pictures[0])], fields=[("among", "one"), ("among", "two")]
         )
         assert_same(by_form.json["results"], expected(grouped, pictures[:1], among=["one", "two"]))
+        by_level = ask(found, "/predict", files=[("x", pictures[0])], fields=[("among", "kind=even")])
+        assert_same(by_level.json["results"], expected(grouped, pictures[:1], among={"kind": "even"}))
         assert ask(found, "/classes").json["classes"][0]["groups"] == {"kind": "even"}
 
 
@@ -312,7 +351,7 @@ def test_classes_page_and_description(address, head):
     example = described["paths"]["/predict"]["post"]["responses"]["200"]["content"]["application/json"][
         "example"
     ]
-    assert answer.json.keys() == example.keys()
+    assert answer.json.keys() == example.keys() - {"warnings"}  # there are none
     result = answer.json["results"][0]
     assert result["error"] is None
     assert result.keys() == example["results"][0].keys() | {"error"}  # FastAPI leaves out what is null
