@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,9 @@ def labelled_images(
             raise FileNotFoundError(
                 f"{folder}: no sub-folder with images; give --labels, or one for each class"
             )
-        return inside, [_nearest(file.relative_to(folder).parts[:-1], named) for file in inside]
+        return inside, [
+            folder_label(file.relative_to(folder).parts[:-1], named.__contains__) for file in inside
+        ]
     rows = rows_of_labels(labels, file_column, label_column)
     if not rows:
         raise ValueError(f"{labels}: no images, only a header")
@@ -90,9 +92,17 @@ def labelled_images(
     return found, [label for _, label in rows]
 
 
-def _nearest(folders: Sequence[str], named: Collection[str]) -> str:
-    """Return the last of some folders, each in the one before, that is called as a class is, or the first."""
-    return next((each for each in reversed(folders) if each in named), folders[0])
+def folder_label(folders: Sequence[str], is_class: Callable[[str], bool]) -> str:
+    """Return the label of the images in a folder of folders: the nearest one that is called as a class.
+
+    Args:
+        folders: that an image lies in, each in the one before.
+        is_class: whether a name is that of a class.
+
+    Returns:
+        The last of them that is, or the first where none is.
+    """
+    return next((each for each in reversed(folders) if is_class(each)), folders[0])
 
 
 IMAGE_ARRAYS = {

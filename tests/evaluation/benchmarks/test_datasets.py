@@ -15,6 +15,7 @@ from s3clip import SynonymSet
 from s3clip.evaluation.benchmarks.opening import open_benchmark
 from s3clip.evaluation.benchmarks.sets import ClassificationSet
 from s3clip.evaluation.benchmarks.table import benchmarks, find_benchmark
+from s3clip.evaluation.inputs import labelled_images
 from s3clip.images.opening import BrokenImageError
 from s3clip.images.sources import read
 from s3clip.texts.sets import SUBSETS
@@ -440,6 +441,29 @@ def test_ones_own_folders(tmp_path):
     )
     with pytest.raises(BrokenImageError, match=r"dangling.png: not a readable image \(a link to nothing\)"):
         samples[1].open()
+
+
+def test_folders_of_folders_have_the_label_that_calibrate_and_compare_read(tmp_path):
+    classes = ["cat", "dog", "koi"]
+    names = [*classes, "animal", "fish", "train"]
+    draw = np.random.default_rng(0)
+    paths = {f"{'/'.join(draw.choice(names, draw.integers(1, 5)))}/{i}.png": i for i in range(60)}
+    for path, i in paths.items():
+        write(tmp_path / "photos" / path, png(i))
+    wanted = {}
+    for path in paths:
+        *folders, _ = path.split("/")
+        inside = [each for each in folders if each in classes]
+        wanted[path] = classes.index(inside[-1]) if inside else None
+    found = own(tmp_path, {"kind": "folders", "folder": "photos"}, classes)
+    samples = [sample for shard in found.shards for sample in shard.samples()]
+    read = {each.key: None if each.label in names[3:] else found.label_of(each) for each in samples}
+    assert read == wanted
+    assert len(set(wanted.values())) == 4
+    files, labels = labelled_images(tmp_path / "photos", None, named=classes)
+    given = [found.lookup.get(label) for label in labels]
+    keys = [each.relative_to(tmp_path / "photos").as_posix() for each in files]
+    assert dict(zip(keys, given, strict=True)) == wanted
 
 
 def test_ones_own_csv(tmp_path):
