@@ -270,8 +270,8 @@ def _of_dtype(place: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     dtype = place.get("dtype")
     if dtype == "auto":  # to transformers what is "checkpoint" here
         raise ValueError(
-            'dtype: "auto" tries types with images, which --dtype and s3clip.bulk.label do; here "checkpoint" is '
-            "the type that the weights were saved in"
+            'dtype: "auto" tries types with images, as --dtype and s3clip.bulk.label do; here "checkpoint" '
+            "is the type that the weights were saved in"
         )
     if dtype == "checkpoint":
         named = "torch_dtype" if transformers.__version__.startswith("4.") else "dtype"

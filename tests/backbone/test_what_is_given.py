@@ -29,9 +29,9 @@ def test_the_type_of_the_checkpoint_may_be_kept_and_auto_is_a_trial_elsewhere(tm
     assert Backbone.from_pretrained(str(tmp_path), dtype="checkpoint").dtype == torch.float16
     assert Backbone.from_pretrained(str(tmp_path), dtype="float32").dtype == torch.float32
     for load in (Backbone.from_pretrained, SynonymousSpaceHead.from_backbone):
-        with pytest.raises(ValueError, match='"auto" tries types with images.*"checkpoint"'):
+        with pytest.raises(ValueError, match=r'"auto" tries types with images.*"checkpoint"'):
             load(str(tmp_path), dtype="auto")
-    with pytest.raises(ValueError, match='open_clip does not say.*not "checkpoint"'):
+    with pytest.raises(ValueError, match=r'open_clip does not say.*not "checkpoint"'):
         Backbone.from_pretrained("open_clip:ViT-B-32/openai", dtype="checkpoint")
 
 
