@@ -69,8 +69,12 @@ class SynonymousSpace:
 
     def points_of(self, rows: Tensor) -> Tensor:
         """Return the points of some raw rows. Args: rows: (n,) int64. Returns: (n, dim) unit vectors."""
-        points = unit_vectors(self.raw[rows])
-        return unit_vectors(points - self.mean) if self.centered else points
+        dim, dtype = self.raw.shape[1], torch.promote_types(self.raw.dtype, torch.float32)
+        points = self.raw.new_empty(len(rows), dim, dtype=dtype)
+        for part, own in zip(_parts(points, dim), _parts(rows, dim), strict=True):
+            found = unit_vectors(self.raw[own])
+            part.copy_(unit_vectors(found - self.mean) if self.centered else found)
+        return points
 
     @property
     def point_owners(self) -> Tensor:
@@ -106,10 +110,10 @@ class SynonymousSpace:
         Returns:
             (c, n, n) float64.
         """
-        points = unit_vectors(self.raw)
+        points = unit_vectors(self.raw[rows])
         if self.centered or self.relative:
-            points = _seen_from(self.mean, points)
-        return edge_lengths(points[rows], self.margins[rows])
+            points = _seen_from(self.mean, points.flatten(0, 1)).view_as(points)
+        return edge_lengths(points, self.margins[rows])
 
     def __repr__(self) -> str:
         return (
