@@ -4,6 +4,9 @@ Two files: `space-<16 hex of its sha256>.safetensors`, and `config.json`, which 
 sha256. The first is written before the second, and both are renamed into place, so that a reader, or the next
 run after a kill, sees the old artifact or the new one, whole. Only safetensors and JSON are ever read.
 
+The margins, which a relative scale rule measures edges by, are saved too where they are known: to find them
+every text is compared with every class, minutes of 21,000 classes. All else is built when it is loaded.
+
 From format 2 on, the first holds a digest of all else that the second says, so that each vouches for the
 other: a byte that changed in either is found. Format 1 had none; of its config.json only what contradicts the
 embeddings is found.
@@ -51,10 +54,11 @@ from s3clip.files.addresses import checked_path, regular_file
 from s3clip.files.json import checked, parse_json, read_json
 from s3clip.files.problems import shown
 from s3clip.files.writing import locked_folder, write_atomically
+from s3clip.space.synonymous_space import SMALLEST_MARGIN
 from s3clip.texts.groups import levels_of
 
-FORMAT: Literal["s3clip-space/4"] = "s3clip-space/4"
-_OLDER = ("s3clip-space/1", "s3clip-space/2", "s3clip-space/3")
+FORMAT: Literal["s3clip-space/5"] = "s3clip-space/5"
+_OLDER = ("s3clip-space/1", "s3clip-space/2", "s3clip-space/3", "s3clip-space/4")
 SPACE_FILE = re.compile(r"space-([0-9a-f]{16})\.safetensors")
 _MEND = "; save the head again, or fetch the artifact anew"
 NUMBERS = ("logit_scale", "logit_bias", "fitted_logit_scale")
@@ -71,7 +75,9 @@ class DamagedFileError(ValueError):
 class _ConfigFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["s3clip-space/1", "s3clip-space/2", "s3clip-space/3", "s3clip-space/4"] = FORMAT
+    format: Literal[
+        "s3clip-space/1", "s3clip-space/2", "s3clip-space/3", "s3clip-space/4", "s3clip-space/5"
+    ] = FORMAT
     # By it transformers' `pipeline` knows what it is given; those of before have none.
     model_type: Literal["s3clip"] = "s3clip"
     head: SavedConfig
@@ -108,6 +114,8 @@ def save_artifact(folder: str | os.PathLike[str], space: ClassSpace) -> Path:
         "owners": space.owners.cpu().contiguous(),
         **{name: part.cpu().contiguous() for name, part in further_tensors(space).items()},
     }
+    if (margins := space.known_margins) is not None:
+        tensors["margins"] = margins.cpu().contiguous()
     backbone = space.backbone
     numbers = {"fitted_logit_scale": space.fitted_logit_scale}
     if backbone is not None:
@@ -202,6 +210,7 @@ def load_artifact(folder: str | os.PathLike[str]) -> ClassSpace:
     except Exception as error:  # of safetensors and torch: of a header that lies, each has errors of its own
         raise _broken(space_path, f"no safetensors that torch reads ({error})") from error
     _check_digest(config.format, said, content, path, space_path)
+    del content  # the tensors are copies
     return _check(config, tensors, path, space_path)
 
 
@@ -254,7 +263,8 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
         raise _broken(
             space_path, f"raw: expected (texts, dim) in float32, got {tuple(raw.shape)} {raw.dtype}"
         )
-    if not bool(torch.isfinite(raw).all()):
+    # By the least and the largest, which NaN goes through: a mask of all would take two tables more.
+    if not bool(torch.isfinite(torch.stack(torch.aminmax(raw))).all()):
         raise _broken(space_path, "raw holds NaN or Inf")
     # Of any size, as only Python adds them: once they agree, torch can hold each.
     rows = sum(fitted.rows for fitted in config.classes)
@@ -275,9 +285,10 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
         check_negatives(config.classes, further["negatives"], raw.shape[1])
     except ValueError as error:
         raise _broken(space_path, str(error)) from None
+    margins = _take_margins(tensors, raw, space_path)
     if tensors:
         raise _broken(space_path, f"unknown tensors {sorted(tensors)}")
-    return ClassSpace(
+    space = ClassSpace(
         raw=raw,
         classes=tuple(config.classes),
         config=config.head,
@@ -289,6 +300,22 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
         few_shot=few_shot,
         negatives=further["negatives"],
     )
+    return space.with_margins(margins)
+
+
+def _take_margins(tensors: dict[str, Tensor], raw: Tensor, path: Path) -> Tensor | None:
+    margins = tensors.pop("margins", None)
+    if margins is None:
+        return None
+    if margins.shape != raw.shape[:1] or margins.dtype != raw.dtype:
+        raise _broken(
+            path,
+            f"margins: expected ({len(raw)},) {raw.dtype}, got {tuple(margins.shape)} {margins.dtype}",
+        )
+    # Distances of points of the unit sphere, where they are not 1; NaN is in no range.
+    if not bool(((margins >= SMALLEST_MARGIN) & (margins <= 2.001)).all()):
+        raise _broken(path, "margins: expected distances of unit vectors, got others")
+    return margins
 
 
 def _backbone_facts(

@@ -74,11 +74,16 @@ class FittedSpace(nn.Module):
             self.built = before.built
         else:
             before = None
+            known = value.known_margins
             value = replace(value, raw=value.raw.detach().to(device=device, dtype=precise))
+            value = value.with_margins(known)
             config = value.config
             negatives = None if value.negatives is None else (value.negatives, value.negative_owners)
+            space = value.build(progress)
+            if space.relative:
+                value = value.with_margins(space.margins)
             self.built = BuiltSpace(
-                value.build(progress),
+                space,
                 config.metric,
                 config.metric_options,
                 raw=value.raw,
@@ -138,7 +143,9 @@ class FittedSpace(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "FittedSpace":
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.value = replace(self.value, raw=self.built.raw)
+        value = replace(self.value, raw=self.built.raw)
+        # Margins of embeddings that lie elsewhere now would keep those in memory.
+        self.value = value.with_margins(value.known_margins)
         return self
 
 

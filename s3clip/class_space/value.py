@@ -7,7 +7,7 @@ import hashlib
 import json
 import reprlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -228,6 +228,21 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
+class Margins:
+    """What a relative scale rule measures edges by. To find it each text is compared with each class.
+
+    Attributes:
+        values: (texts,) `SynonymousSpace.margins`.
+        raw: (texts, dim) the embeddings that they are of.
+        owners: (texts,) int64, the class of each.
+    """
+
+    values: Tensor
+    raw: Tensor
+    owners: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class ClassSpace:
     """Raw text embeddings, the classes they belong to, and everything else that decides the logits.
 
@@ -243,6 +258,7 @@ class ClassSpace:
         few_shot: labelled images, or what was learned of them alone; None: there were none.
         negatives: (texts, dim) raw embeddings of the negatives of the classes, class by class; None: no class
             has one.
+        margins: what was measured of the embeddings; see `known_margins`. None: nothing.
     """
 
     raw: Tensor
@@ -255,6 +271,7 @@ class ClassSpace:
     class_shares: tuple[float, ...] | None = None
     few_shot: Examples | LearnedResidual | None = None
     negatives: Tensor | None = None
+    margins: Margins | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts belong together."""
@@ -302,6 +319,19 @@ class ClassSpace:
         return torch.repeat_interleave(torch.arange(len(counts), device=self.raw.device), counts)
 
     @property
+    def known_margins(self) -> Tensor | None:
+        """(texts,) the margins of these very embeddings and classes; None where nobody measured them."""
+        known = self.margins
+        if known is None or known.raw is not self.raw or not torch.equal(known.owners, self.owners):
+            return None
+        return known.values
+
+    def with_margins(self, margins: Tensor | None) -> "ClassSpace":
+        """Return the same with the (texts,) margins of its embeddings; None: they are to be measured."""
+        known = None if margins is None else Margins(margins.to(self.raw.device), self.raw, self.owners)
+        return replace(self, margins=known)
+
+    @property
     def fixed_logit_scale(self) -> float | None:
         """What multiplies the scores whatever the backbone says; None: the backbone's own scale does."""
         fitted = self.fitted_logit_scale
@@ -327,6 +357,7 @@ class ClassSpace:
             delay=_PROGRESS_DELAY_SECONDS,
         )
         # Under autocast the products that decide what is kept would be taken in half precision.
+        known = self.known_margins
         with bar, torch.autocast(at.type, enabled=False):
             return build_space(
                 self.raw.to(at),
@@ -336,6 +367,7 @@ class ClassSpace:
                 scale_options=self.config.scale_options,
                 keep_name=self.config.keep_name,
                 centering=self.config.centering,
+                margins=None if known is None else known.to(at),
                 progress=bar.update,
             )
 

@@ -45,6 +45,22 @@ def point_groups(space: SynonymousSpace, *, with_edges: bool) -> Iterator[tuple[
         )
 
 
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Return (n, dim) parts as one, and empty their list: each goes when it is copied.
+
+    Memory that nothing was written to yet is not taken, so that at most one part is there twice.
+    """
+    if len(parts) == 1:
+        return parts.pop()
+    joined = parts[0].new_empty(sum(map(len, parts)), parts[0].shape[1])
+    start = 0
+    while parts:
+        part = parts.pop(0)
+        joined[start : start + len(part)] = part
+        start += len(part)
+    return joined
+
+
 class FoldedSpace(nn.Module):
     """Scores of images against every class, by one matrix product and little else.
 
@@ -105,7 +121,7 @@ class FoldedSpace(nn.Module):
                 stop = position + count * height
                 self.blocks[-1].append(Piece(group, first, count, position, stop))
                 first, position = first + count, stop
-        self.register_buffer("rows", torch.cat(multiplied), persistent=False)
+        self.register_buffer("rows", _joined(multiplied), persistent=False)
         class_order = torch.cat(order).argsort()
         self.reordered = bool((class_order.diff() < 0).any())
         self.register_buffer("class_order", class_order, persistent=False)

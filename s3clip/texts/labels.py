@@ -27,7 +27,8 @@ def problem_of_name(text: str) -> str:
 def problem_of_text(text: str, longest: int = LONGEST_TEXT) -> str:
     """Return what is wrong with a descriptor or sentence; "" if nothing."""
     # Language models answer with lists: line breaks and tabs are whitespace inside a sentence.
-    return _problem(text, re.sub(r"[\t\n\r\u2028\u2029]", " ", text[: longest + 1]), longest)
+    plain = text if text.isprintable() else re.sub(r"[\t\n\r\u2028\u2029]", " ", text[: longest + 1])
+    return _problem(text, plain, longest)
 
 
 def checked_name(name: object, argument: str = "name") -> str:
@@ -49,6 +50,7 @@ def _problem(text: str, plain: str, longest: int) -> str:
         return "is empty"
     if len(text) > longest:
         return f"has {len(text):,} characters, more than {longest:,}"
-    if found := _UNREADABLE.search(plain):
+    # What Python calls printable has none of them, and that is known at once.
+    if not plain.isprintable() and (found := _UNREADABLE.search(plain)):
         return f"holds the control character U+{ord(found.group()):04X}"
     return ""

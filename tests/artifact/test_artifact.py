@@ -85,6 +85,7 @@ def test_the_folder_holds_the_class_space_and_not_the_backbone(saved: Path):
     assert set(tensors) == {
         "raw",
         "owners",
+        "margins",
         "logit_scale",
         "fingerprint.image",
         "fingerprint.texts",
@@ -335,8 +336,8 @@ def swap_classes(config: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(format="s3clip-space/5"), "is newer than 's3clip-space/4'; update s3clip"),
-        (lambda c: c.update(format="other"), "format: expected 's3clip-space/4', got 'other'"),
+        (lambda c: c.update(format="s3clip-space/6"), "is newer than 's3clip-space/5'; update s3clip"),
+        (lambda c: c.update(format="other"), "format: expected 's3clip-space/5', got 'other'"),
         (lambda c: c.pop("format"), "got nothing"),
         (lambda c: c.update(extra=1), "extra"),
         (lambda c: c.pop("activation"), "activation"),

@@ -81,6 +81,13 @@ TENSORS = {
     "a scale of float8": lambda t: t.update(logit_scale=torch.ones(()).to(torch.float8_e5m2)),
     "a fitted scale below 0": lambda t: t.update(fitted_logit_scale=torch.tensor(-1.0)),
     "a bias of 1e300": lambda t: t.update(logit_bias=torch.tensor(1e300, dtype=torch.float64)),
+    "margins of fewer texts": lambda t: t.update(margins=t["margins"][1:].clone()),
+    "margins in two dimensions": lambda t: t.update(margins=t["margins"][None].clone()),
+    "margins of whole numbers": lambda t: t.update(margins=t["margins"].long()),
+    "margins of float8": lambda t: t.update(margins=t["margins"].to(torch.float8_e5m2)),
+    "a margin of NaN": lambda t: t["margins"].__setitem__(0, math.nan),
+    "a margin of 0": lambda t: t["margins"].__setitem__(0, 0.0),
+    "a margin that no two unit vectors have": lambda t: t["margins"].__setitem__(0, 3.0),
     "a fingerprint of float8": lambda t: t.update(
         {"fingerprint.image": t["fingerprint.image"].to(torch.float8_e5m2)}
     ),
