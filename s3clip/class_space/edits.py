@@ -15,7 +15,7 @@ from s3clip.class_space.examples import Examples, LearnedResidual, joined
 from s3clip.class_space.shares import ROUNDING, SMALLEST_SHARE
 from s3clip.class_space.value import ClassSpace, FittedClass
 from s3clip.space.residual import Residual
-from s3clip.texts.labels import checked_name
+from s3clip.texts.labels import checked_name, composed
 
 
 def class_position(class_names: Sequence[str], which: int | str, argument: str = "classes") -> int:
@@ -37,7 +37,8 @@ def class_position(class_names: Sequence[str], which: int | str, argument: str =
         if not 0 <= which < len(class_names):
             raise ValueError(f"{argument}: position {which} is out of range for {len(class_names)} classes")
         return which
-    positions = [i for i, name in enumerate(class_names) if name == which]
+    form = composed(which)
+    positions = [i for i, name in enumerate(class_names) if composed(name) == form]
     if len(positions) != 1:
         what = f"at positions {positions}; give the position" if positions else "no class"
         raise ValueError(f"{argument}: {which!r} names {what}")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from s3clip.arguments import is_whole, plain
 from s3clip.printing import counted
+from s3clip.texts.labels import composed
 
 
 def class_positions(
@@ -26,14 +27,15 @@ def class_positions(
     """
     by_id, by_name = defaultdict(list), defaultdict(list)
     for position, (name, own_id) in enumerate(zip(class_names, class_ids, strict=True)):
-        by_name[name].append(position)
+        by_name[composed(name)].append(position)
         if own_id is not None:
-            by_id[own_id].append(position)
+            by_id[composed(own_id)].append(position)
     listed = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
     found: list[int | None] = []
     for label in listed:
         if isinstance(label, str):
-            meant = by_id.get(label) or by_name.get(label) or []
+            form = composed(label)
+            meant = by_id.get(form) or by_name.get(form) or []
             if len(meant) > 1:
                 raise ValueError(
                     f"labels: {label!r} is the id or name of several classes, {meant}; give positions"
@@ -64,9 +66,10 @@ class Identified(Protocol):
 
 
 def names_and_ids(classes: Iterable[Identified]) -> set[str]:
-    """Return every text that is the label of some class."""
+    """Return every text that is the label of some class, composed."""
     listed = list(classes)
-    return {each.name for each in listed} | {str(each.id) for each in listed if each.id is not None}
+    texts = [each.name for each in listed] + [str(each.id) for each in listed if each.id is not None]
+    return set(map(composed, texts))
 
 
 def checked_labels(labels: Any, class_names: Sequence[str], images: int) -> Tensor:

@@ -13,6 +13,7 @@ from s3clip.arguments import did_you_mean, is_whole, plain
 from s3clip.class_space import FittedClass
 from s3clip.prediction.class_labels import class_positions
 from s3clip.texts.groups import group_owners, levels_of, problem_of_language
+from s3clip.texts.labels import composed
 
 
 @dataclass(frozen=True)
@@ -150,23 +151,27 @@ def _among(classes: Sequence[FittedClass], among: Any) -> list[int]:
 
 def _in_all(classes: Sequence[FittedClass], groups: Mapping[str, str]) -> set[int]:
     """Return the positions of the classes that are in some groups at once."""
-    groups = {str(level) if is_whole(level) else level: group for level, group in groups.items()}
+    groups = {_form(str(level) if is_whole(level) else level): _form(own) for level, own in groups.items()}
     if found := {i for i, each in enumerate(classes) if groups and groups.items() <= each.groups.items()}:
         return found
     raise ValueError(f"among: no class is in {dict(groups)!r}; {_known(classes, '')}")
+
+
+def _form(text: Any) -> Any:
+    return composed(text) if isinstance(text, str) else text
 
 
 def _readings(classes: Sequence[FittedClass]) -> dict[str, dict[str, set[int]]]:
     """Return what each name may stand for: the positions of the classes that are meant, in words."""
     found: dict[str, dict[str, set[int]]] = {}
     for i, each in enumerate(classes):
-        found.setdefault(each.name, {})[f"class {i}"] = {i}
+        found.setdefault(composed(each.name), {})[f"class {i}"] = {i}
         for level, group in each.groups.items():
-            found.setdefault(group, {}).setdefault(f"{{{level!r}: {group!r}}}", set()).add(i)
+            found.setdefault(composed(group), {}).setdefault(f"{{{level!r}: {group!r}}}", set()).add(i)
     by_id: dict[str, dict[str, set[int]]] = {}
     for i, each in enumerate(classes):
         if each.id is not None:
-            by_id.setdefault(str(each.id), {})[f"class {i}"] = {i}
+            by_id.setdefault(composed(str(each.id)), {})[f"class {i}"] = {i}
     return found | by_id  # ids come first, as in labels
 
 
@@ -174,17 +179,18 @@ def _called(
     classes: Sequence[FittedClass], which: str, readings: Mapping[str, Mapping[str, set[int]]]
 ) -> set[int]:
     """Return the positions of the classes that a name or id stands for."""
+    found = readings.get(composed(which))
     level, mark, group = which.partition("=")
-    if which not in readings and mark:
+    if found is None and mark:
         return _in_all(classes, {level: group})
-    if which not in readings:
+    if found is None:
         raise ValueError(f"among: no class or group is called {which!r}; {_known(classes, which)}")
-    if len(set(map(frozenset, readings[which].values()))) > 1:
+    if len(set(map(frozenset, found.values()))) > 1:
         raise ValueError(
-            f"among: {which!r} may be {' or '.join(readings[which])}; give the position of a class, or the "
+            f"among: {which!r} may be {' or '.join(found)}; give the position of a class, or the "
             f"group with its level"
         )
-    return next(iter(readings[which].values()))
+    return next(iter(found.values()))
 
 
 def _known(classes: Sequence[FittedClass], which: str) -> str:
