@@ -65,6 +65,8 @@ def split_lines(text: str) -> list[str]:
 
 def strings_of_list(text: str) -> list[str] | None:
     """Return the strings of a flat list as Python or NumPy print it; None if the text is something else."""
+    if "\0" in text:  # which Python prints as \x00, and CPython 3.13 answers with a SystemError
+        return None
     marks, strings = [], []
     try:
         for token in generate_tokens(StringIO(text).readline):
