@@ -159,7 +159,7 @@ def test_classes_take_the_words_and_keep_the_names_and_the_order_of_the_conventi
         ("projectile",),
         (),
     ]
-    assert problems == ["the synonym file has no words for 1 classes: kite"]
+    assert problems == ["the synonym file has no words for 1 class: kite"]
     assert FILE.class_names[0] == "indoor church"
 
 
