@@ -5,6 +5,7 @@ adapter of PEFT. Libraries are imported when something is loaded.
 """
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +60,11 @@ def load(
     """
     read = ModelName.read(name)
     place, dtype = _of_dtype(place)
+    if revision is not None and read.scheme in (None, "local-dir") and Path(read.place).is_dir():
+        warnings.warn(
+            f"revision: {read.place} is a folder, which has none; {revision!r} is not used", stacklevel=4
+        )
+        revision = None
     if read.scheme is not None:
         if dtype:
             raise ValueError(

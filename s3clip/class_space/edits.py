@@ -157,8 +157,9 @@ def merge(space: ClassSpace, other: ClassSpace) -> ClassSpace:
             raise ValueError(f"other: fitted with {argument} {its}, this head with {mine}; fit one again")
     first = len(space.classes)
     moved = _unchosen(other, "merge", {i: first + i for i in range(len(other.classes))})
+    kept = _unchosen(space, "merge")
     both = add(space, other.classes, other.raw, other.negatives)
-    return replace(both, few_shot=joined(_unchosen(space, "merge"), moved))
+    return replace(both, few_shot=joined(kept, moved))
 
 
 def reconfigure(space: ClassSpace, **changes: Any) -> ClassSpace:

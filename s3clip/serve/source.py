@@ -40,6 +40,8 @@ class HeadSource:
         if is_repository(self.place):
             file = fetch(self.place, CONFIG, revision=self.revision)
             return commit_of(file) or str(file_state(file))
+        if not os.path.isdir(self.place):
+            raise FileNotFoundError(f"{self.place} is not a saved class space: no such folder")
         return str(file_state(os.path.join(self.place, CONFIG)))
 
     def load(self, before: SynonymousSpaceHead | None = None) -> SynonymousSpaceHead:

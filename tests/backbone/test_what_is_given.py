@@ -272,3 +272,9 @@ def test_weights_that_are_not_in_memory():
     model.text_projection.to("meta")
     with pytest.raises(ValueError, match=r"not in memory \(the first: 'text_projection.weight'"):
         Backbone(model, processor)
+
+
+def test_a_folder_has_no_revision():
+    with pytest.warns(UserWarning, match=r"revision: .*model is a folder, which has none; 'v1' is not used"):
+        backbone = Backbone.from_pretrained(FOLDER, revision="v1")
+    assert backbone.revision is None

@@ -89,3 +89,17 @@ def test_wherever_it_is_named(form, head: SynonymousSpaceHead, tmp_path: Path):
     lines = [f"{file.relative_to(tmp_path)},{form(NAMES[i])}" for i, file in enumerate(files)]
     (tmp_path / "labels.csv").write_text("\n".join(["file,label", *lines]), encoding="utf-8")
     assert labelled_images(None, tmp_path / "labels.csv")[1] == NAMES
+
+
+def test_ids_that_are_numbers_are_texts_among_labels():
+    words = [{"name": "one", "id": 7}, {"name": "two", "id": 0}]
+    head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(words)
+    images = torch.randn(6, head.space.raw.shape[1], generator=torch.manual_seed(0))
+    images[::2, 0] += 3.0
+    found = [
+        head.calibrate(image_embeds=images, labels=labels).calibration
+        for labels in ([0, 1] * 3, ["one", "two"] * 3, ["7", "0"] * 3, ["7", "two"] * 3)
+    ]
+    assert found == found[:1] * 4
+    with pytest.raises(ValueError, match="labels: '1': no class has it"):
+        head.calibrate(image_embeds=images, labels=["1"] * 6)
