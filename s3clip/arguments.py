@@ -2,7 +2,7 @@
 
 import numbers
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -30,14 +30,43 @@ def resolve_options(owner: str, options: Mapping[str, Option], given: Mapping[st
         ValueError: an unknown option (the known ones are listed) or a value that is not allowed.
     """
     if unknown := sorted(set(given) - set(options)):
-        near = get_close_matches(unknown[0], options, 1)
-        known = f"did you mean {near[0]}?" if near else f"it takes: {', '.join(sorted(options)) or 'none'}"
+        listed = f"it takes: {', '.join(sorted(options)) or 'none'}"
+        known = did_you_mean(unknown[0], options, listed)
         raise ValueError(f"{owner} takes no option {unknown[0]!r}; {known}")
     resolved = {name: plain(given.get(name, option.default)) for name, option in options.items()}
     for name, value in resolved.items():
         if not options[name].valid(value):
             raise ValueError(f"option {name!r} of {owner}: expected {options[name].expected}, got {value!r}")
     return resolved
+
+
+def did_you_mean(given: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return "did you mean 'a' or 'b'?", to end an error about a name that is not known.
+
+    Letters and digits count, in whatever case: "Food-101" is nearly called food101, and "pets" a part of
+    oxford_pets.
+
+    Args:
+        given: the name.
+        known: those that there are; three of them at most are said.
+        otherwise: what is said where none is near.
+    """
+    names: dict[str, list[str]] = {}
+    for each in known:
+        names.setdefault(_plain_name(each), []).append(each)
+    wanted = _plain_name(given)
+    parts = [key for key in names if len(wanted) >= _SHORTEST_PART and wanted in key]
+    found = (*get_close_matches(wanted, names), *parts) if wanted else ()
+    near = [each for key in found for each in names[key]]
+    listed = " or ".join(map(repr, list(dict.fromkeys(near))[:3]))
+    return f"did you mean {listed}?" if near else otherwise
+
+
+_SHORTEST_PART = 2  # letters: one alone is in most names
+
+
+def _plain_name(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 def whole_number(value: object, argument: str, *, least: int = 1) -> int:

@@ -11,8 +11,8 @@ PACKAGE = Path(s3clip.__file__).parent
 
 # A room imports those of earlier rows alone: not those beside it, not those below.
 ROWS = (
-    {"_version"},
-    {"arguments", "files", "html_page", "printing"},
+    {"_version", "arguments"},
+    {"files", "html_page", "printing"},
     {"texts", "space"},
     {"config"},
     {"images"},

@@ -50,7 +50,7 @@ from s3clip.class_space.state import (
 )
 from s3clip.class_space.value import LARGEST_BIAS, Name, check_negatives
 from s3clip.config import SavedConfig
-from s3clip.files.addresses import regular_file
+from s3clip.files.addresses import checked_path, regular_file
 from s3clip.files.json import checked, parse_json, read_json
 from s3clip.files.problems import shown
 from s3clip.files.writing import locked_folder, write_atomically
@@ -99,7 +99,7 @@ def save_artifact(folder: str | os.PathLike[str], space: ClassSpace) -> Path:
     Raises:
         ValueError: `folder` is a file, or holds the config.json of something else.
     """
-    folder = Path(folder)
+    folder = Path(checked_path(folder, "folder"))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder: expected a directory to save into, {folder} is a file")
     if (folder / "config.json").exists() and not is_artifact(folder / "config.json"):
@@ -386,14 +386,10 @@ def named_backbone(space: ClassSpace, folder: str, *, of_hub: bool = False) -> t
         return None, None
     name, revision = space.backbone.reference.name, space.backbone.reference.revision
     if name is None:
-        raise ValueError(
-            f"{folder}: the backbone it was made with has no name; give it as backbone=, "
-            f"or backbone=None for a head that takes embeddings"
-        )
+        raise ValueError(f"{folder}: the backbone it was made with has no name; give it as backbone=")
     if of_hub and not is_public(name):
         raise ValueError(
-            f"{folder}: the backbone it names, {name!r}, is no repository of the Hub; give one as backbone=, "
-            f"or backbone=None for a head that takes embeddings"
+            f"{folder}: the backbone it names, {name!r}, is no repository of the Hub; give one as backbone="
         )
     if (place := named_folder(name)) is not None and not os.path.exists(place):
         raise ValueError(

@@ -27,6 +27,7 @@ from s3clip.backbone.names import is_public
 from s3clip.class_space import BackboneReference, ClassSpace
 from s3clip.files.hub import fetch, hub_connection
 from s3clip.files.json import LARGEST, read_json
+from s3clip.printing import counted
 
 _TRIES = 5
 """Pushes that begin at the same commit: all but one of them start again from the commit of that one."""
@@ -161,7 +162,7 @@ def push_artifact(
                         *(CommitOperationAdd(name, folder / name) for name in written),
                         *(CommitOperationDelete(name) for name in sorted(gone)),
                     ],
-                    commit_message=commit_message or f"Class space of {len(space.classes)} classes",
+                    commit_message=commit_message or f"Class space of {counted(len(space.classes), 'class')}",
                     revision=revision,
                     create_pr=create_pr,
                     parent_commit=parent.sha,

@@ -12,6 +12,7 @@ from s3clip.artifact.hub import load_from_hub
 from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.identity import check_fingerprint
 from s3clip.class_space import BackboneReference, ClassSpace
+from s3clip.files.addresses import checked_path
 from s3clip.files.hub import is_repository
 
 
@@ -45,7 +46,7 @@ def open_artifact(
             folder. (The head compares fingerprints.)
         OSError: the Hub's own errors.
     """
-    if is_hub := is_repository(where := os.fspath(repo_or_path)):
+    if is_hub := is_repository(where := checked_path(repo_or_path, "repo_or_path")):
         space = load_from_hub(where, revision=revision, **hub)
     elif revision is not None:
         raise ValueError(f"revision: {where} is a folder, or no repository of the form user/name")

@@ -1,10 +1,11 @@
 """What a model is called: one string that says where it lies and which library reads it."""
 
-import difflib
 import os
 import re
 from dataclasses import dataclass
 
+from s3clip.arguments import did_you_mean
+from s3clip.files.addresses import checked_path
 from s3clip.files.hub import is_hub_name
 
 SCHEMES = {
@@ -43,7 +44,7 @@ class ModelName:
             ValueError: a scheme that there is not, or one without what it needs.
             FileNotFoundError: a path, and no such folder.
         """
-        text = os.fspath(name)
+        text = checked_path(name, "name")
         found = None if os.path.isdir(text) else _SCHEME.fullmatch(text)
         if found is None:
             return cls(text, None, _hub_id_or_folder(text))
@@ -110,13 +111,9 @@ def hub_repository(name: str) -> str | None:
 def _unknown_scheme(text: str, scheme: str, rest: str) -> str:
     if rest.startswith("//") and scheme in ("http", "https"):
         return f"name: expected a name of a model, got the address {text!r}; of the Hub, give user/name"
-    close = difflib.get_close_matches(scheme.lower().replace("-", "_"), _SPELT, 1, 0.5)
-    guess = f"did you mean {_SPELT[close[0]]}:{rest.lstrip('/')}? " if close else ""
+    guess = f"{near} " if (near := did_you_mean(scheme, SCHEMES)) else ""
     known = "; ".join(("user/name", "a folder", *SCHEMES.values()))
     return f"name: there is no scheme {scheme!r}, as in {text!r}; {guess}Expected {known}"
-
-
-_SPELT = {scheme.replace("-", "_"): scheme for scheme in SCHEMES}
 
 
 def _tags_of(architecture: str) -> str:

@@ -1,6 +1,5 @@
 """Models of open_clip by their names. Files of the Hub are fetched by us: by revision, or from the cache."""
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from pydantic import BaseModel
 from torch import nn
 
+from s3clip.arguments import did_you_mean
 from s3clip.backbone.names import ModelName
 from s3clip.files.hub import commit_of, fetch, is_hub_name
 from s3clip.files.json import checked, read_json
@@ -131,11 +131,8 @@ def _check_listed(open_clip: Any, name: ModelName) -> None:
     """Raise ValueError for an architecture or a tag that open_clip does not list, and say what is near."""
     architectures = open_clip.list_models()
     if name.place not in architectures:
-        near = get_close_matches(name.place, architectures, 3)
-        raise ValueError(
-            f"name: open_clip has no architecture {name.place!r}"
-            f"{f'; did you mean {near[0]!r}?' if near else ''} See open_clip.list_models()"
-        )
+        near = did_you_mean(name.place, architectures, "open_clip.list_models() has all that there are")
+        raise ValueError(f"name: open_clip has no architecture {name.place!r}; {near}")
     tags = open_clip.list_pretrained_tags_by_model(name.place)
     if name.tag not in tags and not Path(str(name.tag)).is_file():
         raise ValueError(

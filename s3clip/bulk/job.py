@@ -69,6 +69,7 @@ def label(
     column: str | None = None,
     key_column: str | None = None,
     allow_addresses: str | Iterable[str] = (),
+    backbone: str | os.PathLike[str] | None = None,
     device: str | torch.device | None = None,
     dtype: str | None = None,
     compiled: bool = False,
@@ -103,6 +104,7 @@ def label(
         allow_addresses: what the paths and addresses in the cells of a table may lead to beside its own
             folder: schemes ("https", "s3"; "file" for all of this machine), or what addresses begin with;
             docs/trust.md has more.
+        backbone: name or folder of the model of a head that is loaded, if it is not where it was.
         device: where a head that is loaded computes.
         dtype: in what the image tower of a head that is loaded computes: "float32", "bfloat16", "float16",
             or "auto", a short trial with the first pictures, whose outcome is recorded and kept by the next
@@ -138,9 +140,10 @@ def label(
     files = into_shards(found, known, part_size)
     given = frozenset(file.path for file in found)
     shards = make_shards(files, Columns(column, key_column), given, Reach(output.address, allowed))
-    if isinstance(head, SynonymousSpaceHead) and (dtype is not None or compiled):
-        raise ValueError("dtype, compiled: are for a head that is loaded here; give where it was saved")
-    head = _head_for(shards, head, device)
+    if isinstance(head, SynonymousSpaceHead) and (dtype is not None or compiled or backbone is not None):
+        said = "dtype, compiled, backbone: are for a head that is loaded here; give where it was saved"
+        raise ValueError(said)
+    head = _head_for(shards, head, backbone, device)
     precise = {"compiled": compiled, "near_size": near_size}
     precision = settle_precision(head, shards.values(), output.manifest(), dtype, **precise)
     for folder in result_folders(found):
@@ -189,13 +192,14 @@ def label(
 def _head_for(
     shards: Mapping[str, Shard | EmbeddingFile],
     head: SynonymousSpaceHead | str | os.PathLike[str],
+    backbone: str | os.PathLike[str] | None,
     device: str | torch.device | None,
 ) -> SynonymousSpaceHead:
     """Return the head, loaded without its image tower where there are embeddings alone."""
     with_pictures = _has_pictures(shards.values())
     if not isinstance(head, SynonymousSpaceHead):
-        backbone: Literal["saved"] | None = "saved" if with_pictures else None
-        head = SynonymousSpaceHead.from_pretrained(head, device=device, backbone=backbone)
+        wanted = (backbone or "saved") if with_pictures else None
+        head = SynonymousSpaceHead.from_pretrained(head, device=device, backbone=wanted)
     if with_pictures and head.backbone is None:
         raise ValueError("head: there are pictures among the inputs, and this head has no image tower")
     return head

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, Field, NonNegativeInt
 
 from s3clip.bulk.decoding import EMBEDDING_BATCH
-from s3clip.files.addresses import is_address
+from s3clip.files.addresses import checked_path, is_address
 from s3clip.files.json import checked, parse_json
 from s3clip.files.writing import lock, write_atomically
 
@@ -134,9 +134,7 @@ def address_of(path: str | os.PathLike[str]) -> str:
     Raises:
         ValueError: it is empty, which would be the folder one is in.
     """
-    address = os.fspath(path)
-    if not address:
-        raise ValueError("expected a path or an address, got an empty one; the folder one is in is '.'")
+    address = checked_path(path, "inputs, out")
     protocol, mark, rest = address.partition("://")
     if mark and protocol not in ("file", "local"):
         return address

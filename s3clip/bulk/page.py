@@ -12,7 +12,7 @@ from s3clip.bulk.summary import Summary
 from s3clip.files.writing import write_atomically
 from s3clip.html_page import html_page
 from s3clip.images.thumbnails import thumbnail
-from s3clip.printing import printable
+from s3clip.printing import counted, printable
 
 PAGE = f"{BOOKS}summary.html"
 MOST_SHOWN = 480
@@ -87,9 +87,9 @@ def _page(summary: Summary, pictures: dict[int, list[LabelledPicture]]) -> str:
         else:
             rows.append(f'<div class="plain">{line}</div>')
     said = (
-        f"{summary.rows:,} rows; {summary.errors:,} could not be read, {summary.rejected:,} are accepted by "
-        f"no class. The pictures of a class are some of its surest and of its least sure, with their scores; "
-        f"faint ones are accepted by no class."
+        f"{counted(summary.rows, 'row')}; {summary.errors:,} could not be read, {summary.rejected:,} are "
+        f"accepted by no class. The pictures of a class are some of its surest and of its least sure, with "
+        f"their scores; faint ones are accepted by no class."
     )
     body = (
         f"<h1>What was labelled</h1>\n<p>{said}</p>\n"

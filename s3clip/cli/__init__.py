@@ -1,7 +1,6 @@
 """The `s3clip` command: one function a verb, no arithmetic."""
 
 import os
-import re
 import sys
 import warnings
 from pathlib import Path
@@ -27,6 +26,7 @@ from s3clip.cli import (
 )
 from s3clip.cli.options import read_options, take_options
 from s3clip.cli.stopping import StoppableGroup, StoppedError, answer_signals, end
+from s3clip.cli.wording import Verb, as_typed
 from s3clip.printing import say
 
 app = typer.Typer(
@@ -86,32 +86,12 @@ for verb in (
     editing.app,
     serving.serve,
 ):
-    app.command()(verb)
-app.command("eval")(eval.evaluate)
+    app.command(cls=Verb)(verb)
+app.command("eval", cls=Verb)(eval.evaluate)
 app.add_typer(synonyms.app, name="synonyms")
 
 
 _LONGEST = 1_000
-
-_VERBS = {"calibrate": "calibrate", "fit_few_shot": "teach", "fit_rejection": "reject"} | {
-    "set_class_shares": "shares",
-    "predict_sets": "predict --sets",
-}
-"""Commands by the call that does the same, as messages of the library name it."""
-
-_CALL = re.compile(rf"\b({'|'.join(_VERBS)})\(([^()]*)\)")
-
-
-def _as_commands(said: str) -> str:
-    """Return a message with the command to run in the place of each call: fit_few_shot(), calibrate(a=1)."""
-
-    def command(call: re.Match[str]) -> str:
-        options = [each.strip().partition("=") for each in call[2].split(",") if "=" in each]
-        named = [f"--{name.replace('_', '-')} {value}".strip() for name, _, value in options]
-        return " ".join(["s3clip", _VERBS[call[1]], *named])
-
-    return _CALL.sub(command, said)
-
 
 _LIBRARIES = {"torch", "transformers", "sklearn", "scipy", "numpy", "gradio", "huggingface_hub"}
 """Whose warnings are about how they are called, which whoever types a command cannot change."""
@@ -124,7 +104,7 @@ def _show_warning(message: Warning | str, *rest: Any, **more: Any) -> None:
         caller = caller.f_back
     # Who warns, and not where it is said to be: a warning of ours may be said to be in torch's decorators.
     if str(caller.f_globals.get("__name__")).partition(".")[0] not in _LIBRARIES:
-        say(f"warning: {_as_commands(str(message))}", error=True)
+        say(f"warning: {as_typed(str(message))}", error=True)
 
 
 def _one_line(error: BaseException) -> str:
@@ -135,7 +115,7 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, ValidationError):
         return first_problem(error)
     said = " ".join([str(error), *getattr(error, "__notes__", ())])
-    line = " ".join(_as_commands(said).split()) or type(error).__name__
+    line = " ".join(said.split()) or type(error).__name__
     # It may hold what a file or a server said.
     return line if len(line) <= 2 * _LONGEST else f"{line[:_LONGEST]} ... {line[-_LONGEST:]}"
 

@@ -18,6 +18,7 @@ from s3clip.cli.common import (
     ImageDtype,
     Level,
     NearSize,
+    SavedBackbone,
     chosen,
 )
 from s3clip.cli.stopping import keeps
@@ -84,6 +85,7 @@ def label(
         ),
     ] = None,
     allow_addresses: AllowAddresses = None,
+    backbone: SavedBackbone = None,
     device: Device = None,
     dtype: ImageDtype = None,
     compiled: Compile = False,
@@ -125,6 +127,7 @@ def label(
             allow_addresses=allow_addresses or (),
             batch_size=batch_size,
             part_size=part_size,
+            backbone=backbone,
             device=device,
             dtype=dtype,
             compiled=compiled,

@@ -4,13 +4,13 @@ import csv
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from s3clip.arguments import did_you_mean
 from s3clip.printing import Table, say
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ PatchFeatures = Annotated[
         "clearclip."
     ),
 ]
-Views = Annotated[int, typer.Option(help="How many views of an image to adapt to.")]
+Views = Annotated[int, typer.Option(help="How many views of an image to adapt to.", min=1)]
 
 
 Level = Annotated[
@@ -270,10 +270,8 @@ def named(wanted: str, names: Sequence[str], what: str) -> list[int]:
     for same in (str, str.casefold):
         if found := [i for i, name in enumerate(names) if same(name) == same(wanted)]:
             return found
-    folded = {name.casefold(): name for name in names}
-    near = [folded[each] for each in get_close_matches(wanted.casefold(), folded)]
-    listed = f"did you mean {' or '.join(near)}?" if near else f"it has: {', '.join(names[:10])}"
-    raise ValueError(f"--class: {what} has no class {wanted!r}; {listed}")
+    near = did_you_mean(wanted, names, f"it has: {', '.join(names[:10])}")
+    raise ValueError(f"--class: {what} has no class {wanted!r}; {near}")
 
 
 def head_config(given: str) -> "HeadConfig":

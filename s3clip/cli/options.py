@@ -3,12 +3,12 @@
 import json
 import tomllib
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from s3clip.arguments import did_you_mean
 from s3clip.files.json import read_json
 
 
@@ -61,9 +61,8 @@ def _defaults(command: Any, content: Mapping[str, Any], context: typer.Context) 
     for key, value in content.items():
         parameter = known.get(key.replace("_", "-"))
         if parameter is None:
-            near = get_close_matches(key.replace("_", "-"), known, 1)
-            listed = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
-            raise ValueError(f"{context.obj}: {key!r} is no option of {_verb(context)}; {listed}")
+            near = did_you_mean(key, known, f"it has {', '.join(known)}")
+            raise ValueError(f"{context.obj}: {key!r} is no option of {_verb(context)}; {near}")
         if value is not None:
             found[parameter.name] = _value(parameter, value, f"{context.obj}: {key}")
     return found
@@ -100,6 +99,6 @@ def _value(parameter: Any, value: Any, where: str) -> Any:
 
 
 def _text(value: Any, where: str) -> str:
-    if isinstance(value, bool | list) or value is None:
+    if isinstance(value, bool | list) or value in (None, ""):
         raise ValueError(f"{where}: expected a text or a number, got {value!r}")
     return json.dumps(value) if isinstance(value, dict) else str(value)

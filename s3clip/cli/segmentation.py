@@ -67,7 +67,7 @@ def segment(
         float | None, typer.Option(help="Pixels whose best class is less probable show nothing.")
     ] = None,
     background: Annotated[str | None, typer.Option(help="The class that such pixels get.")] = None,
-    memory: Annotated[int, typer.Option(help="MiB that logits of pixels may take at once.")] = 64,
+    memory: Annotated[int, typer.Option(help="MiB that logits of pixels may take at once.", min=1)] = 64,
     output: Output = Format.TABLE,
     batch_size: BatchSize = BATCH_SIZE,
     device: Device = None,

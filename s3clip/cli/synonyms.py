@@ -24,6 +24,7 @@ from s3clip.cli.common import (
 )
 from s3clip.cli.options import take_options
 from s3clip.cli.stopping import keeps
+from s3clip.cli.wording import Verb
 from s3clip.printing import counted, say
 from s3clip.texts.formats import KINDS, TextKind
 from s3clip.texts.sources import BUILTIN, HUB
@@ -44,7 +45,7 @@ def _options(context: typer.Context) -> None:
 Out = Annotated[Path, typer.Option(help="The file to write, .json.")]
 
 
-@app.command(name="list")
+@app.command(name="list", cls=Verb)
 def list_sets(output: Output = Format.TABLE) -> None:
     """List the sets that come with s3clip; `texts` counts names and synonyms."""
     from s3clip.texts.sets import set_names
@@ -57,7 +58,7 @@ def list_sets(output: Output = Format.TABLE) -> None:
     print_rows(["name", "classes", "texts", "descriptors", "description"], rows, output)
 
 
-@app.command()
+@app.command(cls=Verb)
 def show(
     source: Classes,
     name: ClassName = None,
@@ -97,7 +98,7 @@ def _fields(own: "SynonymClass") -> dict[str, Sequence[str]]:
     }
 
 
-@app.command()
+@app.command(cls=Verb)
 def check(
     source: Classes,
     names_of: Annotated[
@@ -134,7 +135,7 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Verb)
 @keeps(lambda *, out, **_: f"the answers are kept in {out}.partial.jsonl; to go on")
 def generate(
     names: Classes,
@@ -197,7 +198,7 @@ def generate(
             say(f"class {position} ({each.name}) has its name alone")
 
 
-@app.command()
+@app.command(cls=Verb)
 def wordnet(
     names: Classes,
     out: Out,
@@ -234,7 +235,7 @@ def wordnet(
         say(f"{said}; {guessed} by the order of their senses")
 
 
-@app.command()
+@app.command(cls=Verb)
 def clean(
     source: Classes,
     out: Out,
@@ -269,7 +270,7 @@ def clean(
         say(f"{counted(len(removals), 'text')} removed or mended" + (f": {by_rule}" if by_rule else ""))
 
 
-@app.command()
+@app.command(cls=Verb)
 def restore(
     source: Classes,
     removed: Annotated[Path, typer.Option(help="List of removals, that `clean` wrote.")],
@@ -292,7 +293,7 @@ def restore(
     say(f"{len(chosen)} of {counted(len(removals), 'removal')} undone")
 
 
-@app.command()
+@app.command(cls=Verb)
 def convert(
     source: Classes,
     out: Out,

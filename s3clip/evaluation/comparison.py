@@ -21,6 +21,7 @@ from s3clip.images.views import ViewSettings
 from s3clip.prediction.batches import as_embeds, check_embeds
 from s3clip.prediction.class_labels import class_positions
 from s3clip.prediction.view_embeddings import encode_views
+from s3clip.printing import counted
 from s3clip.texts.groups import group_owners, levels_of
 from s3clip.texts.synonyms import SynonymClass, SynonymSet
 
@@ -219,7 +220,7 @@ def compare_embeddings(
 def _grouped(names: Sequence[str], groups: Sequence[Mapping[str, str]]) -> Sequence[SynonymClass]:
     """Return classes of nothing but names and groups."""
     if len(groups) != len(names):
-        raise ValueError(f"groups: expected those of {len(names)} classes, got {len(groups)}")
+        raise ValueError(f"groups: expected those of {counted(len(names), 'class')}, got {len(groups)}")
     records = [{"name": name, "groups": dict(own)} for name, own in zip(names, groups, strict=True)]
     return SynonymSet.read(records).classes
 
@@ -232,7 +233,7 @@ def _groups(classes: Sequence[SynonymClass]) -> dict[str, Tensor]:
 
 def _with_a_class(positions: list[int | None], images: int) -> list[int]:
     if len(positions) != images:
-        raise ValueError(f"labels: expected one for each of {images} images, got {len(positions)}")
+        raise ValueError(f"labels: expected one for each of {counted(images, 'image')}, got {len(positions)}")
     kept = [i for i, position in enumerate(positions) if position is not None]
     if not kept:
         raise ValueError(

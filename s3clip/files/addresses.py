@@ -13,6 +13,13 @@ LARGEST_FILE = 256 << 20
 _HUB_BLOCK = 16 * 2**20  # bytes that one request fetches
 
 
+def checked_path(path: str | os.PathLike[str], argument: str) -> str:
+    """Return a path as a text. Raises ValueError for an empty one, which pathlib takes for "."."""
+    if not (text := os.fspath(path)):
+        raise ValueError(f"{argument}: expected a path, got an empty text; the folder one is in is '.'")
+    return text
+
+
 def is_address(path: object) -> bool:
     """Whether a path is an address that fsspec reads, such as "s3://bucket/name", and not of this machine."""
     return isinstance(path, str) and "://" in path

@@ -1,11 +1,12 @@
 """What pydantic found wrong, in words of ours: the field, what was expected, what came."""
 
 import reprlib
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+
+from s3clip.arguments import did_you_mean
 
 
 def first_problem(error: ValidationError, model: type[BaseModel] | None = None) -> str:
@@ -19,8 +20,8 @@ def first_problem(error: ValidationError, model: type[BaseModel] | None = None) 
     where = ".".join(part if len(part) < 200 else shown(part) for part in map(str, first["loc"]))
     why = problem_in_words(first)
     if model is not None and first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-        near = get_close_matches(where, model.model_fields, 1)
-        why += f"; did you mean {near[0]}?" if near else f"; expected {', '.join(model.model_fields)}"
+        known = f"expected {', '.join(model.model_fields)}"
+        why += f"; {did_you_mean(where, model.model_fields, known)}"
     return f"{where}: {why}" if where else why
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from s3clip.files.addresses import is_address
+from s3clip.files.addresses import checked_path, is_address
 from s3clip.images.opening import image_suffixes
 
 
@@ -23,7 +23,7 @@ def find_images(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for source in sources:
-        path = Path(source)
+        path = Path(checked_path(source, "images"))
         if path.is_dir():
             files = images_below(path)
             if not files:

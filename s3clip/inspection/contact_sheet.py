@@ -9,7 +9,7 @@ from s3clip.head import SynonymousSpaceHead
 from s3clip.html_page import html_page
 from s3clip.images.thumbnails import thumbnail
 from s3clip.prediction.label_check import LabelDoubt
-from s3clip.printing import printable
+from s3clip.printing import counted, printable
 
 MOST_SHOWN = 500
 """Images in a page, about 3 KB each."""
@@ -43,9 +43,9 @@ def write_contact_sheet(
     )
     shown = f", of which the first {MOST_SHOWN} are here" if len(doubts) > MOST_SHOWN else ""
     body = (
-        f"<h1>Doubtful labels</h1>\n<p>{len(doubts):,} of {len(files):,} labels are contradicted by the "
-        f"words and the other images{shown}: the label an image has, struck out, and what it seems to show, "
-        f"and how likely the label is wrong, as learned without the image.</p>\n"
+        f"<h1>Doubtful labels</h1>\n<p>{len(doubts):,} of {counted(len(files), 'label')} are contradicted by "
+        f"the words and the other images{shown}: the label an image has, struck out, and what it seems to "
+        f"show, and how likely the label is wrong, as learned without the image.</p>\n"
         f"{figures}"
     )
     write_atomically(path, html_page("s3clip: doubtful labels", _STYLE, body).encode())

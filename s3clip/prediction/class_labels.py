@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from s3clip.arguments import is_whole, plain
+from s3clip.printing import counted
 
 
 def class_positions(
@@ -41,8 +42,8 @@ def class_positions(
         elif is_whole(label):
             if not 0 <= label < len(class_names):
                 raise ValueError(
-                    f"labels: position {label} is out of range for {len(class_names)} classes; give ids or "
-                    f"names as strings"
+                    f"labels: position {label} is out of range for {counted(len(class_names), 'class')}; "
+                    f"give ids or names as strings"
                 )
             found.append(operator.index(label))
         else:
@@ -86,7 +87,7 @@ def checked_labels(labels: Any, class_names: Sequence[str], images: int) -> Tens
     if not isinstance(labels, Tensor | np.ndarray):
         labels = [plain(label) for label in labels]
     if len(labels) != images:
-        raise ValueError(f"labels: expected one for each of {images} images, got {len(labels)}")
+        raise ValueError(f"labels: expected one for each of {counted(images, 'image')}, got {len(labels)}")
     if isinstance(labels, list) and any(isinstance(label, str) for label in labels):
         labels = _positions_of_names(labels, class_names)
     table = _comparable(torch.as_tensor(labels))

@@ -14,6 +14,7 @@ from s3clip.class_space.examples import NONE_OF_THESE, copies, joined
 from s3clip.images.opening import one_or_several
 from s3clip.prediction.batches import AnsweringHead, as_embeds, check_embeds, embeddings
 from s3clip.prediction.class_labels import class_positions
+from s3clip.printing import counted
 from s3clip.space.strength import first_of
 
 MOST_NUMBERS = 2**26
@@ -126,8 +127,8 @@ def _spread(labels: Tensor, most: int) -> Tensor:
     if len(labels) <= most:
         return torch.arange(len(labels))
     warnings.warn(
-        f"labels: of {len(labels)} images {most} are used, the first ones of every class; more would not fit "
-        f"in memory, and add little",
+        f"labels: of {counted(len(labels), 'image')} {most} are used, the first ones of every class; more "
+        f"would not fit in memory, and add little",
         stacklevel=3,
     )
     by_class = labels.argsort(stable=True)
@@ -145,7 +146,7 @@ def _embedded(
         given = as_embeds(image_embeds)
         count = len(given) if given.ndim else 0
         if images is None and count != labels:
-            raise ValueError(f"labels: expected one for each of {count} images, got {labels}")
+            raise ValueError(f"labels: expected one for each of {counted(count, 'image')}, got {labels}")
         image_embeds = given if len(taken) == labels else given[taken.to(given.device)]
     elif images is not None:
         images = _some(one_or_several(images), taken, labels)
@@ -164,7 +165,7 @@ def _some(images: Iterable[Any], taken: Tensor, labels: int) -> Iterable[Any]:
         if position in wanted:
             yield image
     if count != labels:
-        raise ValueError(f"labels: expected one for each of {count} images, got {labels}")
+        raise ValueError(f"labels: expected one for each of {counted(count, 'image')}, got {labels}")
 
 
 def _distinct(examples: Examples, taken: Tensor) -> Examples:

@@ -3,13 +3,12 @@
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from s3clip.arguments import is_whole, plain
+from s3clip.arguments import did_you_mean, is_whole, plain
 from s3clip.class_space import FittedClass
 from s3clip.prediction.class_labels import class_positions
 from s3clip.texts.groups import group_owners, levels_of, problem_of_language
@@ -171,8 +170,7 @@ def _called(
 
 def _known(classes: Sequence[FittedClass], which: str) -> str:
     names = list(dict.fromkeys([n for each in classes for n in (each.name, *each.groups.values())]))
-    if near := get_close_matches(which, names):
-        return f"did you mean {' or '.join(map(repr, near))}?"
     levels = levels_of(each.groups for each in classes)
     groups = f"groups at {', '.join(map(repr, levels))}" if levels else "no groups"
-    return f"there are {len(classes)} classes, such as {classes[0].name!r}, and {groups}"
+    there = f"there are {len(classes)} classes, such as {classes[0].name!r}, and {groups}"
+    return did_you_mean(which, names, there)

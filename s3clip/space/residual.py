@@ -25,8 +25,10 @@ from torch import Tensor
 STEPS = 60
 """Most steps of L-BFGS; a handful is usual."""
 TOLERANCE = 1e-5
-"""Of the length of the gradient, beside the length it begins with."""
+"""Of the length of the gradient, beside its length at no weights."""
 _MEMORY = 8
+_AHEAD = 0.01
+"""The part of a gradient after which the curvature along it is looked at."""
 _CHUNK_NUMBERS = 2**22
 """Numbers (images x the wider of dim and classes) that are computed with at once: 32 MiB in float64."""
 
@@ -104,7 +106,7 @@ def fit(
         labels: (images,) int64.
         eigenvalues: of the basis.
         strengths: > 0.
-        tolerance: of the length of the gradient, beside the length it begins with.
+        tolerance: of the length of the gradient, beside its length at no weights.
 
     Yields:
         (r, classes) weights in the coordinates of the basis.
@@ -153,13 +155,14 @@ def fit_parts(
             strict=True,
         )
     )
-    # At no weights, the offsets alone.
-    spread = sum(
-        (each * (1 - each) * shown).sum()
-        for each, shown in (((offset + prior).softmax(2), shown) for _, offset, _, shown in chunks)
-    )
-    curvature = spread / (parts.sum() * classes)
-    weights = images.new_zeros(images.shape[1], count * classes)
+    # At no weights, the offsets alone: mean variance of the probabilities, and the gradient.
+    spread, first = 0.0, images.new_zeros(images.shape[1], count * classes)
+    for part, offset, label, shown in chunks:
+        found = (offset + prior).softmax(2)
+        spread += float((found * (1 - found) * shown).sum())
+        first = first.addmm(part.T, _wrong(found, label, shown))
+    curvature = spread / (int(parts.sum()) * classes)
+    weights = torch.zeros_like(first)
     for strength in strengths:
         stretch = (eigenvalues.to(images) * curvature + strength).sqrt()[:, None]
 
@@ -172,12 +175,17 @@ def fit_parts(
                 found = torch.addmm(prior.view(-1), part, own).view(len(part), count, classes).add_(offset)
                 found = found.log_softmax(2)
                 total = total - (found.gather(2, label) * shown).sum()
-                wrong = found.exp_().scatter_add_(2, label, -torch.ones_like(shown)).mul_(shown)
-                slope = slope.addmm(part.T, wrong.view(len(part), -1))
+                slope = slope.addmm(part.T, _wrong(found.exp_(), label, shown))
             return total, slope / stretch
 
-        weights = minimum(loss, weights * stretch, tolerance) / stretch
+        enough = tolerance * float((first / stretch).norm())
+        weights = minimum(loss, weights * stretch, enough) / stretch
         yield weights.view(-1, count, classes)
+
+
+def _wrong(found: Tensor, label: Tensor, shown: Tensor) -> Tensor:
+    """Return (images, parts x classes) probabilities minus what is right; in the place of `found`."""
+    return found.scatter_add_(2, label, -torch.ones_like(shown)).mul_(shown).view(len(found), -1)
 
 
 def residual(found: Basis, weights: Tensor) -> Residual:
@@ -186,37 +194,47 @@ def residual(found: Basis, weights: Tensor) -> Residual:
     return Residual(whole, -(found.mean @ whole))
 
 
-def minimum(
-    loss: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, tolerance: float = TOLERANCE
-) -> Tensor:
+def minimum(loss: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, enough: float) -> Tensor:
     """Return where a convex function is smallest, as torch's L-BFGS finds it.
 
     Args:
-        loss: gives value and gradient at a point.
+        loss: gives value and gradient at a point; best in coordinates in which its Hessian is about the
+            identity.
         start: where to begin.
-        tolerance: of the length of the gradient, beside the length at `start`.
+        enough: the length of a gradient that is near enough to none.
     """
-    at, first = start.clone(), None
+    at = start.clone()
+    last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def asked() -> Tensor:
-        nonlocal first
-        value, at.grad = loss(at)
-        length = at.grad.norm()
-        first = length if first is None else first
+        nonlocal last
+        if last is None or not torch.equal(last[0], at):
+            last = (at.clone(), *loss(at))
+        _, value, at.grad = last
         # torch's own rule is of the largest number of the gradient, whose size says little here.
-        if not length > tolerance * first:
+        if not at.grad.norm() > enough:
             raise _NearEnoughError
         return value
 
     search = torch.optim.LBFGS(
         [at],
-        max_iter=STEPS,
+        max_iter=1,
+        max_eval=STEPS * 5 // 4,
         history_size=_MEMORY,
         tolerance_grad=0,
         tolerance_change=0,
         line_search_fn="strong_wolfe",
     )
+    (settings,) = search.param_groups
     with suppress(_NearEnoughError):
+        asked()
+        assert last is not None  # it was just asked
+        slope = last[2]
+        bend = (slope - loss(at - _AHEAD * slope)[1]).mul_(slope).sum() / _AHEAD
+        # torch's first step is 1 / |slope|_1 long, which says nothing of many weights: so many of these.
+        settings["lr"] = float(slope.square().sum() / bend * slope.abs().sum().clamp_min(1))
+        search.step(asked)
+        settings.update(lr=1.0, max_iter=STEPS - 1)
         search.step(asked)
     return at
 

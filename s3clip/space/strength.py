@@ -28,7 +28,7 @@ FOLDS = 10
 ENOUGH = 2000
 """Images that are asked; of more, some folds alone are computed."""
 _Z = 1.96
-_ROUGHLY = 1e-2
+_ROUGHLY = 3e-3
 """Tolerance of the residuals that are asked, as of `s3clip.space.residual.fit`."""
 _AT_ONCE_NUMBERS = 2**22
 """Weights (folds x dimensions x classes) that are learned at once: 16 MiB in float32, some twenty times."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from s3clip.files.addresses import checked_path
 from s3clip.files.json import LARGEST, parse_json, unique
 from s3clip.files.problems import shown
 from s3clip.files.text import read_text
@@ -32,7 +33,7 @@ def read_source(source: object) -> tuple[str, Any]:
         return f"the {type(source).__name__} of classes", _without_arrays(source)
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"source: expected a path, a dict, a list or a SynonymSet, got {shown(source)}")
-    where = os.fspath(source)
+    where = checked_path(source, "source")
     if where.startswith(BUILTIN):
         from s3clip.texts.sets import read_set
 

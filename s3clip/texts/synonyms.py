@@ -40,6 +40,7 @@ from pydantic_core import ErrorDetails
 
 from s3clip.files.problems import problem_in_words, shown
 from s3clip.files.writing import write_atomically
+from s3clip.printing import counted
 from s3clip.texts.fields import Groups, Label, Labels, Language, Names, Number, Sentences, Templates, as_tuple
 from s3clip.texts.formats import FORMAT, KINDS, TextKind, interpret
 from s3clip.texts.groups import levels_of
@@ -314,7 +315,7 @@ class SynonymSet(BaseModel):
                 path_in_repo=path_in_repo,
                 repo_id=repo_id,
                 repo_type="dataset",
-                commit_message=commit_message or f"Synonyms of {len(self.classes)} classes",
+                commit_message=commit_message or f"Synonyms of {counted(len(self.classes), 'class')}",
             )
         return f"hf://datasets/{repo_id}/{path_in_repo}"
 

@@ -38,16 +38,16 @@ def test_schemes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
-        ("openclip:ViT-B-32/openai", "open_clip:ViT-B-32/openai"),
-        ("open-clip:ViT-B-32/openai", "open_clip:ViT-B-32/openai"),
-        ("hf_hub:imageomics/bioclip", "hf-hub:imageomics/bioclip"),
-        ("hf://imageomics/bioclip", "hf-hub:imageomics/bioclip"),
-        ("HF-HUB:imageomics/bioclip", "hf-hub:imageomics/bioclip"),
-        ("localdir:models/a", "local-dir:models/a"),
+        ("openclip:ViT-B-32/openai", "open_clip"),
+        ("open-clip:ViT-B-32/openai", "open_clip"),
+        ("hf_hub:imageomics/bioclip", "hf-hub"),
+        ("hf://imageomics/bioclip", "hf-hub"),
+        ("HF-HUB:imageomics/bioclip", "hf-hub"),
+        ("localdir:models/a", "local-dir"),
     ],
 )
 def test_a_misspelt_scheme_is_asked_about(name: str, meant: str):
-    with pytest.raises(ValueError, match=f"did you mean {meant}\\?") as caught:
+    with pytest.raises(ValueError, match=f"did you mean '{meant}'\\?") as caught:
         Backbone.from_pretrained(name)
     assert "hf-hub:user/name" in str(caught.value)
 

@@ -446,11 +446,11 @@ def test_embeddings_of_another_size_are_named_and_stop_nothing(space, tmp_path: 
     assert said.count("expected lists of floats of one length") == 2
 
 
-@pytest.mark.parametrize(("inputs", "why"), [([], "none were given"), ("", "got an empty one")])
+@pytest.mark.parametrize(("inputs", "why"), [([], "none were given"), ("", "got an empty text")])
 def test_no_input_is_not_the_folder_one_is_in(space, tmp_path: Path, inputs, why: str):
     with pytest.raises(ValueError, match=why):
         label(inputs, space, tmp_path / "out")
-    with pytest.raises(ValueError, match="got an empty one"):
+    with pytest.raises(ValueError, match="got an empty text"):
         label(tmp_path, space, "")
 
 

@@ -92,7 +92,7 @@ def test_what_auto_took_is_kept_by_the_next_run_whatever_the_machine_says_then(
 
 
 def test_a_head_that_is_given_is_not_changed(saved: Path, photographs: Path, tmp_path: Path):
-    with pytest.raises(ValueError, match="dtype, compiled: are for a head that is loaded here"):
+    with pytest.raises(ValueError, match="dtype, compiled, backbone: are for a head that is loaded here"):
         label(
             photographs, SynonymousSpaceHead.from_pretrained(saved), tmp_path / "out", dtype="auto", **GIVEN
         )

@@ -80,7 +80,7 @@ def test_every_backbone_option_knows_the_demo():
 def test_classes_are_found_in_any_case_and_near_names_are_said(tmp_path: Path):
     assert named("cat", ["dog", "Cat", "cat"], "x") == [2]
     assert named("CAT", ["dog", "Cat", "cat"], "x") == [1, 2]
-    with pytest.raises(ValueError, match=r"--class: x has no class 'taby cat'; did you mean Tabby cat\?"):
+    with pytest.raises(ValueError, match=r"--class: x has no class 'taby cat'; did you mean 'Tabby cat'\?"):
         named("taby cat", ["goldfish", "Tabby cat"], "x")
     with pytest.raises(ValueError, match="it has: goldfish, Tabby cat"):
         named("xyz", ["goldfish", "Tabby cat"], "x")

@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from s3clip import SynonymousSpaceHead, cli
+from s3clip.cli import wording
 from s3clip.demo import held_out_digits, model_folder
 from tests import ROOT
 
@@ -90,7 +91,7 @@ def test_calibrate_is_the_librarys(head: Path, photos: Path, tmp_path: Path):
 
 @pytest.mark.filterwarnings("ignore:labels. every image is classified right")
 def test_predict_names_sets(head: Path, photos: Path, tmp_path: Path):
-    with pytest.raises(ValueError, match=r"coverage=0\.9\) first"):
+    with pytest.raises(ValueError, match=r"s3clip calibrate --coverage 0\.9 first"):
         run("predict", photos / "one", "--head", head, "--sets")
     run("reject", photos / "other", "--head", head, "--false-accept-rate", 0.0)
     run("calibrate", "--head", head, "--images", photos, "--coverage", 0.5)
@@ -287,7 +288,7 @@ def test_messages_name_the_command_to_run_and_not_the_call(head: Path, photos: P
         "fit_few_shot() and set_class_shares()": "s3clip teach and s3clip shares",
         "nothing(to=1) change": "nothing(to=1) change",
     }
-    assert {each: cli._as_commands(each) for each in said} == said
+    assert {each: wording.as_typed(each) for each in said} == said
     # Every call that a message of a head names stands for a command.
     call = re.compile(r'^\s+f?".*?\b(\w*(?:calibrate|fit_\w+|shares|sets))\(', re.M)
     named = {
@@ -297,4 +298,4 @@ def test_messages_name_the_command_to_run_and_not_the_call(head: Path, photos: P
         for name in call.findall(path.read_text(encoding="utf-8"))
     }
     assert len(named) > 3
-    assert named <= {*cli._VERBS, "fit_classes", "fit_embeddings"}
+    assert named <= {*wording._VERBS, "fit_classes", "fit_embeddings"}

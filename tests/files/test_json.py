@@ -49,7 +49,7 @@ class Record(BaseModel):
     [
         ({"name": 3}, "name: must be a text, not 3 (int)"),
         ({"name": ""}, "name: is empty; give one"),
-        ({"nam": "x"}, "nam: is not known; did you mean name?"),
+        ({"nam": "x"}, "nam: is not known; did you mean 'name'?"),
         ({"other": "x"}, "other: is not known; expected name, count, share"),
         ({"count": "two"}, "count: must be a whole number, not 'two' (str)"),
         ({"count": 0}, "count: must be 1 or more, not 0 (int)"),

@@ -88,14 +88,23 @@ def test_one_image_or_equal_ones_teach_nothing():
     assert not found.bias.any()
 
 
-def test_the_minimiser_finds_the_minimum_of_a_quadratic_with_any_curvature():
-    curvature = torch.logspace(-1, 1, 30, dtype=torch.float64)
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0], ids=["flat", "as it should be", "steep"])
+@pytest.mark.parametrize("spread", [0.0, 1.0], ids=["round", "long"])
+def test_the_minimiser_finds_the_minimum_of_a_quadratic_with_any_curvature(scale, spread):
+    curvature = scale * torch.logspace(-spread, spread, 30, dtype=torch.float64)
     best = torch.randn(30, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    found = minimum(
-        lambda at: ((curvature * (at - best).square()).sum() / 2, curvature * (at - best)),
-        torch.zeros(30).double(),
-    )
-    torch.testing.assert_close(found, best, atol=1e-3, rtol=0)
+    asked = []
+
+    def loss(at):
+        asked.append(at)
+        return (curvature * (at - best).square()).sum() / 2, curvature * (at - best)
+
+    enough = 1e-4 * scale
+    found = minimum(loss, torch.zeros(30).double(), enough)
+    assert (curvature * (found - best)).norm() <= enough
+    if not spread:
+        assert len(asked) == 3  # where it begins, a little ahead, and there
+    assert torch.equal(minimum(loss, found, enough), found)
 
 
 def test_a_prior_is_half_of_the_log_frequencies():

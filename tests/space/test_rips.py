@@ -463,7 +463,7 @@ def test_rules_take_any_leading_shape(walks):
         ("fixed", {"epsilon": -0.1}, "option 'epsilon' of fixed: expected .* >= 0, got -0.1"),
         ("fixed", {"epsilon": True}, "option 'epsilon' of fixed: expected .* >= 0, got True"),
         ("fixed", {"epsilon": math.nan}, "option 'epsilon' of fixed: expected .* >= 0, got nan"),
-        ("fixed", {"eps": 1.0}, "fixed takes no option 'eps'; did you mean epsilon"),
+        ("fixed", {"eps": 1.0}, "fixed takes no option 'eps'; did you mean 'epsilon'"),
         ("quantile", {"q": 1.01}, r"option 'q' of quantile: expected .* in \[0, 1\], got 1.01"),
         ("quantile", {"q": "0.5"}, r"option 'q' of quantile: expected .* in \[0, 1\], got '0.5'"),
         ("largest_gap", {"q": 0.5}, "largest_gap takes no option 'q'; it takes: none"),

@@ -230,11 +230,11 @@ def test_builtin_is_a_source():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("food-101", "no builtin synonym set 'food-101'; did you mean food101"),
-        ("ImageNet", "did you mean imagenet1k or imagenet_a or imagenet_r"),
-        ("standford_cars", "did you mean stanford_cars"),
-        ("pets", "did you mean oxford_pets"),
-        ("../food101", "did you mean food101"),
+        ("food-101", "no builtin synonym set 'food-101'; did you mean 'food101'"),
+        ("ImageNet", "did you mean 'imagenet_r' or 'imagenet_a' or 'imagenet1k'"),
+        ("standford_cars", "did you mean 'stanford_cars'"),
+        ("pets", "did you mean 'oxford_pets'"),
+        ("../food101", "did you mean 'food101'"),
         ("", "there are imagenet1k, cifar10"),
         ("qwxz", "there are imagenet1k, cifar10"),
     ],
@@ -325,7 +325,7 @@ def test_show(source):
 def test_show_says_what_there_is():
     result = run("show", "oxford_pets", "--class", "Pugg")
     assert isinstance(result.exception, ValueError)
-    assert str(result.exception).startswith("--class: oxford_pets has no class 'Pugg'; did you mean Pug?")
+    assert str(result.exception).startswith("--class: oxford_pets has no class 'Pugg'; did you mean 'Pug'?")
     wordnet = run("show", "imagenet1k", "--class", "tench").stdout
     assert wordnet.startswith("0 tench (n01440764)\n")
 

@@ -4,6 +4,7 @@ import re
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 
+from s3clip.printing import counted
 from s3clip.texts.synonyms import SynonymClass, SynonymSet
 
 SAME_ORDER = 0.9
@@ -56,7 +57,9 @@ def match_classes(
                     f"class {place}: {name!r} there, {own!r} in the synonym file: taken as the same"
                 )
     if alone := [name for name, position in zip(names, found, strict=True) if position is None]:
-        problems.append(f"the synonym file has no words for {len(alone)} classes: {', '.join(alone)}")
+        problems.append(
+            f"the synonym file has no words for {counted(len(alone), 'class')}: {', '.join(alone)}"
+        )
     classes = tuple(
         SynonymClass(name=name) if position is None else _renamed(synonyms.classes[position], name)
         for name, position in zip(names, found, strict=True)

@@ -12,6 +12,7 @@ from s3clip.evaluation.benchmarks.sets import ClassificationSet, SegmentationSet
 from s3clip.evaluation.benchmarks.table import Benchmark, Masks
 from s3clip.files.reach import allowed_places
 from s3clip.images.sources import FileShard, Shard
+from s3clip.printing import counted
 from s3clip.texts.prompts import resolve_templates
 from s3clip.texts.synonyms import SynonymSet
 from s3clip.texts.templates import DEFAULT_TEMPLATES
@@ -58,7 +59,7 @@ def open_benchmark(
         raise ValueError(f"{name}: expected {rules.classes} classes, got {classes} ({where})")
     labels = _listed_labels(found.shards)
     if labels is not None and rules.images not in (None, len(labels)):
-        problems.append(f"{len(labels):,} pictures are listed, {rules.images:,} expected")
+        problems.append(f"{counted(len(labels), 'picture')} listed, {rules.images:,} expected")
     about: dict[str, Any] = {
         "name": name,
         "split": rules.split,
@@ -112,7 +113,7 @@ def _without_pictures(
             f"({_some(class_names)}); check the synonym file, or the folder or column of the labels"
         )
     missing = [each for i, each in enumerate(class_names) if i not in there]
-    return [f"{len(missing)} classes have no picture: {_some(missing)}"] if missing else []
+    return [f"no picture of {counted(len(missing), 'class')}: {_some(missing)}"] if missing else []
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:

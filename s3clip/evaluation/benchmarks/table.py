@@ -5,7 +5,6 @@ that convention has, and in which layouts the pictures are found. A file of one'
 paths begin at the folder that it lies in.
 """
 
-import difflib
 import os
 from functools import cache
 from importlib import resources
@@ -14,6 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
+from s3clip.arguments import did_you_mean
 from s3clip.files.json import checked, parse_json
 from s3clip.texts.sources import BUILTIN
 
@@ -230,11 +230,8 @@ def find_benchmark(name: str | os.PathLike[str]) -> Benchmark:
     if text.endswith(".json"):
         return _read_row(Path(text))
     if text not in benchmarks():
-        near = difflib.get_close_matches(text, benchmarks()) or list(benchmarks())
-        raise ValueError(
-            f"no benchmark {text!r}; a set of your own is the path of a .json file; did you mean "
-            f"{' or '.join(near)}?"
-        )
+        near = did_you_mean(text, benchmarks(), f"there are {', '.join(benchmarks())}")
+        raise ValueError(f"no benchmark {text!r}; a set of your own is the path of a .json file; {near}")
     return benchmarks()[text]
 
 

@@ -15,7 +15,7 @@ from s3clip.evaluation.report.comparison import (
 )
 from s3clip.evaluation.report.schema import Recognition, Segmentation, headline_of
 from s3clip.evaluation.report.tables import title_of
-from s3clip.printing import new_figure
+from s3clip.printing import counted, new_figure
 
 PANELS = 6  # in a row
 
@@ -71,5 +71,5 @@ def _label_panel(panel: Any, benchmark: Recognition | Segmentation) -> None:
     panel.grid(alpha=0.3, lw=0.5)
     panel.tick_params(labelsize=7)
     counts = benchmark.counts
-    title = f"{title_of(benchmark.name)}\n{benchmark.headline}, {counts.scored:,} of {counts.of:,} images"
-    panel.set_title(title, fontsize=8)
+    scored = f"{counts.scored:,} of {counted(counts.of, 'image')}"
+    panel.set_title(f"{title_of(benchmark.name)}\n{benchmark.headline}, {scored}", fontsize=8)

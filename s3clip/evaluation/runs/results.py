@@ -9,6 +9,7 @@ from PIL import Image
 from s3clip.evaluation.benchmarks.sets import EvaluationSet
 from s3clip.evaluation.runs.cache import Seen
 from s3clip.images.sources import Record
+from s3clip.printing import counted
 
 WORST_CLASSES = 8
 EXAMPLES = 4
@@ -64,8 +65,8 @@ def describe_set(
     expected = which.expected_images
     if expected not in (None, len(images)):
         warnings.append(
-            f"{len(images)} images found where the table says {expected}: these are not the scores of "
-            f"{which.name}"
+            f"{counted(len(images), 'image')} found where the table says {expected}: these are not the "
+            f"scores of {which.name}"
         )
     return {
         "name": which.name,

@@ -17,6 +17,7 @@ from s3clip.evaluation.runs.results import Mistakes, Scored, describe_set, first
 from s3clip.evaluation.scores import intersection_over_union, interval, mean_iou, resampled_mean_iou
 from s3clip.evaluation.scoring import dropped_share, resamples
 from s3clip.images.sources import Record
+from s3clip.printing import counted
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ def score_pixels(job: PixelJob, cache: Cache, images: Sequence[Seen], done: Sequ
     if not labelled:
         errors = [each["error"] for each in benchmark["broken"]]
         raise ValueError(
-            f"{which.name}: no pixel to score: {len(images)} pictures found, {len(errors)} of them cannot be "
-            f"scored" + (f": {first_of(errors)}" if errors else "")
+            f"{which.name}: no pixel to score: {counted(len(images), 'picture')} found, {len(errors)} of "
+            f"them cannot be scored" + (f": {first_of(errors)}" if errors else "")
         )
     differences = _differences(job, scores)
     occurs = scores[CONTROL.name].confusion.sum(1) > 0

@@ -5,13 +5,13 @@ They are plain records here, which `SynonymSet.builtin` checks. The files are th
 docs/synonyms.md says how the sets were written.
 """
 
-import difflib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from s3clip.arguments import did_you_mean
 from s3clip.files.json import parse_json
 
 
@@ -133,7 +133,8 @@ def read_set(name: str) -> dict[str, Any]:
         classes = [whole["classes"][position] for position in subset.positions]
         return {**whole, "description": subset.description, "classes": classes}
     if name not in SETS:
-        raise ValueError(f"no builtin synonym set {name!r}; {_nearest(name)}")
+        near = did_you_mean(name, set_names(), f"there are {', '.join(set_names())}")
+        raise ValueError(f"no builtin synonym set {name!r}; {near}")
     record: dict[str, Any] = _read(name)
     return record
 
@@ -147,13 +148,3 @@ def read_exceptions(name: str) -> list[dict[str, str]]:
 def _read(name: str) -> Any:
     path = resources.files(__name__) / f"{name}.json"
     return parse_json(path.read_bytes(), str(path))
-
-
-def _nearest(name: str) -> str:
-    names = {each.replace("_", ""): each for each in set_names()}
-    plain = "".join(letter for letter in name.casefold() if letter.isalnum())
-    near = [each for key, each in names.items() if plain and (plain in key or key in plain)]
-    near += [names[key] for key in difflib.get_close_matches(plain, names)]
-    if near:
-        return f"did you mean {' or '.join(dict.fromkeys(near))}?"
-    return f"there are {', '.join(names.values())}"

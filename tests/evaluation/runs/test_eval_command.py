@@ -205,7 +205,7 @@ BAD_ROWS = {
         "'zip'",
         "'folders'",
     ),
-    "unknown key": bad({"tilte": "Digits"}, "digits.json: tilte: is not known; did you mean title?"),
+    "unknown key": bad({"tilte": "Digits"}, "digits.json: tilte: is not known; did you mean 'title'?"),
     "name that is a path": bad({"name": "../digits"}, "digits.json: name: "),
     "name of the table": bad({"name": "dtd"}, "digits.json: name: 'dtd' is a benchmark of the table"),
     "no such folder": bad(
@@ -234,7 +234,7 @@ BAD_ROWS = {
 }
 
 BAD_COMMANDS = {
-    "unknown benchmark": bad(["food102", "--data", "."], "no benchmark 'food102'", "did you mean food101"),
+    "unknown benchmark": bad(["food102", "--data", "."], "no benchmark 'food102'", "did you mean 'food101'"),
     "no such row": bad(["gone.json"], "gone.json: No such file or directory", "the row of a set of your own"),
     "no data": bad(["food101"], "--data: food101 needs the folder of all data sets, or hf://datasets"),
     "not there": bad(["food101", "--data", "empty"], "food101: not found; looked for ", "Food101.json"),
