@@ -291,4 +291,8 @@ def _f1_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
     precision, recall, thresholds = precision_recall_curve(truth, scores)
     total = precision[:-1] + recall[:-1]
     f1 = np.divide(2 * precision[:-1] * recall[:-1], total, out=np.zeros_like(total), where=total > 0)
-    return float(thresholds[f1.argmax()])
+    best = int(f1.argmax())
+    least = float(thresholds[best])
+    # Between that score and the next lower one, which is as good: a score of another batch is not the same.
+    below = float(thresholds[best - 1]) if best else least - 2 * _ROUNDING * max(1.0, abs(least))
+    return (least + below) / 2

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
 
 from s3clip import Calibration, HeadConfig, S3ZeroShotImageClassificationPipeline, SynonymousSpaceHead
+from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.prediction.calibrating import fit_calibration, rejection_threshold
 from tests.tiny_models import build
 
@@ -329,3 +330,16 @@ def test_a_calibration_is_of_the_scale_it_was_made_at(config, fitted, changed, k
     assert float(head.logit_scale) == changed
     assert (head.calibration is not None) == kept
     assert not kept or float(head.logit_scale) == before
+
+
+def test_what_is_accepted_does_not_hang_on_the_batch():
+    pictures, digits = held_out_digits()
+    head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(synonym_file())
+    shown = torch.nn.functional.one_hot(torch.tensor(digits[:100]), len(head.classes))
+    head.calibrate(pictures[:100], shown)
+
+    def accepted(batch_size: int) -> list[set[int]]:
+        found = head.predict(pictures[:100], top_k=10, batch_size=batch_size)
+        return [{each.class_index for each in own if each.accepted} for own in found]
+
+    assert accepted(1) == accepted(2) == accepted(32) == accepted(100)
