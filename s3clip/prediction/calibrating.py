@@ -16,7 +16,7 @@ from torch import Tensor
 
 from s3clip.arguments import is_number, plain
 from s3clip.class_space import Activation, Calibration
-from s3clip.class_space.few_shot import least_threshold
+from s3clip.class_space.few_shot import ROUNDING, least_threshold
 from s3clip.class_space.shares import in_logits, share_offsets
 from s3clip.class_space.value import TEMPERATURES
 from s3clip.prediction.batches import AnsweringHead, all_logits
@@ -24,9 +24,6 @@ from s3clip.prediction.class_labels import checked_labels
 from s3clip.prediction.conformal import least_probability, needed_images
 
 Head = TypeVar("Head", bound=AnsweringHead)
-
-_ROUNDING = 1e-6
-"""By which a logit in float32 may fall short of itself, computed in another batch."""
 
 
 def calibrate(
@@ -150,7 +147,7 @@ def fit_rejection(
     else:
         needed = needed_images(accept_rate, len(logits), "accept_rate")
         threshold = float(logits.amax(-1).sort(descending=True).values[needed - 1])
-        threshold -= _ROUNDING * max(1.0, abs(threshold))
+        threshold -= ROUNDING * max(1.0, abs(threshold))
     before = head.calibration or head.uncalibrated
     head.calibration = before.without_sets().model_copy(update={"thresholds": (threshold,)})
     if before.coverage is not None:
@@ -294,5 +291,5 @@ def _f1_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
     best = int(f1.argmax())
     least = float(thresholds[best])
     # Between that score and the next lower one, which is as good: a score of another batch is not the same.
-    below = float(thresholds[best - 1]) if best else least - 2 * _ROUNDING * max(1.0, abs(least))
+    below = float(thresholds[best - 1]) if best else least - 2 * ROUNDING * max(1.0, abs(least))
     return (least + below) / 2

@@ -343,3 +343,15 @@ def test_what_is_accepted_does_not_hang_on_the_batch():
         return [{each.class_index for each in own if each.accepted} for own in found]
 
     assert accepted(1) == accepted(2) == accepted(32) == accepted(100)
+
+
+def test_no_more_are_accepted_in_another_batch_than_were_asked_for():
+    pictures, _ = held_out_digits()
+    head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(["zero", "one", "two"])
+    strange = [each.rotate(90) for each in pictures[:60]]
+    for start in range(0, 60, 4):
+        own = strange[start:] + strange[:start]
+        head.fit_rejection(own[:20], false_accept_rate=0.1, batch_size=20)
+        for batch_size in (1, 7, 20):
+            found = head.predict(own[:20], top_k=1, batch_size=batch_size)
+            assert sum(each.accepted for (each,) in found) <= 2
