@@ -25,6 +25,8 @@ from s3clip.prediction.conformal import least_probability, needed_images
 
 Head = TypeVar("Head", bound=AnsweringHead)
 
+_AT_ONCE = 1024
+
 
 def calibrate(
     head: Head,
@@ -53,6 +55,9 @@ def calibrate(
             and the shares of classes, changed later, drop the coverage.
         batch_size: images per call of the image tower.
 
+    Warns:
+        UserWarning: images from which the head learned, or all of which it classifies right.
+
     Returns:
         The head itself.
 
@@ -68,7 +73,8 @@ def calibrate(
         raise ValueError("labels: expected the class of each image, got None")
     if coverage is not None and isinstance(labels, Sized):  # before anything is encoded
         needed_images(coverage, len(labels))
-    shared, _ = all_logits(head, images, image_embeds, batch_size)
+    shared, embeds = all_logits(head, images, image_embeds, batch_size)
+    _warn_of_examples(head, embeds)
     logits = _without_shares(head, shared)
     truth = checked_labels(labels, head.classes, len(logits)).to(logits.device)
     if coverage is not None and truth.ndim == 2:
@@ -140,7 +146,9 @@ def fit_rejection(
     """
     if accept_rate is not None and false_accept_rate is not None:
         raise ValueError("accept_rate, false_accept_rate: expected one of the two, got both")
-    logits = _without_shares(head, all_logits(head, images, image_embeds, batch_size)[0])
+    shared, embeds = all_logits(head, images, image_embeds, batch_size)
+    _warn_of_examples(head, embeds)
+    logits = _without_shares(head, shared)
     if accept_rate is None:
         most = 0.05 if false_accept_rate is None else false_accept_rate
         threshold = rejection_threshold(logits.amax(-1), most)
@@ -155,6 +163,24 @@ def fit_rejection(
             "the coverage was of another rejection and is dropped; calibrate(coverage=) again", stacklevel=2
         )
     return head
+
+
+_SAME = 1 - 1e-5  # cosine: two embeddings of one image differ by less, in float16 or in another batch
+
+
+def _warn_of_examples(head: AnsweringHead, embeds: Tensor) -> None:
+    """Warn of images that the head learned from: it is surer of them than of any others."""
+    kept = head.examples
+    if kept is None or kept.report is None or kept.report.strength is None:
+        return
+    shown = torch.nn.functional.normalize(kept.embeds[kept.labels >= 0].to(embeds), dim=1)
+    again = sum(int(((part @ shown.T).amax(1) > _SAME).sum()) for part in embeds.split(_AT_ONCE))
+    if again:
+        warnings.warn(
+            f"images: the head learned from {again:,} of these {len(embeds):,}, and is surer of them than of "
+            f"others, so that what is chosen holds for no others; give images that it has not seen",
+            stacklevel=3,
+        )
 
 
 def _without_shares(head: AnsweringHead, logits: Tensor) -> Tensor:

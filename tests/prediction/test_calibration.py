@@ -355,3 +355,26 @@ def test_no_more_are_accepted_in_another_batch_than_were_asked_for():
         for batch_size in (1, 7, 20):
             found = head.predict(own[:20], top_k=1, batch_size=batch_size)
             assert sum(each.accepted for (each,) in found) <= 2
+
+
+def test_images_that_the_head_learned_from_are_told_of():
+    pictures, digits = held_out_digits()
+    head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(synonym_file())
+    head.fit_few_shot(pictures[:60], digits[:60], batch_size=60)
+    assert head.few_shot.strength is not None
+
+    def told(first: int, last: int, batch_size: int) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            some = {"batch_size": batch_size}
+            head.calibrate(pictures[first:last], digits[first:last], **some)
+            head.fit_rejection(pictures[first:last], accept_rate=0.5, **some)
+        return [said for each in caught if (said := str(each.message)).startswith("images: the head learned")]
+
+    for batch_size in (1, 32):
+        assert told(60, 120, batch_size) == []
+        assert [said.partition(",")[0] for said in told(50, 90, batch_size)] == [
+            "images: the head learned from 10 of these 40"
+        ] * 2
+    head.forget_examples()
+    assert told(50, 90, 32) == []
