@@ -183,7 +183,7 @@ def edited(synonyms: SynonymSet, position: int, words: str) -> SynonymSet:
 
 def is_edited(synonyms: SynonymSet, position: int, words: str) -> bool:
     """Whether the words differ from those that the class has."""
-    return split_words(words) != list(synonyms.classes[position].synonyms)
+    return split_words(words) != split_words(words_of(synonyms, position))
 
 
 def _changed(change: float | None) -> str:

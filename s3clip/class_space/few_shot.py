@@ -19,6 +19,8 @@ from s3clip.space.residual import Residual, basis, fit, residual
 from s3clip.space.strength import Choice, Estimate, choose
 
 _AT_ONCE = 1024
+ROUNDING = 1e-6
+"""By which a logit in float32 may differ from itself, computed in another batch."""
 _NOTHING = Choice(None, Estimate(0.0, 0.0, 0.0, 0.0), Estimate(0.0, 0.0, 0.0, 0.0))
 
 
@@ -89,7 +91,7 @@ def _threshold(kept: Examples, logits: Tensor, learned: Residual | None) -> floa
 
 
 def least_threshold(scores: Tensor, false_accept_rate: float) -> float:
-    """Return the least threshold that at most this share of negatives reaches.
+    """Return the least threshold that at most this share of negatives reaches, whatever batch they are in.
 
     Args:
         scores: (negatives,) one or more: the largest logit of each image that shows none of the classes.
@@ -98,5 +100,6 @@ def least_threshold(scores: Tensor, false_accept_rate: float) -> float:
     ordered = np.sort(scores.double().cpu().numpy())[::-1]
     # 1e-9: 0.29 x 100 is 28.999999999999996.
     accepted = int(false_accept_rate * len(ordered) + 1e-9)
+    reached = ordered[accepted] + ROUNDING * max(1.0, abs(ordered[accepted]))
     # Logits are float32 at most: none lies between, and no sum with the shares of classes rounds onto it.
-    return float(np.nextafter(np.float32(ordered[accepted]), np.float32(np.inf)))
+    return float(np.nextafter(np.float32(reached), np.float32(np.inf)))

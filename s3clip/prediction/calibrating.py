@@ -16,7 +16,7 @@ from torch import Tensor
 
 from s3clip.arguments import is_number, plain
 from s3clip.class_space import Activation, Calibration
-from s3clip.class_space.few_shot import least_threshold
+from s3clip.class_space.few_shot import ROUNDING, least_threshold
 from s3clip.class_space.shares import in_logits, share_offsets
 from s3clip.class_space.value import TEMPERATURES
 from s3clip.prediction.batches import AnsweringHead, all_logits
@@ -25,8 +25,7 @@ from s3clip.prediction.conformal import least_probability, needed_images
 
 Head = TypeVar("Head", bound=AnsweringHead)
 
-_ROUNDING = 1e-6
-"""By which a logit in float32 may fall short of itself, computed in another batch."""
+_AT_ONCE = 1024
 
 
 def calibrate(
@@ -56,6 +55,9 @@ def calibrate(
             and the shares of classes, changed later, drop the coverage.
         batch_size: images per call of the image tower.
 
+    Warns:
+        UserWarning: images from which the head learned, or all of which it classifies right.
+
     Returns:
         The head itself.
 
@@ -71,7 +73,8 @@ def calibrate(
         raise ValueError("labels: expected the class of each image, got None")
     if coverage is not None and isinstance(labels, Sized):  # before anything is encoded
         needed_images(coverage, len(labels))
-    shared, _ = all_logits(head, images, image_embeds, batch_size)
+    shared, embeds = all_logits(head, images, image_embeds, batch_size)
+    _warn_of_examples(head, embeds)
     logits = _without_shares(head, shared)
     truth = checked_labels(labels, head.classes, len(logits)).to(logits.device)
     if coverage is not None and truth.ndim == 2:
@@ -143,14 +146,16 @@ def fit_rejection(
     """
     if accept_rate is not None and false_accept_rate is not None:
         raise ValueError("accept_rate, false_accept_rate: expected one of the two, got both")
-    logits = _without_shares(head, all_logits(head, images, image_embeds, batch_size)[0])
+    shared, embeds = all_logits(head, images, image_embeds, batch_size)
+    _warn_of_examples(head, embeds)
+    logits = _without_shares(head, shared)
     if accept_rate is None:
         most = 0.05 if false_accept_rate is None else false_accept_rate
         threshold = rejection_threshold(logits.amax(-1), most)
     else:
         needed = needed_images(accept_rate, len(logits), "accept_rate")
         threshold = float(logits.amax(-1).sort(descending=True).values[needed - 1])
-        threshold -= _ROUNDING * max(1.0, abs(threshold))
+        threshold -= ROUNDING * max(1.0, abs(threshold))
     before = head.calibration or head.uncalibrated
     head.calibration = before.without_sets().model_copy(update={"thresholds": (threshold,)})
     if before.coverage is not None:
@@ -158,6 +163,24 @@ def fit_rejection(
             "the coverage was of another rejection and is dropped; calibrate(coverage=) again", stacklevel=2
         )
     return head
+
+
+_SAME = 1 - 1e-5  # cosine: two embeddings of one image differ by less, in float16 or in another batch
+
+
+def _warn_of_examples(head: AnsweringHead, embeds: Tensor) -> None:
+    """Warn of images that the head learned from: it is surer of them than of any others."""
+    kept = head.examples
+    if kept is None or kept.report is None or kept.report.strength is None:
+        return
+    shown = torch.nn.functional.normalize(kept.embeds[kept.labels >= 0].to(embeds), dim=1)
+    again = sum(int(((part @ shown.T).amax(1) > _SAME).sum()) for part in embeds.split(_AT_ONCE))
+    if again:
+        warnings.warn(
+            f"images: the head learned from {again:,} of these {len(embeds):,}, and is surer of them than of "
+            f"others, so that what is chosen holds for no others; give images that it has not seen",
+            stacklevel=3,
+        )
 
 
 def _without_shares(head: AnsweringHead, logits: Tensor) -> Tensor:
@@ -291,4 +314,8 @@ def _f1_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
     precision, recall, thresholds = precision_recall_curve(truth, scores)
     total = precision[:-1] + recall[:-1]
     f1 = np.divide(2 * precision[:-1] * recall[:-1], total, out=np.zeros_like(total), where=total > 0)
-    return float(thresholds[f1.argmax()])
+    best = int(f1.argmax())
+    least = float(thresholds[best])
+    # Between that score and the next lower one, which is as good: a score of another batch is not the same.
+    below = float(thresholds[best - 1]) if best else least - 2 * ROUNDING * max(1.0, abs(least))
+    return (least + below) / 2

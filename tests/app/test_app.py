@@ -105,6 +105,7 @@ def test_what_was_typed_is_told_from_what_was_applied():
     assert is_edited(START, 0, "nought\nnil")
     assert is_edited(START, 0, "")
     assert not is_edited(START, 1, "")
+    assert not is_edited(SynonymSet.read([{"name": "a", "synonyms": ["b", "b"]}]), 0, "b\nb")
 
 
 def test_templates_and_ids_live_through_an_edit_and_a_save(editor: Editor):

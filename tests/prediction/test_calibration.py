@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
 
 from s3clip import Calibration, HeadConfig, S3ZeroShotImageClassificationPipeline, SynonymousSpaceHead
+from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.prediction.calibrating import fit_calibration, rejection_threshold
 from tests.tiny_models import build
 
@@ -329,3 +330,51 @@ def test_a_calibration_is_of_the_scale_it_was_made_at(config, fitted, changed, k
     assert float(head.logit_scale) == changed
     assert (head.calibration is not None) == kept
     assert not kept or float(head.logit_scale) == before
+
+
+def test_what_is_accepted_does_not_hang_on_the_batch():
+    pictures, digits = held_out_digits()
+    head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(synonym_file())
+    shown = torch.nn.functional.one_hot(torch.tensor(digits[:100]), len(head.classes))
+    head.calibrate(pictures[:100], shown)
+
+    def accepted(batch_size: int) -> list[set[int]]:
+        found = head.predict(pictures[:100], top_k=10, batch_size=batch_size)
+        return [{each.class_index for each in own if each.accepted} for own in found]
+
+    assert accepted(1) == accepted(2) == accepted(32) == accepted(100)
+
+
+def test_no_more_are_accepted_in_another_batch_than_were_asked_for():
+    pictures, _ = held_out_digits()
+    head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(["zero", "one", "two"])
+    strange = [each.rotate(90) for each in pictures[:60]]
+    for start in range(0, 60, 4):
+        own = strange[start:] + strange[:start]
+        head.fit_rejection(own[:20], false_accept_rate=0.1, batch_size=20)
+        for batch_size in (1, 7, 20):
+            found = head.predict(own[:20], top_k=1, batch_size=batch_size)
+            assert sum(each.accepted for (each,) in found) <= 2
+
+
+def test_images_that_the_head_learned_from_are_told_of():
+    pictures, digits = held_out_digits()
+    head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(synonym_file())
+    head.fit_few_shot(pictures[:60], digits[:60], batch_size=60)
+    assert head.few_shot.strength is not None
+
+    def told(first: int, last: int, batch_size: int) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            some = {"batch_size": batch_size}
+            head.calibrate(pictures[first:last], digits[first:last], **some)
+            head.fit_rejection(pictures[first:last], accept_rate=0.5, **some)
+        return [said for each in caught if (said := str(each.message)).startswith("images: the head learned")]
+
+    for batch_size in (1, 32):
+        assert told(60, 120, batch_size) == []
+        assert [said.partition(",")[0] for said in told(50, 90, batch_size)] == [
+            "images: the head learned from 10 of these 40"
+        ] * 2
+    head.forget_examples()
+    assert told(50, 90, 32) == []
