@@ -183,7 +183,8 @@ class SynonymousSpaceHead(ClassSpaceModule):
         """Append the classes of another head of the same backbone: `s3clip.class_space.merge`."""
         if not isinstance(other, SynonymousSpaceHead):
             raise TypeError(f"other: expected a SynonymousSpaceHead, got {type(other).__name__}")
-        return self._take(spaces.merge(self.class_space, other.class_space))
+        space = other.class_space
+        return self._take(spaces.merge(self.class_space, space), merged=space)
 
     def reconfigure(self, **changes: Any) -> "SynonymousSpaceHead":
         """Change settings and build the space again; nothing is encoded: `s3clip.class_space.reconfigure`."""

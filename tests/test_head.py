@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 
 from s3clip import HeadConfig, Prediction, SynonymousSpaceHead, SynonymSet
 from s3clip.class_space import Calibration
+from s3clip.class_space.edits import without_examples
 from s3clip.images.opening import open_image
 from s3clip.space.metrics import METRICS
 from tests.backbone.test_backbone import built, every_family, images, own_logits
@@ -723,6 +724,32 @@ def test_merged_heads_are_one_fit_of_all_classes():
         with pytest.raises(ValueError, match=r"backbone|templates|not fitted"):
             one.merge(wrong)
     assert one.class_names == whole.class_names
+
+
+def test_what_a_merge_drops_is_said_whichever_head_had_it():
+    def parts() -> list[SynonymousSpaceHead]:
+        classes = ["ox", "cat"], ["bee", "fox"]
+        return [SynonymousSpaceHead(*build("clip")).fit_classes(own) for own in classes]
+
+    for had in (0, 1):
+        heads = parts()
+        heads[had].set_class_shares({0: 0.7})
+        heads[had].calibration = Calibration(activation="softmax", temperature=2.0)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            heads[0].merge(heads[1])
+        assert sorted(str(each.message).partition(" were")[0].partition(" was")[0] for each in said) == [
+            "the calibration",
+            "the class shares",
+        ]
+    for private in (0, 1):
+        heads = parts()
+        images = torch.randn(6, DIM)
+        heads[private].fit_few_shot(image_embeds=images, labels=[0, 1] * 3)
+        space = without_examples(heads[private].class_space, None)
+        heads[private]._take(space)
+        with pytest.raises(ValueError, match=r"^merge: what labelled images added was saved without them"):
+            heads[0].merge(heads[1])
 
 
 def test_embeddings_that_are_no_numbers_are_named(head: SynonymousSpaceHead):

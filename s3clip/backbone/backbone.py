@@ -141,8 +141,8 @@ class Backbone(nn.Module):
                 open_clip, "hf-hub:user/name", "local-dir:FOLDER" or "open_clip:ARCHITECTURE/TAG", where a
                 file of weights may stand for the tag.
             revision: Branch, tag or commit. The processor is read from the commit that the model came from.
-            dtype: Cast to it, a type or its name; "auto" is that of the checkpoint; None keeps what
-                transformers loads.
+            dtype: Cast to it, a type or its name; "checkpoint" is that of the weights (transformers' "auto");
+                None keeps what transformers loads.
             device: Move to it; None keeps what transformers chooses.
             text_tower: Load the text tower and the tokenizer too. Without them (where the family allows it,
                 else they are loaded and dropped) only images can be encoded, with far less memory.

@@ -5,6 +5,7 @@ adapter of PEFT. Libraries are imported when something is loaded.
 """
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +60,16 @@ def load(
     """
     read = ModelName.read(name)
     place, dtype = _of_dtype(place)
+    if revision is not None and read.scheme in (None, "local-dir") and Path(read.place).is_dir():
+        warnings.warn(
+            f"revision: {read.place} is a folder, which has none; {revision!r} is not used", stacklevel=4
+        )
+        revision = None
     if read.scheme is not None:
+        if dtype:
+            raise ValueError(
+                f'dtype: open_clip does not say the type of {read.text}; give one, not "checkpoint"'
+            )
         model, processor, commit = load_open_clip(read, revision, **kwargs)
         return Loaded(_placed(model, place), processor, read.text, commit)
     return _without_scheme(read.place, revision, place, text_tower, dtype, kwargs)
@@ -260,17 +270,22 @@ def _without_text_tower(name: str, hub: dict[str, Any], kwargs: dict[str, Any]) 
 
 
 def _of_dtype(place: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return `place` with a type in the place of its name, and what "auto" asks of transformers instead."""
+    """Return `place` with a type for its name, and what "checkpoint" asks of transformers instead."""
     import transformers
 
     dtype = place.get("dtype")
-    if dtype == "auto":
+    if dtype == "auto":  # to transformers what is "checkpoint" here
+        raise ValueError(
+            'dtype: "auto" tries types with images, as --dtype and s3clip.bulk.label do; here "checkpoint" '
+            "is the type that the weights were saved in"
+        )
+    if dtype == "checkpoint":
         named = "torch_dtype" if transformers.__version__.startswith("4.") else "dtype"
         return {key: value for key, value in place.items() if key != "dtype"}, {named: "auto"}
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
         raise ValueError(
-            f'dtype: expected a floating type of torch, its name ("bfloat16") or "auto", got {dtype!r}'
+            f'dtype: expected a floating type of torch, its name ("bfloat16") or "checkpoint", got {dtype!r}'
         )
     return {**place, "dtype": found} if dtype is not None else place, {}
 

@@ -28,7 +28,7 @@ class Workload:
         pictures: of the model's own size that are labelled.
         distinct: of both that differ.
         rows: embeddings that are labelled.
-        workers: processes that decode; None: as many as `label` takes by itself.
+        workers: threads or processes that decode; None: as many as `label` takes by itself.
         label_repeats: of the jobs.
         repeats: of what takes milliseconds.
         space_repeats: of the space and the loops over other libraries.

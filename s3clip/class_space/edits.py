@@ -16,7 +16,7 @@ from s3clip.class_space.examples import Examples, LearnedResidual, joined
 from s3clip.class_space.shares import ROUNDING, SMALLEST_SHARE
 from s3clip.class_space.value import ClassSpace, FittedClass
 from s3clip.space.residual import Residual
-from s3clip.texts.labels import checked_name
+from s3clip.texts.labels import checked_name, composed
 
 
 def class_position(class_names: Sequence[str], which: int | str, argument: str = "classes") -> int:
@@ -38,7 +38,7 @@ def _finder(class_names: Sequence[str], argument: str) -> Callable[[int | str], 
     """Return what `class_position` does, for many classes: names are listed once."""
     by_name: dict[str, list[int]] = defaultdict(list)
     for position, name in enumerate(class_names):
-        by_name[name].append(position)
+        by_name[composed(name)].append(position)
 
     def find(which: int | str) -> int:
         if not isinstance(which, str):
@@ -52,7 +52,7 @@ def _finder(class_names: Sequence[str], argument: str) -> Callable[[int | str], 
                     f"{argument}: position {which} is out of range for {len(class_names)} classes"
                 )
             return which
-        positions = by_name.get(which, [])
+        positions = by_name.get(composed(which), [])
         if len(positions) != 1:
             what = f"at positions {positions}; give the position" if positions else "no class"
             raise ValueError(f"{argument}: {which!r} names {what}")
@@ -173,8 +173,9 @@ def merge(space: ClassSpace, other: ClassSpace) -> ClassSpace:
             raise ValueError(f"other: fitted with {argument} {its}, this head with {mine}; fit one again")
     first = len(space.classes)
     moved = _unchosen(other, "merge", {i: first + i for i in range(len(other.classes))})
+    kept = _unchosen(space, "merge")
     both = add(space, other.classes, other.raw, other.negatives)
-    return replace(both, few_shot=joined(_unchosen(space, "merge"), moved))
+    return replace(both, few_shot=joined(kept, moved))
 
 
 def reconfigure(space: ClassSpace, **changes: Any) -> ClassSpace:

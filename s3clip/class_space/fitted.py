@@ -400,7 +400,14 @@ class ClassSpaceModule(nn.Module):
             raise ValueError("the head is not fitted: call fit_classes() or fit_embeddings() first")
         return self._fitted
 
-    def _take(self, space: ClassSpace, asked: tuple[str, ...] = (), *, progress: bool | None = None) -> Self:
+    def _take(
+        self,
+        space: ClassSpace,
+        asked: tuple[str, ...] = (),
+        *,
+        merged: ClassSpace | None = None,
+        progress: bool | None = None,
+    ) -> Self:
         """Build what follows from a class space, then take both at once, or leave everything as it was.
 
         What does not change is not built again: classes are renamed, labelled images and shares given in no
@@ -409,6 +416,7 @@ class ClassSpaceModule(nn.Module):
         Args:
             space: to be taken.
             asked: fields that were to go, of which nothing needs to be said.
+            merged: another one that went into it, of which the same is said as of the head's own.
             progress: as for `ClassSpace.build`.
         """
         fitted = FittedSpace(
@@ -420,7 +428,8 @@ class ClassSpaceModule(nn.Module):
         for field, message in _DROPPED.items():
             if field in asked:
                 continue
-            if getattr(before, field, None) is not None and getattr(space, field) is None:
+            had = any(getattr(each, field, None) is not None for each in (before, merged))
+            if had and getattr(space, field) is None:
                 warnings.warn(message, stacklevel=3)
         return self
 

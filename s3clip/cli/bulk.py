@@ -19,7 +19,6 @@ from s3clip.cli.common import (
     Level,
     NearSize,
     SavedBackbone,
-    chosen,
 )
 from s3clip.cli.stopping import keeps
 from s3clip.printing import counted, say
@@ -53,7 +52,7 @@ def label(
     out: Annotated[str, typer.Option(help="Folder for the results; run again to go on where it stopped.")],
     engine: Annotated[str, typer.Option(help="local, or ray for many machines.")] = "local",
     workers: Annotated[
-        int | None, typer.Option(help="Processes that decode; with ray, actors that encode.")
+        int | None, typer.Option(help="Processes or threads that decode; with ray, actors that encode.")
     ] = None,
     top_k: Annotated[int, typer.Option(help="How many classes the lists of a row name.")] = 5,
     level: Level = None,
@@ -119,7 +118,7 @@ def label(
             workers=workers,
             top_k=top_k,
             level=level,
-            among=chosen(among),
+            among=among or None,
             keep_embeddings=keep_embeddings,
             max_error_share=max_error_share,
             column=column,
@@ -165,13 +164,15 @@ def _keep_apart(
 ) -> None:
     """Refuse a folder that lies in an input, which the next run would label, and two results in one."""
     real = {o: Path(os.path.realpath(p)) for o, p in {**others, **folders}.items() if p is not None}
-    for option in (each for each in folders if each in real):
-        for given in map(os.path.realpath, inputs):
+    for option in real:
+        for given in map(os.path.realpath, inputs if option in folders else ()):
             if os.path.isdir(given) and real[option].is_relative_to(given):
                 raise ValueError(f"{option}: {real[option]} lies in {given}, which is labelled; give another")
         for other in real:
             # Pictures are sorted into a folder that may be there, and hold more.
-            inside = real[other].is_relative_to(real[option]) and option != "--sort-into"
+            inside = (
+                option in folders and option != "--sort-into" and real[other].is_relative_to(real[option])
+            )
             if other != option and (inside or real[other] == real[option]):
                 raise ValueError(
                     f"{other}, {option}: {real[other]} would lie in the other; give another place"

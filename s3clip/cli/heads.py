@@ -30,7 +30,6 @@ from s3clip.cli.common import (
     Template,
     Values,
     Views,
-    chosen,
     class_source,
     fitted_head,
     head_config,
@@ -168,7 +167,7 @@ def predict(
             batch_size=batch_size,
             adapt=adapter,
             level=level,
-            among=chosen(among),
+            among=among or None,
             language=language,
         )
         answers = [own or None for own in found]

@@ -311,11 +311,19 @@ def _labelled(
     """Return files and the positions of their classes, None for the label `none`; others are left out."""
     from s3clip.evaluation.inputs import labelled_images
     from s3clip.prediction.class_labels import class_positions, names_and_ids
+    from s3clip.texts.labels import composed
 
     if images is None and labels is None:
         raise ValueError("expected --images, a folder with a sub-folder a class, or --labels, a CSV")
-    known_as = names_and_ids(head.classes) | ({none} if none is not None else set())
+    known_as, none = names_and_ids(head.classes), None if none is None else composed(none)
+    if none in known_as:
+        raise ValueError(f"--none: {none} is a class of the head; call the folder of other images otherwise")
+    known_as |= set() if none is None else {none}
     files, named = labelled_images(images, labels, *columns, named=known_as, allow_addresses=allow or ())
+    if none is not None and none not in named:
+        raise ValueError(
+            f"--none: no image has the label {none!r}; there are {', '.join(sorted(set(named))[:5])}"
+        )
     ids = [None if each.id is None else str(each.id) for each in head.classes]
     positions = class_positions(named, head.class_names, ids)
     known = [
@@ -329,7 +337,9 @@ def _labelled(
             f"{', '.join(head.class_names[:5])}"
         )
     if gone := len(files) - len(known):
-        say(f"warning: {gone:,} of {counted(len(files), 'image')} have a label that is no class", error=True)
+        others = {own for own, place in zip(named, positions, strict=True) if place is None and own != none}
+        said = f"have a label that is no class, such as {min(others)!r}"
+        say(f"warning: {gone:,} of {counted(len(files), 'image')} {said}", error=True)
     return [file for file, _ in known], [place for _, place in known]
 
 

@@ -2,7 +2,9 @@
 
 import csv
 import io
-from collections.abc import Collection, Iterable, Sequence
+import os
+import warnings
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from s3clip.files.reach import Reach, allowed_places, below
 from s3clip.files.text import read_text
 from s3clip.images.walking import find_images
 from s3clip.printing import from_spreadsheet
+from s3clip.texts.labels import composed
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def labelled_images(
         allow_addresses: where else they may lie: "file" for anywhere on this machine, or "file:///folder".
 
     Raises:
-        ValueError: neither is given, a column is missing, or a file lies where it is not to be opened.
+        ValueError: neither is given, a column is missing or there twice, an image has two labels, or a file
+            lies where it is not to be opened.
         FileNotFoundError: a file, or images in the folder, that are not there.
     """
     if labels is None:
@@ -72,27 +76,51 @@ def labelled_images(
             raise FileNotFoundError(
                 f"{folder}: no sub-folder with images; give --labels, or one for each class"
             )
-        return inside, [_nearest(file.relative_to(folder).parts[:-1], named) for file in inside]
+        return inside, [
+            folder_label(file.relative_to(folder).parts[:-1], named.__contains__) for file in inside
+        ]
     rows = rows_of_labels(labels, file_column, label_column)
+    return _listed_images(labels, rows, labels.parent if folder is None else folder, allow_addresses)
+
+
+def _listed_images(
+    labels: Path, rows: Sequence[Sequence[str]], folder: Path, allow_addresses: str | Iterable[str]
+) -> tuple[list[Path], list[str]]:
+    """Return the files of a CSV, each once, and their labels; see `labelled_images`."""
     if not rows:
         raise ValueError(f"{labels}: no images, only a header")
     own = below(labels.parent)
-    reach = Reach(str(labels.parent if folder is None else folder), (*allowed_places(allow_addresses), own))
-    found = []
-    for file, _ in rows:
+    reach = Reach(str(folder), (*allowed_places(allow_addresses), own))
+    found: dict[Path, str] = {}
+    for file, label in rows:
         try:
             place = reach.find(file)
         except ValueError as error:
             raise ValueError(f"{labels}: {error}") from None
         if not isinstance(place, Path):
             raise ValueError(f"{labels}: {file!r}: expected files of this machine")
-        found.append(place)
-    return found, [label for _, label in rows]
+        label = composed(label)
+        if (before := found.setdefault(Path(os.path.normpath(place)), label)) != label:
+            raise ValueError(
+                f"{labels}: {file!r} is listed twice, as {before!r} and as {label!r}; give each image one"
+            )
+    if again := len(rows) - len(found):
+        warnings.warn(f"{labels}: images listed again are used once: {again:,}", stacklevel=2)
+    return list(found), list(found.values())
 
 
-def _nearest(folders: Sequence[str], named: Collection[str]) -> str:
-    """Return the last of some folders, each in the one before, that is called as a class is, or the first."""
-    return next((each for each in reversed(folders) if each in named), folders[0])
+def folder_label(folders: Sequence[str], is_class: Callable[[str], bool]) -> str:
+    """Return the label of the images in a folder of folders: the nearest one that is called as a class.
+
+    Args:
+        folders: that an image lies in, each in the one before.
+        is_class: whether a name is that of a class.
+
+    Returns:
+        The last of them that is, or the first where none is, composed.
+    """
+    names = [composed(each) for each in folders]
+    return next((each for each in reversed(names) if is_class(each)), names[0])
 
 
 IMAGE_ARRAYS = {
@@ -116,8 +144,9 @@ def rows_of_labels(path: Path, *wanted: str) -> list[list[str]]:
     except csv.Error as error:
         raise ValueError(f"{path}: line {reader.line_num}: not CSV ({error})") from None
     for column in wanted:
-        if column not in header:
-            raise ValueError(f"{path}: no column {column!r}; it has: {', '.join(header)}")
+        if (count := header.count(column)) != 1:
+            has = "no column" if not count else f"{count} columns are called"
+            raise ValueError(f"{path}: {has} {column!r}; it has: {', '.join(header)}")
     found = []
     for line, row in rows:
         if len(row) > len(header):

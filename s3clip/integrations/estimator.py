@@ -66,7 +66,7 @@ class SynonymousSpaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
             X: (texts, dim) text embeddings, normalised or not, none of them zero.
             y: (texts,) the class of each. The first row of a class is that of its own name.
             images: (images, dim) embeddings of labelled images, as for `head.fit_few_shot`.
-            image_labels: (images,) the class of each, as in `y`.
+            image_labels: (images,) the class of each, as in `y`; None for an image of none of the classes.
         """
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(y)
@@ -87,11 +87,13 @@ class SynonymousSpaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
             raise ValueError("images, image_labels: expected both or neither")
         if images is not None:
             images = check_array(images, dtype=[np.float64, np.float32], input_name="images")
-            image_labels = column_or_1d(image_labels)
-            place = np.searchsorted(self.classes_, image_labels).clip(max=len(self.classes_) - 1)
-            if (unknown := self.classes_[place] != image_labels).any():
-                raise ValueError(f"image_labels: {plain(image_labels[unknown][0])!r} is no class of y")
-            head.fit_few_shot(image_embeds=torch.tensor(images), labels=place, batch_size=1024)
+            known: dict[Any, int | None] = {label: i for i, label in enumerate(self.classes_.tolist())}
+            labels = [plain(label) for label in column_or_1d(image_labels)]
+            known |= {None: None}
+            if unknown := [label for label in labels if label not in known]:
+                raise ValueError(f"image_labels: {unknown[0]!r} is no class of y")
+            places = [known[label] for label in labels]
+            head.fit_few_shot(image_embeds=torch.tensor(images), labels=places, batch_size=1024)
         self.head_ = head.eval()
         return self
 

@@ -167,7 +167,10 @@ def as_embeds(image_embeds: Any) -> Tensor:
         TypeError: something else.
     """
     try:
-        return torch.as_tensor(image_embeds)
+        found = torch.as_tensor(image_embeds)
+        if found.is_complex():
+            raise TypeError("of complex ones")
+        return found
     except torch.OutOfMemoryError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:

@@ -46,9 +46,9 @@ def calibrate(
     Args:
         head: a fitted head, which takes the calibration.
         images: as for `predict`.
-        labels: the class of each image, as positions or names; or a table of zeros and ones (images, classes)
-            where an image may show several classes or none. With a table, probabilities are sigmoids, and a
-            class is accepted from the threshold of its largest F1 score on.
+        labels: the class of each image, as positions, names or ids (as texts); or a table of zeros and ones
+            (images, classes) where an image may show several classes or none. With a table, probabilities are
+            sigmoids, and a class is accepted from the threshold of its largest F1 score on.
         image_embeds: (images, dim) embeddings instead.
         coverage: choose also which classes `predict_sets` names: those of images like these are to hold the
             right class so often, 0.9 for nine times in ten. Not with a table, which gives each class a
@@ -73,7 +73,7 @@ def calibrate(
         needed_images(coverage, len(labels))
     shared, _ = all_logits(head, images, image_embeds, batch_size)
     logits = _without_shares(head, shared)
-    truth = checked_labels(labels, [each.name for each in head.classes], len(logits)).to(logits.device)
+    truth = checked_labels(labels, head.classes, len(logits)).to(logits.device)
     if coverage is not None and truth.ndim == 2:
         raise ValueError("coverage: expected labels of one class an image, got a table; leave coverage out")
     fitted = fit_calibration(logits, truth, head.activation)

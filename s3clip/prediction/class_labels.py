@@ -11,6 +11,7 @@ from torch import Tensor
 
 from s3clip.arguments import is_whole, plain
 from s3clip.printing import counted
+from s3clip.texts.labels import composed
 
 
 def class_positions(
@@ -26,14 +27,15 @@ def class_positions(
     """
     by_id, by_name = defaultdict(list), defaultdict(list)
     for position, (name, own_id) in enumerate(zip(class_names, class_ids, strict=True)):
-        by_name[name].append(position)
+        by_name[composed(name)].append(position)
         if own_id is not None:
-            by_id[own_id].append(position)
+            by_id[composed(own_id)].append(position)
     listed = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
     found: list[int | None] = []
     for label in listed:
         if isinstance(label, str):
-            meant = by_id.get(label) or by_name.get(label) or []
+            form = composed(label)
+            meant = by_id.get(form) or by_name.get(form) or []
             if len(meant) > 1:
                 raise ValueError(
                     f"labels: {label!r} is the id or name of several classes, {meant}; give positions"
@@ -64,17 +66,18 @@ class Identified(Protocol):
 
 
 def names_and_ids(classes: Iterable[Identified]) -> set[str]:
-    """Return every text that is the label of some class."""
+    """Return every text that is the label of some class, composed."""
     listed = list(classes)
-    return {each.name for each in listed} | {str(each.id) for each in listed if each.id is not None}
+    texts = [each.name for each in listed] + [str(each.id) for each in listed if each.id is not None]
+    return set(map(composed, texts))
 
 
-def checked_labels(labels: Any, class_names: Sequence[str], images: int) -> Tensor:
+def checked_labels(labels: Any, classes: Sequence[Identified], images: int) -> Tensor:
     """Return labels as (images,) positions or (images, classes) booleans.
 
     Args:
-        labels: positions, names, or a table of zeros and ones.
-        class_names: of the head.
+        labels: positions, names, ids as texts, or a table of zeros and ones.
+        classes: of the head.
         images: how many there are.
 
     Raises:
@@ -89,12 +92,12 @@ def checked_labels(labels: Any, class_names: Sequence[str], images: int) -> Tens
     if len(labels) != images:
         raise ValueError(f"labels: expected one for each of {counted(images, 'image')}, got {len(labels)}")
     if isinstance(labels, list) and any(isinstance(label, str) for label in labels):
-        labels = _positions_of_names(labels, class_names)
+        labels = _positions_of_names(labels, classes)
     table = _comparable(torch.as_tensor(labels))
     if table.ndim == 2:
-        if table.shape[1] != len(class_names) or not bool(((table == 0) | (table == 1)).all()):
+        if table.shape[1] != len(classes) or not bool(((table == 0) | (table == 1)).all()):
             raise ValueError(
-                f"labels: expected zeros and ones of shape (images, {len(class_names)}), got "
+                f"labels: expected zeros and ones of shape (images, {len(classes)}), got "
                 f"{tuple(table.shape)} {table.dtype}"
             )
         return table.bool()
@@ -103,11 +106,9 @@ def checked_labels(labels: Any, class_names: Sequence[str], images: int) -> Tens
             f"labels: expected class positions, names, or a table of zeros and ones (images, classes), got "
             f"{tuple(table.shape)} {table.dtype}"
         )
-    outside = (table < 0) | (table >= len(class_names))
+    outside = (table < 0) | (table >= len(classes))
     if bool(outside.any()):
-        raise ValueError(
-            f"labels: expected positions in 0..{len(class_names) - 1}, got {int(table[outside][0])}"
-        )
+        raise ValueError(f"labels: expected positions in 0..{len(classes) - 1}, got {int(table[outside][0])}")
     return table.long()
 
 
@@ -116,10 +117,11 @@ def _comparable(labels: Tensor) -> Tensor:
     return labels.long() if labels.dtype in (torch.uint16, torch.uint32, torch.uint64) else labels
 
 
-def _positions_of_names(labels: Sequence[Any], class_names: Sequence[str]) -> list[int]:
+def _positions_of_names(labels: Sequence[Any], classes: Sequence[Identified]) -> list[int]:
     if other := [label for label in labels if not isinstance(label, str)]:
         raise ValueError(f"labels: expected names or positions throughout, got {other[0]!r} among names")
-    positions = class_positions(labels, class_names, [None] * len(class_names))
+    ids = [None if each.id is None else str(each.id) for each in classes]
+    positions = class_positions(labels, [each.name for each in classes], ids)
     for label, position in zip(labels, positions, strict=True):
         if position is None:
             raise ValueError(f"labels: {label!r}: no class has it")

@@ -1,6 +1,7 @@
 """What is answered: which classes, or which groups of them, and in which language."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from s3clip.arguments import did_you_mean, is_whole, plain
 from s3clip.class_space import FittedClass
 from s3clip.prediction.class_labels import class_positions
 from s3clip.texts.groups import group_owners, levels_of, problem_of_language
+from s3clip.texts.labels import composed
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,28 @@ class Scope:
 def scope_of(
     classes: Sequence[FittedClass], level: str | None = None, among: Any = None, language: str | None = None
 ) -> Scope:
-    """Return what is answered.
+    """Return what is answered, with a warning for each thing that is to be said of it: see `read_scope`."""
+    scope, notes = read_scope(classes, level, among, language)
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    return scope
+
+
+def read_scope(
+    classes: Sequence[FittedClass], level: str | None = None, among: Any = None, language: str | None = None
+) -> tuple[Scope, list[str]]:
+    """Return what is answered, and what is to be said of it.
 
     Args:
         classes: of a head.
         level: of the groups that are the answers; None: the classes are.
         among: the classes and groups among which is answered: one or several of the id of a class, a name of
-            a class or a group, the position of a class, or {level: group}; None: all.
+            a class or a group, the position of a class, {level: group} or "level=group"; None: all.
         language: in which a class is called, where it has a name in it.
 
-    Warns:
-        UserWarning: where some classes have no name in the language; those are called what they are.
+    Returns:
+        The scope, and sentences: that some classes have no name in the language, and are called what they
+        are; that groups have no names in languages; that a class without a group is called as a group is.
 
     Raises:
         ValueError: an unknown level or group, a name of several, none to answer among, or a code that is not
@@ -67,24 +80,29 @@ def scope_of(
         TypeError: something else than these.
     """
     chosen = None if among is None else torch.tensor(_among(classes, among))
-    names = [each.name for each in classes] if language is None else names_in(classes, language)
+    names = [each.name for each in classes]
+    notes: list[str] = []
+    if language is not None:
+        names, notes = names_in(classes, language)
     if level is None:
-        return Scope(chosen, names)
+        return Scope(chosen, names), notes
     owners, labels = group_owners(classes, level)
     if language is not None:
-        warnings.warn("language: groups have one name each, which is given", stacklevel=3)
+        notes = ["language: groups have one name each, which is given"]
+    if twice := [label for label, count in Counter(labels).items() if count > 1]:
+        notes.append(
+            f"level: a class without a group at {level!r} is called {twice[0]!r}, as a group or another such "
+            f"class is, and is another answer; give it its group, or another name"
+        )
     members: list[list[Mapping[str, str]]] = [[] for _ in labels]
     for own, each in zip(owners, classes, strict=True):
         members[own].append(each.groups)
     shared = tuple(dict(_shared(own)) for own in members)
-    return Scope(chosen, labels, torch.tensor(owners), shared)
+    return Scope(chosen, labels, torch.tensor(owners), shared), notes
 
 
-def names_in(classes: Sequence[FittedClass], language: str) -> list[str]:
-    """Return what each class is called in a language: its own name where it has none in that.
-
-    Warns:
-        UserWarning: where some have none.
+def names_in(classes: Sequence[FittedClass], language: str) -> tuple[list[str], list[str]]:
+    """Return what each class is called in a language, else its own name, and what is to be said of those.
 
     Raises:
         ValueError: a code that is not one of a language.
@@ -92,15 +110,14 @@ def names_in(classes: Sequence[FittedClass], language: str) -> list[str]:
     if not isinstance(language, str) or (problem := problem_of_language(language)):
         problem = "is no text" if not isinstance(language, str) else problem
         raise ValueError(f"language: {language!r} {problem}")
-    without = sum(language not in each.names for each in classes)
-    if without:
+    notes = []
+    if without := sum(language not in each.names for each in classes):
         known = sorted({code for each in classes for code in each.names})
-        warnings.warn(
+        notes.append(
             f"language: {without} of {len(classes)} classes have no name in {language!r} and are called what "
-            f"they are; there are names in {', '.join(known) or 'no language'}",
-            stacklevel=4,
+            f"they are; there are names in {', '.join(known) or 'no language'}"
         )
-    return [each.names.get(language, each.name) for each in classes]
+    return [each.names.get(language, each.name) for each in classes], notes
 
 
 def _shared(members: Sequence[Mapping[str, str]]) -> Iterable[tuple[str, str]]:
@@ -114,7 +131,7 @@ def _among(classes: Sequence[FittedClass], among: Any) -> list[int]:
     among = plain(among)
     if isinstance(among, Tensor):
         among = among.tolist()
-    single = isinstance(among, str | Mapping) or not isinstance(among, Iterable)
+    single = isinstance(among, str | bytes | Mapping) or not isinstance(among, Iterable)
     listed = [plain(which) for which in ([among] if single else among)]
     numbers = [which for which in listed if not isinstance(which, str | Mapping)]
     try:
@@ -134,23 +151,27 @@ def _among(classes: Sequence[FittedClass], among: Any) -> list[int]:
 
 def _in_all(classes: Sequence[FittedClass], groups: Mapping[str, str]) -> set[int]:
     """Return the positions of the classes that are in some groups at once."""
-    groups = {str(level) if is_whole(level) else level: group for level, group in groups.items()}
+    groups = {_form(str(level) if is_whole(level) else level): _form(own) for level, own in groups.items()}
     if found := {i for i, each in enumerate(classes) if groups and groups.items() <= each.groups.items()}:
         return found
     raise ValueError(f"among: no class is in {dict(groups)!r}; {_known(classes, '')}")
+
+
+def _form(text: Any) -> Any:
+    return composed(text) if isinstance(text, str) else text
 
 
 def _readings(classes: Sequence[FittedClass]) -> dict[str, dict[str, set[int]]]:
     """Return what each name may stand for: the positions of the classes that are meant, in words."""
     found: dict[str, dict[str, set[int]]] = {}
     for i, each in enumerate(classes):
-        found.setdefault(each.name, {})[f"class {i}"] = {i}
+        found.setdefault(composed(each.name), {})[f"class {i}"] = {i}
         for level, group in each.groups.items():
-            found.setdefault(group, {}).setdefault(f"{{{level!r}: {group!r}}}", set()).add(i)
+            found.setdefault(composed(group), {}).setdefault(f"{{{level!r}: {group!r}}}", set()).add(i)
     by_id: dict[str, dict[str, set[int]]] = {}
     for i, each in enumerate(classes):
         if each.id is not None:
-            by_id.setdefault(str(each.id), {})[f"class {i}"] = {i}
+            by_id.setdefault(composed(str(each.id)), {})[f"class {i}"] = {i}
     return found | by_id  # ids come first, as in labels
 
 
@@ -158,14 +179,18 @@ def _called(
     classes: Sequence[FittedClass], which: str, readings: Mapping[str, Mapping[str, set[int]]]
 ) -> set[int]:
     """Return the positions of the classes that a name or id stands for."""
-    if which not in readings:
+    found = readings.get(composed(which))
+    level, mark, group = which.partition("=")
+    if found is None and mark:
+        return _in_all(classes, {level: group})
+    if found is None:
         raise ValueError(f"among: no class or group is called {which!r}; {_known(classes, which)}")
-    if len(set(map(frozenset, readings[which].values()))) > 1:
+    if len(set(map(frozenset, found.values()))) > 1:
         raise ValueError(
-            f"among: {which!r} may be {' or '.join(readings[which])}; give the position of a class, or the "
+            f"among: {which!r} may be {' or '.join(found)}; give the position of a class, or the "
             f"group with its level"
         )
-    return next(iter(readings[which].values()))
+    return next(iter(found.values()))
 
 
 def _known(classes: Sequence[FittedClass], which: str) -> str:

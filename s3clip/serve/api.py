@@ -3,7 +3,7 @@
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from s3clip._version import __version__
 from s3clip.head import SynonymousSpaceHead
+from s3clip.prediction.scope import read_scope
 from s3clip.serve import described, page
 from s3clip.serve.asking import Asked, asked_in_form, asked_in_json, pixels_of
 from s3clip.serve.batching import Batcher, Work
@@ -155,6 +156,9 @@ class _Service:
         rows: Sequence[Sequence[float]],
     ) -> Response:
         given = asked.model_dump(include={"level", "among", "language"}, exclude_none=True)
+        if kind == "embed" and given:
+            raise RefusedError(422, f"{', '.join(given)}: are of /predict; an embedding is the same for all")
+        notes = await self._in_thread(_notes, served.head, given)
         errors: list[str | None] = [None] * max(len(sources), len(rows))
         work = Work(served.head, kind, len(rows), top_k=asked.top_k, options=given)
         if sources:
@@ -167,9 +171,9 @@ class _Service:
             assert self.batcher is not None  # it is started before the first request
             try:
                 found = await asyncio.wrap_future(self.batcher.submit(work))
-            except (ValueError, TypeError) as error:  # as predict says what is wrong with its arguments
+            except (ValueError, TypeError) as error:  # as predict says what is wrong with embeddings
                 raise RefusedError(422, str(error)) from error
-        content = await self._in_thread(_rendered, kind, found, errors, served.name)
+        content = await self._in_thread(_rendered, kind, found, errors, served.name, notes)
         return Response(content, media_type="application/json")
 
     async def _asked(self, request: Request) -> Asked:
@@ -252,7 +256,17 @@ def _embeddings(rows: Sequence[Sequence[float]], head: SynonymousSpaceHead) -> T
     return embeds
 
 
-def _rendered(kind: Kind, found: Sequence[Any], errors: Sequence[str | None], head: str) -> bytes:
+def _notes(head: SynonymousSpaceHead, given: Mapping[str, Any]) -> list[str]:
+    """Return what is to be said of an answer, as `predict` warns of it. Raises RefusedError."""
+    try:
+        return read_scope(head.classes, **given)[1]
+    except (ValueError, TypeError) as error:
+        raise RefusedError(422, str(error)) from error
+
+
+def _rendered(
+    kind: Kind, found: Sequence[Any], errors: Sequence[str | None], head: str, notes: Sequence[str]
+) -> bytes:
     """Return the answer as JSON; a picture that could not be read has an error in its place."""
     remaining = iter(found)
     results: list[dict[str, Any]] = []
@@ -263,4 +277,6 @@ def _rendered(kind: Kind, found: Sequence[Any], errors: Sequence[str | None], he
             best = [] if error else next(remaining)
             accepted = bool(best) and best[0]["accepted"]
             results.append({"predictions": best, "accepted": accepted, "error": error})
-    return json.dumps({"results": results, "head": head}, ensure_ascii=False, allow_nan=False).encode()
+    said = {"warnings": notes} if notes else {}
+    answer = {"results": results, **said, "head": head}
+    return json.dumps(answer, ensure_ascii=False, allow_nan=False).encode()

@@ -81,10 +81,15 @@ _DOG = {
     "because": "hound",
     "groups": {"kingdom": "animals"},
 }
+_NO_NAME = "language: 1 of 2 classes have no name in 'de' and are called what they are; there are names in de"
 PREDICT: dict[str, Any] = {
     "openapi_extra": _body(_OPTIONS, {"top_k": 1}),
     "responses": _answer(
-        {"results": [{"predictions": [_DOG], "accepted": True, "error": None}], "head": _HEAD}
+        {
+            "results": [{"predictions": [_DOG], "accepted": True, "error": None}],
+            "warnings": [_NO_NAME],
+            "head": _HEAD,
+        }
     )
     | _ERRORS,
 }

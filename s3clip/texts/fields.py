@@ -5,20 +5,20 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from s3clip.texts.groups import problem_of_language
-from s3clip.texts.labels import problem_of_name, problem_of_text
+from s3clip.texts.labels import composed, problem_of_name, problem_of_text
 from s3clip.texts.prompts import resolve_templates
 
 
 def _label(text: str) -> str:
     if problem := problem_of_name(text.strip()):
         raise ValueError(problem)
-    return text.strip()
+    return composed(text)
 
 
 def _sentence(text: str) -> str:
     if problem := problem_of_text(text.strip()):
         raise ValueError(problem)
-    return text.strip()
+    return composed(text)
 
 
 def _language(code: str) -> str:
@@ -40,9 +40,9 @@ def _as_levels(groups: Any) -> Any:
     if isinstance(groups, (list, tuple)):
         return {str(i): name for i, name in enumerate(groups)}
     if isinstance(groups, dict):
-        stripped = [level.strip() for level in groups if isinstance(level, str)]
-        if twice := [level for level in stripped if stripped.count(level) > 1]:
-            raise ValueError(f"has the level {twice[0]!r} twice, but for spaces")
+        levels = [composed(level) for level in groups if isinstance(level, str)]
+        if twice := [level for level in levels if levels.count(level) > 1]:
+            raise ValueError(f"has the level {twice[0]!r} twice, but for spaces or the form of letters")
     return groups
 
 

@@ -11,6 +11,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Protocol
 
 from s3clip.arguments import is_whole
+from s3clip.texts.labels import composed
 
 
 class Grouped(Protocol):
@@ -59,7 +60,7 @@ def checked_level(level: str | int) -> str:
     level = str(level) if is_whole(level) else level
     if not isinstance(level, str):
         raise TypeError(f"level: expected the name of a level, got {type(level).__name__}: {level!r}")
-    return level
+    return composed(level)
 
 
 def group_owners(classes: Sequence[Grouped], level: str | int) -> tuple[list[int], list[str]]:

@@ -6,6 +6,7 @@ one are refused, not mended, since classes are told apart by them.
 
 import re
 import reprlib
+from unicodedata import normalize
 
 LONGEST_NAME = 1_000
 """Characters of a name: CLIP reads about 300, no name of a published benchmark has 100, and a name is printed
@@ -43,6 +44,14 @@ def checked_name(name: object, argument: str = "name") -> str:
     if problem := problem_of_name(name):
         raise ValueError(f"{argument}: {reprlib.repr(name)} {problem}")
     return name
+
+
+def composed(text: str) -> str:
+    """Return a text as names are compared: without spaces around it, in the composed form of Unicode (NFC).
+
+    "é" is one character or two, and file systems and editors differ in which.
+    """
+    return normalize("NFC", text.strip())
 
 
 def _problem(text: str, plain: str, longest: int) -> str:

@@ -72,7 +72,7 @@ def strings_of_list(text: str) -> list[str] | None:
                 strings.append(literal_eval(token.string))
             elif token.type not in (COMMENT, ENDMARKER, NEWLINE, NL) and token.string != ",":
                 marks.append(token.string if token.type == OP else "?")
-    except (TokenError, SyntaxError, ValueError):
+    except (TokenError, SyntaxError, ValueError, SystemError):  # the last of Python 3.13, at some NULs
         return None
     whole = "".join(marks) in ("[]", "()") and text[0] + text[-1] in ("[]", "()")
     return strings if whole and all(isinstance(each, str) for each in strings) else None

@@ -22,12 +22,17 @@ def test_a_type_may_be_given_by_its_name(dtype):
     assert SynonymousSpaceHead.from_backbone(FOLDER, dtype=dtype).backbone.dtype == torch.bfloat16
 
 
-def test_auto_is_the_type_of_the_checkpoint(tmp_path: Path):
+def test_the_type_of_the_checkpoint_may_be_kept_and_auto_is_a_trial_elsewhere(tmp_path: Path):
     Backbone.from_pretrained(FOLDER).model.to(torch.float16).save_pretrained(tmp_path)
     for name in ("tokenizer_config.json", "vocab.json", "merges.txt", "preprocessor_config.json"):
         (tmp_path / name).write_bytes((model_folder() / name).read_bytes())
-    assert Backbone.from_pretrained(str(tmp_path), dtype="auto").dtype == torch.float16
+    assert Backbone.from_pretrained(str(tmp_path), dtype="checkpoint").dtype == torch.float16
     assert Backbone.from_pretrained(str(tmp_path), dtype="float32").dtype == torch.float32
+    for load in (Backbone.from_pretrained, SynonymousSpaceHead.from_backbone):
+        with pytest.raises(ValueError, match=r'"auto" tries types with images.*"checkpoint"'):
+            load(str(tmp_path), dtype="auto")
+    with pytest.raises(ValueError, match=r'open_clip does not say.*not "checkpoint"'):
+        Backbone.from_pretrained("open_clip:ViT-B-32/openai", dtype="checkpoint")
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "int8", "nn", torch.int64, 16])
@@ -267,3 +272,9 @@ def test_weights_that_are_not_in_memory():
     model.text_projection.to("meta")
     with pytest.raises(ValueError, match=r"not in memory \(the first: 'text_projection.weight'"):
         Backbone(model, processor)
+
+
+def test_a_folder_has_no_revision():
+    with pytest.warns(UserWarning, match=r"revision: .*model is a folder, which has none; 'v1' is not used"):
+        backbone = Backbone.from_pretrained(FOLDER, revision="v1")
+    assert backbone.revision is None

@@ -299,3 +299,12 @@ def test_messages_name_the_command_to_run_and_not_the_call(head: Path, photos: P
     }
     assert len(named) > 3
     assert named <= {*wording._VERBS, "fit_classes", "fit_embeddings"}
+
+
+def test_what_shows_none_of_the_classes_is_no_class(head: Path, photos: Path, tmp_path: Path):
+    given = ("teach", "--head", head, "--images", photos, "--out", tmp_path / "taught")
+    with pytest.raises(ValueError, match="--none: zero is a class of the head"):
+        run(*given, "--none", "zero")
+    with pytest.raises(ValueError, match="--none: no image has the label 'nothing'; there are "):
+        run(*given, "--none", "nothing")
+    assert not (tmp_path / "taught").exists()

@@ -151,3 +151,13 @@ def test_the_estimator(head, pixels):
     order = [list(classifier.classes_).index(name) for name in names]
     expected = head(pixels).detach().softmax(1)
     np.testing.assert_allclose(found[:, order], expected, atol=1e-4)
+
+
+def test_labels_of_the_estimator_are_those_of_y_and_none_of_these():
+    texts, y = np.eye(4), np.array([3, 3, 5, 7])
+    images = np.eye(4)[[0, 1, 2, 3]] + 0.1
+    taught = SynonymousSpaceClassifier().fit(texts, y, images=images, image_labels=[3, 5, None, 7.0])
+    assert (taught.head_.few_shot.seen, taught.head_.few_shot.none) == ((1, 1, 1), 1)
+    for wrong in (["3", "5", "7", "3"], [3, 5, 7, "x"], [3, 5, 7, 3.5]):
+        with pytest.raises(ValueError, match=r"image_labels: .* is no class of y"):
+            SynonymousSpaceClassifier().fit(texts, y, images=images, image_labels=np.array(wrong, object))

@@ -5,6 +5,7 @@ import http.client
 import io
 import re
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from s3clip import SynonymousSpaceHead
+from s3clip.backbone import precision
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 
 pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install 's3clip[serve]'")
@@ -22,6 +24,8 @@ pytest.importorskip(
 )
 
 from s3clip.images.opening import open_image
+from s3clip.images.walking import find_images
+from s3clip.prediction.precision import set_precision
 from s3clip.serve import Bounds, HeadSource, create_app
 from s3clip.serve.batching import Batcher, Work
 from s3clip.texts.formats import FORMAT
@@ -205,6 +209,42 @@ def test_bodies_are_bounded_and_of_two_kinds(address):
     assert ask(address, "/nothing").status == 404
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"language": "de"},
+        {"language": "xx"},
+        {"language": "de", "level": "kind"},
+        {"level": "kind", "among": ["one", "two"]},
+        {"level": "kind", "among": "kind=even"},
+        {},
+    ],
+)
+def test_an_answer_says_what_predict_warns_of(asked: dict, pictures):
+    words = [
+        {"name": "one", "groups": {"kind": "odd"}, "names": {"de": ["Eins"]}},
+        {"name": "two", "groups": {"kind": "even"}},
+        {"name": "odd"},  # as the group is called that it is not in
+    ]
+    head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(words)
+    with serving(create_app(head)) as address:
+        found = ask(address, "/predict", content={"images": [text(pictures[0])], **asked})
+        unread = ask(address, "/predict", content={"images": ["aGk="], **asked})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        wanted = expected(head, pictures[:1], **asked)
+    assert_same(found.json["results"], wanted)
+    said = [str(each.message) for each in caught if str(each.message).startswith(("language:", "level:"))]
+    assert found.json.get("warnings", []) == unread.json.get("warnings", []) == said
+    assert len(said) == ("language" in asked) + ("level" in asked)
+
+
+def test_what_an_embedding_does_not_depend_on_is_refused(pictures, address):
+    for more in ({"level": "kind"}, {"among": "one"}, {"language": "de"}):
+        found = ask(address, "/embed", content={"images": [text(pictures[0])], **more})
+        assert (found.status, *more) == (422, found.json["error"].partition(":")[0])
+
+
 def test_groups_scopes_and_languages_are_those_of_predict(pictures):
     words = [
         {"name": name, "groups": {"kind": kind}, "names": {"de": german}}
@@ -249,6 +289,8 @@ def test_groups_scopes_and_languages_are_those_of_predict(pictures):
             found, "/predict", files=[("x", pictures[0])], fields=[("among", "one"), ("among", "two")]
         )
         assert_same(by_form.json["results"], expected(grouped, pictures[:1], among=["one", "two"]))
+        by_level = ask(found, "/predict", files=[("x", pictures[0])], fields=[("among", "kind=even")])
+        assert_same(by_level.json["results"], expected(grouped, pictures[:1], among={"kind": "even"}))
         assert ask(found, "/classes").json["classes"][0]["groups"] == {"kind": "even"}
 
 
@@ -312,7 +354,7 @@ def test_classes_page_and_description(address, head):
     example = described["paths"]["/predict"]["post"]["responses"]["200"]["content"]["application/json"][
         "example"
     ]
-    assert answer.json.keys() == example.keys()
+    assert answer.json.keys() == example.keys() - {"warnings"}  # there are none
     result = answer.json["results"][0]
     assert result["error"] is None
     assert result.keys() == example["results"][0].keys() | {"error"}  # FastAPI leaves out what is null
@@ -417,3 +459,35 @@ def test_bounds_out_of_range(wrong: dict):
         ValueError, match=next(iter(wrong)) if "addresses" not in wrong else "allow_addresses"
     ):
         Bounds(**wrong)
+
+
+def test_a_head_serves_in_the_type_that_is_asked_for(head, pictures, tmp_path: Path, monkeypatch, caplog):
+    """Also once another head of the same image tower has taken over, whose trial is not made again."""
+    monkeypatch.setattr(precision, "_FASTER", 0.0)
+    monkeypatch.setattr(precision, "_candidates", lambda device: ["bfloat16"])
+    other = SynonymousSpaceHead(head.backbone).fit_classes({"curly": ["round"], "straight": ["line"]})
+    (tmp_path / "some").mkdir()
+    for number, content in enumerate(pictures):
+        (tmp_path / "some" / f"{number}.png").write_bytes(content)
+    head.save_pretrained(tmp_path / "head")
+    place = str(tmp_path / "head")
+    for dtype, images in (("float16", ()), ("auto", find_images([tmp_path / "some"])), (None, ())):
+        source = HeadSource(place, backbone=model_folder(), dtype=dtype, images=images)
+        wanted = getattr(torch, {"auto": "bfloat16", None: "float32"}.get(dtype, dtype))
+        head.save_pretrained(tmp_path / "head")
+        first = source.load()
+        assert first.backbone.dtype == wanted
+        plain = SynonymousSpaceHead.from_pretrained(place, backbone=model_folder())
+        set_precision(plain, str(wanted).removeprefix("torch."), inputs=dict)
+        with serving(create_app(source)) as found:
+            answer = ask(found, "/predict", files=[("x", each) for each in pictures[:6]])
+            assert_same(answer.json["results"], expected(plain, pictures[:6]))
+        other.save_pretrained(tmp_path / "head")
+        second = source.load(first)
+        assert second.class_names == other.class_names
+        assert second.backbone.model is first.backbone.model
+        assert second.backbone.dtype == wanted
+    said = [record.getMessage() for record in caplog.records if "dtype" in record.getMessage()]
+    assert [each.split(":")[1].strip() for each in said] == ["auto takes bfloat16"] * 2
+    with pytest.raises(ValueError, match="dtype: expected one of auto"):
+        HeadSource(place, dtype="int8")

@@ -88,6 +88,7 @@ def test_what_a_person_reads_is_read(tmp_path, suffix, content, expected):
         ("txt", "array(['cat', 'dog'], dtype='<U3')\n", "looks like code"),
         ("txt", "[['cat', 'kitty'], ['dog']]\n", r"not JSON .*JSON has double quotes"),
         ("txt", "['cat', 3]\n", "not JSON"),
+        ("txt", "[" + 3 * "'cat', 'dog',\n 'bird']" + "\0\n", "not JSON"),
         ("txt", '"cat" kitty\n', 'line 1: expected double quotes around .*"a ""so-called"" cat"'),
         ("txt", '"cat\ndog\n', "line 1: expected double quotes around whole names"),
         ("txt", "0,cat\n1,dog\n", "line 1: expected lines without numbers, or else a first line such as id"),

@@ -5,6 +5,7 @@ from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 
 from s3clip.printing import counted
+from s3clip.texts.labels import composed
 from s3clip.texts.synonyms import SynonymClass, SynonymSet
 
 SAME_ORDER = 0.9
@@ -17,7 +18,7 @@ def words_of(name: str) -> tuple[str, ...]:
 
     Conventions write the same words in other orders: "2012 Acura RL Sedan", "indoor_church", "church/indoor".
     """
-    plain = name.casefold().replace("'", "").replace("_", " ")
+    plain = composed(name).casefold().replace("'", "").replace("_", " ")
     return tuple(sorted(re.findall(r"\w+", plain)))
 
 
@@ -80,10 +81,10 @@ def class_lookup(synonyms: SynonymSet, aliases: Mapping[str, str]) -> dict[str, 
     lookup: dict[str, int] = {}
     names = defaultdict(set)
     for position, each in enumerate(synonyms.classes):
-        names[each.name].add(position)
+        names[composed(each.name)].add(position)
         names[" ".join(words_of(each.name))].add(position)
         if each.id is not None:
-            lookup[str(each.id)] = position
+            lookup[composed(str(each.id))] = position
     for name, positions in names.items():
         if len(positions) == 1:
             lookup.setdefault(name, *positions)
@@ -97,5 +98,5 @@ def position_of(label: int | str | None, lookup: Mapping[str, int]) -> int | Non
     """Return the class that a label says: a number is its position, a text is looked up, then its words."""
     if not isinstance(label, str):
         return None if isinstance(label, bool) else label
-    position = lookup.get(label)
+    position = lookup.get(composed(label))
     return lookup.get(" ".join(words_of(label))) if position is None else position

@@ -23,7 +23,7 @@ from s3clip.evaluation.benchmarks.table import (
     Parquet,
     WebDataset,
 )
-from s3clip.evaluation.inputs import rows_of_labels
+from s3clip.evaluation.inputs import folder_label, rows_of_labels
 from s3clip.files.addresses import is_address, open_binary
 from s3clip.files.hub import hub_connection
 from s3clip.files.json import checked, parse_json
@@ -35,6 +35,7 @@ from s3clip.images.tars import TarShard
 from s3clip.images.walking import images_below
 from s3clip.printing import counted
 
+IsClass = Callable[[str], bool]
 IMAGENET_VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 
@@ -59,7 +60,13 @@ class _NotThere(FileNotFoundError):
     """A layout that a data set does not have; says what was looked for."""
 
 
-def open_layout(name: str, convention: Convention, root: Path | str, allowed: tuple[str, ...] = ()) -> Found:
+def open_layout(
+    name: str,
+    convention: Convention,
+    root: Path | str,
+    allowed: tuple[str, ...] = (),
+    is_class: IsClass = lambda name: False,
+) -> Found:
     """Open the first layout of a convention that is there.
 
     Args:
@@ -68,6 +75,7 @@ def open_layout(name: str, convention: Convention, root: Path | str, allowed: tu
         root: the folder that the paths of its layouts begin at, or "hf://datasets".
         allowed: where the paths in its lists and tables may lead beside their folders; see
             `s3clip.files.reach`.
+        is_class: whether a folder is called as a class, to tell its folder from those above it.
 
     Raises:
         FileNotFoundError: none is; says what was looked for.
@@ -79,7 +87,7 @@ def open_layout(name: str, convention: Convention, root: Path | str, allowed: tu
         if on_hub and getattr(layout, "hub", None) is None:
             continue
         try:
-            found = _OPENERS[layout.kind](layout, convention.split, root, allowed)
+            found = _OPENERS[layout.kind](layout, convention.split, root, allowed, is_class)
         except _NotThere as error:
             looked_for.append(str(error))
             continue
@@ -98,7 +106,9 @@ class _CoopParts(RootModel[dict[str, list[tuple[str, StrictInt, str]]]]):
     """The pictures of each split: file, label, name of the class."""
 
 
-def _coop_split(layout: CoopSplit, split: str, root: Path, allowed: tuple[str, ...]) -> Found:
+def _coop_split(
+    layout: CoopSplit, split: str, root: Path, allowed: tuple[str, ...], is_class: IsClass
+) -> Found:
     folder = root / layout.folder
     file = folder / layout.file
     content = _read_text(file)
@@ -120,7 +130,9 @@ def _coop_split(layout: CoopSplit, split: str, root: Path, allowed: tuple[str, .
     return Found(layout, tuple(shards), [names[label].replace("_", " ") for label in range(len(names))])
 
 
-def _aircraft_lists(layout: AircraftLists, split: str, root: Path, allowed: tuple[str, ...]) -> Found:
+def _aircraft_lists(
+    layout: AircraftLists, split: str, root: Path, allowed: tuple[str, ...], is_class: IsClass
+) -> Found:
     folder = root / layout.folder
     names = _read_text(folder / "variants.txt").splitlines()
     positions = {name.strip(): position for position, name in enumerate(names)}
@@ -135,12 +147,13 @@ def _aircraft_lists(layout: AircraftLists, split: str, root: Path, allowed: tupl
     return Found(layout, tuple(file_shards(folder / "images", files)), list(positions))
 
 
-def _folders(layout: Folders, split: str, root: Path, allowed: tuple[str, ...]) -> Found:
+def _folders(layout: Folders, split: str, root: Path, allowed: tuple[str, ...], is_class: IsClass) -> Found:
     folder = root / layout.folder
     inside, outside = _pictures(folder)
     if not inside:
         raise _NotThere(f"sub-folders with pictures in {folder}")
-    files = [Listed(path, path.split("/", 1)[0]) for path in inside]
+    own = str.isdecimal if layout.labels == "positions" else is_class
+    files = [Listed(path, folder_label(path.split("/")[:-1], own)) for path in inside]
     if layout.labels == "positions":
         if wrong := next((file for file in files if not str(file.label).isdecimal()), None):
             raise ValueError(f"{folder}: expected folders with numbers for names, got {wrong.label!r}")
@@ -156,7 +169,9 @@ def _pictures(folder: Path) -> tuple[list[str], list[str]]:
     return [path for path in found if "/" in path], [path for path in found if "/" not in path]
 
 
-def _flat_imagenet(layout: FlatImageNet, split: str, root: Path, allowed: tuple[str, ...]) -> Found:
+def _flat_imagenet(
+    layout: FlatImageNet, split: str, root: Path, allowed: tuple[str, ...], is_class: IsClass
+) -> Found:
     folder = root / layout.folder
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
     numbered = {name: int(match[1]) for name in names if (match := IMAGENET_VAL.fullmatch(name))}
@@ -213,7 +228,7 @@ def _devkit_ids(file: Path) -> dict[int, str]:
         raise ValueError(f"{file}: not the table of the development kit ({error!r})") from error
 
 
-def _csv(layout: Csv, split: str, root: Path, allowed: tuple[str, ...]) -> Found:
+def _csv(layout: Csv, split: str, root: Path, allowed: tuple[str, ...], is_class: IsClass) -> Found:
     file, folder = root / layout.file, root / layout.folder
     if not file.is_file():
         raise _NotThere(str(file))
@@ -227,14 +242,16 @@ def _csv(layout: Csv, split: str, root: Path, allowed: tuple[str, ...]) -> Found
     return Found(layout, tuple(file_shards(folder, files)))
 
 
-def _masks(layout: Masks, split: str, root: Path, allowed: tuple[str, ...]) -> Found:
+def _masks(layout: Masks, split: str, root: Path, allowed: tuple[str, ...], is_class: IsClass) -> Found:
     try:
         return Found(layout, tuple(masked_images(layout, root / layout.folder, allowed)))
     except FileNotFoundError as error:
         raise _NotThere(str(error)) from error
 
 
-def _webdataset(layout: WebDataset, split: str, root: Path | str, allowed: tuple[str, ...]) -> Found:
+def _webdataset(
+    layout: WebDataset, split: str, root: Path | str, allowed: tuple[str, ...], is_class: IsClass
+) -> Found:
     folder = _place(layout, root)
     count = _text_or_none(_join(folder, split, "nshards.txt"))
     if count is not None:
@@ -254,7 +271,9 @@ def _webdataset(layout: WebDataset, split: str, root: Path | str, allowed: tuple
     return Found(layout, shards, [line.strip() for line in listed.splitlines() if line.strip()])
 
 
-def _parquet(layout: Parquet, split: str, root: Path | str, allowed: tuple[str, ...]) -> Found:
+def _parquet(
+    layout: Parquet, split: str, root: Path | str, allowed: tuple[str, ...], is_class: IsClass
+) -> Found:
     folder = _place(layout, root)
     patterns = (f"{split}-*.parquet", f"data/{split}-*.parquet", f"{split}.parquet", f"{split}/*.parquet")
     names = next((names for pattern in patterns if (names := _list(folder, pattern))), [])
@@ -325,7 +344,7 @@ def _read_text(path: Path) -> str:
     return text
 
 
-_OPENERS: dict[str, Callable[[Any, str, Any, tuple[str, ...]], Found]] = {
+_OPENERS: dict[str, Callable[[Any, str, Any, tuple[str, ...], IsClass], Found]] = {
     "coop_split": _coop_split,
     "aircraft_lists": _aircraft_lists,
     "folders": _folders,

@@ -47,8 +47,13 @@ def open_benchmark(
     chosen, rules = benchmark.convention(convention)
     on_hub = str(root).startswith("hf://")
     allowed = allowed_places(allow_addresses)
-    found = open_layout(name, rules, benchmark.folder or (root if on_hub else Path(root)), allowed)
     words = SynonymSet.read(benchmark.synonyms) if synonyms is None else synonyms
+    names, known = set(words.class_names), class_lookup(words, benchmark.aliases)
+
+    def is_class(folder: str) -> bool:
+        return folder in names or position_of(folder, known) is not None
+
+    found = open_layout(name, rules, benchmark.folder or (root if on_hub else Path(root)), allowed, is_class)
     problems = list(found.problems)
     if found.class_names is not None:
         words, differences = match_classes(found.class_names, words, benchmark.aliases)

@@ -41,7 +41,10 @@ class AircraftLists(_Row):
 
 
 class Folders(_Row):
-    """A folder for each class, of its id, its name or, with `labels: positions`, its number."""
+    """A folder for each class, of its id, its name or, with `labels: positions`, its number.
+
+    Folders may lie in others: the nearest to an image that is called as a class is its class.
+    """
 
     kind: Literal["folders"]
     folder: str

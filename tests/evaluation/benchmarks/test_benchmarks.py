@@ -159,7 +159,7 @@ def test_classes_take_the_words_and_keep_the_names_and_the_order_of_the_conventi
         ("projectile",),
         (),
     ]
-    assert problems == ["the synonym file has no words for 1 classes: kite"]
+    assert problems == ["the synonym file has no words for 1 class: kite"]
     assert FILE.class_names[0] == "indoor church"
 
 
@@ -233,7 +233,7 @@ def test_a_wrong_row_is_refused_with_the_file_and_the_place(tmp_path, change, me
 
 
 def test_an_unknown_name_is_refused_with_those_that_are_near(tmp_path):
-    with pytest.raises(ValueError, match=r"no benchmark 'food-101'; .* food101"):
+    with pytest.raises(ValueError, match=r"no benchmark 'food-101'; .* 'food101'"):
         find_benchmark("food-101")
     with pytest.raises(FileNotFoundError):
         find_benchmark(tmp_path / "gone.json")

@@ -15,6 +15,7 @@ from s3clip import SynonymSet
 from s3clip.evaluation.benchmarks.opening import open_benchmark
 from s3clip.evaluation.benchmarks.sets import ClassificationSet
 from s3clip.evaluation.benchmarks.table import benchmarks, find_benchmark
+from s3clip.evaluation.inputs import labelled_images
 from s3clip.images.opening import BrokenImageError
 from s3clip.images.sources import read
 from s3clip.texts.sets import SUBSETS
@@ -93,7 +94,7 @@ def test_a_split_of_coop(tmp_path, name):
     assert found.headline == "top1"
     assert found.templates == benchmarks()[name].conventions["coop"].templates
     assert found.expected_images == benchmarks()[name].conventions["coop"].images
-    assert found.problems[0] == f"9 pictures are listed, {found.expected_images:,} expected"
+    assert found.problems[0] == f"9 pictures listed, {found.expected_images:,} expected"
 
 
 def test_a_split_of_coop_with_pictures_that_are_gone_or_broken(tmp_path):
@@ -174,7 +175,7 @@ def test_imagenet_in_folders(tmp_path, place):
         found = opened("imagenet", tmp_path, convention)
         assert [label for _, label, _ in pictures(found)] == list(range(1000))  # in the order of the ids
         assert list(found.class_names) == SynonymSet.builtin("imagenet1k").class_names
-        assert found.problems == ("1,000 pictures are listed, 50,000 expected",)
+        assert found.problems == ("1,000 pictures listed, 50,000 expected",)
         assert len(found.templates) == (80 if convention == "clip_benchmark" else 1)
 
 
@@ -216,7 +217,7 @@ def test_imagenet_v2_is_in_folders_of_numbers(tmp_path):
     assert {key: label for key, label, _ in pictures(found)} == {
         f"{label}/a.jpeg": label for label in (0, 9, 10, 999)
     }
-    assert found.problems[1].startswith("996 classes have no picture: goldfish, ")
+    assert found.problems[1].startswith("no picture of 996 classes: goldfish, ")
     write(place / "1000" / "a.jpeg", png(1))
     strange = [
         sample for sample in opened("imagenet_v2", tmp_path).shards[0].samples() if sample.label == 1000
@@ -436,10 +437,33 @@ def test_ones_own_folders(tmp_path):
     ]
     assert found.problems == (
         "left out: 1 picture outside of class folders",
-        "1 classes have no picture: koi",
+        "no picture of 1 class: koi",
     )
     with pytest.raises(BrokenImageError, match=r"dangling.png: not a readable image \(a link to nothing\)"):
         samples[1].open()
+
+
+def test_folders_of_folders_have_the_label_that_calibrate_and_compare_read(tmp_path):
+    classes = ["cat", "dog", "koi"]
+    names = [*classes, "animal", "fish", "train"]
+    draw = np.random.default_rng(0)
+    paths = {f"{'/'.join(draw.choice(names, draw.integers(1, 5)))}/{i}.png": i for i in range(60)}
+    for path, i in paths.items():
+        write(tmp_path / "photos" / path, png(i))
+    wanted = {}
+    for path in paths:
+        *folders, _ = path.split("/")
+        inside = [each for each in folders if each in classes]
+        wanted[path] = classes.index(inside[-1]) if inside else None
+    found = own(tmp_path, {"kind": "folders", "folder": "photos"}, classes)
+    samples = [sample for shard in found.shards for sample in shard.samples()]
+    read = {each.key: None if each.label in names[3:] else found.label_of(each) for each in samples}
+    assert read == wanted
+    assert len(set(wanted.values())) == 4
+    files, labels = labelled_images(tmp_path / "photos", None, named=classes)
+    given = [found.lookup.get(label) for label in labels]
+    keys = [each.relative_to(tmp_path / "photos").as_posix() for each in files]
+    assert dict(zip(keys, given, strict=True)) == wanted
 
 
 def test_ones_own_csv(tmp_path):
@@ -450,7 +474,7 @@ def test_ones_own_csv(tmp_path):
     layout = {"kind": "csv", "file": "labels.csv", "folder": "photos", **columns}
     found = own(tmp_path, layout, ["dog", "cat"])
     assert [(label, s) for _, label, s in pictures(found)] == [(1, 1), (0, 2)]
-    assert own(tmp_path, layout, ["dog", "wolf"]).problems == ("1 classes have no picture: wolf",)
+    assert own(tmp_path, layout, ["dog", "wolf"]).problems == ("no picture of 1 class: wolf",)
     with pytest.raises(
         ValueError,
         match=r"my_set: none of the labels \(cat, dog\) is the id or name of a class \(wolf, fox\)",

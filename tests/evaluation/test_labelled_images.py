@@ -1,0 +1,40 @@
+"""Labels in a CSV: an image has one, however its path is written, and a column is there once."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from s3clip.evaluation.inputs import labelled_images, rows_of_labels
+
+SAME = ["a.png", "./a.png", "sub/../a.png", "{folder}/a.png"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (2, 2)).save(tmp_path / name)
+    return tmp_path
+
+
+def read(folder: Path, *lines: str, header: str = "file,label") -> tuple[list[Path], list[str]]:
+    text = "\n".join([header, *lines]).replace("{folder}", str(folder))
+    (folder / "labels.csv").write_text(text, encoding="utf-8")
+    return labelled_images(None, folder / "labels.csv")
+
+
+@pytest.mark.parametrize(("first", "again"), itertools.product(SAME, SAME))
+def test_an_image_that_is_listed_again_is_one_image(folder: Path, first: str, again: str):
+    with pytest.warns(UserWarning, match="images listed again are used once: 1"):
+        files, labels = read(folder, f"{first},cat", "b.png,dog", f"{again}, cat ")
+    assert ([file.name for file in files], labels) == (["a.png", "b.png"], ["cat", "dog"])
+    with pytest.raises(ValueError, match=r"a\.png' is listed twice, as 'cat' and as 'dog'; give each"):
+        read(folder, f"{first},cat", f"{again},dog")
+
+
+def test_a_column_that_is_there_twice_is_refused(folder: Path):
+    with pytest.raises(ValueError, match=r"labels.csv: 2 columns are called 'label'; it has: file, la"):
+        read(folder, "a.png,cat,dog", header="file,label,label")
+    assert rows_of_labels(folder / "labels.csv", "file") == [["a.png"]]
