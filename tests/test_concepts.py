@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -191,6 +192,24 @@ def test_reasons_against_scipy_and_by_doing_what_they_say(rule: str):
                 assert epsilon - 0.01 <= text.reason.distance <= epsilon
         start += len(own)
     assert reasons >= 2
+
+
+@pytest.mark.parametrize("rule", ["margin", "kept_share"])
+def test_reports_of_some_classes_are_those_of_all(rule: str, monkeypatch: pytest.MonkeyPatch):
+    rows, _ = classes_with_strangers([3, 9, 1, 5, 8, 12], seed=4)
+    head = SynonymousSpaceHead(config=HeadConfig(scale_rule=rule))
+    head.fit_embeddings(rows, list("abcdef"), logit_scale=1.0)
+    every = inspect_head(head)
+    assert sum(report.count("dropped") for report in every) > 2
+    for classes in ([], [4], [5, 1, 2]):
+        assert inspect_head(head, classes) == [every[i] for i in classes]
+    # Classes whose trees come from tiles: the same, up to the rounding of lengths.
+    monkeypatch.setattr("s3clip.space.edges.LARGEST_MATRIX", 20)
+    for one, other in zip(inspect_head(head), every, strict=True):
+        for text, same in zip(one.texts, other.texts, strict=True):
+            assert text.status == same.status
+            if same.reason is not None:
+                assert text.reason == replace(same.reason, distance=pytest.approx(same.reason.distance))
 
 
 def test_a_head_of_one_class_gives_no_reason():

@@ -2,7 +2,8 @@
 
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,19 +31,34 @@ def class_position(class_names: Sequence[str], which: int | str, argument: str =
         TypeError: neither a number nor a name.
         ValueError: a position out of range (negative ones are), or a name of no class or of several.
     """
-    if not isinstance(which, str):
-        if not is_whole(which):
-            raise TypeError(f"{argument}: expected positions or names, got {type(which).__name__}: {which!r}")
-        which = operator.index(which)
-        if not 0 <= which < len(class_names):
-            raise ValueError(f"{argument}: position {which} is out of range for {len(class_names)} classes")
-        return which
-    form = composed(which)
-    positions = [i for i, name in enumerate(class_names) if composed(name) == form]
-    if len(positions) != 1:
-        what = f"at positions {positions}; give the position" if positions else "no class"
-        raise ValueError(f"{argument}: {which!r} names {what}")
-    return positions[0]
+    return _finder(class_names, argument)(which)
+
+
+def _finder(class_names: Sequence[str], argument: str) -> Callable[[int | str], int]:
+    """Return what `class_position` does, for many classes: names are listed once."""
+    by_name: dict[str, list[int]] = defaultdict(list)
+    for position, name in enumerate(class_names):
+        by_name[composed(name)].append(position)
+
+    def find(which: int | str) -> int:
+        if not isinstance(which, str):
+            if not is_whole(which):
+                raise TypeError(
+                    f"{argument}: expected positions or names, got {type(which).__name__}: {which!r}"
+                )
+            which = operator.index(which)
+            if not 0 <= which < len(class_names):
+                raise ValueError(
+                    f"{argument}: position {which} is out of range for {len(class_names)} classes"
+                )
+            return which
+        positions = by_name.get(composed(which), [])
+        if len(positions) != 1:
+            what = f"at positions {positions}; give the position" if positions else "no class"
+            raise ValueError(f"{argument}: {which!r} names {what}")
+        return positions[0]
+
+    return find
 
 
 def add(
@@ -84,7 +100,7 @@ def drop(space: ClassSpace, classes: int | str | Iterable[int | str]) -> ClassSp
     classes = plain(classes)
     single = isinstance(classes, str) or not isinstance(classes, Iterable)
     listed: Iterable[Any] = [classes] if single else classes  # type: ignore[assignment]
-    gone = {class_position(space.class_names, which) for which in listed}
+    gone = set(map(_finder(space.class_names, "classes"), listed))
     left = [i for i in range(len(space.classes)) if i not in gone]
     if not left:
         raise ValueError("remove_classes: at least one class must be left")
@@ -268,8 +284,9 @@ def _resolved(class_names: Sequence[str], given: Mapping[int | str, float]) -> t
             f"{len(class_names)}; None takes shares away"
         )
     found: dict[int, float] = {}
+    find = _finder(class_names, "shares")
     for which, share in given.items():
-        position, share = class_position(class_names, plain(which), "shares"), plain(share)
+        position, share = find(plain(which)), plain(share)
         if position in found:
             raise ValueError(f"shares: class {position}, {class_names[position]!r}, is given twice")
         if not is_number(share):

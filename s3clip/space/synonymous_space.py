@@ -202,6 +202,7 @@ def build_space(
     if classes > 1:
         mean = centres.mean(0)
         spread = (centres - mean).norm(dim=-1).mean()
+    del centres  # of classes of few texts a table that counts
     if centered:
         vanished = own[(unit[distinct] - mean).norm(dim=1) < SHORTEST_CENTERED].unique().tolist()
         if vanished:
@@ -301,7 +302,7 @@ def _class_centres(points: Tensor, rows: Tensor, owners: Tensor, classes: int) -
     sums = torch.zeros(classes, points.shape[1], dtype=torch.float64, device=points.device)
     for part in _parts(rows, points.shape[1]):
         sums.index_add_(0, owners[part], points[part].double())
-    return normalize(sums, dim=-1).to(points.dtype)
+    return normalize(sums, dim=-1, out=sums).to(points.dtype)
 
 
 def _parts(rows: Tensor, width: int) -> tuple[Tensor, ...]:
@@ -328,14 +329,13 @@ def _margins(
     progress: Callable[[int], object] = untold,
 ) -> Tensor:
     """(rows,) distance of some points to the centre of the nearest class but their own."""
-    centres = _class_centres(points, rows, owners, classes)
-    exact = centres.double()
+    centres = _class_centres(points, rows, owners, classes).double()
     margins = points.new_empty(len(rows))
     # Products of few rows read all centres for little; see `LEAST_COMPARED`.
     step = max(LEAST_COMPARED, CHUNK_NUMBERS // max(classes, points.shape[1]))
     for part, own in zip(rows.split(step), margins.split(step), strict=True):
-        cosines = points[part].double() @ exact.T
+        cosines = points[part].double() @ centres.T
         nearest = cosines.scatter_(1, owners[part, None], -torch.inf).argmax(1)
-        own.copy_((points[part] - centres[nearest]).norm(dim=1))
+        own.copy_((points[part] - centres[nearest].to(points.dtype)).norm(dim=1))
         progress(len(part))
     return margins.clamp_min_(SMALLEST_MARGIN)
