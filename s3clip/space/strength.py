@@ -19,7 +19,7 @@ from torch import Tensor
 
 from s3clip.space.residual import Basis, fit_parts, log_prior
 
-STRENGTHS = {2500.0: 0, 800.0: 0, 250.0: 0, 80.0: 0, 30.0: 0, 10.0: 3, 2.5: 20}
+STRENGTHS = {2500.0: 0, 800.0: 0, 250.0: 0, 80.0: 0, 30.0: 0, 10.0: 3, 2.5: 15}
 """Divided by the number of images: with few of them, the space is held on to. Of each the number of images
 that the classes which were seen must have, on average: a weak one loses what rare classes had before."""
 USUAL = 250.0
