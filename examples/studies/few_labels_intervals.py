@@ -88,7 +88,7 @@ def outcomes(given: Taught, how: str, number: int, draws: int) -> Iterator[Outco
     count = len(population.classes)
     asked = torch.arange(count).repeat_interleave(ASKED // count)
     images = population.draw(asked, torch.Generator().manual_seed(5))
-    before = given.head(image_embeds=images).argmax(1) == population.classes[asked]
+    before = given.head.word_logits(image_embeds=images).argmax(1) == population.classes[asked]
     for seed in range(draws):
         generator = torch.Generator().manual_seed(77 * seed + number)
         shown = population.labelled(how, number, generator)
