@@ -3,7 +3,7 @@
     python examples/studies/few_labels.py --shared ../shared --photo-words FOLDER --out few_labels
     python examples/studies/few_labels.py time
 
-The first takes about an hour on one CPU core, and writes after every number of labels what there is. FOLDER
+The first takes some minutes on one CPU core, and writes after every number of labels what there is. FOLDER
 is the model that `build.py` of the measuring data makes; without it the sets of photographs are left out.
 The second says how long learning takes, and what it adds to `forward`.
 
