@@ -3,7 +3,7 @@
     python examples/studies/few_labels.py --shared ../shared --photo-words FOLDER --out few_labels
     python examples/studies/few_labels.py time
 
-The first takes about an hour on one CPU core, and writes after every number of labels what there is. FOLDER
+The first takes some minutes on one CPU core, and writes after every number of labels what there is. FOLDER
 is the model that `build.py` of the measuring data makes; without it the sets of photographs are left out.
 The second says how long learning takes, and what it adds to `forward`.
 
@@ -109,6 +109,16 @@ def score(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     return 100 * float(right.mean()), 100 * float(recall)
 
 
+def error_of_gain(before: Tensor, after: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Return the standard errors of the changes of top-1 and mean recall: of so few images. Percent."""
+    change = (after.argmax(1) == labels).double() - (before.argmax(1) == labels).double()
+    number = torch.bincount(labels).double()
+    number = number * (number > 0).sum()
+    weights = torch.full_like(change, 1 / len(labels)), 1 / number[labels]
+    top1, recall = (100 * float((each * change).square().sum().sqrt()) for each in weights)
+    return top1, recall
+
+
 def rivals(given: Taught, before: Tensor, shown: Tensor, asked: Tensor) -> dict[str, Tensor]:
     """Return the logits of the asked images by each rival."""
     images, classes = normalize(given.images.float(), dim=1), before.shape[1]
@@ -154,33 +164,37 @@ def cell(given: Taught, before: Tensor, how: str, number: int, seed: int) -> dic
         "seed": seed,
         "before": (top1, recall),
         "gains": {name: (own[0] - top1, own[1] - recall) for name, own in gains.items()},
+        "errors": error_of_gain(before[asked], logits["few_shot"], truth),
         "report": report.model_dump(exclude={"seen"}),
     }
 
 
-def covered(rows: list[dict[str, Any]]) -> list[float]:
-    """Return how often the intervals hold the gain that was found, percent: top-1, recall."""
-    return [
-        100
-        * float(
-            np.mean(
-                [
-                    r["report"][name]["low"] - 1e-9
-                    <= r["gains"]["few_shot"][i] / 100
-                    <= r["report"][name]["high"] + 1e-9
-                    for r in rows
-                ]
+def covered(rows: list[dict[str, Any]], *, with_error: bool = False) -> list[float]:
+    """Return how often the intervals hold the gain that was found, percent: top-1, recall.
+
+    Args:
+        rows: of draws.
+        with_error: make them as wide as the error of what was found asks for, which is of few images too.
+    """
+    shares = []
+    for i, name in enumerate(("top1", "recall")):
+        held = []
+        for row in rows:
+            report, found = row["report"][name], row["gains"]["few_shot"][i] / 100
+            error = 1.96 * row["errors"][i] / 100 if with_error else 0.0
+            side = (
+                report["high"] - report["gain"] if found > report["gain"] else report["gain"] - report["low"]
             )
-        )
-        for i, name in enumerate(("top1", "recall"))
-    ]
+            held.append(abs(found - report["gain"]) <= np.hypot(side, error) + 1e-9)
+        shares.append(100 * float(np.mean(held)))
+    return shares
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the tables of what there is, in Markdown."""
     lines = [
-        "| labels | set | before | few_shot: mean | worst draw | no change | interval holds |",
-        "|---|---|---|---|---|---|---|",
+        "| labels | set | before | few_shot: mean | worst draw | no change | holds | with the error |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     averages = ["", "| labels | " + " | ".join(METHODS) + " |", "|---|" + "---|" * len(METHODS)]
     for how, number in NUMBERS:
@@ -194,21 +208,37 @@ def table(rows: list[dict[str, Any]]) -> str:
             start = np.mean([row["before"] for row in own], axis=0)
             mean, worst = gains[:, 0].mean(0), gains[:, 0].min(0)
             same = sum(row["report"]["strength"] is None for row in own)
-            cover = covered(own)
+            cover, wider = covered(own), covered(own, with_error=True)
             lines.append(
                 f"| {number} {how} | {name} | {start[0]:.1f} / {start[1]:.1f} "
                 f"| {mean[0]:+.1f} / {mean[1]:+.1f} | {worst[0]:+.1f} / {worst[1]:+.1f} "
-                f"| {same} of {len(own)} | {cover[0]:.0f} / {cover[1]:.0f} % |"
+                f"| {same} of {len(own)} | {cover[0]:.0f} / {cover[1]:.0f} % "
+                f"| {wider[0]:.0f} / {wider[1]:.0f} % |"
             )
         if means:
             average = np.mean(means, axis=0)
             averages.append(
                 f"| {number} {how} | " + " | ".join(f"{t:+.1f} / {r:+.1f}" for t, r in average) + " |"
             )
-    cover = covered(rows)
-    return "\n".join(
-        [*lines, *averages, "", f"Intervals hold the gain found: {cover[0]:.0f} / {cover[1]:.0f} %."]
-    )
+    held = [
+        "",
+        "| labels | interval holds the gain found | with the error of what was found |",
+        "|---|---|---|",
+    ]
+    for what, own in (
+        *(
+            (f"{number} {how}", [r for r in rows if (r["how"], r["number"]) == (how, number)])
+            for how, number in NUMBERS
+        ),
+        ("all", rows),
+    ):
+        if own:
+            shares = (
+                f"{top1:.0f} / {recall:.0f} %"
+                for top1, recall in (covered(own), covered(own, with_error=True))
+            )
+            held.append(f"| {what} | " + " | ".join(shares) + " |")
+    return "\n".join([*lines, *averages, *held])
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:

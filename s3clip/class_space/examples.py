@@ -48,7 +48,8 @@ class FewShotReport(BaseModel):
         strength: of the residual; None: the space stays as it is, since no residual gains more than chance.
         seen: how many images each class has, in the order of the logits.
         none: how many images show none of the classes.
-        top1: the share of images that are right, by cross-validation.
+        top1: the share of images that are right, by cross-validation: of images whose classes are as common
+            as among the labelled ones.
         recall: the mean of that over the classes that were seen.
         threshold: the logit, without the model's bias, from which on an image is taken to show a class; None
             where no image shows none of them.

@@ -15,8 +15,9 @@ the mean of p (1 - p) over images and classes where the residual is nothing, it 
 inner products, so that rotations change nothing; nothing is random.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,8 @@ STEPS = 60
 """Most steps of L-BFGS; a handful is usual."""
 TOLERANCE = 1e-5
 """Of the length of the gradient, beside its length at no weights."""
+_ROUGHLY = 1e-3
+"""The same, until which float32 is enough."""
 _MEMORY = 8
 _AHEAD = 0.01
 """The part of a gradient after which the curvature along it is looked at."""
@@ -112,7 +115,10 @@ def fit(
         (r, classes) weights in the coordinates of the basis.
     """
     whole = torch.ones(1, len(images), dtype=torch.bool)
-    for weights in fit_parts(images, logits, labels, whole, eigenvalues, strengths, tolerance=tolerance):
+    given = logits, labels, whole, eigenvalues, strengths
+    # Float32 takes half the time of float64, which then has little left to do.
+    starts = fit_parts(images.float(), *given, tolerance=_ROUGHLY)
+    for weights in fit_parts(images, *given, tolerance=tolerance, starts=starts):
         yield weights[:, 0]
 
 
@@ -125,6 +131,7 @@ def fit_parts(
     strengths: Sequence[float],
     *,
     tolerance: float = TOLERANCE,
+    starts: Iterable[Tensor | None] = repeat(None),
 ) -> Iterator[Tensor]:
     """Yield the weights for each of some strengths as `fit` does, of several parts of the images at once.
 
@@ -139,6 +146,7 @@ def fit_parts(
         eigenvalues: of the basis.
         strengths: > 0.
         tolerance: as for `fit`, of the gradients of all parts.
+        starts: weights to begin with, one for each strength; None: those of the strength before, or none.
 
     Yields:
         (r, parts, classes) weights in the coordinates of the basis.
@@ -163,7 +171,9 @@ def fit_parts(
         first = first.addmm(part.T, _wrong(found, label, shown))
     curvature = spread / (int(parts.sum()) * classes)
     weights = torch.zeros_like(first)
-    for strength in strengths:
+    for strength, start in zip(strengths, starts, strict=False):
+        if start is not None:
+            weights = start.to(images).reshape_as(first)
         stretch = (eigenvalues.to(images) * curvature + strength).sqrt()[:, None]
 
         def loss(

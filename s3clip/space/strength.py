@@ -19,7 +19,7 @@ from torch import Tensor
 
 from s3clip.space.residual import Basis, fit_parts, log_prior
 
-STRENGTHS = {2500.0: 0, 800.0: 0, 250.0: 0, 80.0: 0, 30.0: 0, 10.0: 3, 2.5: 20}
+STRENGTHS = {2500.0: 0, 800.0: 0, 250.0: 0, 80.0: 0, 30.0: 0, 10.0: 3, 2.5: 15}
 """Divided by the number of images: with few of them, the space is held on to. Of each the number of images
 that the classes which were seen must have, on average: a weak one loses what rare classes had before."""
 USUAL = 250.0
@@ -174,7 +174,8 @@ def choose(found: Basis, logits: Tensor, labels: Tensor, groups: Tensor) -> Choi
 
     Returns:
         The choice. What it gains is estimated fold by fold: with the strength that the other folds choose, so
-        that choosing the best of several adds nothing to it.
+        that choosing the best of several adds nothing to it. The interval's upper end allows for the images
+        of its own class that an image is asked without.
     """
     seen = len(labels.unique())
     a_class = len(labels) / seen
@@ -200,16 +201,22 @@ def choose(found: Basis, logits: Tensor, labels: Tensor, groups: Tensor) -> Choi
             others = Asked(*(part[~out] for part in asked))
             own = chosen(others, classes)
             after[out] = asked.after[out, position if own is None else own]
+    part = asked.folds * classes + asked.labels
+    missing = torch.bincount(part)[part].double()
+    shown = torch.bincount(labels)[asked.labels] - missing
     return Choice(
         None if position is None else strengths[position],
         *(
-            _estimate(asked.before, after, weights, changed=position is not None)
+            _estimate(asked.before, after, weights, missing, shown, changed=position is not None)
             for weights in (_of_images(asked.labels), _of_classes(asked.labels, None))
         ),
     )
 
 
-def _estimate(before: Tensor, after: Tensor, weights: Tensor, *, changed: bool) -> Estimate:
+def _estimate(
+    before: Tensor, after: Tensor, weights: Tensor, missing: Tensor, shown: Tensor, *, changed: bool
+) -> Estimate:
+    """Return what images gain; `missing` and `shown` of its class it is asked without and with, (asked,)."""
     share = min(1.0, float(weights @ before))  # sums of shares round
     if not changed:
         return Estimate(share, 0.0, 0.0, 0.0)
@@ -218,7 +225,9 @@ def _estimate(before: Tensor, after: Tensor, weights: Tensor, *, changed: bool) 
     # As if one image more had been mended and one been spoilt (after Agresti and Min 2005).
     spread = float((weights.square() * change.square()).sum() + 2 * weights.square().mean())
     margin = _Z * math.sqrt(spread)
-    return Estimate(share, gain, max(-1.0, gain - margin), min(1.0, gain + margin))
+    # More images of a class gain more, and each no more than those before it did: so at most as many times.
+    more = max(0.0, gain) * float(weights @ missing) / max(1.0, float(weights @ shown))
+    return Estimate(share, gain, max(-1.0, gain - margin), min(1.0, gain + more + margin))
 
 
 def _log_loss(logits: Tensor, labels: Tensor) -> Tensor:

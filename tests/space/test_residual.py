@@ -221,6 +221,37 @@ def test_labels_that_say_much_are_used_and_the_gain_is_that_of_images_not_seen()
     assert choice.recall.low < choice.recall.gain < choice.recall.high
 
 
+@pytest.mark.parametrize(
+    ("draws", "images"),
+    [(30, [60, 30, 15, 8]), (20, [3] * 60)],
+    ids=["unequal classes", "many classes of few images"],
+)
+def test_the_interval_holds_the_gain_on_images_without_end(draws, images):
+    held, count, classes = torch.zeros(2), sum(images), len(images)
+    drawn = torch.tensor(images) / count
+    labels = torch.arange(classes).repeat_interleave(torch.tensor(images))
+    labels = torch.cat([labels, torch.arange(classes).repeat_interleave(2400 // classes)])
+    for seed in range(draws):
+        generator = torch.Generator().manual_seed(seed)
+        centres, aside = torch.randn(2, classes, 16, generator=generator, dtype=torch.float64)
+        embeds = centres[labels] + torch.randn(len(labels), 16, generator=generator, dtype=torch.float64)
+        embeds = normalize(embeds, dim=1)
+        logits = 20 * embeds @ normalize(centres + 2 * aside, dim=1).T
+        found = basis(embeds[:count])
+        choice = choose(found, logits[:count], labels[:count], torch.arange(count))
+        assert choice.strength is not None
+        (weights,) = fit(found.images, logits[:count], labels[:count], found.eigenvalues, [choice.strength])
+        taught = residual(found, weights)
+        before, after = (
+            (each[count:].argmax(1) == labels[count:]).double().view(classes, -1).mean(1)
+            for each in (logits, logits + embeds @ taught.weights + taught.bias)
+        )
+        gains = drawn.double() @ (after - before), (after - before).mean()
+        for i, estimate in enumerate((choice.top1, choice.recall)):
+            held[i] += estimate.low <= gains[i] <= estimate.high
+    assert held.min() >= 0.9 * draws
+
+
 @pytest.mark.parametrize("images", [2, 9])
 def test_a_few_images_are_too_few(images):
     embeds, logits, labels = problem(images, noise=0.1)
