@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from s3clip import Backbone, SynonymousSpaceHead, SynonymSet, cli
+from s3clip.bulk import local
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.evaluation.runs.store import Store
 from tests.chat_server import ChatServer, chat_server
@@ -116,21 +117,32 @@ def rows(folder: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize(
-    ("number", "group"), [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)]
+    ("number", "group", "processes"),
+    [
+        (signal.SIGINT, True, True),
+        (signal.SIGINT, True, False),
+        (signal.SIGINT, False, True),
+        (signal.SIGTERM, False, True),
+    ],
 )
-def test_label(place: Path, tmp_path: Path, number: int, group: bool):
+def test_label(place: Path, tmp_path: Path, number: int, group: bool, processes: bool):
     out, mark = tmp_path / "la bels", tmp_path / "mark"
     sizes = ["--batch-size", "4", "--part-size", "8", "--workers", "1"]
     line = ["label", str(place / "digits"), "--head", str(place / "head"), "--out", str(out), *sizes]
+
+    def before() -> None:
+        slow("encode_images", mark, 0.05)
+        local.MOST_THREADS = 0 if processes else 1
+
     found, workers = stopped(
         line,
         tmp_path / "said",
         lambda: list(out.glob("*-*.parquet")),
-        before=lambda: slow("encode_images", mark, 0.05),
+        before=before,
         number=number,
         group=group,
     )
-    assert workers
+    assert bool(workers) == processes
     assert found["kept"] == f"the parts that are done are kept in {out}"
     done = {file.name: file.stat().st_mtime_ns for file in out.glob("*-*.parquet")}
     assert 0 < len(done) < 15
