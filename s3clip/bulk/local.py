@@ -145,7 +145,8 @@ def label_locally(
         workers: threads or processes that open pictures; 0: this thread does.
     """
     device = labeller.head.space.raw.device
-    # Each thread computes with its share of torch's own; workers have what is left, see `images.workers`.
+    # Each thread computes with its share of torch's own, the last batch with all of them, since nothing else
+    # is left to do; workers have what these leave, see `images.workers`.
     before = torch.get_num_threads()
     threads = min(THREADS, before) if preprocess is None or device.type == "cpu" else 1
     share = max(1, before // threads)
@@ -153,14 +154,15 @@ def label_locally(
     rows: dict[int, list[Future[pa.Table]]] = {}
     labelling: deque[Future[pa.Table]] = deque()
     writing: Future[Part] | None = None
+    left = len(tasks)
     try:
-        with (
-            ThreadPoolExecutor(1) as writer,
-            ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(share,)) as labellers,
-        ):
+        with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(threads) as labellers:
             for position, batch in _batches(tasks, preprocess, workers, device):
                 task = tasks[position]
-                labelling.append(labellers.submit(labeller.rows, task.name, batch))
+                left -= batch.ends_shard or batch.broken is not None
+                labelling.append(
+                    labellers.submit(_rows, labeller, task.name, batch, share if left else before)
+                )
                 rows.setdefault(position, []).append(labelling[-1])
                 if len(labelling) > threads:
                     labelling.popleft().result()
@@ -224,6 +226,11 @@ def read_ahead(things: Iterable[Thing], count: int) -> Iterator[Thing]:
             ahead.append(reader.submit(next, iterator, end))
             yield thing  # type: ignore[misc]  # it is not `end`
             del thing
+
+
+def _rows(labeller: Labeller, shard: str, batch: DecodedBatch, threads: int) -> pa.Table:
+    torch.set_num_threads(threads)
+    return labeller.rows(shard, batch)
 
 
 def _write(part: Part, rows: Sequence[Future[pa.Table]], classes: int, output: Output) -> Part:

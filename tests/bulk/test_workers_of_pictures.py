@@ -16,6 +16,7 @@ from s3clip import SynonymousSpaceHead
 from s3clip.backbone.image_transform import ImageTransform
 from s3clip.bulk import label, local
 from s3clip.bulk.decoding import DecodedBatch, ListedBatch, RowsPer, joined
+from s3clip.bulk.labelling import Labeller
 from s3clip.bulk.work import Task
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.images.sources import FileShard, Listed
@@ -121,15 +122,37 @@ def test_pieces_make_the_batch_again(tasks: list[Task], transform: ImageTransfor
         assert facts(again) == facts(batch.opened(transform))
 
 
-def test_parts_are_the_same_files(head: SynonymousSpaceHead, tasks: list[Task], tmp_path: Path, monkeypatch):
+def test_parts_are_the_same_files(head: SynonymousSpaceHead, tasks: list[Task], tmp_path: Path):
     files = [each.path for each in tasks[0].shard.files]  # type: ignore[union-attr]
-    monkeypatch.setattr(local, "THREADS", 1)
     for name, workers in (("alone", 0), ("with", 3)):
         label(files, head, tmp_path / name, workers=workers, batch_size=4, part_size=8, max_error_share=1)
-        monkeypatch.undo()
     alone = {path.name: path.read_bytes() for path in (tmp_path / "alone").glob("*.parquet")}
     assert len(alone) == 5
     assert {path.name: path.read_bytes() for path in (tmp_path / "with").glob("*.parquet")} == alone
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_share_the_threads_but_for_the_last(
+    head: SynonymousSpaceHead, tasks: list[Task], tmp_path: Path, monkeypatch, workers: int
+):
+    had: dict[tuple[str, int], int] = {}
+    real = Labeller.rows
+
+    def rows(self: Labeller, shard: str, batch: DecodedBatch) -> pa.Table:
+        had[shard, batch.first] = torch.get_num_threads()
+        return real(self, shard, batch)
+
+    monkeypatch.setattr(Labeller, "rows", rows)
+    files = [each.path for each in tasks[0].shard.files]  # type: ignore[union-attr]
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        label(files, head, tmp_path, workers=workers, batch_size=4, part_size=8, max_error_share=1)
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+    assert sorted(had.values()) == [2] * 9 + [4]
+    assert had[max(had)] == 4
 
 
 def test_threads_are_no_further_ahead_than_they_are_told():
