@@ -28,6 +28,7 @@ ROWS = (
 BESIDE = {
     ("bench", "integrations"),  # times the pipeline
     ("bench", "bulk"),  # times label
+    ("bench", "inspection"),  # times inspect
     ("__main__", "cli"),  # is the command
 }
 LARGEST_MODULE, LARGEST_TOP = 450, 8
