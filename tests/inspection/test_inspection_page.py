@@ -308,7 +308,7 @@ def test_a_class_whose_texts_are_not_on_the_page_in_a_browser(
     assert "The texts of 1 class are on this page" in page.locator("#summary").text_content()
     assert page.locator("#findings summary").text_content() == f"Warnings: {data['found']}"
     page.locator(".class > summary").nth(3).click()
-    assert "s3clip inspect HEAD --class 'cat'" in page.locator(".class[open]").text_content()
+    assert "s3clip inspect HEAD --class 'cat'" in page.locator(".class[open] .body").text_content()
     page.fill("#search", "cat 7")  # a text that is not here
     assert page.locator(".class:visible").count() == 0
     page.fill("#search", "möw")
