@@ -115,7 +115,7 @@ class Editor:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             head = self.fitted(synonyms)
-        data = page_data(head) | {"open": position}
+        data = page_data(head, first=[position]) | {"open": position}
         answers: list[Answer] = []
         now: dict[tuple[int, int], float] = {}
         if photos.embeds is not None:

@@ -16,7 +16,7 @@ from s3clip.bench.workload import QUICK, Workload
 
 __all__ = ["PARTS", "Row", "SpeedReport", "Workload", "measure_speed"]
 
-PARTS = ("texts", "space", "forward", "pipeline", "cold-start", "pictures", "embeddings")
+PARTS = ("texts", "space", "many-classes", "forward", "pipeline", "cold-start", "pictures", "embeddings")
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def measure_speed(
     """
     from s3clip.bench.encoding import time_cold_start, time_pipeline, time_texts
     from s3clip.bench.labelling import time_embeddings, time_photographs, time_small_pictures
+    from s3clip.bench.many_classes import time_many_classes
     from s3clip.bench.models import load_model, random_model
     from s3clip.bench.parts import time_forward, time_head, time_large_class, time_space
     from s3clip.bench.texts import food_prompts, imagenet_prompts, label_names
@@ -112,6 +113,7 @@ def measure_speed(
     measures: dict[str, Callable[[], list[Row]]] = {
         "texts": lambda: [row for what, own in prompts.items() for row in time_texts(timed, own, what, work)],
         "space": lambda: time_space(work, where) + time_large_class(work, where),
+        "many-classes": lambda: time_many_classes(work),
         "forward": lambda: time_forward(work, where) + time_head(timed.backbone, work, where),
         "pipeline": lambda: time_pipeline(timed, work),
         "cold-start": lambda: time_cold_start(timed, work),

@@ -32,7 +32,6 @@ _FIFTH = 5
 _AT_ONCE = 32  # pictures of the plain loop
 _ROWS_AT_ONCE = 4096  # embeddings of the bare loop
 _CLASSES, _TEXTS = 100, 4
-_PART = 32  # a worker takes a part at a time
 
 
 class Timed:
@@ -225,15 +224,8 @@ def _time_label(
     """Take the time of labelling all files but a fifth."""
     from s3clip.bulk import label
 
-    given: dict[str, Any] = {
-        "workers": work.workers,
-        "batch_size": _PART,
-        "part_size": _PART,
-        "progress": False,
-    }
-
     def run(some: Sequence[Path], where: Path) -> None:
-        summary = label(some, head, where, **given, **how)
+        summary = label(some, head, where, workers=work.workers, progress=False, **how)
         if summary.errors or summary.broken:
             raise RuntimeError(f"{name}: {summary.table()}")
 

@@ -17,7 +17,8 @@ class Workload:
         head_texts: texts of each beside the image tower, and in the cold start.
         large_class: texts of one class that has very many.
         linked: those of them that scipy links too.
-        many: classes and texts of the run for memory.
+        many: classes and texts of a space of very many classes, and of `forward` on one.
+        calibrated: images by which it is calibrated.
         dim: of the embeddings.
         images: of a batch.
         stock_images: of transformers' own pipeline.
@@ -27,7 +28,7 @@ class Workload:
         pictures: of the model's own size that are labelled.
         distinct: of both that differ.
         rows: embeddings that are labelled.
-        workers: processes that decode; None: as many as `label` takes by itself.
+        workers: threads or processes that decode; None: as many as `label` takes by itself.
         label_repeats: of the jobs.
         repeats: of what takes milliseconds.
         space_repeats: of the space and the loops over other libraries.
@@ -44,6 +45,7 @@ class Workload:
     large_class: int = 50_000
     linked: int = 8000
     many: tuple[int, int] = (21_000, 30)
+    calibrated: int = 500
     dim: int = 512
     images: int = 64
     stock_images: int = 3
@@ -69,6 +71,7 @@ QUICK = Workload(
     large_class=5000,
     linked=500,
     many=(2000, 10),
+    calibrated=50,
     images=4,
     encoded=1,
     photographs=10,

@@ -88,8 +88,8 @@ def label(
         out: folder of the results, or an address that fsspec writes to.
         engine: "local": this process, and workers that decode. "ray": Ray Data, on the cluster that
             `ray.init` was called for, else on this machine.
-        workers: processes that decode, by default one a core: the model goes first; with "ray" actors that
-            encode, by default one a GPU.
+        workers: that decode, by default one a core: threads where few are enough, else processes, and the
+            model goes first; with "ray" actors that encode, by default one a GPU.
         top_k: how many classes the lists of a row name.
         level: of groups; rows say the most probable group too, in the columns group and group_score.
         among: answer within some classes, as for `predict`.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from torch import Tensor
 from s3clip.bulk.decoding import DecodedBatch
 from s3clip.bulk.output import SCORE_BINS, Counts
 from s3clip.head import SynonymousSpaceHead
+from s3clip.prediction.groups import top_classes_and_group
 from s3clip.prediction.matched_texts import nearest_rows
 from s3clip.space.synonymous_space import unit_vectors
 
@@ -138,8 +140,13 @@ class Labeller:
         return unit_vectors(embeds).half().float() if self.asked.keep_embeddings else embeds
 
     def _labels(self, embeds: Tensor, good: np.ndarray) -> dict[str, pa.Array]:
-        top_k, among = self.asked.top_k, self.asked.among
-        best = self.head.top_classes(image_embeds=embeds, k=max(2, top_k), among=among)  # 2: for the margin
+        top_k, among, level = self.asked.top_k, self.asked.among, self.asked.level
+        asked: dict[str, Any] = {"image_embeds": embeds, "k": max(2, top_k), "among": among}  # 2: the margin
+        groups = None
+        if level is None:
+            best = self.head.top_classes(**asked)
+        else:
+            best, groups = top_classes_and_group(self.head, level, **asked)
         order = best.class_index[:, :top_k]
         scores = best.probabilities[:, :top_k].cpu().numpy()
         nearest = nearest_rows(self.head.space, embeds, order[:, :1])[:, 0].cpu().numpy()
@@ -161,8 +168,7 @@ class Labeller:
             "top_class_index": _lists(top),
             "top_score": _lists(scores),
         }
-        if self.asked.level is not None:
-            groups = self.head.top_groups(self.asked.level, image_embeds=embeds, k=1, among=among)
+        if groups is not None:
             indices = pa.array(groups.group[:, 0].cpu().numpy().astype(np.int32))
             found["group"] = pa.DictionaryArray.from_arrays(indices, self._groups)
             found["group_score"] = pa.array(groups.probabilities[:, 0].cpu().numpy())

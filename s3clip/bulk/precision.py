@@ -1,16 +1,14 @@
 """How a job encodes its pictures: what is asked for, what a trial finds, and what its folder has recorded."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from functools import partial
 
-from torch import Tensor
-
-from s3clip.backbone.precision import TRIAL_IMAGES, check_precision
-from s3clip.bulk.decoding import RowsPer, decoded_batches
+from s3clip.backbone.precision import Trial, check_precision
 from s3clip.bulk.embedding_shards import EmbeddingFile
 from s3clip.bulk.output import Manifest
 from s3clip.head import SynonymousSpaceHead
 from s3clip.images.sources import Shard
-from s3clip.prediction.precision import set_precision
+from s3clip.prediction.precision import first_inputs, set_precision
 
 
 def settle_precision(
@@ -41,17 +39,10 @@ def settle_precision(
         return None
     transform = head.backbone.image_transform(near_size=near_size)
     recorded = None if before is None else before.settings.get("dtype")
-    if dtype == "auto" and isinstance(recorded, str):
-        dtype = recorded.removeprefix("torch.")
-        set_precision(head, dtype, compiled=compiled, inputs=dict)
-        return f"auto keeps {dtype}, which the results that are there were made with"
-
-    def inputs() -> Mapping[str, Tensor] | None:
-        for shard in pictures:
-            for batch in decoded_batches(shard, RowsPer(TRIAL_IMAGES, TRIAL_IMAGES), transform):
-                if batch.inputs is not None:
-                    return batch.inputs
-        return None
-
-    trial = set_precision(head, dtype, compiled=compiled, inputs=inputs)
+    kept = None
+    if isinstance(recorded, str):
+        taken = recorded.removeprefix("torch.")
+        kept = Trial(taken, f"auto keeps {taken}, which the results that are there were made with")
+    inputs = partial(first_inputs, transform, pictures)
+    trial = set_precision(head, dtype, compiled=compiled, inputs=inputs, kept=kept)
     return None if trial is None else trial.said

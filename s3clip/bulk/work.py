@@ -7,7 +7,15 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from s3clip.backbone.image_transform import ImageTransform
-from s3clip.bulk.decoding import DecodedBatch, RowsPer, decoded_batches, part_start
+from s3clip.bulk.decoding import (
+    DecodedBatch,
+    ListedBatch,
+    RowsPer,
+    broken_off,
+    decoded_batches,
+    listed_batches,
+    part_start,
+)
 from s3clip.bulk.embedding_shards import EmbeddingFile
 from s3clip.bulk.inputs import InputFile, state_now
 from s3clip.bulk.labelling import part_counts
@@ -37,14 +45,23 @@ class Task:
     done: frozenset[int]
     settings: str
 
+    def listed(self) -> Iterator[ListedBatch | DecodedBatch]:
+        """Give its batches with no picture opened; see `s3clip.bulk.decoding.listed_batches`."""
+        return listed_batches(self.shard, self.rows_per, self.done)
+
     def batches(self, preprocess: ImageTransform | None) -> Iterator[DecodedBatch]:
-        """Give its batches; a part whose files changed since they were listed is replaced by what says so."""
+        """Give its batches, opened and checked, up to the one where it breaks off."""
         for batch in decoded_batches(self.shard, self.rows_per, preprocess, self.done):
-            if batch.ends_part and (said := self.changed()) is not None:
-                first, name = batch.first, in_utf8(self.shard.name)
-                yield DecodedBatch(first, [name], {0: said}, None, ends_part=True, broken=said)
+            checked = self.checked(batch)
+            yield checked
+            if checked.broken is not None:
                 return
-            yield batch
+
+    def checked(self, batch: DecodedBatch) -> DecodedBatch:
+        """Return a batch; where a part ends whose files changed since they were listed, what says so."""
+        if batch.ends_part and (said := self.changed()) is not None:
+            return broken_off(self.shard.name, batch.first, said)
+        return batch
 
     def changed(self) -> str | None:
         """Return which file is not what was listed, None if all are."""
@@ -71,7 +88,7 @@ class Task:
         """Return what the part of a batch says of itself, as far as the batch tells."""
         return Part(
             shard=self.name,
-            start=part_start(batch, self.rows_per),
+            start=part_start(batch.first, self.rows_per),
             settings=self.settings,
             version=version_of(self.files),
             ends_shard=batch.ends_shard,

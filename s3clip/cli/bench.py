@@ -28,7 +28,8 @@ def bench(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="texts, space, forward, pipeline, cold-start, pictures, embeddings; several times for more."
+            help="texts, space, many-classes, forward, pipeline, cold-start, pictures, embeddings; several "
+            "times for more."
         ),
     ] = None,
     quick: Annotated[

@@ -52,7 +52,7 @@ def label(
     out: Annotated[str, typer.Option(help="Folder for the results; run again to go on where it stopped.")],
     engine: Annotated[str, typer.Option(help="local, or ray for many machines.")] = "local",
     workers: Annotated[
-        int | None, typer.Option(help="Processes that decode; with ray, actors that encode.")
+        int | None, typer.Option(help="Processes or threads that decode; with ray, actors that encode.")
     ] = None,
     top_k: Annotated[int, typer.Option(help="How many classes the lists of a row name.")] = 5,
     level: Level = None,

@@ -144,6 +144,10 @@ ImageDtype = Annotated[
 Compile = Annotated[
     bool, typer.Option("--compile", help="Let torch.compile make the code of the image tower.")
 ]
+TrialImages = Annotated[
+    Path | None,
+    typer.Option("--images", help="Images: a folder of those that --dtype auto tries its types with."),
+]
 NearSize = Annotated[
     bool,
     typer.Option(
@@ -249,6 +253,22 @@ def use_precision(
     trial = set_precision(head, dtype, compiled=compiled, inputs=lambda: trial_inputs(backbone, images))
     if trial is not None:
         say(f"dtype: {trial.said}", error=True)
+
+
+def trial_images(dtype: str | None, images: Path | None) -> list[Path]:
+    """Return the images of a trial, where a verb has none of its own when it begins.
+
+    Raises:
+        ValueError: "auto" without images, or images that nothing is tried with.
+        FileNotFoundError: there are none.
+    """
+    from s3clip.images.walking import find_images
+
+    if dtype == "auto" and images is None:
+        raise ValueError("--dtype auto: tries the types of this machine with some images; give --images too")
+    if dtype != "auto" and images is not None:
+        raise ValueError("--images: are tried with --dtype auto alone; give both, or neither")
+    return [] if images is None else find_images([images])
 
 
 def named(wanted: str, names: Sequence[str], what: str) -> list[int]:

@@ -81,7 +81,6 @@ def fit(
 ) -> None:
     """Build the synonymous space of every class in a synonym file, and save it."""
     from s3clip import SynonymousSpaceHead, SynonymSet
-    from s3clip.inspection import inspect_head
 
     settings = None if config is None else head_config(config)
     synonyms = SynonymSet.read(class_source(classes), values=values)  # type: ignore[arg-type]  # read() names a wrong one
@@ -89,15 +88,13 @@ def fit(
     head = SynonymousSpaceHead.from_backbone(backbone, revision=revision, device=device, config=settings)
     head.fit_classes(synonyms, templates=templates or None, batch_size=text_batch_size)
     head.save_pretrained(out)
-    reports = inspect_head(head)
-    total, kept = sum(len(r.texts) for r in reports), sum(r.count("kept") for r in reports)
-    dropped = sum(r.count("dropped") for r in reports)
+    space = head.space
+    total, distinct, kept = len(space.owners), len(space.duplicate_of.unique()), len(space.kept)
     say(
-        f"{counted(len(reports), 'class')}, {counted(total, head.config.points.removesuffix('s'))}: "
-        f"{kept} kept, {dropped} dropped, "
-        f"{total - kept - dropped} repeated"
+        f"{counted(len(head.classes), 'class')}, {counted(total, head.config.points.removesuffix('s'))}: "
+        f"{kept} kept, {distinct - kept} dropped, {total - distinct} repeated"
     )
-    if len(reports) == 1:
+    if len(head.classes) == 1:
         say("One class only: every image gets it; centering was skipped.")
     say(f"Saved to {out}. Try: s3clip predict IMAGES --head {out}")
 

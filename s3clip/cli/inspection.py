@@ -62,8 +62,7 @@ def inspect(
     fitted = SynonymousSpaceHead.from_pretrained(
         head, revision=revision, backbone=(backbone or "saved") if images else None, device=device
     )
-    every = inspect_head(fitted)
-    reports = every if name is None else [every[i] for i in named(name, fitted.class_names, head)]
+    chosen = None if name is None else named(name, fitted.class_names, head)
     if page is not None or picture is not None:
         files = find_images(images) if images else []
         keep_inputs(
@@ -72,14 +71,15 @@ def inspect(
         )
         if files:
             use_precision(fitted, dtype, compiled, files)
-        _draw(fitted, head, [report.index for report in reports], page, files, picture)
+        _draw(fitted, head, chosen, page, files, picture)
         return
+    names, reports = fitted.class_names, inspect_head(fitted, chosen)
     if output is Format.JSON:
         listed = [{**asdict(r), "scale": r.scale if math.isfinite(r.scale) else None} for r in reports]
         say(json.dumps(listed, indent=1, ensure_ascii=False))
         return
     if output is Format.CSV:
-        _print_csv(reports, every)
+        _print_csv(reports, names)
         return
     unit = " margins" if fitted.space.relative else ""
     if fitted.few_shot is not None:
@@ -92,31 +92,31 @@ def inspect(
         if r.death_times:
             say("  death times: " + " ".join(f"{death:.4f}" for death in r.death_times))
         for t in r.texts:
-            _say_text(t, every, unit, with_variants=name is not None)
+            _say_text(t, names, unit, with_variants=name is not None)
         _say_negatives(r)
 
 
-def _print_csv(reports: list["ClassReport"], every: list["ClassReport"]) -> None:
+def _print_csv(reports: list["ClassReport"], names: list[str]) -> None:
     header = ["class_index", "class", "text", "status", "duplicate_of", "shared_with", "scale"]
     header += ["variants", "distance", "leans_to", "kept_by"]
     rows = []
     for r in reports:
         for t in r.texts:
-            said = [t.text, t.status, t.duplicate_of or "", _names(every, t.shared_with)]
-            reason = _reason_cells(every, t.reason)
+            said = [t.text, t.status, t.duplicate_of or "", _named(names, t.shared_with)]
+            reason = _reason_cells(names, t.reason)
             rows.append([r.index, r.name, *said, r.scale, len(t.variants), *reason])
         empty = [""] * (len(header) - 4)
         rows += [[r.index, r.name, text, "negative", *empty] for text in r.negatives]
     print_rows(header, rows, Format.CSV)
 
 
-def _say_text(text: "TextReport", every: list[Any], unit: str, *, with_variants: bool) -> None:
+def _say_text(text: "TextReport", names: list[str], unit: str, *, with_variants: bool) -> None:
     of = f" of {text.duplicate_of!r}" if text.duplicate_of else ""
     more = f"  + {len(text.variants)} with descriptors" if text.variants else ""
-    shared = f"  (also in: {_names(every, text.shared_with)})" if text.shared_with else ""
+    shared = f"  (also in: {_named(names, text.shared_with)})" if text.shared_with else ""
     say(f"  {text.status + of:<10} {text.text}{more}{shared}")
     if text.reason is not None:
-        distance, leans_to, kept_by = _reason_cells(every, text.reason)
+        distance, leans_to, kept_by = _reason_cells(names, text.reason)
         leans = f"; leans to {leans_to}" if leans_to else ""
         say(f"             {distance}{unit} from what is kept{leans}; kept by --config '{kept_by}'")
     for variant in text.variants if with_variants else ():
@@ -131,7 +131,7 @@ def _say_negatives(report: "ClassReport") -> None:
 def _draw(
     fitted: "SynonymousSpaceHead",
     source: str,
-    indices: list[int],
+    chosen: list[int] | None,
     page: Path | None,
     files: list[Path],
     picture: Path | None,
@@ -141,26 +141,27 @@ def _draw(
     from s3clip.inspection.picture import MOST_ROWS, draw_classes
 
     if picture is not None:
+        indices = list(range(len(fitted.classes))) if chosen is None else chosen
         if len(indices) > MOST_ROWS:
             raise ValueError(
                 f"--picture: {len(indices)} classes are too many for one; choose with --class NAME"
             )
-        say(f"Drew {draw_classes(page_data(fitted), indices, picture)}")
+        say(f"Drew {draw_classes(page_data(fitted, first=indices), indices, picture)}")
     if page is None:
         return
     matches = match_images(fitted, files) if files else []
-    write_page(fitted, page, matches=matches, title=Path(source).name)
+    write_page(fitted, page, matches=matches, first=chosen or [], title=Path(source).name)
     say(f"Wrote {page}; open it in a browser")
     if len(matches) < len(files):
         raise typer.Exit(1)
 
 
-def _names(reports: list[Any], positions: list[int]) -> str:
-    return ", ".join(f"{position} {reports[position].name}" for position in positions)
+def _named(names: list[str], positions: list[int]) -> str:
+    return ", ".join(f"{position} {names[position]}" for position in positions)
 
 
-def _reason_cells(reports: list[Any], reason: Any) -> list[str]:
+def _reason_cells(names: list[str], reason: Any) -> list[str]:
     if reason is None:
         return ["", "", ""]
-    leans_to = "" if reason.leans_to is None else _names(reports, [reason.leans_to])
+    leans_to = "" if reason.leans_to is None else _named(names, [reason.leans_to])
     return [f"{reason.distance:.4f}", leans_to, json.dumps(reason.kept_by)]

@@ -9,10 +9,14 @@ from s3clip.cli.common import (
     BATCH_SIZE,
     AllowAddresses,
     BatchSize,
+    Compile,
     Device,
     HeadArgument,
+    ImageDtype,
     Revision,
     SavedBackbone,
+    TrialImages,
+    trial_images,
 )
 from s3clip.printing import say
 
@@ -46,6 +50,9 @@ def serve(
     ] = 5.0,
     allow_addresses: AllowAddresses = None,
     device: Device = None,
+    dtype: ImageDtype = None,
+    compiled: Compile = False,
+    images: TrialImages = None,
 ) -> None:
     """Serve a head over HTTP: /predict, /embed, /classes, /healthz, /readyz, /metrics, and a page at /.
 
@@ -63,7 +70,15 @@ def serve(
         pixels=most_pixels,
         addresses=tuple(allow_addresses or ()),
     )
-    source = HeadSource(head, revision=revision, backbone=backbone or "saved", device=device)
+    source = HeadSource(
+        head,
+        revision=revision,
+        backbone=backbone or "saved",
+        device=device,
+        dtype=dtype,
+        compiled=compiled,
+        images=trial_images(dtype, images),
+    )
     token = os.environ.get(TOKEN)
     app = create_app(source, bounds=bounds, token=token or None, look_every=look_every)
     run(app, host=host, port=port, started=lambda address: say(f"Serving {source} at {address}"))

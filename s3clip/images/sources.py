@@ -307,23 +307,11 @@ def read(
     for name, value, least in (("start", start, 0), ("batch_size", batch_size, 1), ("workers", workers, 0)):
         if value < least:
             raise ValueError(f"{name}: expected {least} or more, got {value}")
-    from torch.utils.data import DataLoader
+    from s3clip.images.workers import in_workers
 
-    from s3clip.images.workers import start_workers
-
-    # The samples are listed here, which costs little, and go to the workers as what the loader calls indices:
-    # it gives back the results in the order of those, whatever worker made them.
-    dataset: Any = _Opened(opening, transform)
-    sampler: Any = _tasks(shards, start, batch_size)
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=sampler,
-        num_workers=workers,
-        prefetch_factor=_BATCHES_AHEAD if workers else None,
-        collate_fn=_unchanged,
-    )
-    yield from start_workers(loader)
+    # The samples are listed here, which costs little.
+    tasks = _tasks(shards, start, batch_size)
+    yield from in_workers(_Opened(opening, transform), tasks, workers=workers, ahead=_BATCHES_AHEAD)
 
 
 class Run(NamedTuple):
@@ -400,14 +388,14 @@ def _tasks(shards: Sequence[Shard], start: int, size: int) -> Iterator[tuple[str
 
 
 class _Opened:
-    """Opens the pictures of a task: what the loader calls a dataset."""
+    """Opens the pictures of a task."""
 
     def __init__(
         self, opening: Callable[[Sample], Any], transform: Callable[[Iterator[Any]], Any] | None
     ) -> None:
         self.opening, self.transform = opening, transform
 
-    def __getitem__(self, task: tuple[str, Run]) -> Batch:
+    def __call__(self, task: tuple[str, Run]) -> Batch:
         name, (first, samples, broken) = task
         errors: dict[int, str] = {}
         opened = open_samples(samples, errors, self.opening)
@@ -428,7 +416,3 @@ def _popped(first: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
     """Give the one in the list and the rest, and hold none of them."""
     yield first.pop()
     yield from rest
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch

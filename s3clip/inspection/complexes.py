@@ -1,7 +1,10 @@
 """The Rips complex of a class as something to look at: edges, spanning tree, and a place in the plane."""
 
 import math
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -34,18 +37,22 @@ class ClassComplex:
     shown: float
 
 
-def class_complexes(space: SynonymousSpace) -> list[ClassComplex]:
-    """Return the complex of every class, in order. The space lies on the CPU.
+def class_complexes(space: SynonymousSpace, classes: Tensor) -> dict[int, ClassComplex]:
+    """Return the complexes of some classes by their positions.
+
+    Args:
+        space: on the CPU.
+        classes: (c,) int64 ascending.
 
     Raises:
         ValueError: a class has more texts than can be shown.
     """
-    distinct = torch.nonzero(space.duplicate_of == torch.arange(len(space.owners)))[:, 0]
-    first_row = torch.searchsorted(space.owners, torch.arange(len(space.scales)))
-    check_paired(torch.bincount(space.owners[distinct]), "a picture of its complex")
-    found: list[ClassComplex | None] = [None] * len(space.scales)
-    for group, positions in equal_sizes(space.owners[distinct], space.raw.shape[1]):
-        rows = distinct[positions]
+    count = len(space.scales)
+    first_row = torch.searchsorted(space.owners, torch.arange(count))
+    sizes = torch.bincount(space.owners[space.duplicate_of.unique()], minlength=count)
+    check_paired(torch.zeros_like(sizes).index_copy(0, classes, sizes[classes]), "a picture of its complex")
+    found: dict[int, ClassComplex] = {}
+    for group, rows in _distinct(space, classes):
         lengths = space.edge_lengths(rows)
         ends, deaths = _tree_edges(lengths)
         plane, shown = classical_scaling(lengths)
@@ -53,14 +60,14 @@ def class_complexes(space: SynonymousSpace) -> list[ClassComplex]:
             found[index] = ClassComplex(
                 rows[i] - first_row[index], lengths[i], ends[i], deaths[i], plane[i], float(shown[i])
             )
-    return [each for each in found if each is not None]
+    return found
 
 
 class Joining(NamedTuple):
     """When a text comes to the component that is kept.
 
     Attributes:
-        distance: the least scale at which they are one component; 0 for a text that is kept.
+        distance: the least scale at which they are one component.
         enough: that scale to two decimals, upwards, where what is kept is the largest component there too.
     """
 
@@ -68,35 +75,68 @@ class Joining(NamedTuple):
     enough: float | None
 
 
-def joining(lengths: Tensor, kept: Tensor) -> list[Joining]:
-    """Return when each text joins those that are kept, by the spanning tree.
+def joinings(space: SynonymousSpace, classes: Tensor) -> dict[int, Joining]:
+    """Return by its row when each text that a scale rule dropped joins those that are kept.
 
     Args:
-        lengths: (n, n) of the edges of a class.
-        kept: (n,) bool, which texts are kept: one component.
+        space: on the CPU.
+        classes: (c,) int64 ascending, whose texts.
     """
-    ends, deaths = (each[0].tolist() for each in _tree_edges(lengths[None]))
-    found = []
-    for text, is_kept in enumerate(kept.tolist()):
-        if is_kept:
-            found.append(Joining(0.0, None))
+    kept = torch.zeros(len(space.owners), dtype=torch.bool)
+    kept[space.kept] = True
+    found: dict[int, Joining] = {}
+    for _, rows in _distinct(space, classes):
+        rows = rows[~kept[rows].all(1)]
+        if not len(rows):
             continue
-        # Edge after edge, the shortest first, until the text lies where something is kept.
-        labels = list(range(len(kept)))
-        distance, own = math.inf, set[int]()
-        for (a, b), death in zip(ends, deaths, strict=True):
-            labels = [labels[b] if label == labels[a] else label for label in labels]
-            own = {i for i, label in enumerate(labels) if label == labels[text]}
-            if bool(kept[list(own)].any()):
-                distance = death
-                break
-        enough = math.ceil(100 * distance) / 100
-        for (a, b), death in zip(ends, deaths, strict=True):
-            if death <= enough:
-                labels = [labels[b] if label == labels[a] else label for label in labels]
-        largest = max(labels.count(label) for label in set(labels))
-        found.append(Joining(distance, enough if labels.count(labels[text]) == largest else None))
+        order, lengths = space.trees(rows)
+        walks = rows.gather(1, order)
+        for walk, steps, held in zip(walks.tolist(), lengths.tolist(), kept[walks].tolist(), strict=True):
+            found |= {row: each for row, each in zip(walk, _joined(steps, held), strict=True) if each}
     return found
+
+
+def _joined(lengths: list[float], kept: list[bool]) -> list[Joining | None]:
+    """Return when each text joins those that are kept; None for these.
+
+    At every scale the components are runs of the walk, split where its edges pass the scale.
+
+    Args:
+        lengths: of the n - 1 edges of a walk.
+        kept: whether each of the n texts is kept.
+    """
+    after = _widest(lengths, kept)
+    before = _widest(lengths[::-1], kept[::-1])[::-1]
+    distances = [min(pair) for pair in zip(after, before, strict=True)]
+    enough = [math.ceil(100 * distance) / 100 for distance in distances]
+    largest: dict[float, list[bool]] = {}
+    for scale in {each for each, held in zip(enough, kept, strict=True) if not held}:
+        labels = [0, *accumulate(int(length > scale) for length in lengths)]
+        sizes = Counter(labels)
+        largest[scale] = [sizes[label] == max(sizes.values()) for label in labels]
+    return [
+        None if held else Joining(distance, scale if largest[scale][i] else None)
+        for i, (distance, scale, held) in enumerate(zip(distances, enough, kept, strict=True))
+    ]
+
+
+def _widest(lengths: list[float], kept: list[bool]) -> list[float]:
+    """Return the longest edge between each text of a walk and the last before it that is kept."""
+    found = [0.0 if kept[0] else math.inf]
+    for length, held in zip(lengths, kept[1:], strict=True):
+        found.append(0.0 if held else max(found[-1], length))
+    return found
+
+
+def _distinct(space: SynonymousSpace, classes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield some classes (c,) with equally many distinct texts together, and the rows (c, n) of these."""
+    mine = torch.zeros(len(space.scales), dtype=torch.bool)
+    mine[classes] = True
+    itself = space.duplicate_of == torch.arange(len(space.owners))
+    distinct = torch.nonzero(itself & mine[space.owners])[:, 0]
+    own = torch.searchsorted(classes, space.owners[distinct])
+    for group, positions in equal_sizes(own, space.raw.shape[1]):
+        yield classes[group], distinct[positions]
 
 
 def _tree_edges(lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -53,11 +53,14 @@ def find_consequences(
         wanted |= {json.dumps(t.reason.kept_by): t.reason.kept_by for t in report.texts if t.reason}
     before, found = len(head.space.kept), {}
     for settings in list(wanted)[:MOST_TRIED]:
-        other = SynonymousSpaceHead(head.backbone, config=head.config)
-        other._take(reconfigure(space, **wanted[settings]), progress=False)
-        answers = None
+        changed, answers = reconfigure(space, **wanted[settings]), None
         if matches:
+            other = SynonymousSpaceHead(head.backbone, config=head.config)
+            other._take(changed, progress=False)
             best = other(image_embeds=torch.stack([match.embedding for match in matches])).argmax(1)
             answers = sum(at != match.class_index for at, match in zip(best.tolist(), matches, strict=True))
-        found[settings] = Consequence(len(other.space.kept) - before, answers)
+            kept = len(other.space.kept)
+        else:
+            kept = len(changed.build(progress=False).kept)
+        found[settings] = Consequence(kept - before, answers)
     return found

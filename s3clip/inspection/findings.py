@@ -46,11 +46,14 @@ class SpaceFinding:
 def find_in_space(reports: Sequence[ClassReport], neighbours: Neighbours) -> list[SpaceFinding]:
     """Return everything found, the heaviest first, then in the order of the classes."""
     names = Counter(report.name.casefold() for report in reports)
+    # NaN is neither: no other text, or no other class.
+    strays = (neighbours.other > neighbours.own).tolist()
     found, start = [], 0
     for report in reports:
         rows = range(start, start + len(report.texts))
         found += _in_class(report, reports, names[report.name.casefold()])
-        found += _strays(report, reports, neighbours, rows)
+        if any(strays[rows.start : rows.stop]):
+            found += _strays(report, reports, neighbours, rows)
         start = rows.stop
     return sorted(found, key=lambda each: -each.weight)
 
@@ -87,7 +90,7 @@ def _strays(
     found = []
     for row, (text, at) in enumerate(zip(report.texts, rows, strict=True)):
         own, other = float(neighbours.own[at]), float(neighbours.other[at])
-        if text.status == "kept" and other > own:  # NaN is neither
+        if text.status == "kept" and other > own:
             name = reports[int(neighbours.other_class[at])].name
             message = (
                 f"{text.text!r} is nearer to {name} ({other:.2f}) than to the rest of its class ({own:.2f})"

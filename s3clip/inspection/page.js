@@ -296,14 +296,18 @@ const places = [];
 data.classes.forEach((own) => { own.findings = []; });
 for (const finding of data.findings) data.classes[finding[2]].findings.push(finding);
 
+// What is said of a class whose texts are not on the page.
+function leftOut(own) {
+  return element("p", { class: "soft" }, `This page has the texts of ${counted(data.shown, "class")}, those with images and the heaviest warnings first. For this one: `,
+    element("code", {}, `s3clip inspect HEAD --class '${own.name}' --page page.html`));
+}
+
 data.classes.forEach((own, index) => {
-  own.weight = own.findings.reduce((sum, f) => sum + f[0], 0);
-  const count = { kept: 0, dropped: 0, duplicate: 0 };
-  for (const text of own.texts) count[text[1]] += 1;
-  own.count = count;
-  own.photographed = Object.values(own.matched).reduce((sum, n) => sum + n, 0);
-  own.said = [own.name, own.id === null ? "" : String(own.id), ...own.texts.flatMap((text) => [text[0], ...text[7]]), ...own.negatives].join("\n").toLowerCase();
-  const facts = [`${count.kept} of ${own.texts.length} kept`];
+  const count = own.count;
+  own.size = count.kept + count.dropped + count.duplicate;
+  own.photographed = Object.values(own.matched || {}).reduce((sum, n) => sum + n, 0);
+  own.said = [own.name, own.id === null ? "" : String(own.id), ...(own.texts || []).flatMap((text) => [text[0], ...text[7]]), ...own.negatives].join("\n").toLowerCase();
+  const facts = [`${count.kept} of ${own.size} kept`];
   if (count.duplicate) facts.push(`${count.duplicate} repeated`);
   if (own.negatives.length) facts.push(counted(own.negatives.length, "negative"));
   if (data.images) facts.push(counted(own.photographed, "image") + (own.known ? `, ${own.right} of ${own.known} right` : ""));
@@ -314,18 +318,20 @@ data.classes.forEach((own, index) => {
     if (!place.open || place.querySelector(".body")) return;
     const body = element("div", { class: "body" });
     place.append(body);
-    fill(body, own, index);
+    if (own.texts === null) body.append(leftOut(own));
+    else fill(body, own, index);
   });
   places.push(place);
 });
 
+const nearness = (own) => ((own.nearest || [])[0] || [0, -2])[1];
 const ORDERS = {
   "position": null,
   "warnings": (one, other) => other.weight - one.weight,
   "name": (one, other) => one.name.localeCompare(other.name),
   "texts dropped": (one, other) => other.count.dropped - one.count.dropped,
-  "number of texts": (one, other) => other.texts.length - one.texts.length,
-  "nearest class": (one, other) => (other.nearest[0] || [0, -2])[1] - (one.nearest[0] || [0, -2])[1],
+  "number of texts": (one, other) => other.size - one.size,
+  "nearest class": (one, other) => nearness(other) - nearness(one),
   "ε": (one, other) => (other.scale === null ? Infinity : other.scale) - (one.scale === null ? Infinity : one.scale) || 0,
 };
 if (data.images) ORDERS.images = (one, other) => other.photographed - one.photographed;
@@ -339,7 +345,9 @@ level.parentElement.hidden = !data.levels.length;
 
 function folded(name, own) {
   const heading = element("summary", {}, element("b", {}, name), element("span", { class: "soft" }, `${own.length} classes`));
-  return element("details", { class: "group" }, heading, ...own);
+  const made = element("details", { class: "group" }, heading);
+  for (const place of own) made.append(place);
+  return made;
 }
 
 function arrange() {
@@ -348,10 +356,14 @@ function arrange() {
   const groups = new Map();
   for (const index of indices) {
     const own = data.classes[index].groups, name = own[level.value] === undefined ? nameOf(index) : own[level.value];
-    groups.set(name, [...(groups.get(name) || []), places[index]]);
+    if (!groups.has(name)) groups.set(name, []);
+    groups.get(name).push(places[index]);
   }
-  if (level.value) main.replaceChildren(...[...groups].map(([name, own]) => folded(name, own)));
-  else main.replaceChildren(...indices.map((index) => places[index]));
+  // One by one: a call takes some ten thousand arguments.
+  const made = document.createDocumentFragment();
+  if (level.value) for (const [name, own] of groups) made.append(folded(name, own));
+  else for (const index of indices) made.append(places[index]);
+  main.replaceChildren(made);
   filter();
 }
 
@@ -390,12 +402,13 @@ const against = data.classes.reduce((sum, own) => sum + own.negatives.length, 0)
 for (const own of data.classes) for (const status of Object.keys(total)) total[status] += own.count[status];
 document.getElementById("summary").textContent =
   `${counted(data.classes.length, "class")}, ${total.kept} ${data.settings.points} kept, ${total.dropped} dropped, ${total.duplicate} repeated${against ? `, ${counted(against, "negative")}` : ""}. ` +
-  `Metric ${data.settings.metric}, scale rule ${data.settings.scale_rule || "none"}.`;
+  `Metric ${data.settings.metric}, scale rule ${data.settings.scale_rule || "none"}.` +
+  (data.shown < data.classes.length ? ` The texts of ${counted(data.shown, "class")} are on this page, of the others their names: “--class NAME” of s3clip inspect chooses others.` : "");
 const panel = document.getElementById("findings");
-panel.querySelector("summary").textContent = `Warnings: ${data.findings.length}`;
+panel.querySelector("summary").textContent = `Warnings: ${data.found}`;
 panel.querySelector("ol").append(...data.findings.slice(0, MOST_FINDINGS).map((f) =>
   element("li", {}, badge(f[0]), " ", link(f[2]), `: ${f[4]}`)));
-if (data.findings.length > MOST_FINDINGS)
-  panel.querySelector("ol").append(element("li", { class: "soft" }, `and ${data.findings.length - MOST_FINDINGS} more, at their classes; sort by warnings`));
+if (data.found > Math.min(MOST_FINDINGS, data.findings.length))
+  panel.querySelector("ol").append(element("li", { class: "soft" }, `and ${data.found - Math.min(MOST_FINDINGS, data.findings.length)} more, at their classes; sort by warnings`));
 arrange();
 if (data.open !== null) open(data.open);

@@ -5,7 +5,7 @@ import html
 import json
 import math
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -22,11 +22,15 @@ from s3clip.inspection.complexes import ClassComplex, class_complexes
 from s3clip.inspection.consequences import Consequence, find_consequences
 from s3clip.inspection.findings import find_in_space
 from s3clip.inspection.matches import ImageMatch
-from s3clip.inspection.neighbours import find_neighbours
+from s3clip.inspection.neighbours import find_neighbours, nearest_classes
 from s3clip.inspection.reports import ClassReport, Reason, inspect_head, on_cpu
 
 MOST_POINTS = 128
 """Distinct texts of a class up to which all its edges are in the page, 43 KB at most; beyond, its tree is."""
+
+MOST_TEXTS = 50_000
+"""Texts that are on a page, of whole classes, the first at least; of the others it has the names. They take
+about 200 bytes each: 10 MB, where 21,000 classes of 30 texts would take 140."""
 
 MOST_THUMBNAILS = 12
 """Images shown for a text, the surest first; the others are counted."""
@@ -39,6 +43,7 @@ def write_page(
     path: str | os.PathLike[str],
     *,
     matches: Sequence[ImageMatch] = (),
+    first: Sequence[int] = (),
     title: str = "s3clip",
 ) -> Path:
     """Write the page of a head, over an older one, and return its path.
@@ -47,12 +52,13 @@ def write_page(
         head: a fitted head.
         path: of the file.
         matches: what `match_images` found, to show images beside the texts that matched them.
+        first: as for `page_data`.
         title: of the page.
 
     Raises:
         ValueError: the head is not fitted.
     """
-    write_atomically(Path(path), render_page(page_data(head, matches), title=title).encode())
+    write_atomically(Path(path), render_page(page_data(head, matches, first), title=title).encode())
     return Path(path)
 
 
@@ -76,15 +82,27 @@ def render_page(data: dict[str, Any], *, title: str = "s3clip") -> str:
     return html_page(title, style, before.rstrip(), script)
 
 
-def page_data(head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = ()) -> dict[str, Any]:
+def page_data(
+    head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = (), first: Sequence[int] = ()
+) -> dict[str, Any]:
     """Gather what the page shows, as plain values ready for JSON.
 
-    Returns:
-        "settings", "levels" and "relative" (whether ε is in units of the margin) of the head; "findings" as
-        [weight, kind, class, row or None, message], the heaviest first; "open", the class that is
-        open at first, or None; "classes", each with
+    Args:
+        head: a fitted head.
+        matches: what `match_images` found.
+        first: positions of the classes whose texts are shown whatever there is to say of others. Those of all
+            classes are, up to `MOST_TEXTS`; beyond, those of classes with images, then of those with the
+            heaviest findings.
 
-        - "name", "id", "groups" by level, "scale" (None: everything is kept), "negatives";
+    Returns:
+        "settings", "levels" and "relative" (whether ε is in units of the margin) of the head; "findings" of
+        the classes that are shown as [weight, kind, class, row or None, message], the heaviest first, and
+        "found", how many there are of all; "open", the class that is open at first, or None; "shown", how
+        many classes are; "classes", each with
+
+        - "name", "id", "groups" by level, "weight" of its findings, "count" of its texts by status, "scale"
+            (None: everything is kept), "negatives"; "texts" is None where it is not shown, and nothing
+            follows; else
         - "texts": [text, status, the row it repeats or None, the other classes that have it, cosine with its
             class, cosine with the nearest other class, that class, the texts that are in its mean too, and
             of one that was dropped [distance, the class it leans to or None, the settings that keep it, how
@@ -106,18 +124,29 @@ def page_data(head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = ()) -> 
     reports = inspect_head(head)
     neighbours = find_neighbours(space)
     findings = find_in_space(reports, neighbours)
-    tried = find_consequences(head, reports, matches)
     by_class: dict[int, list[ImageMatch]] = defaultdict(list)
     missed: dict[int, list[ImageMatch]] = defaultdict(list)
     for match in matches:
         by_class[match.class_index].append(match)
         if match.truth is not None and match.truth != match.class_index:
             missed[match.truth].append(match)
-    classes, start = [], 0
-    for report, own in zip(reports, class_complexes(space), strict=True):
-        rows = slice(start, start + len(report.texts))
+    weights = Counter[int]()
+    for finding in findings:
+        weights[finding.class_index] += finding.weight
+    shown = _shown(reports, [set(first), {*by_class, *missed}], weights)
+    tried = find_consequences(head, [reports[index] for index in shown], matches)
+    complexes = class_complexes(space, torch.tensor(shown))
+    nearest = dict(zip(shown, zip(*nearest_classes(space, torch.tensor(shown)), strict=True), strict=True))
+    classes: list[dict[str, Any]] = []
+    start = 0
+    for report, fitted in zip(reports, head.classes, strict=True):
+        rows, index = slice(start, start + len(report.texts)), report.index
+        start = rows.stop
+        classes.append(_class_facts(report) | {"groups": dict(fitted.groups), "weight": weights[index]})
+        if index not in complexes:
+            continue
         cosines = [_rounded(values[rows]) for values in (neighbours.own, neighbours.other)]
-        repeats = (space.duplicate_of[rows] - start).tolist()
+        repeats = (space.duplicate_of[rows] - rows.start).tolist()
         texts = [
             [
                 *(t.text, t.status, repeats[i] if t.status == "duplicate" else None, t.shared_with, *beside),
@@ -128,21 +157,14 @@ def page_data(head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = ()) -> 
                 zip(report.texts, *cosines, neighbours.other_class[rows].tolist(), strict=True)
             )
         ]
-        nearest = zip(
-            neighbours.classes[report.index].tolist(),
-            _rounded(neighbours.similarities[report.index]),
-            strict=True,
-        )
-        classes.append(
-            {
-                **_class_facts(report, own),
-                "groups": dict(head.classes[report.index].groups),
-                "texts": texts,
-                "nearest": [list(pair) for pair in nearest],
-                **_images(by_class[report.index], missed[report.index]),
-            }
-        )
-        start = rows.stop
+        positions, similarities = nearest[index]
+        pairs = zip(positions.tolist(), _rounded(similarities), strict=True)
+        classes[index] |= {
+            **_complex_facts(complexes[index]),
+            "texts": texts,
+            "nearest": [list(pair) for pair in pairs],
+            **_images(by_class[index], missed[index]),
+        }
     return {
         "settings": head.config.model_dump(),
         "templates": list(head.templates or ()),
@@ -150,12 +172,46 @@ def page_data(head: SynonymousSpaceHead, matches: Sequence[ImageMatch] = ()) -> 
         "relative": space.relative,
         "images": len(matches),
         "open": 0 if len(classes) == 1 else None,
-        "findings": [[f.weight, f.kind, f.class_index, f.row, f.message] for f in findings],
+        "shown": len(shown),
+        "found": len(findings),
+        "findings": [
+            [f.weight, f.kind, f.class_index, f.row, f.message]
+            for f in findings
+            if f.class_index in complexes
+        ],
         "classes": classes,
     }
 
 
-def _class_facts(report: ClassReport, own: ClassComplex) -> dict[str, Any]:
+def _shown(reports: Sequence[ClassReport], preferred: Sequence[set[int]], weights: Counter[int]) -> list[int]:
+    """Return, ascending, the classes whose texts are on the page."""
+
+    def place(report: ClassReport) -> tuple[int, int]:
+        rank = next((i for i, those in enumerate(preferred) if report.index in those), len(preferred))
+        return rank, -weights[report.index]
+
+    shown: list[int] = []
+    texts = 0
+    for report in sorted(reports, key=place):
+        texts += len(report.texts)
+        if texts > MOST_TEXTS and shown:
+            break
+        shown.append(report.index)
+    return sorted(shown)
+
+
+def _class_facts(report: ClassReport) -> dict[str, Any]:
+    return {
+        "name": report.name,
+        "id": report.id,
+        "negatives": report.negatives,
+        "scale": report.scale if math.isfinite(report.scale) else None,
+        "count": {status: report.count(status) for status in ("kept", "dropped", "duplicate")},
+        "texts": None,
+    }
+
+
+def _complex_facts(own: ClassComplex) -> dict[str, Any]:
     count = len(own.rows)
     lengths = None
     if count <= MOST_POINTS:
@@ -163,10 +219,6 @@ def _class_facts(report: ClassReport, own: ClassComplex) -> dict[str, Any]:
         condensed = own.lengths[upper[0], upper[1]].float().numpy().astype("<f4")
         lengths = base64.b64encode(condensed.tobytes()).decode()
     return {
-        "name": report.name,
-        "id": report.id,
-        "negatives": report.negatives,
-        "scale": report.scale if math.isfinite(report.scale) else None,
         "rows": own.rows.tolist(),
         "plane": [[round(x, 4), round(y, 4)] for x, y in own.plane.tolist()],
         "shown": round(own.shown, 3),

@@ -1,14 +1,16 @@
 """What the space made of every class: rows that were kept, dropped, merged, or shared with other classes."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from s3clip.head import SynonymousSpaceHead
-from s3clip.inspection.complexes import Joining, joining
+from s3clip.inspection.complexes import Joining, joinings
 from s3clip.inspection.neighbours import find_neighbours
 from s3clip.space.synonymous_space import SynonymousSpace
 
@@ -70,8 +72,12 @@ class ClassReport:
         return sum(text.status == status for text in self.texts)
 
 
-def inspect_head(head: SynonymousSpaceHead) -> list[ClassReport]:
-    """Return a report on every class, in the order of the logits.
+def inspect_head(head: SynonymousSpaceHead, classes: Sequence[int] | None = None) -> list[ClassReport]:
+    """Return a report on every class, in the order of the logits, or on some.
+
+    Args:
+        head: a fitted head.
+        classes: positions; None: all classes.
 
     Raises:
         ValueError: the head is not fitted.
@@ -81,55 +87,47 @@ def inspect_head(head: SynonymousSpaceHead) -> list[ClassReport]:
         >>> report.name, report.count("kept") + report.count("dropped") + report.count("duplicate")
         ('seven', ...)
     """
-    space, classes = on_cpu(head.space), head.classes
+    space, fitted = on_cpu(head.space), head.classes
+    chosen = torch.arange(len(fitted)) if classes is None else torch.as_tensor(classes, dtype=torch.int64)
+    labels = [label for own in fitted for label in (own.texts or [f"row {row}" for row in range(own.rows)])]
+    holders: dict[str, set[int]] = defaultdict(set)
+    for index, own in enumerate(fitted):
+        for label in own.texts or ():
+            holders[label.casefold()].add(index)
+    joins = joinings(space, chosen.unique())
+    dropped = torch.tensor(sorted(joins), dtype=torch.int64)
+    leans_to = dict(zip(dropped.tolist(), find_neighbours(space, dropped).other_class.tolist(), strict=True))
     kept = torch.zeros(len(space.owners), dtype=torch.bool)
     kept[space.kept] = True
-    repeated = space.duplicate_of != torch.arange(len(space.owners))
-    duplicate_of = space.duplicate_of.tolist()
-    labels = [label for own in classes for label in (own.texts or [f"row {row}" for row in range(own.rows)])]
-    holders: dict[str, set[int]] = defaultdict(set)
-    for label, owner in zip(labels, space.owners.tolist(), strict=True):
-        if classes[owner].texts is not None:
-            holders[label.casefold()].add(owner)
-    other = find_neighbours(space).other_class.tolist() if bool((~kept & ~repeated).any()) else []
-    reports, row = [], 0
-    for index, own in enumerate(classes):
-        texts = []
-        rows = torch.arange(row, row + own.rows)
-        distinct = rows[~repeated[rows]]
-        joins: dict[int, Joining] = {}
-        if not bool(kept[distinct].all()):
-            found = joining(space.edge_lengths(distinct[None])[0], kept[distinct])
-            joins = dict(zip(distinct.tolist(), found, strict=True))
-        for position in rows.tolist():
-            repeats = bool(repeated[position])
-            status: Literal["kept", "dropped", "duplicate"] = "kept" if kept[position] else "dropped"
-            dropped = not repeats and status == "dropped"
-            texts.append(
-                TextReport(
-                    text=labels[position],
-                    status="duplicate" if repeats else status,
-                    duplicate_of=labels[duplicate_of[position]] if repeats else None,
-                    shared_with=sorted(holders[labels[position].casefold()] - {index}),
-                    variants=[] if own.variants is None else list(own.variants[position - row]),
-                    reason=_reason(head, joins[position], other[position], position == row)
-                    if dropped
-                    else None,
-                )
-            )
-        row += own.rows
-        reports.append(
-            ClassReport(
-                index=index,
-                name=own.name,
-                id=own.id,
-                scale=float(space.scales[index]),
-                death_times=space.death_times(index).tolist(),
-                texts=texts,
-                negatives=list(own.negatives),
-            )
+    is_kept, duplicate_of, scales = kept.tolist(), space.duplicate_of.tolist(), space.scales.tolist()
+    deaths = space.deaths.split(torch.bincount(space.death_owners, minlength=len(fitted)).tolist())
+    first_row = [0, *accumulate(own.rows for own in fitted)]
+
+    def text(index: int, row: int) -> TextReport:
+        own, start = fitted[index], first_row[index]
+        repeats = duplicate_of[row] != row
+        status: Literal["kept", "dropped"] = "kept" if is_kept[row] else "dropped"
+        return TextReport(
+            text=labels[row],
+            status="duplicate" if repeats else status,
+            duplicate_of=labels[duplicate_of[row]] if repeats else None,
+            shared_with=sorted(holders[labels[row].casefold()] - {index}) if own.texts else [],
+            variants=[] if own.variants is None else list(own.variants[row - start]),
+            reason=_reason(head, joins[row], leans_to[row], row == start) if row in joins else None,
         )
-    return reports
+
+    return [
+        ClassReport(
+            index=index,
+            name=fitted[index].name,
+            id=fitted[index].id,
+            scale=scales[index],
+            death_times=deaths[index].tolist(),
+            texts=[text(index, row) for row in range(first_row[index], first_row[index + 1])],
+            negatives=list(fitted[index].negatives),
+        )
+        for index in chosen.tolist()
+    ]
 
 
 def _reason(head: SynonymousSpaceHead, found: Joining, other: int, is_name: bool) -> Reason:

@@ -18,7 +18,7 @@ from s3clip.arguments import whole_number
 from s3clip.class_space import Calibration
 from s3clip.prediction.batches import AnsweringHead
 from s3clip.prediction.scope import Scope, scope_of
-from s3clip.prediction.top_classes import largest
+from s3clip.prediction.top_classes import BestClasses, TopClasses, largest
 from s3clip.texts.groups import checked_level, group_owners
 
 _NONE = torch.iinfo(torch.int64).max
@@ -74,53 +74,93 @@ def top_groups(
     return best_groups((scope.taken(*each) for each in blocks), k, head.current_calibration, scope.owners)
 
 
-def best_groups(
-    blocks: Iterable[tuple[Tensor, Tensor]], k: int, calibration: Calibration, owners: Tensor
-) -> TopGroups:
-    """Return the k most probable groups, of logits that come some classes at a time.
+@torch.no_grad()
+def top_classes_and_group(
+    head: AnsweringHead, level: str, *, image_embeds: Tensor, k: int = 5, among: Any = None
+) -> tuple[TopClasses, TopGroups]:
+    """Return what `top_classes` says, and `top_groups` of the most probable group, in one pass over classes.
 
     Args:
-        blocks: one or more of ((c,) positions of c classes, (images, c) their logits). Groups without a class
-            in any block are no answers.
+        head: a fitted head.
+        level: of the groups.
+        image_embeds: as for `forward`.
+        k: how many classes.
+        among: answer within some classes, as for `predict`.
+    """
+    scope = scope_of(head.classes, checked_level(level), among)
+    assert scope.owners is not None  # a level was asked for
+    calibration = head.current_calibration
+    best, groups = BestClasses(k, calibration), BestGroups(1, calibration, scope.owners)
+    for block in head.logits_by_block(image_embeds=image_embeds):
+        own = scope.taken(*block)
+        best.add(*own)
+        groups.add(*own)
+    return best.found(), groups.found()
+
+
+class BestGroups:
+    """The k most probable groups, of logits that come some classes at a time, and are forgotten at once.
+
+    Args:
         k: how many; all where there are fewer.
         calibration: what makes probabilities of logits.
-        owners: (classes,) int64, the group of every class.
+        owners: (classes,) int64, the group of every class. Groups of which no class comes are no answers.
     """
-    best = member = mass = passed = None
-    groups, softmax = int(owners.max()) + 1, calibration.activation == "softmax"
-    for classes, logits in blocks:
-        logits = logits.float()
-        if best is None or member is None or mass is None or passed is None:
+
+    def __init__(self, k: int, calibration: Calibration, owners: Tensor) -> None:
+        self.k, self.calibration, self.owners = k, calibration, owners
+        self.groups = int(owners.max()) + 1
+        self._so_far: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+
+    def add(self, classes: Tensor, logits: Tensor) -> None:
+        """Take (c,) positions of c classes, and (images, c) their logits."""
+        logits, owners, groups = logits.float(), self.owners, self.groups
+        if self._so_far is None:
             best = logits.new_full((len(logits), groups), -torch.inf)
             member = torch.full_like(best, _NONE, dtype=torch.int64)
-            mass, passed = _mass(calibration, logits[:, :0], owners[:0], groups), torch.zeros_like(member)
+            mass = _mass(self.calibration, logits[:, :0], owners[:0], groups)
+            self._so_far = best, member, mass, torch.zeros_like(member)
+        best, member, mass, passed = self._so_far
         own = owners.to(classes.device)[classes]
         index = own.expand_as(logits)
         found = best.scatter_reduce(1, index, logits, "amax")
         # Of equal logits the first class.
         first = torch.where(logits == found.gather(1, index), classes, _NONE)
         member = torch.where(found > best, _NONE, member).scatter_reduce(1, index, first, "amin")
-        best = found
-        passed = passed.scatter_reduce(1, index, calibration.accepts(logits, classes).long(), "amax")
-        more = _mass(calibration, logits, own, groups)
-        mass = torch.logaddexp(mass, more) if softmax else mass + more
-    assert best is not None  # there is a class
-    assert member is not None
-    assert mass is not None
-    assert passed is not None
-    absent = member == _NONE
-    there = groups - int(absent[0].sum()) if len(absent) else groups
-    values, order = largest(
-        mass.masked_fill(absent, -torch.inf), torch.arange(groups, device=mass.device), min(k, there)
-    )
-    probabilities = (values - mass.logsumexp(1, keepdim=True)).exp() if softmax else -torch.expm1(-values)
-    return TopGroups(
-        order,
-        member.gather(1, order),
-        best.gather(1, order),
-        probabilities.float(),
-        passed.gather(1, order).bool(),
-    )
+        passed = passed.scatter_reduce(1, index, self.calibration.accepts(logits, classes).long(), "amax")
+        more = _mass(self.calibration, logits, own, groups)
+        mass = torch.logaddexp(mass, more) if self.calibration.activation == "softmax" else mass + more
+        self._so_far = found, member, mass, passed
+
+    def found(self) -> TopGroups:
+        """Return the best of what was taken, which was one class or more."""
+        assert self._so_far is not None
+        best, member, mass, passed = self._so_far
+        absent = member == _NONE
+        there = self.groups - int(absent[0].sum()) if len(absent) else self.groups
+        every = torch.arange(self.groups, device=mass.device)
+        values, order = largest(mass.masked_fill(absent, -torch.inf), every, min(self.k, there))
+        if self.calibration.activation == "softmax":
+            probabilities = (values - mass.logsumexp(1, keepdim=True)).exp()
+        else:
+            probabilities = -torch.expm1(-values)
+        return TopGroups(
+            order,
+            member.gather(1, order),
+            best.gather(1, order),
+            probabilities.float(),
+            passed.gather(1, order).bool(),
+        )
+
+
+def best_groups(
+    blocks: Iterable[tuple[Tensor, Tensor]], k: int, calibration: Calibration, owners: Tensor
+) -> TopGroups:
+    """Return the k most probable groups, of logits that come some classes at a time; see `BestGroups`."""
+    best = BestGroups(k, calibration, owners)
+    for classes, logits in blocks:
+        best.add(classes, logits)
+    return best.found()
 
 
 def _mass(calibration: Calibration, logits: Tensor, owners: Tensor, groups: int) -> Tensor:

@@ -1,13 +1,15 @@
 """A head whose image tower computes in the type that is asked for, or that a trial with its images finds."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from s3clip.backbone.backbone import Backbone
+from s3clip.backbone.image_transform import ImageTransform
 from s3clip.backbone.precision import (
     TRIAL_IMAGES,
     Trial,
@@ -16,6 +18,7 @@ from s3clip.backbone.precision import (
     compile_images,
     try_precision,
 )
+from s3clip.images.sources import Sample, Shard, read
 from s3clip.prediction.batches import AnsweringHead, opened_batches
 
 Inputs = Callable[[], Mapping[str, Tensor] | None]
@@ -23,7 +26,12 @@ Inputs = Callable[[], Mapping[str, Tensor] | None]
 
 
 def set_precision(
-    head: AnsweringHead, dtype: str | None, *, compiled: bool = False, inputs: Inputs
+    head: AnsweringHead,
+    dtype: str | None,
+    *,
+    compiled: bool = False,
+    inputs: Inputs,
+    kept: Trial | None = None,
 ) -> Trial | None:
     """Let the image tower of a head compute in another type, or as compiled code.
 
@@ -33,9 +41,10 @@ def set_precision(
             None: the model's own.
         compiled: use torch.compile.
         inputs: asked for a trial alone.
+        kept: what an earlier run took, which "auto" takes without a trial.
 
     Returns:
-        What a trial found; None without one.
+        What a trial found, or was kept; None where none was asked for.
 
     Raises:
         ValueError: another `dtype`, a head without a backbone, or code that cannot be compiled here.
@@ -51,6 +60,9 @@ def set_precision(
         if dtype is not None:
             cast_images(head.backbone, dtype)
         return None
+    if kept is not None:
+        cast_images(head.backbone, kept.dtype)
+        return kept
     found = inputs()
     if not found:
         own = str(head.backbone.dtype).removeprefix("torch.")
@@ -66,6 +78,23 @@ def trial_inputs(backbone: Backbone, images: Any) -> Mapping[str, Tensor]:
             if inputs := transform(opened):
                 return inputs
     return {}
+
+
+def first_inputs(transform: ImageTransform, shards: Iterable[Shard]) -> Mapping[str, Tensor] | None:
+    """Return the arguments of `encode_images` for the first pictures of shards, those that can be read.
+
+    What cannot be reached is passed over: whoever reads all of it says so.
+    """
+    opening = partial(Sample.open, needed=transform.needed)
+    for shard in shards:
+        try:
+            for batch in read([shard], opening=opening, transform=transform, batch_size=TRIAL_IMAGES):
+                if batch.value is not None:
+                    found: Mapping[str, Tensor] = batch.value
+                    return found
+        except ConnectionError:
+            continue
+    return None
 
 
 @torch.no_grad()

@@ -84,31 +84,46 @@ def top_classes(
     return best_classes(blocks, k, head.current_calibration)
 
 
-def best_classes(blocks: Iterable[tuple[Tensor, Tensor]], k: int, calibration: Calibration) -> TopClasses:
-    """Return the k largest of logits that come some classes at a time, and are forgotten at once.
+class BestClasses:
+    """The k largest of logits that come some classes at a time, and are forgotten at once.
 
     Args:
-        blocks: one or more of ((c,) positions of c classes, (batch, c) their logits).
         k: how many; all where there are fewer.
         calibration: what makes probabilities of logits.
     """
-    best: tuple[Tensor, Tensor] | None = None  # logits and positions
-    total: Tensor | None = None  # log of the sum of exp over all classes so far
-    for classes, logits in blocks:
+
+    def __init__(self, k: int, calibration: Calibration) -> None:
+        self.k, self.calibration = k, calibration
+        self._best: tuple[Tensor, Tensor] | None = None  # logits and positions
+        self._total: Tensor | None = None  # log of the sum of exp over all classes so far
+
+    def add(self, classes: Tensor, logits: Tensor) -> None:
+        """Take (c,) positions of c classes, and (batch, c) their logits."""
         if not len(classes):
-            continue
-        found = largest(logits, classes, k)
-        if best is not None:
-            values, positions = (torch.cat(pair, dim=1) for pair in zip(best, found, strict=True))
-            found = largest(values, positions, k)
-        best = found
-        if calibration.activation == "softmax":
-            part = calibration.scaled(logits.float()).logsumexp(1)
-            total = part if total is None else torch.logaddexp(total, part)
-    assert best is not None  # there is a class
-    values, index = best
-    if total is None:
-        probabilities = calibration.probabilities(values.float())
-    else:
-        probabilities = (calibration.scaled(values.float()) - total[:, None]).exp()
-    return TopClasses(index, values, probabilities, calibration.accepts(values, index))
+            return
+        found = largest(logits, classes, self.k)
+        if self._best is not None:
+            values, positions = (torch.cat(pair, dim=1) for pair in zip(self._best, found, strict=True))
+            found = largest(values, positions, self.k)
+        self._best = found
+        if self.calibration.activation == "softmax":
+            part = self.calibration.scaled(logits.float()).logsumexp(1)
+            self._total = part if self._total is None else torch.logaddexp(self._total, part)
+
+    def found(self) -> TopClasses:
+        """Return the best of what was taken, which was one class or more."""
+        assert self._best is not None
+        values, index = self._best
+        if self._total is None:
+            probabilities = self.calibration.probabilities(values.float())
+        else:
+            probabilities = (self.calibration.scaled(values.float()) - self._total[:, None]).exp()
+        return TopClasses(index, values, probabilities, self.calibration.accepts(values, index))
+
+
+def best_classes(blocks: Iterable[tuple[Tensor, Tensor]], k: int, calibration: Calibration) -> TopClasses:
+    """Return the k largest of logits that come some classes at a time; see `BestClasses`."""
+    best = BestClasses(k, calibration)
+    for classes, logits in blocks:
+        best.add(classes, logits)
+    return best.found()

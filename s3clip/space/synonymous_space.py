@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from s3clip.arguments import check_text_count
 from s3clip.space.duplicates import SAME_TEXT, merge_duplicates
 from s3clip.space.edges import CHUNK_NUMBERS, edge_lengths, equal_sizes, spanning_trees
-from s3clip.space.rips import chosen_component, untold, within
+from s3clip.space.rips import SpanningTree, chosen_component, untold, within
 from s3clip.space.scale_rules import SCALE_RULES
 
 SHORTEST_CENTERED = 1e-4
@@ -114,10 +114,23 @@ class SynonymousSpace:
         Returns:
             (c, n, n) float64.
         """
+        return edge_lengths(self._measured(rows), self.margins[rows])
+
+    def trees(self, rows: Tensor) -> SpanningTree:
+        """Return the minimum spanning trees of some texts: of edges as `edge_lengths` says, in linear memory.
+
+        Args:
+            rows: (c, n) int64, n rows of each of c classes.
+        """
+        at = torch.arange(rows.numel(), device=rows.device).view_as(rows)
+        return spanning_trees(self._measured(rows).flatten(0, 1), self.margins[rows].flatten(), at)[0]
+
+    def _measured(self, rows: Tensor) -> Tensor:
+        """(c, n, dim) unit vectors, the texts as they are seen where edges are measured."""
         points = unit_vectors(self.raw[rows])
         if self.centered or self.relative:
             points = _seen_from(self.mean, points.flatten(0, 1)).view_as(points)
-        return edge_lengths(points, self.margins[rows])
+        return points
 
     def __repr__(self) -> str:
         return (

@@ -8,9 +8,11 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
-from s3clip import SynonymousSpaceHead, SynonymSet
+from s3clip import SynonymousSpaceHead, SynonymSet, cli
 from s3clip.app.editor import Editor, Photos, answers_html, edited, is_edited, words_of
+from s3clip.backbone import precision
 from s3clip.backbone.backbone import Backbone
 from s3clip.demo import held_out_digits, model_folder
 from tests import ROOT
@@ -31,6 +33,27 @@ def files(tmp_path: Path) -> list[str]:
     for i, image in enumerate(held_out_digits()[0][:2]):
         image.save(tmp_path / f"{i}.png")
     return [str(tmp_path / f"{i}.png") for i in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype"),
+    [("", "float32"), ("--dtype bfloat16", "bfloat16"), ("--dtype auto --images", "float16")],
+)
+def test_the_command_has_the_type_that_is_asked_for(files: list[str], monkeypatch, options, dtype):
+    widgets = pytest.importorskip("s3clip.app.widgets", reason="gradio is not installed")
+    monkeypatch.setattr(precision, "_FASTER", 0.0)
+    monkeypatch.setattr(precision, "_candidates", lambda device: ["float16"])
+    begun = []
+    monkeypatch.setattr(widgets, "build", lambda backbone, words: Editor(backbone))
+    monkeypatch.setattr(widgets, "launch", lambda editor, **_: begun.append(editor))
+    words = [*options.split(), *([str(Path(files[0]).parent)] if "images" in options else [])]
+    done = CliRunner().invoke(cli.app, ["app", ",".join(CLASSES), *words])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert begun[0].backbone.dtype == getattr(torch, dtype)
+    assert ("dtype: auto takes float16" in done.output) == ("auto" in options)
+    plain = Editor(Backbone.from_pretrained(str(model_folder()))).encode(files).embeds
+    cosines = torch.nn.functional.cosine_similarity(begun[0].encode(files).embeds.float(), plain)
+    assert cosines.min() > 0.999
 
 
 def test_an_edit_changes_the_logits_as_a_new_fit_does(editor: Editor, files: list[str]):

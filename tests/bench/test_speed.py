@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from s3clip import cli
+from s3clip import SynonymousSpaceHead, cli
 from s3clip.bench import PARTS, measure_speed
 from s3clip.bench.encoding import time_cold_start, time_pipeline, time_texts
+from s3clip.bench.many_classes import clustered, products, time_many_classes
 from s3clip.bench.models import load_model, random_model
 from s3clip.bench.parts import (
     batched_h0,
@@ -129,13 +130,26 @@ def test_every_row_of_the_head(demo):
         large_class=9,
         linked=7,
         many=(6, 3),
+        calibrated=12,
         dim=8,
         **once,
     )
     rows = time_space(work, "cpu") + time_large_class(work, "cpu")
     rows += time_forward(work, "cpu") + time_head(demo.backbone, work, "cpu")
-    assert {row.part for row in rows} == {"space", "forward"}
+    rows += time_many_classes(work)
+    assert {row.part for row in rows} == {"space", "many-classes", "forward"}
     assert all(row.ratio > 0 for row in rows if row.unit == "s")
+
+
+def test_the_classes_of_a_very_large_space_are_told_apart_and_have_strangers():
+    head = SynonymousSpaceHead().fit_embeddings(
+        list(clustered(60, 12, 64)), list(map(str, range(60))), logit_scale=1.0
+    )
+    kept = torch.zeros(60, 12, dtype=torch.bool)
+    kept.flatten()[head.space.kept] = True
+    assert not kept[:, 3::8].any()
+    assert kept.float().mean() > 0.8
+    assert products(clustered(40, 3, 8)) > 0
 
 
 def test_bad_choices():

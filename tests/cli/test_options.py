@@ -86,6 +86,20 @@ def test_the_head_is_an_option_where_images_are_the_argument(verb: str):
     assert ("output" in kinds) <= (typing.get_args(hints.get("output"))[1:] == typing.get_args(Output)[1:])
 
 
+# They compute, and encode no image of the user's; `bench` says itself in which types it computes.
+WITHOUT_IMAGES = {"fit", "export", "bench", "synonyms check"}
+
+
+def test_every_verb_that_encodes_images_says_in_which_type():
+    found = {
+        name: {verb for verb, *_ in own}
+        for name, own in options().items()
+        if name in ("--device", "--dtype", "--compile")
+    }
+    computing = found["--device"] | {verb for verb, *_ in options()["--backbone"]}
+    assert found["--dtype"] == found["--compile"] == computing - WITHOUT_IMAGES
+
+
 def command(monkeypatch: pytest.MonkeyPatch, capsys, *arguments: object) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["s3clip", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:

@@ -262,6 +262,65 @@ def test_search_sort_and_the_slider_in_a_browser(browser, tmp_path: Path):
     page.close()
 
 
+@pytest.mark.parametrize("most", [1, 9, 10, 29, 30])
+@pytest.mark.parametrize("first", [[], [0], [2, 0]])
+def test_a_page_of_many_classes_has_the_texts_of_some_and_the_names_of_all(
+    monkeypatch: pytest.MonkeyPatch, most: int, first: list[int]
+):
+    head = fitted("largest_gap")
+    whole = page_data(head)
+    assert whole["shown"] == 4
+    assert whole["found"] == len(whole["findings"]) > 0
+    monkeypatch.setattr("s3clip.inspection.page.MOST_TEXTS", most)
+    data = page_data(head, first=first)
+    weight = [sum(f[0] for f in whole["findings"] if f[2] == i) for i in range(4)]
+    assert [own["weight"] for own in whole["classes"]] == weight
+    expected, texts = set(), 0
+    for i in sorted(range(4), key=lambda i: (i not in first, -weight[i], i)):
+        if expected and texts + SIZES[i] > most:
+            break
+        expected, texts = expected | {i}, texts + SIZES[i]
+    assert {i for i, own in enumerate(data["classes"]) if own["texts"] is not None} == expected
+    assert data["shown"] == len(expected)
+    assert data["found"] == whole["found"]
+    assert data["findings"] == [f for f in whole["findings"] if f[2] in expected]
+    tried = [own.pop("texts") for page in (data, whole) for own in page["classes"]]
+    # What dropped texts would change is tried for those that are shown.
+    for some, every in zip(tried[:4], tried[4:], strict=True):
+        assert some is None or [text[:8] for text in some] == [text[:8] for text in every]
+    for i, (own, other) in enumerate(zip(data["classes"], whole["classes"], strict=True)):
+        assert own == (other if i in expected else {key: other[key] for key in own})
+        assert {"name", "id", "groups", "scale", "negatives", "count", "weight"} <= own.keys()
+
+
+def test_a_class_whose_texts_are_not_on_the_page_in_a_browser(
+    browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("s3clip.inspection.page.MOST_TEXTS", 2)
+    head = fitted("largest_gap")
+    write_page(head, tmp_path / "page.html", first=[1])
+    page, errors = browser.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((tmp_path / "page.html").as_uri())
+    data = page_data(head, first=[1])
+    assert [own["texts"] is None for own in data["classes"]] == [True, False, True, True]
+    assert page.locator(".class").count() == 4
+    assert "The texts of 1 class are on this page" in page.locator("#summary").text_content()
+    assert page.locator("#findings summary").text_content() == f"Warnings: {data['found']}"
+    page.locator(".class > summary").nth(3).click()
+    assert "s3clip inspect HEAD --class 'cat'" in page.locator(".class[open]").text_content()
+    page.fill("#search", "cat 7")  # a text that is not here
+    assert page.locator(".class:visible").count() == 0
+    page.fill("#search", "möw")
+    assert page.locator(".class:visible").count() == 1
+    page.fill("#search", "")
+    for order in page.locator("#sort option").all_text_contents():
+        page.select_option("#sort", order)
+        assert page.locator(".class").count() == 4
+    assert errors == []
+    page.close()
+
+
 def test_classes_fold_by_group_in_a_browser(browser, tmp_path: Path):
     head = SynonymousSpaceHead().fit_embeddings(list(torch.randn(4, 2, 8)), list("abcd"), logit_scale=1.0)
     groups = [{"kind": "x"}, {"kind": "y"}, {"kind": "x"}, {}]

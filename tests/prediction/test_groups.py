@@ -11,6 +11,7 @@ import torch
 from s3clip import SynonymousSpaceHead
 from s3clip.class_space import Calibration, ClassSpace, FittedClass
 from s3clip.config import HeadConfig
+from s3clip.prediction.groups import top_classes_and_group
 from s3clip.prediction.top_classes import best_classes
 
 GROUPS = [
@@ -298,6 +299,32 @@ def test_blocks_of_classes_give_the_same():
         )
         for a, b in zip(one, several, strict=True):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("level", ["kingdom", "family"])
+@pytest.mark.parametrize("among", [None, ["animal"], [0, 2, 6], ["moss"]])
+@pytest.mark.parametrize("k", [1, 2, 9])
+def test_one_pass_says_what_two_do(monkeypatch, activation, level, among, k):
+    """To the last bit, and the logits are computed once, a class or two at a time."""
+    head = head_of(activation=activation)
+    passes = []
+    real = SynonymousSpaceHead.logits_by_block
+
+    def counted(self, *given, **more):
+        passes.append(True)
+        for classes, logits in real(self, *given, **more):
+            for part in torch.arange(len(classes)).split(2):
+                yield classes[part], logits[:, part]
+
+    monkeypatch.setattr(SynonymousSpaceHead, "logits_by_block", counted)
+    found = top_classes_and_group(head, level, image_embeds=IMAGES, k=k, among=among)
+    assert len(passes) == 1
+    alone = head.top_classes(image_embeds=IMAGES, k=k, among=among)
+    groups = head.top_groups(level, image_embeds=IMAGES, k=1, among=among)
+    for own, expected in zip(found, (alone, groups), strict=True):
+        for a, b in zip(own, expected, strict=True):
+            assert torch.equal(a, b)
 
 
 def test_no_images_are_no_answers():

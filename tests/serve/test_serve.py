@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from s3clip import SynonymousSpaceHead
+from s3clip.backbone import precision
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 
 pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install 's3clip[serve]'")
@@ -23,6 +24,8 @@ pytest.importorskip(
 )
 
 from s3clip.images.opening import open_image
+from s3clip.images.walking import find_images
+from s3clip.prediction.precision import set_precision
 from s3clip.serve import Bounds, HeadSource, create_app
 from s3clip.serve.batching import Batcher, Work
 from s3clip.texts.formats import FORMAT
@@ -456,3 +459,35 @@ def test_bounds_out_of_range(wrong: dict):
         ValueError, match=next(iter(wrong)) if "addresses" not in wrong else "allow_addresses"
     ):
         Bounds(**wrong)
+
+
+def test_a_head_serves_in_the_type_that_is_asked_for(head, pictures, tmp_path: Path, monkeypatch, caplog):
+    """Also once another head of the same image tower has taken over, whose trial is not made again."""
+    monkeypatch.setattr(precision, "_FASTER", 0.0)
+    monkeypatch.setattr(precision, "_candidates", lambda device: ["bfloat16"])
+    other = SynonymousSpaceHead(head.backbone).fit_classes({"curly": ["round"], "straight": ["line"]})
+    (tmp_path / "some").mkdir()
+    for number, content in enumerate(pictures):
+        (tmp_path / "some" / f"{number}.png").write_bytes(content)
+    head.save_pretrained(tmp_path / "head")
+    place = str(tmp_path / "head")
+    for dtype, images in (("float16", ()), ("auto", find_images([tmp_path / "some"])), (None, ())):
+        source = HeadSource(place, backbone=model_folder(), dtype=dtype, images=images)
+        wanted = getattr(torch, {"auto": "bfloat16", None: "float32"}.get(dtype, dtype))
+        head.save_pretrained(tmp_path / "head")
+        first = source.load()
+        assert first.backbone.dtype == wanted
+        plain = SynonymousSpaceHead.from_pretrained(place, backbone=model_folder())
+        set_precision(plain, str(wanted).removeprefix("torch."), inputs=dict)
+        with serving(create_app(source)) as found:
+            answer = ask(found, "/predict", files=[("x", each) for each in pictures[:6]])
+            assert_same(answer.json["results"], expected(plain, pictures[:6]))
+        other.save_pretrained(tmp_path / "head")
+        second = source.load(first)
+        assert second.class_names == other.class_names
+        assert second.backbone.model is first.backbone.model
+        assert second.backbone.dtype == wanted
+    said = [record.getMessage() for record in caplog.records if "dtype" in record.getMessage()]
+    assert [each.split(":")[1].strip() for each in said] == ["auto takes bfloat16"] * 2
+    with pytest.raises(ValueError, match="dtype: expected one of auto"):
+        HeadSource(place, dtype="int8")

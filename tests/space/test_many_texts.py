@@ -68,7 +68,7 @@ def test_so_are_those_of_pictures_and_of_adaptation(monkeypatch: pytest.MonkeyPa
     head = SynonymousSpaceHead(config=config).fit_embeddings([rows(21)], ["dog"], logit_scale=1.0)
     monkeypatch.setattr(synonymous_space, "MOST_PAIRED", 20)
     with pytest.raises(ValueError, match="class 0: 21 texts, and a picture of its complex"):
-        class_complexes(head.space)
+        class_complexes(head.space, torch.arange(1))
     with pytest.raises(ValueError, match="class 0: 21 texts, and test-time adaptation"):
         TestTimeAdapter(head, "shift")(view_embeds=rows(4)[None])
 

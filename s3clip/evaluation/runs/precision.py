@@ -1,21 +1,19 @@
 """In which type the image tower of a run computes: asked for, tried, or what an earlier run has kept."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel
-from torch import Tensor
 
 from s3clip.backbone.backbone import Backbone
-from s3clip.backbone.precision import TRIAL_IMAGES, Precision, Trial, check_precision
+from s3clip.backbone.precision import Precision, Trial, check_precision
 from s3clip.evaluation.benchmarks.sets import ClassificationSet, SegmentationSet
-from s3clip.evaluation.runs.embeddings import ImageOpening
 from s3clip.evaluation.runs.processes import Processes
 from s3clip.files.json import checked, read_json
 from s3clip.files.writing import write_atomically
 from s3clip.head import SynonymousSpaceHead
-from s3clip.images.sources import Sample, read
-from s3clip.prediction.precision import set_precision
+from s3clip.prediction.precision import first_inputs, set_precision
 
 
 class _Kept(BaseModel):
@@ -52,39 +50,21 @@ def settle_precision(
     check_precision(dtype)
     if dtype is None and not compiled:
         return None
-    found: Trial | None = None
+    kept: Trial | None = None
     if dtype == "auto":
         path = cache / backbone.image_key()[:16] / "precision.json"
-        kept = checked(read_json(path), _Kept, str(path)) if path.exists() else None
-        if kept is not None:
-            found = Trial(kept.dtype, kept.said)
+        if path.exists():
+            known = checked(read_json(path), _Kept, str(path))
+            kept = Trial(known.dtype, known.said)
         elif own.index == 0:
             first = sets[0]
             head = SynonymousSpaceHead(backbone).fit_classes(first.synonyms, templates=first.templates)
-            found = set_precision(head, "auto", inputs=lambda: _inputs(first, backbone, near_size))
-            if found is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                content = _Kept(dtype=found.dtype, said=found.said)
-                write_atomically(path, content.model_dump_json().encode())
-        found = own.gather(found)[0]
-        assert found is not None  # of the first process
-        dtype = found.dtype
-    # What the trial has left as it was, is cast to what it is.
-    set_precision(SynonymousSpaceHead(backbone), dtype, compiled=compiled, inputs=dict)
-    return None if found is None else found.said
-
-
-def _inputs(
-    which: ClassificationSet | SegmentationSet, backbone: Backbone, near_size: bool
-) -> Mapping[str, Tensor] | None:
-    """Return the input of the image tower for the first images of a set that can be read."""
-    opening = ImageOpening(backbone.image_transform(near_size=near_size))
-
-    def opened(sample: Sample) -> object:
-        return opening.open(sample, (sample.read(),))
-
-    for batch in read(which.shards, opening=opened, transform=opening.prepare, batch_size=TRIAL_IMAGES):
-        if batch.value:
-            found: Mapping[str, Tensor] = batch.value
-            return found
-    return None
+            transform = backbone.image_transform(near_size=near_size)
+            kept = set_precision(head, dtype, inputs=partial(first_inputs, transform, first.shards))
+            assert kept is not None  # a trial was asked for
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, _Kept(dtype=kept.dtype, said=kept.said).model_dump_json().encode())
+        kept = own.gather(kept)[0]
+    # What the trial of the first process has left as it was, is cast to what it is.
+    set_precision(SynonymousSpaceHead(backbone), dtype, compiled=compiled, inputs=dict, kept=kept)
+    return None if kept is None else kept.said
