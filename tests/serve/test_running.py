@@ -110,7 +110,7 @@ def test_what_cannot_be_served_is_said_in_a_line(saved: Path, tmp_path: Path):
             ((tmp_path / "none",), "none"),
             ((saved, "--port", taken.getsockname()[1]), "cannot listen there"),
             ((saved, "--waiting", 3), "waiting: expected 64"),
-            ((saved, "--allow-addresses", "no scheme"), "allow_addresses"),
+            ((saved, "--allow-addresses", "no scheme"), "--allow-addresses"),
             ((saved, "--dtype", "auto"), "--dtype auto: tries the types of this machine with some images"),
             ((saved, "--images", tmp_path), "--images: are tried with --dtype auto alone"),
         ):
