@@ -177,7 +177,7 @@ BAD = {
     "no head": (["predict", "{photo}", "--head", "nowhere"], "nowhere"),
     "no image": (["predict", "none.png", "--head", "{head}"], "none.png"),
     "empty folder": (["predict", "{folder}", "--head", "{head}"], "no images"),
-    "top_k": (["predict", "{photo}", "--head", "{head}", "--top-k", "0"], "--top-k"),
+    "top_k": (["predict", "{photo}", "--head", "{head}", "--top-k", "0"], "--top-k: expected"),
     "unknown class": (["inspect", "{head}", "--class", "nine"], "nine"),
 }
 

@@ -242,7 +242,7 @@ BAD_COMMANDS = {
         ["food101", "--data", ".", "--convention", "cop"], "convention: ", "'cop'", "coop, "
     ),
     "twice": bad(["{row}", "{row}"], "expected one or more, each once, got digits, digits"),
-    "unknown method": bad(["{row}", "--method", "best"], "methods: 'best' is not known; known: "),
+    "unknown method": bad(["{row}", "--method", "best"], "--method: 'best' is not known; known: "),
     "other classes": bad(
         ["{row}", "--classes", "words.json"], "digits: none of the labels ", "(left, right)"
     ),
