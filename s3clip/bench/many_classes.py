@@ -75,7 +75,7 @@ def time_many_classes(work: Workload) -> list[Row]:
     labels = [[f"text {j} of class {i}" for j in range(count)] for i in range(classes)]
     truth = torch.arange(work.calibrated) % classes
     # Far enough from the names that some are taken for another class.
-    images = texts[truth, 0] + 3 * torch.randn(len(truth), dim, generator=torch.Generator().manual_seed(1))
+    images = texts[truth, 0] + 6 * torch.randn(len(truth), dim, generator=torch.Generator().manual_seed(1))
     seconds: dict[str, float] = {}
     peaks: dict[str, float] = {}
 
