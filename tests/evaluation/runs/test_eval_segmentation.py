@@ -539,7 +539,7 @@ def test_the_command_says_what_is_wrong(model, data, tmp_path):
     for words, message in (
         (["voc21", *base], "voc21: not found; looked for"),
         (["voc21", *base[2:], "--data", "hf://datasets"], "not on the Hub"),
-        ([digits, *base, "--patch-features", "gem"], "patch_features: expected one of patch"),
+        ([digits, *base, "--patch-features", "gem"], "--patch-features: expected one of patch"),
         ([digits, *base, "--method", "random_descriptors"], "draws its texts"),
         ([digits, digits, *base], "each once"),
     ):
