@@ -4,6 +4,7 @@ A space is a function of the raw text embeddings and the settings, nothing else:
 every change, in float64 inside.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,9 @@ far."""
 LEAST_COMPARED = 128
 """Texts that are compared with the centres of all classes at once: products of fewer are slower, by a third
 for 49 of them; their cosines with 100,000 classes are 100 MiB in float64."""
+
+MARGINS_CHECKED = 64
+"""Of margins that are known, so many are measured again: those of other embeddings differ all over."""
 
 MOST_PAIRED = 2**14
 """Texts of a class where something holds a number for each pair of them: 2 GiB in float64."""
@@ -170,13 +174,15 @@ def build_space(
         scale_options: the options of the rule.
         keep_name: "tie" (the component of the own name wins among the largest) or "always".
         centering: None or "class_mean".
-        margins: (texts,) those of the space that was built of these embeddings by a relative rule; None: not
-            known. To find them each text is compared with each class, which nothing else here is.
+        margins: (texts,) those of the space that was built of these embeddings by a relative rule, of which
+            some are measured again; None: not known. To find them each text is compared with each class,
+            which nothing else here is.
         progress: called with how many texts more are done; each is done three times.
 
     Raises:
         ValueError: embeddings that are not finite or of length zero, an unknown setting, classes that
-            centering cannot tell apart, or one of too many texts; the classes are named.
+            centering cannot tell apart, or one of too many texts; the classes are named. Margins of other
+            embeddings.
     """
     sizes = torch.bincount(owners)
     largest = int(sizes.argmax())
@@ -213,12 +219,11 @@ def build_space(
             )
     # In place: of very many texts, two tables at once are felt.
     points = _seen_from(mean, unit) if centered or relative else unit
-    measured = relative and margins is None
-    if margins is None or not relative:
+    if relative:
+        margins = _checked_margins(margins, points, distinct, owners, classes, progress)
+    else:
         margins = torch.ones_like(unit[:, 0])
-    if measured:
-        margins[distinct] = _margins(points, distinct, owners, classes, progress)
-    progress(0 if measured else len(distinct))
+        progress(len(distinct))
 
     keep = torch.zeros(len(owners), dtype=torch.bool, device=owners.device)
     scales = unit.new_full((classes,), torch.inf, dtype=torch.float64)
@@ -321,18 +326,40 @@ def _seen_from(mean: Tensor, unit: Tensor) -> Tensor:
     return unit
 
 
+def _checked_margins(
+    known: Tensor | None,
+    points: Tensor,
+    distinct: Tensor,
+    owners: Tensor,
+    classes: int,
+    progress: Callable[[int], object],
+) -> Tensor:
+    """(texts,) margins, 1 of a text that is repeated; of those that are known, some are measured again."""
+    centres = _class_centres(points, distinct, owners, classes).double()
+    if known is None:
+        margins = torch.ones_like(points[:, 0])
+        margins[distinct] = _margins(points, distinct, owners, centres, progress)
+        return margins
+    some = distinct[:: math.ceil(len(distinct) / MARGINS_CHECKED)]
+    if not torch.allclose(_margins(points, some, owners, centres), known[some], atol=1e-3):
+        raise ValueError(
+            "margins: they are not those of these embeddings and classes; fit these anew, or leave them out"
+        )
+    progress(len(distinct))
+    return known
+
+
 def _margins(
     points: Tensor,
     rows: Tensor,
     owners: Tensor,
-    classes: int,
+    centres: Tensor,
     progress: Callable[[int], object] = untold,
 ) -> Tensor:
     """(rows,) distance of some points to the centre of the nearest class but their own."""
-    centres = _class_centres(points, rows, owners, classes).double()
     margins = points.new_empty(len(rows))
     # Products of few rows read all centres for little; see `LEAST_COMPARED`.
-    step = max(LEAST_COMPARED, CHUNK_NUMBERS // max(classes, points.shape[1]))
+    step = max(LEAST_COMPARED, CHUNK_NUMBERS // max(centres.shape))
     for part, own in zip(rows.split(step), margins.split(step), strict=True):
         cosines = points[part].double() @ centres.T
         nearest = cosines.scatter_(1, owners[part, None], -torch.inf).argmax(1)

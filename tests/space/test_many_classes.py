@@ -1,6 +1,7 @@
 """Spaces of very many classes: built in parts as in one, and what was compared once is not compared again."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,11 +83,14 @@ def test_what_is_loaded_is_what_was_saved_to_the_bit(sizes: list[int], config: H
 def test_margins_that_are_known_are_not_measured_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     head = fitted([4, 1, 6], HeadConfig())
     head.save_pretrained(tmp_path)
+    measure = synonymous_space._margins
 
-    def measured(*args: object) -> Tensor:
-        raise AssertionError("each text was compared with each class")
+    def measured(points: Tensor, rows: Tensor, *others: Any) -> Tensor:
+        assert len(rows) <= 2, "each text was compared with each class"
+        return measure(points, rows, *others)
 
     monkeypatch.setattr(synonymous_space, "_margins", measured)
+    monkeypatch.setattr(synonymous_space, "MARGINS_CHECKED", 2)
     assert_same(SynonymousSpaceHead.from_pretrained(tmp_path), head)
     head.reconfigure(scale_options={"epsilon": 0.5})
     head.reconfigure(scale_rule=None)
@@ -137,6 +141,8 @@ def test_margins_are_of_the_distance_to_the_nearest_other_class():
     found = build_space(raw, owners, names, scale_rule="margin")
     given = build_space(raw, owners, names, scale_rule="margin", margins=found.margins)
     assert torch.equal(given.kept, found.kept)
-    # They are what edges are measured by: others give another space.
-    other = build_space(raw, owners, names, scale_rule="margin", margins=found.margins / 4)
-    assert not torch.equal(other.deaths, found.deaths)
+    # They are what edges are measured by, so that others would give another space.
+    other = build_space(raw + 0.1, owners, names, scale_rule="margin").margins
+    for wrong in (found.margins / 4, found.margins.flip(0), other):
+        with pytest.raises(ValueError, match="margins: they are not those of these embeddings"):
+            build_space(raw, owners, names, scale_rule="margin", margins=wrong)
