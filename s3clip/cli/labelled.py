@@ -324,8 +324,7 @@ def _labelled(
         raise ValueError(
             f"--none: no image has the label {none!r}; there are {', '.join(sorted(set(named))[:5])}"
         )
-    ids = [None if each.id is None else str(each.id) for each in head.classes]
-    positions = class_positions(named, head.class_names, ids)
+    positions = class_positions(named, head.class_names, [each.id for each in head.classes])
     known = [
         (file, place)
         for file, place, label in zip(files, positions, named, strict=True)

@@ -150,8 +150,7 @@ def labelled_embeds(
     if (images is None) == (image_embeds is None):
         got = "neither" if images is None else "both"
         raise ValueError(f"images, image_embeds: expected exactly one of the two, got {got}")
-    ids = [None if each.id is None else str(each.id) for each in classes.classes]
-    positions = class_positions(labels, classes.class_names, ids)
+    positions = class_positions(labels, classes.class_names, [each.id for each in classes.classes])
     given = image_embeds if images is None else list(one_or_several(images))
     assert given is not None  # one of the two is
     kept = _with_a_class(positions, len(given))

@@ -85,8 +85,7 @@ def match_images(
 
 def _truth(head: SynonymousSpaceHead, folder: str) -> int | None:
     """Return the class that a folder is called after; None where there is none, or several are."""
-    ids = [None if each.id is None else str(each.id) for each in head.classes]
     try:
-        return class_positions([folder], head.class_names, ids)[0]
+        return class_positions([folder], head.class_names, [each.id for each in head.classes])[0]
     except ValueError:  # of a name that several classes have
         return None

@@ -15,11 +15,11 @@ from s3clip.texts.labels import composed
 
 
 def class_positions(
-    labels: Iterable[int | str], class_names: Sequence[str], class_ids: Sequence[str | None]
+    labels: Iterable[int | str], class_names: Sequence[str], class_ids: Sequence[int | str | None]
 ) -> list[int | None]:
     """Return the class of each label, None for a string that is the id or name of no class.
 
-    A number is a position. A string is looked up among the ids first.
+    A number is a position. A string is looked up among the ids first, "5" as the id 5 too.
 
     Raises:
         ValueError: a position out of range, or a name or id that several classes have.
@@ -29,7 +29,7 @@ def class_positions(
     for position, (name, own_id) in enumerate(zip(class_names, class_ids, strict=True)):
         by_name[composed(name)].append(position)
         if own_id is not None:
-            by_id[composed(own_id)].append(position)
+            by_id[composed(str(own_id))].append(position)
     listed = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
     found: list[int | None] = []
     for label in listed:
@@ -120,8 +120,7 @@ def _comparable(labels: Tensor) -> Tensor:
 def _positions_of_names(labels: Sequence[Any], classes: Sequence[Identified]) -> list[int]:
     if other := [label for label in labels if not isinstance(label, str)]:
         raise ValueError(f"labels: expected names or positions throughout, got {other[0]!r} among names")
-    ids = [None if each.id is None else str(each.id) for each in classes]
-    positions = class_positions(labels, [each.name for each in classes], ids)
+    positions = class_positions(labels, [each.name for each in classes], [each.id for each in classes])
     for label, position in zip(labels, positions, strict=True):
         if position is None:
             raise ValueError(f"labels: {label!r}: no class has it")

@@ -108,9 +108,8 @@ def label_positions(labels: Any, classes: Sequence[FittedClass]) -> list[int]:
         raise TypeError(f"labels: expected one for each image, got {labels!r}")
     listed = [plain(label) for label in (labels.tolist() if isinstance(labels, Tensor) else labels)]
     given = [label for label in listed if label is not None]
-    names, ids = [each.name for each in classes], [each.id for each in classes]
-    # An id that is a number would be taken for a position.
-    found = class_positions(given, names, [each if isinstance(each, str) else None for each in ids])
+    names = [each.name for each in classes]
+    found = class_positions(given, names, [each.id for each in classes])
     for label, position in zip(given, found, strict=True):
         if position is None:
             raise ValueError(

@@ -103,3 +103,19 @@ def test_ids_that_are_numbers_are_texts_among_labels():
     assert found == found[:1] * 4
     with pytest.raises(ValueError, match="labels: '1': no class has it"):
         head.calibrate(image_embeds=images, labels=["1"] * 6)
+
+
+@pytest.mark.parametrize("ids", [(7, 5), ("7", "5")])
+def test_an_id_as_a_text_is_its_class_whatever_the_file_has(ids):
+    records = [{"id": own, "name": name} for own, name in zip(ids, ("one", "seven"), strict=True)]
+    head = SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(records)
+    dim = head.space.raw.shape[1]
+    images = torch.nn.functional.normalize(torch.randn(8, dim, generator=torch.manual_seed(0)), dim=1)
+    texts = [str(ids[i % 2]) for i in range(8)]
+    head.fit_few_shot(image_embeds=images, labels=texts)
+    assert head.examples.labels.tolist() == [i % 2 for i in range(8)]
+    temperatures = [
+        head.calibrate(image_embeds=images, labels=labels).calibration.temperature
+        for labels in (texts, ["one", "seven"] * 4)
+    ]
+    assert temperatures[0] == temperatures[1]
