@@ -186,7 +186,7 @@ def test_the_command_does_all_of_it(labelled, photos: Path, tmp_path: Path):
         (("--csv", tmp_path / "out" / "rows.csv"), "lies in the results"),
         (("--partition", tmp_path / "out" / "hive"), "lies in the results"),
         (("--partition", photos / "hive"), "which is labelled"),
-        (("--partition", tmp_path / "x", "--csv", tmp_path / "x"), "--csv, --partition"),
+        (("--partition", tmp_path / "x", "--csv", tmp_path / "x"), "--partition, --csv"),
         (("--partition", tmp_path / "x", "--sort-into", tmp_path / "x" / "y"), "--sort-into, --partition"),
     ):
         there = everything(tmp_path), everything(photos)

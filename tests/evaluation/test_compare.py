@@ -581,7 +581,8 @@ def test_report(result, tmp_path):
     read = json.loads((tmp_path / "new" / "comparison.json").read_text())
     assert [s["name"] for s in read["scores"]] == [s.name for s in result.scores]
     assert read["images"] == 150
-    assert read["versions"]["torch"] == torch.__version__.partition("+")[0]  # "+cu130" is in no release
+    # Of a build for some machines, "2.13.0+cpu", either may lack the end.
+    assert read["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert read["settings"]["configs"]["default"] == HeadConfig().model_dump()
     lines = (tmp_path / "new" / "comparison.md").read_text().splitlines()
     assert len(lines) == 2 + len(result.scores) + 4

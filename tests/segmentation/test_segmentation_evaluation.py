@@ -152,7 +152,7 @@ def test_the_command_says_what_is_wrong_and_goes_on(tmp_path, monkeypatch, capsy
         (["segment", tmp_path / "good.png"], "expected one of --head and --classes"),
         (base[:-2], "--backbone: needed with --classes"),
         ([*base, "--patch-features", "gem"], "--patch-features: expected one of patch"),
-        ([*base, "--memory", "0"], "max_bytes: expected"),
+        ([*base, "--memory", "0"], "Invalid value for '--memory'"),
         (["segment", tmp_path / "good.png", *base[2:], "--overlay", tmp_path / "x.jpg"], "ends in .png"),
         ([*base, "--out", tmp_path], "bad.png is read, and would be lost"),
         ([*base, "--out", tmp_path / "x", "--overlay", tmp_path / "x"], "give two places"),
