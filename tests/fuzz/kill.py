@@ -36,6 +36,7 @@ from s3clip.backbone.text_cache import TextCache
 from s3clip.bulk import label, local
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.evaluation.runs.store import Store
+from s3clip.images import workers
 from s3clip.texts.generation import generate_synonyms
 from tests import local_sets
 from tests.bulk.test_bulk import rows_of, write_tar
@@ -152,10 +153,12 @@ def _killed(job: Job, base: Path, duration: float, draw: random.Random, number: 
 
 def _work(job: Job, base: Path, folder: str, which: int, number: int = 1) -> Callable[[], None]:
     def work() -> None:
+        if number % 2:
+            local.MOST_THREADS = 0  # processes open pictures, as where there are more of them
         if number % 10:
             # Workers that import everything take longer than the job.
-            plain = local.DataLoader
-            local.DataLoader = lambda *args, **more: plain(  # type: ignore[misc]
+            plain = workers.DataLoader
+            workers.DataLoader = lambda *args, **more: plain(  # type: ignore[misc]
                 *args, **{**more, "multiprocessing_context": "fork"}
             )
         job.work(base, base / folder, which)
