@@ -1,5 +1,6 @@
 """`s3clip serve` as a process: SIGTERM, kill -9 and a new start under load, and what it says."""
 
+import asyncio
 import http.client
 import os
 import signal
@@ -21,6 +22,7 @@ pytest.importorskip(
 )
 
 from s3clip import SynonymousSpaceHead
+from s3clip.serve.running import listening_at
 from tests.bulk.test_bulk_safety import command
 from tests.processes import wait_for
 from tests.serve.client import ask
@@ -118,3 +120,31 @@ def test_what_cannot_be_served_is_said_in_a_line(saved: Path, tmp_path: Path):
             assert status == 2
             assert said in warned
             assert warned.count("error: ") == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_connections_send_at_once(host):
+    """Without, the second piece of an answer waits 40 ms for the first one's receipt."""
+    try:
+        listening = listening_at(host, 0)
+    except OSError:
+        if host == "::1":
+            pytest.skip("no IPv6 here")
+        raise
+
+    async def delayed() -> int:
+        found = []
+
+        class Seen(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.Transport) -> None:
+                own = transport.get_extra_info("socket")
+                found.append(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+                transport.close()
+
+        async with await asyncio.get_running_loop().create_server(Seen, sock=listening):
+            reader, writer = await asyncio.open_connection(*listening.getsockname()[:2])
+            await reader.read()
+            writer.close()
+        return found[0]
+
+    assert asyncio.run(delayed())
