@@ -158,7 +158,7 @@ class _Service:
         given = asked.model_dump(include={"level", "among", "language"}, exclude_none=True)
         if kind == "embed" and given:
             raise RefusedError(422, f"{', '.join(given)}: are of /predict; an embedding is the same for all")
-        notes = await self._in_thread(_notes, served.head, given)
+        notes = await self._in_thread(_notes, served.head, given) if given else []
         errors: list[str | None] = [None] * max(len(sources), len(rows))
         work = Work(served.head, kind, len(rows), top_k=asked.top_k, options=given)
         if sources:
