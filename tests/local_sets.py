@@ -3,6 +3,7 @@
 python -m tests.local_sets FOLDER OUT [LOG]     # also under torchrun; LOG counts what is written
 """
 
+import io
 import json
 import os
 import shutil
@@ -49,6 +50,16 @@ def write_digits(folder):
         pictures[i].save(place / f"{names[labels[i]]}-{i:03}.png")
     (folder / BROKEN).write_bytes(b"no picture")
     return folder
+
+
+def digit_jpegs(which):
+    """Return some of the held-out digits, by their positions, as the bytes of JPEG files."""
+    pictures, contents = held_out_digits()[0], []
+    for i in which:
+        sink = io.BytesIO()
+        pictures[i].convert("RGB").save(sink, "JPEG", quality=95)
+        contents.append(sink.getvalue())
+    return contents
 
 
 def open_digits(folder, expected=IMAGES + 1, name="digits"):

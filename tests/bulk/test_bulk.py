@@ -27,7 +27,8 @@ from s3clip.bulk import TooManyErrorsError, label
 from s3clip.bulk import job as bulk_job
 from s3clip.bulk.embedding_shards import ArrayShard, EmbeddingTable
 from s3clip.bulk.inputs import state_now
-from s3clip.demo import held_out_digits, model_folder, synonym_file
+from s3clip.demo import model_folder, synonym_file
+from tests.local_sets import digit_jpegs
 
 SIZES = {"batch_size": 8, "part_size": 16}
 
@@ -39,12 +40,7 @@ def head() -> SynonymousSpaceHead:
 
 @pytest.fixture(scope="module")
 def digits() -> list[bytes]:
-    contents = []
-    for image in held_out_digits()[0][:60]:
-        sink = io.BytesIO()
-        image.convert("RGB").save(sink, "JPEG", quality=95)
-        contents.append(sink.getvalue())
-    return contents
+    return digit_jpegs(range(60))
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ those of one process a cluster. Whatever hangs is stopped by an alarm.
 """
 
 import fcntl
-import io
 import os
 import random
 import signal
@@ -24,9 +23,10 @@ import torch
 from s3clip import SynonymousSpaceHead
 from s3clip.bulk import TooManyErrorsError, label
 from s3clip.bulk.on_ray import start_ray
-from s3clip.demo import held_out_digits, model_folder, synonym_file
+from s3clip.demo import model_folder, synonym_file
 from tests import ROOT
 from tests.bulk.test_bulk import SIZES, rows_of, write_tar
+from tests.local_sets import digit_jpegs
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 's3clip[ray]'")
 psutil = pytest.importorskip("psutil", reason="psutil comes with Ray")
@@ -87,11 +87,7 @@ def place(alone: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("ray")
     (root / "in").mkdir()
-    contents = []
-    for image in held_out_digits()[0][:100]:
-        sink = io.BytesIO()
-        image.convert("RGB").save(sink, "JPEG", quality=95)
-        contents.append(sink.getvalue())
+    contents = digit_jpegs(range(100))
     contents[5], contents[44] = b"no picture", contents[44][:300]
     for number in range(5):
         write_tar(root / "in" / f"{number}.tar", contents[20 * number : 20 * number + 20] * (2 + number))

@@ -1,6 +1,5 @@
 """Who opens which picture changes nothing: the same batches, rows and files for every split of the work."""
 
-import io
 import os
 import sys
 import threading
@@ -18,12 +17,13 @@ from s3clip.bulk import label, local
 from s3clip.bulk.decoding import DecodedBatch, ListedBatch, RowsPer, joined
 from s3clip.bulk.labelling import Labeller
 from s3clip.bulk.work import Task
-from s3clip.demo import held_out_digits, model_folder, synonym_file
+from s3clip.demo import model_folder, synonym_file
 from s3clip.images.sources import FileShard, Listed
 from s3clip.images.table_shards import TableShard
 from s3clip.images.tars import TarShard
 from s3clip.images.workers import in_threads, in_workers
 from tests.bulk.test_bulk import write_tar
+from tests.local_sets import digit_jpegs
 
 CPU = torch.device("cpu")
 
@@ -41,11 +41,7 @@ def transform(head: SynonymousSpaceHead) -> ImageTransform:
 
 @pytest.fixture(scope="module")
 def contents() -> list[bytes]:
-    found = []
-    for image in held_out_digits()[0][:37]:
-        sink = io.BytesIO()
-        image.convert("RGB").save(sink, "JPEG", quality=95)
-        found.append(sink.getvalue())
+    found = digit_jpegs(range(37))
     found[3] = found[17] = b"no picture"
     return found
 

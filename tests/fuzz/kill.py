@@ -8,7 +8,6 @@ so old.)
 """
 
 import argparse
-import io
 import json
 import multiprocessing
 import os
@@ -337,11 +336,7 @@ def _digits(base: Path) -> None:
 
 
 def _pictures(base: Path) -> None:
-    contents = []
-    for image in held_out_digits()[0][:100]:
-        sink = io.BytesIO()
-        image.convert("RGB").save(sink, "JPEG", quality=95)
-        contents.append(sink.getvalue())
+    contents = local_sets.digit_jpegs(range(100))
     contents[5] = b"no picture"
     (base / "in").mkdir()
     for number in range(4):

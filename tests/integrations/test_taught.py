@@ -20,6 +20,7 @@ from s3clip import (
 from s3clip.bulk import label
 from s3clip.demo import held_out_digits, model_folder
 from s3clip.prediction.adaptation import TestTimeAdapter
+from tests.local_sets import digit_jpegs
 
 # Few and vague words, so that there is something to learn.
 WORDS = {"zero": [], "one": ["1"], "two": ["seven"], "three": [], "four": ["nine"], "five": []}
@@ -29,13 +30,9 @@ SHARES = {"one": 0.5, "five": 0.02}
 @pytest.fixture(scope="module")
 def pictures():
     """60 pictures of six digits, as JPEG has them: what is labelled in bulk are files."""
-    images, digits = held_out_digits()
+    digits = held_out_digits()[1]
     chosen = [i for i in range(len(digits)) if digits[i] < len(WORDS)]
-    files = []
-    for i in chosen[150:210]:
-        sink = io.BytesIO()
-        images[i].convert("RGB").save(sink, "JPEG", quality=95)
-        files.append(sink.getvalue())
+    files = digit_jpegs(chosen[150:210])
     return files, [Image.open(io.BytesIO(each)) for each in files]
 
 
