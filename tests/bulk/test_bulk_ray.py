@@ -37,11 +37,18 @@ PATIENCE = 240
 STORE = 100 << 20
 """Bytes of the clusters' object stores."""
 
+WHATEVER_IS_LEFT = {"RAY_local_fs_capacity_threshold": "1", "RAY_memory_monitor_refresh_ms": "0"}
+"""Ray puts nothing on a disk that is 95 % full, and stops workers where 95 % of the memory is taken, also by
+others; these clusters need little of either, and are tested the same on every machine."""
+
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nobody else runs a test of this file now."""
-    with (tmp_path_factory.getbasetemp().parent / "ray.lock").open("w") as lock:
+    """Nobody else runs a test of this file now, and what others leave of the machine decides nothing."""
+    with (
+        (tmp_path_factory.getbasetemp().parent / "ray.lock").open("w") as lock,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         deadline = time.monotonic() + 3 * PATIENCE
         while True:
             try:
@@ -50,22 +57,20 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             except BlockingIOError:
                 assert time.monotonic() < deadline, "another process holds the lock of the Ray tests"
                 time.sleep(0.5)
+        for name, value in WHATEVER_IS_LEFT.items():
+            patch.setenv(name, value)
         yield
 
 
 @pytest.fixture(scope="module")
 def cluster(alone: None) -> Iterator[None]:
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
     others = family()  # such as the resource tracker of Python's own processes
-    start_ray(2, STORE)
-    started = [each for each in family() if each not in others]
-    yield
-    ray.shutdown()
-    if before is None:
-        del os.environ["OMP_NUM_THREADS"]
-    else:
-        os.environ["OMP_NUM_THREADS"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        start_ray(2, STORE)
+        started = [each for each in family() if each not in others]
+        yield
+        ray.shutdown()
     assert_gone(started)
 
 
