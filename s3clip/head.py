@@ -141,11 +141,6 @@ class SynonymousSpaceHead(ClassSpaceModule):
         space = spaces.from_embeddings(
             embeddings, class_names, self.config, texts=texts, negatives=negatives, logit_scale=logit_scale
         )
-        if self.backbone is None and space.fixed_logit_scale is None:
-            raise ValueError(
-                "logit_scale: a head without a backbone has none; give logit_scale=, or "
-                "HeadConfig(logit_scale=...): the exp of the model's parameter, 100 for OpenAI's CLIP"
-            )
         if self.backbone is not None and space.raw.shape[1] != self.backbone.dim:
             raise ValueError(
                 f"embeddings: expected the backbone's dimension {self.backbone.dim}, got {space.raw.shape[1]}"
@@ -176,8 +171,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
 
     def rename_class(self, which: int | str, name: str) -> "SynonymousSpaceHead":
         """Give a class another label; its texts and logits stay: `s3clip.class_space.rename`."""
-        self._checked().value = spaces.rename(self._value(), which, name)
-        return self
+        return self._take(spaces.rename(self._value(), which, name))
 
     def merge(self, other: "SynonymousSpaceHead") -> "SynonymousSpaceHead":
         """Append the classes of another head of the same backbone: `s3clip.class_space.merge`."""
@@ -204,7 +198,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
         self.backbone.drop_text_tower()
         if self._fitted is not None:
             # Which text tower it was, which the backbone remembers, goes with the class space from now on.
-            self._fitted.value = self.class_space
+            self._take(self.class_space)
         return self
 
     # ---- what it holds ------------------------------------------------------------------------------------
@@ -227,7 +221,8 @@ class SynonymousSpaceHead(ClassSpaceModule):
         Raises:
             ValueError: no `fit_embeddings(logit_scale=)`, no `config.logit_scale` and no backbone.
         """
-        return torch.as_tensor(self._scale())
+        scale = self._scale()
+        return scale if isinstance(scale, Tensor) else torch.tensor(scale, device="cpu")
 
     @property
     def logit_bias(self) -> Tensor | float | None:
@@ -410,6 +405,11 @@ class SynonymousSpaceHead(ClassSpaceModule):
         if self._fitted is not None and self._fitted.known_scale is not None:
             return self._fitted.known_scale
         raise ValueError("logit_scale: the head has no backbone; give fit_embeddings(logit_scale=) or config")
+
+    def _scale_of(self, space: ClassSpace) -> Tensor | float | None:
+        if space.fixed_logit_scale is None and self.backbone is not None:
+            return self.backbone.logit_scale()
+        return super()._scale_of(space)
 
     def _device(self) -> torch.device | None:
         return None if self.backbone is None else self.backbone.device

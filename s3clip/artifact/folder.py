@@ -124,7 +124,7 @@ def save_artifact(folder: str | os.PathLike[str], space: ClassSpace) -> Path:
             tensors[f"fingerprint.{part}"] = vectors.cpu().contiguous()
     for name, value in numbers.items():
         if value is not None:
-            tensors[name] = torch.tensor(value, dtype=torch.float64)
+            tensors[name] = torch.tensor(value, dtype=torch.float64, device="cpu")
     config = _ConfigFile(
         head=space.config,
         backbone=None if backbone is None else backbone.reference,
@@ -274,8 +274,8 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
         raise _broken(
             space_path, f"owners: expected ({rows},) int64, got {tuple(owners.shape)} {owners.dtype}"
         )
-    counts = torch.tensor([fitted.rows for fitted in config.classes])
-    if not torch.equal(owners, torch.repeat_interleave(torch.arange(len(counts)), counts)):
+    counts = torch.tensor([fitted.rows for fitted in config.classes], device="cpu")
+    if not torch.equal(owners, torch.repeat_interleave(torch.arange(len(counts), device="cpu"), counts)):
         raise _broken(space_path, "owners do not agree with the classes of config.json")
     numbers = _take_numbers(tensors, space_path)
     fingerprint = _take_fingerprint(tensors, raw.shape[1], space_path)

@@ -95,7 +95,7 @@ def checked_rows(
             f"embeddings, class_names: expected one tensor for each of one or more classes, "
             f"got {len(embeddings)} tensors and {len(names)} names"
         )
-    rows = [torch.as_tensor(own) for own in embeddings]
+    rows = [own if isinstance(own, Tensor) else torch.as_tensor(own, device="cpu") for own in embeddings]
     for name, own in zip(names, rows, strict=True):
         if own.ndim != 2 or not len(own) or not own.is_floating_point():
             raise ValueError(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from s3clip.arguments import is_number, is_whole, plain
 from s3clip.backbone.identity import check_fingerprint
-from s3clip.class_space.examples import Examples, LearnedResidual, joined
+from s3clip.class_space.examples import Examples, LearnedResidual, merged
 from s3clip.class_space.shares import ROUNDING, SMALLEST_SHARE
 from s3clip.class_space.value import ClassSpace, FittedClass
 from s3clip.space.residual import Residual
@@ -101,6 +101,8 @@ def drop(space: ClassSpace, classes: int | str | Iterable[int | str]) -> ClassSp
     single = isinstance(classes, str) or not isinstance(classes, Iterable)
     listed: Iterable[Any] = [classes] if single else classes  # type: ignore[assignment]
     gone = set(map(_finder(space.class_names, "classes"), listed))
+    if not gone:
+        return space
     left = [i for i in range(len(space.classes)) if i not in gone]
     if not left:
         raise ValueError("remove_classes: at least one class must be left")
@@ -138,10 +140,13 @@ def rename(space: ClassSpace, which: int | str, name: str) -> ClassSpace:
         ValueError: no such class, or several; a name that cannot be shown.
         TypeError: a name that is not a string.
     """
-    position = class_position(space.class_names, which)
+    position, name = class_position(space.class_names, which), checked_name(name)
     classes = list(space.classes)
-    names = {code: own for code, own in classes[position].names.items() if own != classes[position].name}
-    classes[position] = classes[position].model_copy(update={"name": checked_name(name), "names": names})
+    before = classes[position]
+    if name == before.name:
+        return space
+    names = {code: own for code, own in before.names.items() if own != before.name}
+    classes[position] = before.model_copy(update={"name": name, "names": names})
     return replace(space, classes=tuple(classes))
 
 
@@ -149,7 +154,8 @@ def merge(space: ClassSpace, other: ClassSpace) -> ClassSpace:
     """Append the classes of another class space of the same backbone; the settings stay those of the first.
 
     Raises:
-        ValueError: they were fitted by other backbones, templates or scales.
+        ValueError: they were fitted by other backbones, templates or scales, or have labelled images that are
+            not kept, or one that shows a class of each.
     """
     own, others = ({} if each.backbone is None else each.backbone.fingerprint for each in (space, other))
     if space.raw.shape[1] != other.raw.shape[1] or bool(own) != bool(others):
@@ -175,7 +181,7 @@ def merge(space: ClassSpace, other: ClassSpace) -> ClassSpace:
     moved = _unchosen(other, "merge", {i: first + i for i in range(len(other.classes))})
     kept = _unchosen(space, "merge")
     both = add(space, other.classes, other.raw, other.negatives)
-    return replace(both, few_shot=joined(kept, moved))
+    return replace(both, few_shot=merged(kept, moved, both.class_names))
 
 
 def reconfigure(space: ClassSpace, **changes: Any) -> ClassSpace:
@@ -199,17 +205,16 @@ def reconfigure(space: ClassSpace, **changes: Any) -> ClassSpace:
     same = settings == others and changed.fixed_logit_scale == space.fixed_logit_scale
     if same:
         return changed
-    kept = _unchosen(space, "reconfigure")
-    if kept is not None and changed.fixed_logit_scale is not None:
-        kept = replace(kept, logit_scale=changed.fixed_logit_scale)
-    return replace(changed, calibration=None, few_shot=kept)
+    return replace(changed, calibration=None, few_shot=_unchosen(space, "reconfigure"))
 
 
 def teach(space: ClassSpace, examples: Examples | None) -> ClassSpace:
     """Put labelled images into a class space, in the place of those that were there; None takes them out.
 
-    The calibration, of other logits, goes.
+    The calibration, of other logits, goes; nothing does where there was nothing to take out.
     """
+    if examples is None and space.few_shot is None:
+        return space
     return replace(space, few_shot=examples, calibration=None)
 
 

@@ -1,6 +1,6 @@
 """Labelled images in a class space: as they are kept, or what was learned of them; and what they gained."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from s3clip.arguments import LARGEST_SCALE, is_scale
 from s3clip.printing import counted
+from s3clip.space.strength import first_of
 
 NONE_OF_THESE = -1
 """The label of an image that shows none of the classes."""
@@ -176,6 +177,33 @@ def joined(first: Examples | None, second: Examples | None) -> Examples | None:
         labels=torch.cat([first.labels, second.labels.to(first.labels)]),
         report=None,
     )
+
+
+def merged(first: Examples | None, second: Examples | None, class_names: Sequence[str]) -> Examples | None:
+    """Return the examples of two class spaces that become one, each image once.
+
+    Args:
+        first: of one.
+        second: of the other, with the positions that its classes have then.
+        class_names: of all classes.
+
+    Raises:
+        ValueError: an image that shows a class of each. (In one of them it may show none of the classes.)
+    """
+    both = joined(first, second)
+    if both is None or first is None or second is None:
+        return both
+    labels, groups = both.labels.cpu(), copies(both.embeds)
+    said = torch.full_like(labels, NONE_OF_THESE).scatter_reduce(0, groups, labels, "amax")[groups]
+    if bool((twice := (labels != said) & (labels != NONE_OF_THESE)).any()):
+        here, there = (class_names[int(each[twice][0])] for each in (labels, said))
+        raise ValueError(
+            f"other: an image is labelled {here!r} here and {there!r} there; label it anew in one of them, "
+            f"None for none of its classes: fit_few_shot(add=True)"
+        )
+    at_label = (labels == said).nonzero()[:, 0]
+    kept = at_label[first_of(groups[at_label])].sort().values.to(both.labels.device)
+    return replace(both, embeds=both.embeds[kept], labels=both.labels[kept])
 
 
 def copies(embeds: Tensor) -> Tensor:

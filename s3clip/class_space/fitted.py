@@ -1,4 +1,4 @@
-"""A class space ready to answer: the value and what is built of it, and the module that holds them."""
+"""The module that holds a class space and what is built of it, and takes another one whole."""
 
 import json
 import warnings
@@ -11,17 +11,16 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from s3clip.arguments import plain
 from s3clip.class_space.edits import set_shares, teach
 from s3clip.class_space.examples import Examples, FewShotReport
-from s3clip.class_space.few_shot import learn
-from s3clip.class_space.shares import in_logits, share_offsets
+from s3clip.class_space.fitted_space import FittedSpace
+from s3clip.class_space.shares import in_logits
 from s3clip.class_space.state import FURTHER_TENSORS, from_state, further_tensors, to_state
 from s3clip.class_space.value import Activation, BackboneFacts, Calibration, ClassSpace, FittedClass
 from s3clip.config import HeadConfig, SavedConfig
 from s3clip.files.json import checked, parse_json
-from s3clip.space.built import BuiltSpace
 from s3clip.space.folding import FoldedSpace
-from s3clip.space.residual import Residual
 from s3clip.space.synonymous_space import SynonymousSpace
 from s3clip.texts.groups import levels_of
 
@@ -40,119 +39,6 @@ class _Unfitted(BaseModel):
     config: SavedConfig
 
 
-class FittedSpace(nn.Module):
-    """A class space and what is built of it: made whole, so that a head takes it in one assignment.
-
-    Args:
-        value: the class space; `value.raw` and the buffers stay one, wherever the module is moved.
-        before: what the head has; of it, what was built of the same texts and settings is taken, and what
-            was learned of the same labelled images on it.
-        device: where it goes; None: where `value.raw` is.
-        fused: as for the head.
-        progress: as for `ClassSpace.build`.
-    """
-
-    built: BuiltSpace
-    value: ClassSpace
-    residual_weights: Tensor | None
-    residual_bias: Tensor | None
-    share_offsets: Tensor | None
-
-    def __init__(
-        self,
-        value: ClassSpace,
-        *,
-        before: "FittedSpace | None" = None,
-        device: torch.device | None = None,
-        fused: bool = False,
-        progress: bool | None = None,
-    ) -> None:
-        super().__init__()
-        # Half precision stores a direction to 3 digits only: keep what comes exactly, and at least float32.
-        precise = torch.promote_types(value.raw.dtype, torch.float32)
-        if before is not None and before._is_of(value, device, fused):
-            self.built = before.built
-        else:
-            before = None
-            known = value.known_margins
-            value = replace(value, raw=value.raw.detach().to(device=device, dtype=precise))
-            value = value.with_margins(known)
-            config = value.config
-            negatives = None if value.negatives is None else (value.negatives, value.negative_owners)
-            space = value.build(progress)
-            if space.relative:
-                value = value.with_margins(space.margins)
-            self.built = BuiltSpace(
-                space,
-                config.metric,
-                config.metric_options,
-                raw=value.raw,
-                fused=fused,
-                negatives=negatives,
-            )
-        residual = None
-        if before is not None and value.few_shot is before.value.few_shot:
-            residual = before.learned
-        elif value.few_shot is not None:
-            kept, residual = learn(value.few_shot, self.built)
-            value = replace(value, few_shot=kept)
-        weights, bias = (None, None) if residual is None else residual
-        self.register_buffer("residual_weights", weights, persistent=False)
-        self.register_buffer("residual_bias", bias, persistent=False)
-        shares = value.class_shares
-        offsets = None if shares is None else share_offsets(shares).to(precise).to(value.raw.device)
-        self.register_buffer("share_offsets", offsets, persistent=False)
-        self.value = value
-        # Plain numbers for `forward`, which compilers read.
-        self.fixed_scale = value.fixed_logit_scale
-        self.known_scale: float | None = None
-        self.known_bias: float | None = None
-        if value.backbone is not None:
-            self.known_scale, self.known_bias = value.backbone.logit_scale, value.backbone.logit_bias
-
-    def _is_of(self, value: ClassSpace, device: torch.device | None, fused: bool) -> bool:
-        """Whether what is built is what a class space would be built to; names are in none of it."""
-        return (
-            value.raw is self.value.raw
-            and value.negatives is self.value.negatives
-            and device in (None, value.raw.device)
-            and _counts(value) == _counts(self.value)
-            and value.config == self.value.config
-            and fused == self.built.folded.fused
-        )
-
-    @property
-    def learned(self) -> Residual | None:
-        """What was learned of labelled images; None: nothing."""
-        weights, bias = self.residual_weights, self.residual_bias
-        return None if weights is None or bias is None else Residual(weights, bias)
-
-    def residual(self, images: Tensor, classes: Tensor | None = None) -> Tensor | None:
-        """Return (batch, classes) what labelled images add to the logits of unit embeddings; None: nothing.
-
-        Args:
-            images: (batch, dim).
-            classes: (c,) which classes; None: all.
-        """
-        if (learned := self.learned) is None:
-            return None
-        weights, bias = learned
-        if classes is not None:
-            weights, bias = weights[:, classes], bias[classes]
-        return images.to(weights.dtype) @ weights + bias
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "FittedSpace":
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        value = replace(self.value, raw=self.built.raw)
-        # Margins of embeddings that lie elsewhere now would keep those in memory.
-        self.value = value.with_margins(value.known_margins)
-        return self
-
-
-def _counts(space: ClassSpace) -> list[tuple[int, int]]:
-    return [(each.rows, len(each.negatives)) for each in space.classes]
-
-
 class ClassSpaceModule(nn.Module):
     """A module that holds a class space, or none yet: taken whole, moved, saved in a state dict, loaded.
 
@@ -169,6 +55,12 @@ class ClassSpaceModule(nn.Module):
         self._unfitted_config = config
         # Known as a module from the start: taking a class space is then one assignment, which is done or not.
         self.register_module("_fitted", None)
+
+    def __copy__(self) -> Self:
+        """Return it as it is now, with the same tensors: what is taken later is taken by one of the two."""
+        found = self.__class__.__new__(self.__class__)
+        found.__dict__.update(self.__dict__, _modules=dict(self._modules))
+        return found
 
     @property
     def config(self) -> HeadConfig:
@@ -221,8 +113,10 @@ class ClassSpaceModule(nn.Module):
 
     @calibration.setter
     def calibration(self, calibration: Calibration | None) -> None:
+        if not isinstance(calibration, Calibration | None):
+            raise TypeError(f"calibration: expected a Calibration or None, got {type(calibration).__name__}")
         if self._fitted is not None or calibration is not None:
-            self._checked().value = replace(self._value(), calibration=calibration)
+            self._take(replace(self._value(), calibration=calibration), asked=("calibration",))
 
     @property
     def class_shares(self) -> tuple[float, ...] | None:
@@ -306,9 +200,9 @@ class ClassSpaceModule(nn.Module):
         """
         report = self.few_shot
         threshold = None if report is None else report.threshold
-        if threshold is not None and (bias := self.logit_bias) is not None:
+        if threshold is not None and (bias := plain(self.logit_bias)) is not None:
             # One step up: no sum of a lower logit with the bias rounds onto it.
-            threshold = float(np.nextafter(np.float32(threshold + float(bias)), np.float32(np.inf)))
+            threshold = float(np.nextafter(np.float32(threshold + bias), np.float32(np.inf)))
         least = None if threshold is None else (threshold,)
         return Calibration(activation=self.activation, thresholds=least)
 
@@ -380,9 +274,13 @@ class ClassSpaceModule(nn.Module):
     ) -> None:
         names = [f"{prefix}{name}" for name in _TENSORS]
         self._loading = tuple(state_dict.get(name) for name in names)
-        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
-        self.__dict__.pop("_loading", None)  # still there where the state dict has no extra state
-        unexpected[:] = [key for key in unexpected if key not in names]
+        try:
+            super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+            # Still there where the state dict has no extra state, which says what they are.
+            if "_loading" not in self.__dict__:
+                unexpected[:] = [key for key in unexpected if key not in names]
+        finally:
+            self.__dict__.pop("_loading", None)
 
     def _known_activation(self) -> Activation:
         facts = None if self._fitted is None else self._fitted.value.backbone
@@ -419,9 +317,18 @@ class ClassSpaceModule(nn.Module):
             merged: another one that went into it, of which the same is said as of the head's own.
             progress: as for `ClassSpace.build`.
         """
-        fitted = FittedSpace(
-            space, before=self._fitted, device=self._device(), fused=self.fused, progress=progress
-        )
+        scale, taught = self._scale_of(space), space.few_shot
+        if scale is None:
+            raise ValueError(
+                "logit_scale: a head without a backbone has none; give fit_embeddings(logit_scale=), or "
+                "HeadConfig(logit_scale=...): the exp of the model's parameter, 100 for OpenAI's CLIP"
+            )
+        if isinstance(taught, Examples) and taught.report is None:
+            space = replace(space, few_shot=replace(taught, logit_scale=plain(scale)))
+        with torch.inference_mode(False), torch.no_grad():
+            fitted = FittedSpace(
+                space, before=self._fitted, device=self._device(), fused=self.fused, progress=progress
+            )
         fitted.train(self.training)
         before = None if self._fitted is None else self._fitted.value
         self._fitted = fitted
@@ -432,6 +339,11 @@ class ClassSpaceModule(nn.Module):
             if had and getattr(space, field) is None:
                 warnings.warn(message, stacklevel=3)
         return self
+
+    def _scale_of(self, space: ClassSpace) -> Tensor | float | None:
+        """What multiplies the scores of a class space here; None where nobody says."""
+        known = None if space.backbone is None else space.backbone.logit_scale
+        return known if space.fixed_logit_scale is None else space.fixed_logit_scale
 
     def _device(self) -> torch.device | None:
         """Where the buffers belong; None: where the embeddings lie that are taken."""

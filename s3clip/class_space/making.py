@@ -88,13 +88,13 @@ def from_embeddings(
             )
         except ValidationError as error:
             raise ValueError(f"class {i}: {first_problem(error)}") from None
-    listed = [torch.as_tensor(row) for own in absent for row in own.values()]
+    listed = [torch.as_tensor(row, device=rows[0].device) for own in absent for row in own.values()]
     if listed and {row.shape for row in listed} != {rows[0].shape[1:]}:
         raise ValueError(
             f"negatives: expected embeddings of shape {tuple(rows[0].shape[1:])}, "
             f"got {sorted({tuple(row.shape) for row in listed})}"
         )
-    against = torch.stack(listed).to(rows[0].device) if listed else None
+    against = torch.stack(listed) if listed else None
     return ClassSpace(torch.cat(rows), tuple(classes), config, fitted_logit_scale=scale, negatives=against)
 
 

@@ -39,6 +39,6 @@ def share_offsets(shares: Sequence[float]) -> Tensor:
     Returns:
         The logarithms of both: row 0 for a softmax, row 1 for a sigmoid.
     """
-    own = torch.tensor(list(shares), dtype=torch.float64)
+    own = torch.tensor(list(shares), dtype=torch.float64, device="cpu")
     odds = torch.log(own) - torch.log1p(-own)
     return torch.stack([torch.log(own * len(own)), odds + math.log(len(own) - 1)])

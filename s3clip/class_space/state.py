@@ -155,8 +155,10 @@ def from_state(content: Any, raw: Tensor, owners: Tensor, further: Mapping[str, 
             continue
         if part.untyped_storage().nbytes() < part.numel() * part.element_size():
             raise ValueError(f"{name}: {tuple(part.shape)} numbers are more than are stored")
+    # Copies, as those that torch loads: the state dict stays its owner's.
+    further = {name: part if part is None else part.clone() for name, part in further.items()}
     space = ClassSpace(
-        raw=raw,
+        raw=raw.clone(),
         classes=tuple(state.classes),
         config=state.config,
         templates=None if state.templates is None else tuple(state.templates),
@@ -174,5 +176,5 @@ def from_state(content: Any, raw: Tensor, owners: Tensor, further: Mapping[str, 
 
 def _as_tensor(rows: list[Any]) -> Tensor:
     """Return what `to_state` made a list of: embeddings, or the bytes of a digest."""
-    found = torch.tensor(rows)
+    found = torch.tensor(rows, device="cpu")
     return found if found.is_floating_point() else found.to(torch.uint8)

@@ -156,7 +156,7 @@ class Calibration(BaseModel):
         """Return the same of logits to which (classes,) offsets were added."""
         if self.thresholds is None:
             return self
-        least = torch.tensor(self.thresholds, dtype=torch.float64) + offsets.double().cpu()
+        least = torch.tensor(self.thresholds, dtype=torch.float64, device="cpu") + offsets.double().cpu()
         return self.model_copy(update={"thresholds": tuple(least.tolist())})
 
     def accepts(self, logits: Tensor, classes: Tensor | None = None) -> Tensor:
@@ -169,7 +169,7 @@ class Calibration(BaseModel):
         if self.thresholds is None:
             return torch.ones_like(logits, dtype=torch.bool)
         # In float64: a threshold may lie right above the largest float32 that was seen.
-        least = torch.tensor(self.thresholds, dtype=torch.float64)
+        least = torch.tensor(self.thresholds, dtype=torch.float64, device="cpu")
         if classes is not None and len(least) > 1:
             least = least[classes.cpu()]
         return (logits.cpu().double() >= least).to(logits.device)

@@ -71,7 +71,7 @@ class SynonymousSpaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(y)
         self.classes_, owners = np.unique(y, return_inverse=True)
-        rows = torch.tensor(X)
+        rows = torch.tensor(X, device="cpu")
         head = SynonymousSpaceHead(config=self._config())
         head.fit_embeddings(
             [rows[torch.from_numpy(owners == i)] for i in range(len(self.classes_))],
@@ -93,7 +93,7 @@ class SynonymousSpaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
             if unknown := [label for label in labels if label not in known]:
                 raise ValueError(f"image_labels: {unknown[0]!r} is no class of y")
             places = [known[label] for label in labels]
-            head.fit_few_shot(image_embeds=torch.tensor(images), labels=places, batch_size=1024)
+            head.fit_few_shot(image_embeds=torch.tensor(images, device="cpu"), labels=places, batch_size=1024)
         self.head_ = head.eval()
         return self
 
@@ -101,7 +101,7 @@ class SynonymousSpaceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
         """Return (images, classes) probabilities of (images, dim) image embeddings, none of them zero."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        return self.head_.predict_proba(image_embeds=torch.tensor(X), batch_size=1024).numpy()
+        return self.head_.predict_proba(image_embeds=torch.tensor(X, device="cpu"), batch_size=1024).numpy()
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the label of each of (images, dim) image embeddings."""

@@ -1,5 +1,6 @@
 """Images in, answers out: the most probable classes of every image, with the text that matched."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,9 +97,10 @@ def predict(
         >>> head.predict(images[7], top_k=1)[0][0].label
         'seven'
     """
+    given, head = head, copy.copy(head)  # as it is now, whatever another thread makes of it
     scope = scope_of(head.classes, level, among, language)
     top_k = whole_number(top_k, "top_k")
-    adapter = None if adapt is None else _adapter(head, adapt)
+    adapter = TestTimeAdapter(head, adapt) if isinstance(adapt, str) else _checked_adapter(given, adapt)
     calibration = head.current_calibration
     answers: list[list[Prediction]] = []
     for readable, logits, embeds in embedded_batches(
@@ -175,13 +177,14 @@ def predict_proba(
         >>> head.predict_proba(images[:2]).shape
         torch.Size([2, 10])
     """
+    head = copy.copy(head)  # as it is now, whatever another thread makes of it
     logits, _ = all_logits(head, images, image_embeds, batch_size)
     return head.current_calibration.probabilities(logits)
 
 
-def _adapter(head: AnsweringHead, adapt: str | TestTimeAdapter) -> TestTimeAdapter:
-    if isinstance(adapt, str):
-        return TestTimeAdapter(head, adapt)
+def _checked_adapter(head: AnsweringHead, adapt: Any) -> TestTimeAdapter | None:
+    if adapt is None:
+        return None
     if not isinstance(adapt, TestTimeAdapter):
         raise TypeError(
             f"adapt: expected the name of a method or a TestTimeAdapter, got {type(adapt).__name__}"

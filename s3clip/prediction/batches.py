@@ -167,7 +167,8 @@ def as_embeds(image_embeds: Any) -> Tensor:
         TypeError: something else.
     """
     try:
-        found = torch.as_tensor(image_embeds)
+        given = isinstance(image_embeds, Tensor)  # as_tensor would move it where the process makes tensors
+        found = image_embeds if given else torch.as_tensor(image_embeds, device="cpu")
         if found.is_complex():
             raise TypeError("of complex ones")
         return found

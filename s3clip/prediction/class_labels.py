@@ -93,7 +93,8 @@ def checked_labels(labels: Any, classes: Sequence[Identified], images: int) -> T
         raise ValueError(f"labels: expected one for each of {counted(images, 'image')}, got {len(labels)}")
     if isinstance(labels, list) and any(isinstance(label, str) for label in labels):
         labels = _positions_of_names(labels, classes)
-    table = _comparable(torch.as_tensor(labels))
+    given = labels if isinstance(labels, Tensor) else torch.as_tensor(labels, device="cpu")
+    table = _comparable(given)
     if table.ndim == 2:
         if table.shape[1] != len(classes) or not bool(((table == 0) | (table == 1)).all()):
             raise ValueError(

@@ -8,6 +8,7 @@ often, over all draws; not for each class by itself. The temperature is fitted o
 guarantee does not foresee: it is one number, and no effect was seen (`examples/studies/own_images.py`).
 """
 
+import copy
 import math
 from typing import Any
 
@@ -101,6 +102,7 @@ def predict_sets(
         >>> [each.label for each in head.predict_sets(images[7])[0]]
         ['seven']
     """
+    head = copy.copy(head)  # as it is now, whatever another thread makes of it
     calibration = head.current_calibration
     if calibration.least_probability is None:
         raise ValueError(

@@ -78,7 +78,7 @@ def fit_few_shot(
     if not (is_number(false_accept_rate) and 0 <= false_accept_rate < 1):
         raise ValueError(f"false_accept_rate: expected a share in [0, 1), got {false_accept_rate!r}")
     space, scale = head.class_space, head.logit_scale.detach().item()
-    positions = torch.tensor(label_positions(labels, head.classes), dtype=torch.int64)
+    positions = torch.tensor(label_positions(labels, head.classes), dtype=torch.int64, device="cpu")
     if not len(positions):
         raise ValueError("labels: expected labelled images, got none")
     before = space.few_shot
@@ -124,7 +124,7 @@ def label_positions(labels: Any, classes: Sequence[FittedClass]) -> list[int]:
 def _spread(labels: Tensor, most: int) -> Tensor:
     """Return the positions of the images that are taken, ascending: of too many, the first of every class."""
     if len(labels) <= most:
-        return torch.arange(len(labels))
+        return torch.arange(len(labels), device="cpu")
     warnings.warn(
         f"labels: of {counted(len(labels), 'image')} {most} are used, the first ones of every class; more "
         f"would not fit in memory, and add little",
@@ -133,7 +133,7 @@ def _spread(labels: Tensor, most: int) -> Tensor:
     by_class = labels.argsort(stable=True)
     counts = labels[by_class].unique_consecutive(return_counts=True)[1]
     starts = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    place = torch.arange(len(labels)) - starts  # among the images of the class
+    place = torch.arange(len(labels), device="cpu") - starts  # among the images of the class
     return by_class[place.argsort(stable=True)[:most]].sort().values
 
 
@@ -181,7 +181,7 @@ def _distinct(examples: Examples, taken: Tensor) -> Examples:
             f"labels: image {int(taken[again])} is image {int(taken[first[again]])} again, with another "
             f"label; give each image once"
         )
-    kept = (first == torch.arange(len(first))).to(examples.embeds.device)
+    kept = (first == torch.arange(len(first), device="cpu")).to(examples.embeds.device)
     return replace(examples, embeds=examples.embeds[kept], labels=examples.labels[kept])
 
 

@@ -8,6 +8,7 @@ the better guess of what product photos show (`examples/studies/levels.py --sigm
 is cut off at 1 it never makes sure groups equal.
 """
 
+import copy
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -67,6 +68,7 @@ def top_groups(
     Raises:
         ValueError: no class has a group at this level; else as for `forward` and `predict`.
     """
+    head = copy.copy(head)  # as it is now, whatever another thread makes of it
     k = whole_number(k, "k")
     scope = scope_of(head.classes, checked_level(level), among)
     assert scope.owners is not None  # a level was asked for
@@ -87,6 +89,7 @@ def top_classes_and_group(
         k: how many classes.
         among: answer within some classes, as for `predict`.
     """
+    head = copy.copy(head)  # as it is now, whatever another thread makes of it
     scope = scope_of(head.classes, checked_level(level), among)
     assert scope.owners is not None  # a level was asked for
     calibration = head.current_calibration
@@ -205,12 +208,13 @@ def group_probabilities(head: AnsweringHead, logits: Tensor, level: str) -> Tens
     Raises:
         ValueError: no class has a group at this level, or logits of other classes.
     """
+    head = copy.copy(head)  # as it is now, whatever another thread makes of it
     owners, _ = group_owners(head.classes, level)
     if not isinstance(logits, Tensor):
         raise TypeError(f"logits: expected a torch.Tensor, got {type(logits).__name__}")
     if logits.shape[-1] != len(owners):
         raise ValueError(f"logits: expected shape (..., {len(owners)}), got {tuple(logits.shape)}")
-    scope = Scope(None, [], torch.tensor(owners))
+    scope = Scope(None, [], torch.tensor(owners, device="cpu"))
     return answer_probabilities(scope, head.current_calibration, logits.reshape(-1, len(owners))).view(
         *logits.shape[:-1], max(owners) + 1
     )

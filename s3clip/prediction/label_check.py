@@ -1,5 +1,6 @@
 """Labels that the other images contradict."""
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +71,8 @@ def check_labels(
         >>> head.check_labels(images[:200], wrong)[0].image
         0
     """
-    positions = torch.tensor(label_positions(labels, head.classes), dtype=torch.int64)
+    head = copy.copy(head)  # as it is now, whatever another thread makes of it
+    positions = torch.tensor(label_positions(labels, head.classes), dtype=torch.int64, device="cpu")
     embeds = all_logits(head, images, image_embeds, batch_size)[1]
     if len(embeds) != len(positions):
         raise ValueError(f"labels: expected one for each of {len(embeds)} images, got {len(positions)}")
@@ -80,7 +82,8 @@ def check_labels(
         raise ValueError("labels: expected images of two or more classes, to compare them")
     with torch.autocast(embeds.device.type, enabled=False):
         parts = [head.folded.logits(part, head.logit_scale) for part in embeds.split(1024)]
-    logits = _held_out(torch.cat(parts).cpu().double(), embeds.cpu().double(), own)
+    with torch.device("cpu"):  # whatever the process makes tensors on
+        logits = _held_out(torch.cat(parts).cpu().double(), embeds.cpu().double(), own)
     temperature = best_temperature(logits.numpy(), own.numpy(), WRONG)
     logs = (logits / temperature).log_softmax(1).gather(1, own[:, None])[:, 0]
     by_chance = math.log(WRONG / (1 - WRONG) / logits.shape[1])

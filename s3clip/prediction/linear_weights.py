@@ -44,7 +44,9 @@ def to_linear(head: AnsweringHead, *, bias: bool = False) -> Tensor | tuple[Tens
             f"to_linear: the metric {head.config.metric!r} with {head.config.metric_options} is not one "
             f'vector a class; head.reconfigure(metric="center") is, and encodes nothing again'
         )
-    taught = head.residual(torch.cat([torch.eye(len(weights)).to(weights), 0 * weights[:, :1].T]))
+    taught = head.residual(
+        torch.cat([torch.eye(len(weights), dtype=weights.dtype, device=weights.device), 0 * weights[:, :1].T])
+    )
     if not bias and (taught is not None or head.share_offsets is not None):
         raise ValueError(
             "to_linear: a matrix has no place for what labelled images and the shares of the classes add to "

@@ -79,7 +79,7 @@ def read_scope(
             one of a language.
         TypeError: something else than these.
     """
-    chosen = None if among is None else torch.tensor(_among(classes, among))
+    chosen = None if among is None else torch.tensor(_among(classes, among), device="cpu")
     names = [each.name for each in classes]
     notes: list[str] = []
     if language is not None:
@@ -98,7 +98,7 @@ def read_scope(
     for own, each in zip(owners, classes, strict=True):
         members[own].append(each.groups)
     shared = tuple(dict(_shared(own)) for own in members)
-    return Scope(chosen, labels, torch.tensor(owners), shared), notes
+    return Scope(chosen, labels, torch.tensor(owners, device="cpu"), shared), notes
 
 
 def names_in(classes: Sequence[FittedClass], language: str) -> tuple[list[str], list[str]]:

@@ -1,5 +1,6 @@
 """Which images to label next: those the head is unsure of, and that are unlike each other."""
 
+import copy
 from typing import Any
 
 import torch
@@ -54,6 +55,7 @@ def suggest(
         >>> len(head.suggest(images, 5))
         5
     """
+    head = copy.copy(head)  # as it is now, whatever another thread makes of it
     n = whole_number(n, "n")
     calibration = head.current_calibration
     places: list[int] = []
@@ -80,7 +82,10 @@ def suggest(
     )
     classes = torch.cat(taken_for)
     counts = torch.cat(unsure) / torch.bincount(classes)[classes].sqrt()
-    centres = points[_spread(points, counts, near_known, n)]
+    begins = _spread(points, counts, near_known, n)
+    if not begins:  # all are copies of labelled ones
+        return []
+    centres = points[begins]
     for _ in range(_ROUNDS):
         cosine, group = _largest_cosine(points, centres)
         own = cosine > near_known

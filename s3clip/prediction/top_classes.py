@@ -1,5 +1,6 @@
 """The best classes of every image: one rule for ties, the class that stands first."""
 
+import copy
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -76,6 +77,7 @@ def top_classes(
         among: answer within some classes, as for `predict`.
         image_inputs: as for `forward`.
     """
+    head = copy.copy(head)  # as it is now, whatever another thread makes of it
     k = whole_number(k, "k")
     blocks = head.logits_by_block(pixel_values, image_embeds=image_embeds, **image_inputs)
     if among is not None:

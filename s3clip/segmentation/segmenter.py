@@ -1,5 +1,6 @@
 """Pictures in, labels of pixels out: features of every patch once, then a head, as often as one likes."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -260,6 +261,7 @@ def segment(
         >>> head.segment(images[7])[0].labels.shape
         torch.Size([32, 32])
     """
+    head = copy.copy(head)  # as it is now, whatever another thread makes of it
     if head.backbone is None:
         raise ValueError("segment: this head has no backbone, and patches need its image tower")
     head.space  # noqa: B018  # an unfitted head is named before anything is encoded

@@ -77,8 +77,8 @@ class Choice(NamedTuple):
 
 def first_of(groups: Tensor) -> Tensor:
     """Return (groups,) the first image of each group. Args: groups: (images,) int64 from 0 on, none empty."""
-    first = torch.full((int(groups.max()) + 1,), len(groups), dtype=torch.int64)
-    return first.scatter_reduce_(0, groups, torch.arange(len(groups)), "amin")
+    first = groups.new_full((int(groups.max()) + 1,), len(groups))
+    return first.scatter_reduce_(0, groups, torch.arange(len(groups), device=groups.device), "amin")
 
 
 def fold_of(labels: Tensor, groups: Tensor, count: int = FOLDS, mixed: Tensor | None = None) -> Tensor:

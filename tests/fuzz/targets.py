@@ -154,7 +154,8 @@ def _head(base: Path, taught: str = "") -> Any:
 
     from s3clip.artifact.folder import load_artifact, save_artifact
     from s3clip.class_space import Examples, LearnedResidual
-    from s3clip.class_space.fitted import ClassSpaceModule, FittedSpace
+    from s3clip.class_space.fitted import ClassSpaceModule
+    from s3clip.class_space.fitted_space import FittedSpace
     from tests import ROOT
 
     space = load_artifact(ROOT / "tests" / "artifact" / "saved" / "2")
