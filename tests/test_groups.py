@@ -143,6 +143,8 @@ def test_edits_carry_all_of_it(head):
     assert carried(merge(drop(space, [0, 2]), space)) == [own[1], own[3], *own]
     assert carried(add(space, space.classes[1:2], space.raw[1:2])) == [*own, own[1]]
     assert carried(reconfigure(space, metric="center")) == own
+    named = [drop(rename(space, 0, "Null"), [1, 2, 3]), rename(drop(space, [1, 2, 3]), 0, "zero")]
+    assert [carried(each)[0][2] for each in named] == [{"de": "Null", "ja": "零"}, own[0][2]]
     renamed = carried(rename(space, "zero", "nought"))
     assert renamed[0] == ("nought", own[0][1], {"de": "Null", "ja": "零"}, own[0][3])
     assert renamed[1:] == own[1:]

@@ -311,6 +311,17 @@ def test_state_dict_on_disk_and_under_a_prefix(head: SynonymousSpaceHead, tmp_pa
     )
 
 
+def test_a_state_dict_without_the_words_is_not_passed_over_in_silence():
+    state = fitted().state_dict()
+    del state["_extra_state"]
+    head = SynonymousSpaceHead()
+    with pytest.raises(RuntimeError, match="_extra_state"):
+        head.load_state_dict(state)
+    found = head.load_state_dict(state, strict=False)
+    assert found.missing_keys == ["_extra_state"]
+    assert found.unexpected_keys == ["text_embeddings", "owners"]
+
+
 def test_a_state_dict_of_other_classes_is_refused_by_a_fitted_head():
     other = SynonymousSpaceHead().fit_embeddings(embeddings([4, 1, 6]), ["x", "y", "z"], logit_scale=50.0)
     with pytest.raises(ValueError, match="load it into an unfitted head"):

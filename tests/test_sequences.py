@@ -55,7 +55,7 @@ class State:
 
     words: list[str]
     config: HeadConfig = field(default_factory=HeadConfig)
-    scale: float | None = 10.0
+    scale: float | None = 10
     names: dict[str, str] = field(default_factory=dict)
     examples: dict[int, str | None] = field(default_factory=dict)
     rate: float = 0.05
@@ -156,7 +156,7 @@ class Sequences(RuleBasedStateMachine):
     @initialize(words=st.permutations(WORDS), count=st.integers(2, 5), own=st.booleans())
     def begin(self, words, count, own):
         config = HeadConfig(logit_scale=10.0) if own else HeadConfig()
-        self.state = State(list(words[:count]), config, None if own else 10.0)
+        self.state = State(list(words[:count]), config, None if own else 10)
         self.head = self.state.fitted()
 
     def changed(self, change, state, *dropped):
@@ -232,7 +232,7 @@ class Sequences(RuleBasedStateMachine):
     @rule(
         images=st.lists(st.sampled_from(SHOWN), min_size=8, unique=True),
         add=st.booleans(),
-        rate=st.sampled_from([0.05, 0.4]),
+        rate=st.sampled_from([0, 0.4]),
     )
     def fit_few_shot(self, images, add, rate):
         state = self.state
@@ -397,5 +397,5 @@ class Sequences(RuleBasedStateMachine):
         assert torch.equal(embeds, kept)
 
 
-Sequences.TestCase.settings = settings(max_examples=12, stateful_step_count=12, deadline=None)
+Sequences.TestCase.settings = settings(max_examples=10, stateful_step_count=10, deadline=None)
 TestSequences = pytest.mark.filterwarnings("error::UserWarning")(Sequences.TestCase)

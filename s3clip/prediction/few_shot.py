@@ -77,6 +77,7 @@ def fit_few_shot(
     false_accept_rate = plain(false_accept_rate)
     if not (is_number(false_accept_rate) and 0 <= false_accept_rate < 1):
         raise ValueError(f"false_accept_rate: expected a share in [0, 1), got {false_accept_rate!r}")
+    false_accept_rate = float(false_accept_rate)  # a whole number is another one in JSON
     space, scale = head.class_space, head.logit_scale.detach().item()
     positions = torch.tensor(label_positions(labels, head.classes), dtype=torch.int64, device="cpu")
     if not len(positions):

@@ -47,7 +47,7 @@ def reasons(
 
 def _places(scores: Tensor, among: Tensor) -> Tensor:
     """Return (images, classes) the place of each class by its score, counted among some of them alone."""
-    others = torch.zeros_like(scores[0], dtype=torch.int64).index_fill(0, among, 1)
+    others = among.new_zeros(scores.shape[1]).index_fill(0, among, 1)
     order = scores.argsort(dim=1, descending=True, stable=True)
     return torch.empty_like(order).scatter_(1, order, others[order].cumsum(1))
 

@@ -81,7 +81,7 @@ def suggest(
         _largest_cosine(points, known)[0] if len(known) else points.new_full((len(points),), -torch.inf)
     )
     classes = torch.cat(taken_for)
-    counts = torch.cat(unsure) / torch.bincount(classes)[classes].sqrt()
+    counts = torch.cat(unsure) / torch.bincount(classes)[classes].to(points).sqrt()
     begins = _spread(points, counts, near_known, n)
     if not begins:  # all are copies of labelled ones
         return []

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from s3clip import SynonymousSpaceHead
+from s3clip import HeadConfig, SynonymousSpaceHead
 from s3clip.integrations.estimator import SynonymousSpaceClassifier
 from s3clip.prediction import few_shot
 from s3clip.prediction.adaptation import TestTimeAdapter
 from s3clip.space.residual import basis, fit, residual
+from tests.tiny_models import build
 
 NAMES = ["cat", "dog", "bird", "bee", "ant"]
 DIM, SCALE = 16, 20.0
@@ -146,6 +147,86 @@ def test_adding_removing_renaming_merging_and_reconfiguring_is_fitting_anew(labe
     both = SynonymousSpaceHead().fit_embeddings(TEXTS, NAMES, logit_scale=SCALE)
     both.fit_few_shot(image_embeds=IMAGES[own + rest], labels=[labels[i] for i in own + rest])
     same(some.merge(others), both)
+
+
+def test_merged_heads_have_an_image_of_both_once():
+    some = SynonymousSpaceHead().fit_embeddings(TEXTS[:3], NAMES[:3], logit_scale=SCALE)
+    others = SynonymousSpaceHead().fit_embeddings(TEXTS[3:], NAMES[3:], logit_scale=SCALE)
+    both = SynonymousSpaceHead().fit_embeddings(TEXTS, NAMES, logit_scale=SCALE)
+    # Each says "none of these" of what the other one names, and both of the last ten.
+    said = [[name if name in own else None for name in NONE] for own in (NAMES[:3], NAMES[3:])]
+    for head, labels in zip((some, others), said, strict=True):
+        head.fit_few_shot(image_embeds=IMAGES, labels=labels)
+    merged = copy.deepcopy(some).merge(others)
+    labels = [None if label < 0 else label for label in merged.examples.labels.tolist()]
+    both.fit_few_shot(image_embeds=merged.examples.embeds.float(), labels=labels)
+    same(merged, both)
+    counts = [NONE.count(name) for name in NAMES]
+    assert (merged.few_shot.seen, merged.few_shot.none) == (tuple(counts), 10)
+
+    before = some.class_space.digest()
+    others.fit_few_shot(image_embeds=IMAGES[:1], labels=["ant"])
+    some.fit_few_shot(image_embeds=IMAGES[:1], labels=["cat"], add=True)
+    with pytest.raises(ValueError, match="other: an image is labelled 'cat' here and 'ant' there"):
+        some.merge(others)
+    assert some.class_names == NAMES[:3]
+    assert some.class_space.digest() != before
+
+
+def test_what_is_learned_is_learned_beside_the_logits_that_there_are():
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randn(3, 16, generator=generator)[(labels := torch.arange(60) % 3)]
+    pictures = pictures + torch.randn(60, 16, generator=generator) / 2
+    model = build("clip")
+
+    def head(**settings):
+        return SynonymousSpaceHead(*model, config=HeadConfig(**settings)).fit_classes(NAMES[:3], cache=False)
+
+    def teach(head):
+        return head.fit_few_shot(image_embeds=pictures, labels=labels)
+
+    def asked(head):
+        return head(image_embeds=pictures).detach()
+
+    assert head().logit_scale.item() != 60.0
+    # The scale of the model again; and that of the first of two heads.
+    assert torch.equal(
+        asked(teach(head(logit_scale=60.0)).reconfigure(logit_scale=None)), asked(teach(head()))
+    )
+    first = SynonymousSpaceHead(config=HeadConfig(logit_scale=3.0)).fit_embeddings(TEXTS[:2], NAMES[:2])
+    second = SynonymousSpaceHead(config=HeadConfig(logit_scale=60.0)).fit_embeddings(TEXTS[2:], NAMES[2:])
+    own = LABELS >= 2
+    second.fit_few_shot(image_embeds=IMAGES[own], labels=LABELS[own] - 2)
+    whole = SynonymousSpaceHead(config=HeadConfig(logit_scale=3.0)).fit_embeddings(TEXTS, NAMES)
+    same(first.merge(second), whole.fit_few_shot(image_embeds=IMAGES[own], labels=LABELS[own]))
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_images_of_no_class_set_the_threshold_of_a_family_with_a_bias():
+    head = SynonymousSpaceHead(*build("siglip")).fit_classes(NAMES[:3], templates="{}", cache=False)
+    strange = torch.randn(20, head.backbone.dim, generator=torch.Generator().manual_seed(1))
+    head.fit_few_shot(image_embeds=strange, labels=[None] * 20, false_accept_rate=0.1)
+    torch.set_warn_always(True)
+    try:
+        (threshold,) = head.current_calibration.thresholds
+    finally:
+        torch.set_warn_always(False)
+    kept = head.examples.embeds.float()
+    assert (head(image_embeds=kept).amax(1) >= threshold).sum() == 2
+
+
+def test_no_image_that_can_be_read_is_no_answer(taught, tmp_path):
+    assert taught.predict(image_embeds=ASKED[:0]) == []
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"none")
+    head = SynonymousSpaceHead(*build("clip")).fit_classes(NAMES[:3], cache=False)
+    embeds = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    report = head.fit_few_shot(
+        image_embeds=embeds.repeat(9, 1) + torch.randn(27, 16) / 9, labels=[0, 1, 2] * 9
+    )
+    assert report.few_shot.strength is not None
+    with pytest.warns(UserWarning, match="no prediction for it"):
+        assert head.predict([broken]) == [[]]
 
 
 def test_added_classes_have_no_images_and_the_others_keep_theirs():

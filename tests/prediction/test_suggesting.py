@@ -72,6 +72,15 @@ def test_suggestions_are_those_of_a_plain_loop():
     assert not set(more) & set(first)
 
 
+def test_nothing_is_suggested_where_all_is_labelled():
+    generator = torch.Generator().manual_seed(0)
+    texts, images = torch.randn(2, 2, 8, generator=generator), torch.randn(6, 8, generator=generator).half()
+    head = SynonymousSpaceHead().fit_embeddings(texts, ["a", "b"], logit_scale=10.0)
+    images = torch.nn.functional.normalize(images.float(), dim=1).half()
+    head.fit_few_shot(image_embeds=images, labels=[0, 1] * 3)
+    assert head.suggest(image_embeds=head.examples.embeds.float(), n=3) == []
+
+
 def test_copies_are_not_suggested():
     head, embeds, _ = problem(images=6)
     found = head.suggest(image_embeds=torch.cat([embeds, embeds, 2 * embeds[:2]]), n=50)
