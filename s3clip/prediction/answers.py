@@ -64,7 +64,7 @@ def predict(
 ) -> list[list[Prediction]]:
     """Return the `top_k` most probable classes of every image, the best first; of equals the first classes.
 
-    Or the most probable groups, by `group_probabilities`: docs/groups.md says more. All answers are of the head
+    Or the most probable groups, by `group_probabilities`: docs/groups.md says more. Answers are of the head
     as it is when it is asked, whatever another thread makes of it meanwhile.
 
     Args:
