@@ -262,14 +262,16 @@ class Backbone(nn.Module):
         tokens, lengths = self.tokens.read(distinct)
         warn_of_truncation(distinct, lengths, self.text_length, type(self.model).__name__)
         warn_of_untrained_texts(self.model, self.family)
-        rows = torch.empty(len(distinct), self.dim, device=self.device)
+        rows = torch.empty(len(distinct), self.dim, device=self.device, dtype=torch.float32)
         bar = tqdm(  # type: ignore[no-untyped-call]
             total=len(distinct),
             desc="texts",
             disable=None if progress is None else not progress,  # None: off when not a terminal
             delay=_PROGRESS_DELAY_SECONDS if progress is None else 0,
         )
-        with torch.no_grad(), evaluating(self.model), bar:
+        # Under autocast rows would be those of half precision, and kept on disk for others.
+        exact = torch.autocast(self.device.type, enabled=False)
+        with torch.no_grad(), exact, evaluating(self.model), bar:
             for chosen, features in self._batches(distinct, tokens, lengths, batch_size):
                 rows[chosen] = unit_rows(features, [distinct[i] for i in chosen], self.dim)
                 bar.update(len(chosen))

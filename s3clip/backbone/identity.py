@@ -210,7 +210,8 @@ def embed_synthetic_image(backbone: _Backbone) -> Tensor:
     """Return the embedding of the image of waves: (dim,) in float32 on the CPU."""
     inputs = synthetic_image_inputs(backbone.model, patches="spatial_shapes" in backbone.image_inputs)
     inputs = {key: value.to(backbone.device) for key, value in inputs.items()}
-    with torch.no_grad(), evaluating(backbone.model):
+    exact = torch.autocast(backbone.device.type, enabled=False)
+    with torch.no_grad(), exact, evaluating(backbone.model):
         return backbone.encode_images(**inputs)[0].float().cpu()
 
 

@@ -173,7 +173,7 @@ def joined(first: Examples | None, second: Examples | None) -> Examples | None:
         return replace(first or second, report=None) if first or second else None  # type: ignore[type-var]
     return replace(
         first,
-        embeds=torch.cat([first.embeds, second.embeds.to(first.embeds)]),
+        embeds=rows_of([first.embeds, second.embeds.to(first.embeds)]),
         labels=torch.cat([first.labels, second.labels.to(first.labels)]),
         report=None,
     )
@@ -208,8 +208,15 @@ def merged(first: Examples | None, second: Examples | None, class_names: Sequenc
 
 def copies(embeds: Tensor) -> Tensor:
     """Return (images,) one number for all copies of an image, from 0 on. Args: embeds: (images, dim)."""
-    groups: Tensor = torch.unique(embeds.cpu(), dim=0, return_inverse=True)[1]
+    with torch.autocast("cpu", enabled=False):  # knows no float16 where it is on
+        groups: Tensor = torch.unique(embeds.cpu(), dim=0, return_inverse=True)[1]
     return groups
+
+
+def rows_of(parts: Sequence[Tensor]) -> Tensor:
+    """Return (images, dim) embeddings in float16 of all parts."""
+    with torch.autocast("cpu", enabled=False):  # as above
+        return torch.cat(list(parts))
 
 
 def counts(labels: Iterable[int], classes: int) -> tuple[tuple[int, ...], int]:

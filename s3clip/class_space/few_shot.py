@@ -35,8 +35,7 @@ def learn(
     """
     if isinstance(kept, LearnedResidual):
         return kept, None if kept.report.strength is None else Residual(kept.weights, kept.bias)
-    # On the CPU, whatever the process makes tensors on.
-    with torch.no_grad(), torch.autocast(built.raw.device.type, enabled=False), torch.device("cpu"):
+    with torch.no_grad(), torch.autocast(built.raw.device.type, enabled=False):
         return _learned(kept, built)
 
 

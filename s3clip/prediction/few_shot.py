@@ -10,7 +10,7 @@ from torch import Tensor
 
 from s3clip.arguments import is_number, plain
 from s3clip.class_space import ClassSpace, Examples, FittedClass, teach
-from s3clip.class_space.examples import NONE_OF_THESE, copies, joined
+from s3clip.class_space.examples import NONE_OF_THESE, copies, joined, rows_of
 from s3clip.images.opening import one_or_several
 from s3clip.prediction.batches import AnsweringHead, as_embeds, check_embeds, embeddings
 from s3clip.prediction.class_labels import class_positions
@@ -151,7 +151,7 @@ def _embedded(
     elif images is not None:
         images = _some(one_or_several(images), taken, labels)
     parts = [each.half() for each in embeddings(head, images, image_embeds, batch_size)]
-    found = torch.cat(parts)
+    found = rows_of(parts)
     # What float16 rounds may be no number: nothing that `predict` takes is.
     check_embeds(found)
     return found
@@ -189,7 +189,7 @@ def _distinct(examples: Examples, taken: Tensor) -> Examples:
 def _with_new_labels(before: Examples, new: Examples) -> Examples:
     """Return the examples of both; of an image that is in both, the new label counts."""
     at = new.embeds.device
-    groups = copies(torch.cat([before.embeds.to(at), new.embeds]))
+    groups = copies(rows_of([before.embeds.to(at), new.embeds]))
     old, again = groups[: len(before.labels)], groups[len(before.labels) :]
     kept = ~torch.isin(old, again).to(before.embeds.device)
     left = replace(before, embeds=before.embeds[kept].to(at), labels=before.labels[kept].to(at))

@@ -82,7 +82,6 @@ def check_labels(
         raise ValueError("labels: expected images of two or more classes, to compare them")
     with torch.autocast(embeds.device.type, enabled=False):
         parts = [head.folded.logits(part, head.logit_scale) for part in embeds.split(1024)]
-    with torch.device("cpu"):  # whatever the process makes tensors on
         logits = _held_out(torch.cat(parts).cpu().double(), embeds.cpu().double(), own)
     temperature = best_temperature(logits.numpy(), own.numpy(), WRONG)
     logs = (logits / temperature).log_softmax(1).gather(1, own[:, None])[:, 0]

@@ -114,7 +114,7 @@ def fit(
     Yields:
         (r, classes) weights in the coordinates of the basis.
     """
-    whole = torch.ones(1, len(images), dtype=torch.bool)
+    whole = torch.ones(1, len(images), dtype=torch.bool, device=images.device)
     given = logits, labels, whole, eigenvalues, strengths
     # Float32 takes half the time of float64, which then has little left to do.
     starts = fit_parts(images.float(), *given, tolerance=_ROUGHLY)

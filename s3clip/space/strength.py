@@ -91,10 +91,10 @@ def fold_of(labels: Tensor, groups: Tensor, count: int = FOLDS, mixed: Tensor | 
         mixed: (groups,) the order of groups within classes; None: as they come.
     """
     first = first_of(groups)
-    mixed = torch.arange(len(first)) if mixed is None else mixed
+    mixed = torch.arange(len(first), device=groups.device) if mixed is None else mixed
     order = mixed[labels[first[mixed]].argsort(stable=True)]
     fold = torch.empty_like(order)
-    fold[order] = torch.arange(len(order)) % min(count, len(order))
+    fold[order] = torch.arange(len(order), device=order.device) % min(count, len(order))
     return fold[groups]
 
 
@@ -119,7 +119,7 @@ def held_out(
         return
     images, logits = found.images.float(), logits.float()
     at_once = max(1, _AT_ONCE_NUMBERS // max(1, images.shape[1] * logits.shape[1]))
-    for some in torch.arange(int(folds.max()) + 1).split(at_once):
+    for some in torch.arange(int(folds.max()) + 1, device=folds.device).split(at_once):
         parts = folds != some[:, None]
         fitted = fit_parts(images, logits, labels, parts, found.eigenvalues, strengths, tolerance=_ROUGHLY)
         for position, weights in enumerate(fitted):
@@ -132,7 +132,7 @@ def ask(found: Basis, logits: Tensor, labels: Tensor, groups: Tensor, strengths:
     """Ask images in folds. Args: see `choose`."""
     folds = fold_of(labels, groups)
     folds[folds >= math.ceil(ENOUGH * (int(folds.max()) + 1) / len(labels))] = -1
-    after = torch.zeros(len(labels), len(strengths), dtype=torch.float64)
+    after = torch.zeros(len(labels), len(strengths), dtype=torch.float64, device=labels.device)
     gains = torch.zeros_like(after)
     for out, position, added in held_out(found, logits, labels, folds, strengths):
         own, offsets = labels[out], logits[out].double()
@@ -239,7 +239,7 @@ def _mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _of_images(labels: Tensor) -> Tensor:
-    return torch.full((len(labels),), 1 / max(1, len(labels)), dtype=torch.float64)
+    return torch.full((len(labels),), 1 / max(1, len(labels)), dtype=torch.float64, device=labels.device)
 
 
 def _of_classes(labels: Tensor, classes: int | None) -> Tensor:
