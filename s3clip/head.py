@@ -222,7 +222,7 @@ class SynonymousSpaceHead(ClassSpaceModule):
             ValueError: no `fit_embeddings(logit_scale=)`, no `config.logit_scale` and no backbone.
         """
         scale = self._scale()
-        return scale if isinstance(scale, Tensor) else torch.tensor(scale, device="cpu")
+        return scale if isinstance(scale, Tensor) else torch.tensor(scale, dtype=torch.float32, device="cpu")
 
     @property
     def logit_bias(self) -> Tensor | float | None:

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from s3clip import SynonymousSpaceHead, TestTimeAdapter
+from tests.tiny_models import build
 
 NAMES = ["cat", "dog", "bird", "bee", "ant"]
 _generator = torch.Generator().manual_seed(3)
@@ -77,6 +78,7 @@ def default_dtype(dtype):
 MODES = {
     # Whatever is made there has no numbers, and is no answer.
     "another default device": lambda: torch.device("meta"),
+    "bfloat16 by default": lambda: default_dtype(torch.bfloat16),
     "float64 by default": lambda: default_dtype(torch.float64),
     "inference mode": torch.inference_mode,
 }
@@ -91,6 +93,47 @@ def test_answers_are_the_same_whatever_the_process_is_set_to(mode, expected, tmp
         found = list(life(tmp_path))
     for step, (each, other) in enumerate(zip(found, expected, strict=True)):
         assert each == other, step
+
+
+@pytest.mark.parametrize("mode", ["autocast", "float64 by default", "bfloat16 by default"])
+def test_texts_are_encoded_and_kept_on_disk_as_ever(mode, monkeypatch, tmp_path):
+    model = build("clip")
+
+    def rows(cache):
+        head = SynonymousSpaceHead(*model).fit_classes(NAMES, templates="{}", cache=cache)
+        return head.text_embeddings, head.fingerprint()
+
+    expected, fingerprint = rows(cache=False)
+    monkeypatch.setenv("S3CLIP_CACHE", str(tmp_path))
+    with TEXT_MODES[mode]():
+        found, same = rows(cache=True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(same, fingerprint, rtol=0, atol=1e-6)
+    assert torch.equal(rows(cache=True)[0], found)
+
+
+TEXT_MODES = {
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "float64 by default": lambda: default_dtype(torch.float64),
+    "bfloat16 by default": lambda: default_dtype(torch.bfloat16),
+}
+
+
+def test_what_is_learned_under_autocast_is_the_same():
+    labels = LABELS.tolist()
+
+    def taught():
+        head = fitted().fit_few_shot(image_embeds=IMAGES[:40], labels=labels[:40])
+        head.fit_few_shot(image_embeds=IMAGES[30:], labels=labels[30:], add=True)
+        other = SynonymousSpaceHead().fit_embeddings(TEXTS[:1], ["x"], logit_scale=7.3)
+        other.fit_few_shot(image_embeds=OTHERS[:5], labels=["x"] * 5)
+        doubts = head.check_labels(image_embeds=OTHERS, labels=LABELS.roll(1))
+        return head.merge(other).class_space.digest(), doubts
+
+    expected = taught()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = taught()
+    assert found == expected
 
 
 def test_a_head_that_was_fitted_in_inference_mode_has_gradients():
