@@ -95,7 +95,9 @@ def from_embeddings(
             f"got {sorted({tuple(row.shape) for row in listed})}"
         )
     against = torch.stack(listed).to(rows[0].device) if listed else None
-    return ClassSpace(torch.cat(rows), tuple(classes), config, fitted_logit_scale=scale, negatives=against)
+    # A float, whatever number was given: as one it is saved, and a digest tells 100 from 100.0.
+    fixed = None if scale is None else float(scale)
+    return ClassSpace(torch.cat(rows), tuple(classes), config, fitted_logit_scale=fixed, negatives=against)
 
 
 def joined(known: BackboneFacts | None, found: dict[str, Tensor]) -> dict[str, Tensor]:
