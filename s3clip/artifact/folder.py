@@ -27,7 +27,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from s3clip.arguments import LARGEST_SCALE, is_scale
-from s3clip.backbone.identity import checked_parts
+from s3clip.backbone.identity import FLOATS, checked_parts
 from s3clip.backbone.names import is_public, named_folder
 from s3clip.class_space import (
     Activation,
@@ -40,7 +40,6 @@ from s3clip.class_space import (
     FittedClass,
     LearnedResidual,
 )
-from s3clip.class_space.shares import check_shares
 from s3clip.class_space.state import (
     FURTHER_TENSORS,
     ExamplesState,
@@ -48,16 +47,15 @@ from s3clip.class_space.state import (
     few_shot_settings,
     further_tensors,
 )
-from s3clip.class_space.value import LARGEST_BIAS, Name, check_negatives
+from s3clip.class_space.value import LARGEST_BIAS, Name, check_negatives, check_settings, row_owners
 from s3clip.config import SavedConfig
 from s3clip.files.addresses import checked_path, regular_file
 from s3clip.files.json import checked, parse_json, read_json
 from s3clip.files.problems import shown
 from s3clip.files.writing import locked_folder, write_atomically
 from s3clip.space.synonymous_space import SMALLEST_MARGIN
-from s3clip.texts.groups import levels_of
 
-FORMAT: Literal["s3clip-space/5"] = "s3clip-space/5"
+FORMAT = "s3clip-space/5"
 _OLDER = ("s3clip-space/1", "s3clip-space/2", "s3clip-space/3", "s3clip-space/4")
 SPACE_FILE = re.compile(r"space-([0-9a-f]{16})\.safetensors")
 _MEND = "; save the head again, or fetch the artifact anew"
@@ -65,7 +63,6 @@ NUMBERS = ("logit_scale", "logit_bias", "fitted_logit_scale")
 _DIGEST = "config_sha256"  # the key in the metadata of the safetensors file
 _BESIDE = ("space_file", "space_sha256")  # what it cannot cover: they are of the file that holds it
 _PART = re.compile(r"fingerprint\.([a-z_]{1,40})")
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class DamagedFileError(ValueError):
@@ -75,9 +72,7 @@ class DamagedFileError(ValueError):
 class _ConfigFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[
-        "s3clip-space/1", "s3clip-space/2", "s3clip-space/3", "s3clip-space/4", "s3clip-space/5"
-    ] = FORMAT
+    format: str = FORMAT  # `_read_config` asks which, to say so of a newer one
     # By it transformers' `pipeline` knows what it is given; those of before have none.
     model_type: Literal["s3clip"] = "s3clip"
     head: SavedConfig
@@ -243,13 +238,8 @@ def _read_config(path: Path) -> tuple[_ConfigFile, str]:
         config = checked(content, _ConfigFile, str(path))
     except ValueError as error:
         raise DamagedFileError(f"{error}{_MEND}") from error
-    thresholds = None if config.calibration is None else config.calibration.thresholds
-    if thresholds is not None and len(thresholds) not in (1, len(config.classes)):
-        raise _broken(path, f"calibration: {len(thresholds)} thresholds for {len(config.classes)} classes")
     try:
-        levels_of(each.groups for each in config.classes)
-        if config.class_shares is not None:
-            check_shares(config.class_shares, len(config.classes))
+        check_settings(config.classes, config.calibration, config.class_shares)
     except ValueError as error:
         raise _broken(path, str(error)) from None
     return config, config_digest(content)
@@ -274,8 +264,7 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
         raise _broken(
             space_path, f"owners: expected ({rows},) int64, got {tuple(owners.shape)} {owners.dtype}"
         )
-    counts = torch.tensor([fitted.rows for fitted in config.classes])
-    if not torch.equal(owners, torch.repeat_interleave(torch.arange(len(counts)), counts)):
+    if not torch.equal(owners, row_owners([fitted.rows for fitted in config.classes])):
         raise _broken(space_path, "owners do not agree with the classes of config.json")
     numbers = _take_numbers(tensors, space_path)
     fingerprint = _take_fingerprint(tensors, raw.shape[1], space_path)
@@ -337,7 +326,7 @@ def _take_numbers(tensors: dict[str, Tensor], path: Path) -> dict[str, float | N
         if value is None:
             numbers[name] = None
             continue
-        if value.numel() != 1 or value.dtype not in _FLOATS or not math.isfinite(value.item()):
+        if value.numel() != 1 or value.dtype not in FLOATS or not math.isfinite(value.item()):
             raise _broken(path, f"{name}: expected one finite number, got {tuple(value.shape)} {value.dtype}")
         number = numbers[name] = value.item()
         if name != "logit_bias" and not is_scale(number):
