@@ -103,36 +103,7 @@ def save_artifact(folder: str | os.PathLike[str], space: ClassSpace) -> Path:
             f"into another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    wide = torch.promote_types(space.raw.dtype, torch.float32)
-    tensors = {
-        "raw": space.raw.detach().cpu().to(wide).contiguous(),
-        "owners": space.owners.cpu().contiguous(),
-        **{name: part.cpu().contiguous() for name, part in further_tensors(space).items()},
-    }
-    if (margins := space.known_margins) is not None:
-        tensors["margins"] = margins.cpu().contiguous()
-    backbone = space.backbone
-    numbers = {"fitted_logit_scale": space.fitted_logit_scale}
-    if backbone is not None:
-        numbers |= {"logit_scale": backbone.logit_scale, "logit_bias": backbone.logit_bias}
-        for part, vectors in backbone.fingerprint.items():
-            tensors[f"fingerprint.{part}"] = vectors.cpu().contiguous()
-    for name, value in numbers.items():
-        if value is not None:
-            tensors[name] = torch.tensor(value, dtype=torch.float64)
-    config = _ConfigFile(
-        head=space.config,
-        backbone=None if backbone is None else backbone.reference,
-        activation="softmax" if backbone is None else backbone.activation,
-        templates=None if space.templates is None else list(space.templates),
-        calibration=space.calibration,
-        class_shares=None if space.class_shares is None else list(space.class_shares),
-        space_file="",
-        space_sha256="",
-        classes=list(space.classes),
-        **few_shot_settings(space.few_shot),
-    ).model_dump(mode="json")
-    config["classes"] = [each.record() for each in space.classes]
+    tensors, config = _tensors_of(space), _config_of(space)
     content = save_tensors(tensors, {_DIGEST: config_digest(config)})
     digest = hashlib.sha256(content).hexdigest()
     config |= {"space_file": f"space-{digest[:16]}.safetensors", "space_sha256": digest}
@@ -145,6 +116,40 @@ def save_artifact(folder: str | os.PathLike[str], space: ClassSpace) -> Path:
             if SPACE_FILE.fullmatch(other.name) and other.name != config["space_file"]:
                 other.unlink(missing_ok=True)
     return folder
+
+
+def _tensors_of(space: ClassSpace) -> dict[str, Tensor]:
+    """Return what the space file holds: embeddings, margins, fingerprints, and the numbers of `NUMBERS`."""
+    wide = torch.promote_types(space.raw.dtype, torch.float32)
+    parts = {"raw": space.raw.detach().to(wide), "owners": space.owners, **further_tensors(space)}
+    if (margins := space.known_margins) is not None:
+        parts["margins"] = margins
+    numbers = {"fitted_logit_scale": space.fitted_logit_scale}
+    if (backbone := space.backbone) is not None:
+        numbers |= {"logit_scale": backbone.logit_scale, "logit_bias": backbone.logit_bias}
+        parts |= {f"fingerprint.{part}": vectors for part, vectors in backbone.fingerprint.items()}
+    for name, value in numbers.items():
+        if value is not None:
+            parts[name] = torch.tensor(value, dtype=torch.float64)
+    return {name: part.cpu().contiguous() for name, part in parts.items()}
+
+
+def _config_of(space: ClassSpace) -> dict[str, Any]:
+    """Return what config.json says, but for the name and the digest of the space file."""
+    backbone = space.backbone
+    config = _ConfigFile(
+        head=space.config,
+        backbone=None if backbone is None else backbone.reference,
+        activation="softmax" if backbone is None else backbone.activation,
+        templates=None if space.templates is None else list(space.templates),
+        calibration=space.calibration,
+        class_shares=None if space.class_shares is None else list(space.class_shares),
+        space_file="",
+        space_sha256="",
+        classes=list(space.classes),
+        **few_shot_settings(space.few_shot),
+    ).model_dump(mode="json", exclude={"classes"})
+    return {**config, "classes": [each.record() for each in space.classes]}
 
 
 def config_digest(config: dict[str, Any]) -> str:
