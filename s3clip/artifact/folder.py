@@ -17,6 +17,7 @@ import json
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -391,3 +392,13 @@ def named_backbone(space: ClassSpace, folder: str, *, of_hub: bool = False) -> t
             f"repository as backbone="
         )
     return name, revision
+
+
+def without_local_names(space: ClassSpace) -> ClassSpace:
+    """Return the class space without the name of a backbone that is a folder of this machine."""
+    backbone = space.backbone
+    if backbone is None or (name := backbone.reference.name) is None:
+        return space
+    if is_public(name) and "/" in name and not os.path.isdir(name):
+        return space
+    return replace(space, backbone=replace(backbone, reference=BackboneReference(name=None)))
