@@ -95,7 +95,7 @@ class Table:
 
     def html(self) -> str:
         """Return a table for a page, its cells escaped; numbers are in `data-value` too."""
-        heads = "".join(f'<th scope="col">{escape(printable(name))}</th>' for name in self._names())
+        heads = "".join(f'<th scope="col">{html_text(name)}</th>' for name in self._names())
         body = "\n".join(
             f"<tr>{''.join(map(_html, self._columns(), row, shown))}</tr>"
             for row, shown in zip(self.rows, self._shown(""), strict=True)
@@ -153,6 +153,11 @@ def markdown_text(text: str) -> str:
     return line.replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
 
 
+def html_text(text: str) -> str:
+    """Return a text as HTML that says nothing else, in an attribute too."""
+    return escape(printable(text))
+
+
 def latex_text(text: str) -> str:
     """Return a text as one line of LaTeX that says nothing else."""
     named = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -181,7 +186,7 @@ def _text(column: Column, cell: Any, nothing: str) -> str:
 def _html(column: Column, cell: Any, shown: str) -> str:
     value = _value(cell)
     number = column.form and isinstance(value, int | float)
-    content = cell.html if isinstance(cell, Cell) and cell.html is not None else escape(printable(shown))
+    content = cell.html if isinstance(cell, Cell) and cell.html is not None else html_text(shown)
     return f'<td data-value="{value:.6f}">{content}</td>' if number else f"<td>{content}</td>"
 
 

@@ -1,5 +1,7 @@
-"""Processes as /proc knows them, and waiting for something."""
+"""Processes as /proc knows them, the memory of programs, and waiting for something."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,3 +33,30 @@ def is_there(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process has held.
+
+    Not `ru_maxrss`, which on Linux begins at the size of the process that starts a program: that of one which
+    runs tests is so large that it would not grow at all.
+    """
+    if sys.platform == "linux":
+        lines = Path("/proc/self/status").read_text().splitlines()
+        (line,) = (line for line in lines if line.startswith("VmHWM:"))
+        return int(line.split()[1]) << 10
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def memory_grown(code: str, *arguments: str) -> tuple[int, list[str]]:
+    """Return by how many bytes the peak of a program grows, and the lines that it prints besides.
+
+    It prints `peak_memory()` twice: in its first line, and in its last.
+    """
+    program = [sys.executable, "-c", code, *arguments]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(program, cwd=root, capture_output=True, text=True, check=True)
+    first, *between, last = done.stdout.splitlines()
+    return int(last) - int(first), between

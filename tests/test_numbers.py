@@ -358,3 +358,18 @@ def test_plain_numbers_are_of_python_and_the_rest_stays():
     for value in (True, "3", None, [3], (array := np.array([3])), np.array([])):
         assert plain(value) is value
     assert plain(array) is array
+
+
+@pytest.mark.parametrize("number", [int, float, np.float32, torch.tensor])
+def test_a_head_has_one_digest_before_it_is_saved_and_after(number, tmp_path):
+    """By it `label` knows the results of a head: a whole number and the same as a float are one."""
+    head = fitted(logit_scale=number(50))
+    head.fit_few_shot(image_embeds=ROWS, labels=[0, 1, 2, 3, 0, None], false_accept_rate=number(0))
+    assert (
+        head.class_space.digest()
+        == fitted(logit_scale=50.0)
+        .fit_few_shot(image_embeds=ROWS, labels=[0, 1, 2, 3, 0, None], false_accept_rate=0.0)
+        .class_space.digest()
+    )
+    loaded = SynonymousSpaceHead.from_pretrained(head.save_pretrained(tmp_path / "head"))
+    assert loaded.class_space.digest() == head.class_space.digest()

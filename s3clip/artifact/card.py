@@ -1,7 +1,6 @@
 """The model card of a class space: what it classifies, how it was made, and a snippet that runs."""
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,8 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from s3clip._version import __version__
-from s3clip.backbone.names import hub_repository, is_public
+from s3clip.artifact.folder import without_local_names
+from s3clip.backbone.names import hub_repository
 from s3clip.class_space import ClassSpace, Examples
 
 _TEMPLATE = Path(__file__).parent / "model_card.md"
@@ -21,10 +21,8 @@ _SAMPLE = "https://huggingface.co/datasets/mishig/sample_images/resolve/main/cat
 
 def model_card(space: ClassSpace, repo_id: str) -> ModelCard:
     """Return a card that says what the space classifies and how it was made, with a snippet that runs."""
-    reference = None if space.backbone is None else space.backbone.reference
-    name = None if reference is None else reference.name
-    if name is not None and (not is_public(name) or os.path.isdir(name)):
-        name = None
+    facts = without_local_names(space).backbone
+    name, revision = (None, None) if facts is None else (facts.reference.name, facts.reference.revision)
     data = ModelCardData(
         library_name="s3clip",
         pipeline_tag="zero-shot-image-classification",
@@ -42,7 +40,7 @@ def model_card(space: ClassSpace, repo_id: str) -> ModelCard:
         "examples": [_literal(each.name) for each in space.classes[:_EXAMPLES]],
         "more": max(0, len(space.classes) - _EXAMPLES),
         "backbone": None if name is None else _literal(name),
-        "revision": reference.revision if reference is not None else None,
+        "revision": revision,
         "templates": [_literal(each) for each in space.templates or ()],
         "few_shot": None if kept is None or kept.report is None else kept.report.summary(),
         "examples_kept": isinstance(kept, Examples),

@@ -17,6 +17,7 @@ import json
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from s3clip.arguments import LARGEST_SCALE, is_scale
-from s3clip.backbone.identity import checked_parts
+from s3clip.backbone.identity import FLOATS, checked_parts
 from s3clip.backbone.names import is_public, named_folder
 from s3clip.class_space import (
     Activation,
@@ -40,7 +41,6 @@ from s3clip.class_space import (
     FittedClass,
     LearnedResidual,
 )
-from s3clip.class_space.shares import check_shares
 from s3clip.class_space.state import (
     FURTHER_TENSORS,
     ExamplesState,
@@ -48,16 +48,15 @@ from s3clip.class_space.state import (
     few_shot_settings,
     further_tensors,
 )
-from s3clip.class_space.value import LARGEST_BIAS, Name, check_negatives
+from s3clip.class_space.value import LARGEST_BIAS, Name, check_negatives, check_settings, row_owners
 from s3clip.config import SavedConfig
 from s3clip.files.addresses import checked_path, regular_file
 from s3clip.files.json import checked, parse_json, read_json
 from s3clip.files.problems import shown
 from s3clip.files.writing import locked_folder, write_atomically
 from s3clip.space.synonymous_space import SMALLEST_MARGIN
-from s3clip.texts.groups import levels_of
 
-FORMAT: Literal["s3clip-space/5"] = "s3clip-space/5"
+FORMAT = "s3clip-space/5"
 _OLDER = ("s3clip-space/1", "s3clip-space/2", "s3clip-space/3", "s3clip-space/4")
 SPACE_FILE = re.compile(r"space-([0-9a-f]{16})\.safetensors")
 _MEND = "; save the head again, or fetch the artifact anew"
@@ -65,7 +64,6 @@ NUMBERS = ("logit_scale", "logit_bias", "fitted_logit_scale")
 _DIGEST = "config_sha256"  # the key in the metadata of the safetensors file
 _BESIDE = ("space_file", "space_sha256")  # what it cannot cover: they are of the file that holds it
 _PART = re.compile(r"fingerprint\.([a-z_]{1,40})")
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class DamagedFileError(ValueError):
@@ -75,9 +73,7 @@ class DamagedFileError(ValueError):
 class _ConfigFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[
-        "s3clip-space/1", "s3clip-space/2", "s3clip-space/3", "s3clip-space/4", "s3clip-space/5"
-    ] = FORMAT
+    format: str = FORMAT  # `_read_config` asks which, to say so of a newer one
     # By it transformers' `pipeline` knows what it is given; those of before have none.
     model_type: Literal["s3clip"] = "s3clip"
     head: SavedConfig
@@ -108,36 +104,7 @@ def save_artifact(folder: str | os.PathLike[str], space: ClassSpace) -> Path:
             f"into another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    wide = torch.promote_types(space.raw.dtype, torch.float32)
-    tensors = {
-        "raw": space.raw.detach().cpu().to(wide).contiguous(),
-        "owners": space.owners.cpu().contiguous(),
-        **{name: part.cpu().contiguous() for name, part in further_tensors(space).items()},
-    }
-    if (margins := space.known_margins) is not None:
-        tensors["margins"] = margins.cpu().contiguous()
-    backbone = space.backbone
-    numbers = {"fitted_logit_scale": space.fitted_logit_scale}
-    if backbone is not None:
-        numbers |= {"logit_scale": backbone.logit_scale, "logit_bias": backbone.logit_bias}
-        for part, vectors in backbone.fingerprint.items():
-            tensors[f"fingerprint.{part}"] = vectors.cpu().contiguous()
-    for name, value in numbers.items():
-        if value is not None:
-            tensors[name] = torch.tensor(value, dtype=torch.float64, device="cpu")
-    config = _ConfigFile(
-        head=space.config,
-        backbone=None if backbone is None else backbone.reference,
-        activation="softmax" if backbone is None else backbone.activation,
-        templates=None if space.templates is None else list(space.templates),
-        calibration=space.calibration,
-        class_shares=None if space.class_shares is None else list(space.class_shares),
-        space_file="",
-        space_sha256="",
-        classes=list(space.classes),
-        **few_shot_settings(space.few_shot),
-    ).model_dump(mode="json")
-    config["classes"] = [each.record() for each in space.classes]
+    tensors, config = _tensors_of(space), _config_of(space)
     content = save_tensors(tensors, {_DIGEST: config_digest(config)})
     digest = hashlib.sha256(content).hexdigest()
     config |= {"space_file": f"space-{digest[:16]}.safetensors", "space_sha256": digest}
@@ -150,6 +117,40 @@ def save_artifact(folder: str | os.PathLike[str], space: ClassSpace) -> Path:
             if SPACE_FILE.fullmatch(other.name) and other.name != config["space_file"]:
                 other.unlink(missing_ok=True)
     return folder
+
+
+def _tensors_of(space: ClassSpace) -> dict[str, Tensor]:
+    """Return what the space file holds: embeddings, margins, fingerprints, and the numbers of `NUMBERS`."""
+    wide = torch.promote_types(space.raw.dtype, torch.float32)
+    parts = {"raw": space.raw.detach().to(wide), "owners": space.owners, **further_tensors(space)}
+    if (margins := space.known_margins) is not None:
+        parts["margins"] = margins
+    numbers = {"fitted_logit_scale": space.fitted_logit_scale}
+    if (backbone := space.backbone) is not None:
+        numbers |= {"logit_scale": backbone.logit_scale, "logit_bias": backbone.logit_bias}
+        parts |= {f"fingerprint.{part}": vectors for part, vectors in backbone.fingerprint.items()}
+    for name, value in numbers.items():
+        if value is not None:
+            parts[name] = torch.tensor(value, dtype=torch.float64, device="cpu")
+    return {name: part.cpu().contiguous() for name, part in parts.items()}
+
+
+def _config_of(space: ClassSpace) -> dict[str, Any]:
+    """Return what config.json says, but for the name and the digest of the space file."""
+    backbone = space.backbone
+    config = _ConfigFile(
+        head=space.config,
+        backbone=None if backbone is None else backbone.reference,
+        activation="softmax" if backbone is None else backbone.activation,
+        templates=None if space.templates is None else list(space.templates),
+        calibration=space.calibration,
+        class_shares=None if space.class_shares is None else list(space.class_shares),
+        space_file="",
+        space_sha256="",
+        classes=list(space.classes),
+        **few_shot_settings(space.few_shot),
+    ).model_dump(mode="json", exclude={"classes"})
+    return {**config, "classes": [each.record() for each in space.classes]}
 
 
 def config_digest(config: dict[str, Any]) -> str:
@@ -243,13 +244,8 @@ def _read_config(path: Path) -> tuple[_ConfigFile, str]:
         config = checked(content, _ConfigFile, str(path))
     except ValueError as error:
         raise DamagedFileError(f"{error}{_MEND}") from error
-    thresholds = None if config.calibration is None else config.calibration.thresholds
-    if thresholds is not None and len(thresholds) not in (1, len(config.classes)):
-        raise _broken(path, f"calibration: {len(thresholds)} thresholds for {len(config.classes)} classes")
     try:
-        levels_of(each.groups for each in config.classes)
-        if config.class_shares is not None:
-            check_shares(config.class_shares, len(config.classes))
+        check_settings(config.classes, config.calibration, config.class_shares)
     except ValueError as error:
         raise _broken(path, str(error)) from None
     return config, config_digest(content)
@@ -274,8 +270,7 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
         raise _broken(
             space_path, f"owners: expected ({rows},) int64, got {tuple(owners.shape)} {owners.dtype}"
         )
-    counts = torch.tensor([fitted.rows for fitted in config.classes], device="cpu")
-    if not torch.equal(owners, torch.repeat_interleave(torch.arange(len(counts), device="cpu"), counts)):
+    if not torch.equal(owners, row_owners([fitted.rows for fitted in config.classes], torch.device("cpu"))):
         raise _broken(space_path, "owners do not agree with the classes of config.json")
     numbers = _take_numbers(tensors, space_path)
     fingerprint = _take_fingerprint(tensors, raw.shape[1], space_path)
@@ -337,7 +332,7 @@ def _take_numbers(tensors: dict[str, Tensor], path: Path) -> dict[str, float | N
         if value is None:
             numbers[name] = None
             continue
-        if value.numel() != 1 or value.dtype not in _FLOATS or not math.isfinite(value.item()):
+        if value.numel() != 1 or value.dtype not in FLOATS or not math.isfinite(value.item()):
             raise _broken(path, f"{name}: expected one finite number, got {tuple(value.shape)} {value.dtype}")
         number = numbers[name] = value.item()
         if name != "logit_bias" and not is_scale(number):
@@ -397,3 +392,13 @@ def named_backbone(space: ClassSpace, folder: str, *, of_hub: bool = False) -> t
             f"repository as backbone="
         )
     return name, revision
+
+
+def without_local_names(space: ClassSpace) -> ClassSpace:
+    """Return the class space without the name of a backbone that is a folder of this machine."""
+    backbone = space.backbone
+    if backbone is None or (name := backbone.reference.name) is None:
+        return space
+    if is_public(name) and "/" in name and not os.path.isdir(name):
+        return space
+    return replace(space, backbone=replace(backbone, reference=BackboneReference(name=None)))

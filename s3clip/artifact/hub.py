@@ -6,7 +6,6 @@ Not by the mixin of huggingface_hub, which would save the backbone too, and sort
 import os
 import re
 import tempfile
-from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from s3clip.artifact.folder import (
     is_artifact,
     load_artifact,
     save_artifact,
+    without_local_names,
 )
-from s3clip.backbone.names import is_public
-from s3clip.class_space import BackboneReference, ClassSpace
+from s3clip.class_space import ClassSpace
 from s3clip.files.hub import fetch, hub_connection
 from s3clip.files.json import LARGEST, read_json
 from s3clip.printing import counted
@@ -184,16 +183,6 @@ def pushed_to(address: str) -> tuple[str, str | None]:
     if found is None:
         raise ValueError(f"address: expected that of a commit or of a pull request, got {address}")
     return found[1], None if found[2] is None else f"refs/pr/{found[2]}"
-
-
-def without_local_names(space: ClassSpace) -> ClassSpace:
-    """Return the class space without the name of a backbone that is a folder of this machine."""
-    backbone = space.backbone
-    if backbone is None or (name := backbone.reference.name) is None:
-        return space
-    if is_public(name) and "/" in name and not os.path.isdir(name):
-        return space
-    return replace(space, backbone=replace(backbone, reference=BackboneReference(name=None)))
 
 
 def _check_is_artifact(api: HfApi, repo_id: str, revision: str) -> None:

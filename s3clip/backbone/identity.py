@@ -37,7 +37,8 @@ _TOKEN_TEXTS = (
 )
 
 _MOST_PROBES = 1024  # texts of a fingerprint
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""The types that embeddings come in."""
 
 
 class _Backbone(Protocol):
@@ -110,7 +111,7 @@ def checked_parts(parts: dict[str, Tensor], dim: int) -> dict[str, Tensor]:
         is_digest = part == "tokenizer" or (value.dtype == torch.uint8 and part not in shapes)
         shape = shapes.get(part, value.shape[:1] if is_digest else (*value.shape[:-1][:1], dim))
         fits = tuple(value.shape) == tuple(shape) and 0 < value.numel() <= _MOST_PROBES * dim
-        dtypes = (torch.uint8,) if is_digest else _FLOATS
+        dtypes = (torch.uint8,) if is_digest else FLOATS
         if not fits or value.dtype not in dtypes or not bool(torch.isfinite(value).all()):
             found = f"{tuple(value.shape)} {value.dtype}"
             raise ValueError(f"fingerprint.{part}: expected finite {tuple(shape)}, got {found}")

@@ -19,11 +19,11 @@ from s3clip.backbone.names import ModelName, is_public
 from s3clip.backbone.open_clip_loading import CONFIG as OPEN_CLIP_CONFIG
 from s3clip.backbone.open_clip_loading import load_open_clip
 from s3clip.backbone.towers import SCALES
-from s3clip.files.hub import commit_of, fetch, find_model
+from s3clip.files.hub import ACCESS, commit_of, fetch, find_model
 from s3clip.files.json import checked, read_json
 
 # Arguments of `from_pretrained` that say where files come from, which the processor needs too.
-_HUB_ARGUMENTS = "token cache_dir local_files_only force_download subfolder trust_remote_code".split()
+_HUB_ARGUMENTS = (*ACCESS, "force_download", "subfolder", "trust_remote_code")
 
 _TRANSFORMERS, _ADAPTER, _MODULES = "config.json", "adapter_config.json", "modules.json"
 _KINDS = (_TRANSFORMERS, _ADAPTER, _MODULES, OPEN_CLIP_CONFIG)
@@ -80,7 +80,7 @@ def explain(error: Exception, name: str | os.PathLike[str], revision: str | None
     if isinstance(error, ConnectionError | FileNotFoundError):
         return
     name = os.fspath(name)
-    hub: dict[str, Any] = {key: kwargs[key] for key in _HUB_ARGUMENTS[:3] if key in kwargs}
+    hub: dict[str, Any] = {key: kwargs[key] for key in ACCESS if key in kwargs}
     if all(_has(name, file, revision, hub) for file in (_TRANSFORMERS, OPEN_CLIP_CONFIG)):
         error.add_note(f"({_as_open_clip(name, 'is a model of open_clip as well')})")
 
@@ -149,7 +149,7 @@ def _file(name: str, file: str, revision: str | None, hub: dict[str, Any]) -> Pa
     """Return a file of a folder or a repository."""
     if Path(name).is_dir():
         return Path(name) / file
-    asked = {key: value for key, value in hub.items() if key in ("token", "cache_dir", "local_files_only")}
+    asked = {key: value for key, value in hub.items() if key in ACCESS}
     return fetch(name, file, revision=revision, force=hub.get("force_download", False), **asked)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from s3clip.arguments import did_you_mean
 from s3clip.backbone.names import ModelName
-from s3clip.files.hub import commit_of, fetch, is_hub_name
+from s3clip.files.hub import ACCESS, commit_of, fetch, is_hub_name
 from s3clip.files.json import checked, read_json
 
 CONFIG = "open_clip_config.json"
@@ -20,7 +20,6 @@ _WEIGHTS = (
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
-_HUB = ("token", "cache_dir", "local_files_only")
 
 
 class _TextConfig(BaseModel):
@@ -57,7 +56,7 @@ def load_open_clip(
         ValueError: an architecture or a tag that open_clip does not know, or a revision where there is none.
     """
     open_clip = _library(name.text)
-    hub = {key: kwargs.pop(key) for key in _HUB if key in kwargs}
+    hub = {key: kwargs.pop(key) for key in ACCESS if key in kwargs}
     force = kwargs.pop("force_download", False)
     if name.scheme == "hf-hub":
         config = fetch(name.place, CONFIG, revision=revision, force=force, **hub)

@@ -197,29 +197,6 @@ def listed_batches(
         yield broken_off(shard.name, start, _in_one_line(broken))
 
 
-def decoded_batches(
-    shard: Shard | EmbeddingFile,
-    rows_per: RowsPer,
-    preprocess: ImageTransform | None,
-    done: Collection[int] = (),
-) -> Iterator[DecodedBatch]:
-    """Give `listed_batches` with their pictures opened, one batch at a time.
-
-    Args:
-        shard: pictures or embeddings.
-        rows_per: batch and part.
-        preprocess: what makes pixels of pictures.
-        done: the first rows of parts that are there already.
-    """
-    for batch in listed_batches(shard, rows_per, done):
-        if isinstance(batch, ListedBatch):
-            assert preprocess is not None  # the job has one wherever there are pictures
-            batch = batch.opened(preprocess)
-        yield batch
-        if batch.broken is not None:
-            return
-
-
 def part_start(row: int, rows_per: RowsPer) -> int:
     """Return the number of the first row of the part that a row lies in."""
     return row // rows_per.part * rows_per.part

@@ -19,6 +19,7 @@ from s3clip.bulk.inputs import is_read
 from s3clip.bulk.output import Output
 from s3clip.files.addresses import is_address
 from s3clip.files.writing import written_atomically
+from s3clip.images.tables import lance_library
 from s3clip.printing import as_in_spreadsheet, printable
 
 Form = Literal["csv", "lance", "hive"]
@@ -42,10 +43,7 @@ def check_export(results: str | os.PathLike[str], path: str | os.PathLike[str], 
     if is_address(path):
         raise ValueError(f"{form}: expected a path of this machine, got the address {path}")
     if form == "lance":
-        try:
-            import lance  # noqa: F401
-        except ImportError as error:
-            raise ImportError("Lance datasets take pylance: pip install 's3clip[lance]'") from error
+        lance_library()
     path = Path(path)
     if Output(results).holds(str(path.absolute() if form == "csv" else path.absolute() / "x")):
         raise ValueError(f"{form}: {path} lies in the results, which are to hold parts alone")
@@ -92,9 +90,7 @@ def export(results: str | os.PathLike[str], path: str | os.PathLike[str], form: 
         return path
     with _appearing(path) as unfinished:
         if form == "lance":
-            import lance
-
-            lance.write_dataset(rows, str(unfinished))
+            lance_library().write_dataset(rows, str(unfinished))
         else:
             by_label = ds.partitioning(pa.schema([rows.schema.field("label")]), flavor="hive")
             most = {"max_partitions": len(output.class_names()) + 1}

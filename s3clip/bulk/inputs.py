@@ -132,7 +132,7 @@ def into_shards(files: Sequence[InputFile], listed: Sequence[InputFile], run: in
         The earlier ones in their order, then the new ones.
     """
     known = {file.path: file for file in listed}
-    names = {file.shard for file in listed}
+    names = _ShardNames(file.shard for file in listed)
     new = [file for file in files if file.path not in known]
     now = {file.path: file for file in files}
     kept = [now.get(file.path, file) for file in listed]
@@ -140,12 +140,12 @@ def into_shards(files: Sequence[InputFile], listed: Sequence[InputFile], run: in
     loose = [file for file in new if is_image(file.path)]
     for start in range(0, len(loose), run):
         chosen = loose[start : start + run]
-        name = _unused(f"{PurePosixPath(chosen[0].path).parent.name or 'files'}-files", names)
+        name = names.unused(f"{PurePosixPath(chosen[0].path).parent.name or 'files'}-files")
         out += [replace(file, shard=name) for file in chosen]
     for file in new:
         if not is_image(file.path):
             path = PurePosixPath(file.path)
-            name = _unused(f"{path.parent.name}-{path.name.split('.')[0]}", names)
+            name = names.unused(f"{path.parent.name}-{path.name.split('.')[0]}")
             out.append(replace(file, shard=name))
     return out
 
@@ -370,11 +370,24 @@ def is_read(path: str) -> bool:
     return is_image(name) or _suffix(name) in known or name.endswith(TARS)
 
 
-def _unused(wanted: str, names: set[str]) -> str:
-    """Return a name for a shard, and so for its parts: readers pass over those that begin with "_" or "."."""
-    stem = re.sub(r"[^\w.-]+", "_", wanted)[:120].strip("._") or "input"
-    name, number = f"{stem}-0000" if stem.endswith("-files") else stem, 1
-    while name in names:
-        name, number = f"{stem}-{number:04d}", number + 1
-    names.add(name)
-    return name
+class _ShardNames:
+    """Names of shards, and so of their parts, none of them twice. Of runs of pictures there are many alike.
+
+    Args:
+        taken: those that there are.
+    """
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self._taken = set(taken)
+        self._numbers: dict[str, int] = {}  # by stem, the last one that is taken
+
+    def unused(self, wanted: str) -> str:
+        """Return a new name like the one wanted. Readers pass over those that begin with "_" or "."."""
+        stem = re.sub(r"[^\w.-]+", "_", wanted)[:120].strip("._") or "input"
+        name, number = f"{stem}-0000" if stem.endswith("-files") else stem, self._numbers.get(stem, 0)
+        while name in self._taken:
+            number += 1
+            name = f"{stem}-{number:04d}"
+        self._taken.add(name)
+        self._numbers[stem] = number
+        return name

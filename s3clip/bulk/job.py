@@ -139,7 +139,8 @@ def label(
     known = read_listing(output)
     files = into_shards(found, known, part_size)
     given = frozenset(file.path for file in found)
-    shards = make_shards(files, Columns(column, key_column), given, Reach(output.address, allowed))
+    tables = Columns(column, key_column)
+    shards = make_shards(files, tables, given, Reach(output.address, allowed))
     if isinstance(head, SynonymousSpaceHead) and (dtype is not None or compiled or backbone is not None):
         said = "dtype, compiled, backbone: are for a head that is loaded here; give where it was saved"
         raise ValueError(said)
@@ -152,20 +153,13 @@ def label(
     scope = scope_of(head.classes, level, among)
     within = None if scope.classes is None else tuple(scope.classes.tolist())
     asked = Asked(top_k, keep_embeddings, level, within)
-    settings = _settings(
-        output.layout, head, top_k, keep_embeddings, batch_size, part_size, column, key_column
-    )
-    for name, value in (("level", level), ("among", within)):
-        if value is not None:  # results of earlier versions say nothing of it
-            settings[name] = value if isinstance(value, str) else list(value)
-    if allowed:  # results of earlier versions say nothing of it
-        settings["allow_addresses"] = list(allowed)
-    if _has_pictures(shards.values()):
-        settings |= {key: True for key, is_so in precise.items() if is_so}
+    rows_per, with_pictures = RowsPer(batch_size, part_size), _has_pictures(shards.values())
+    encoding = {name: True for name, is_so in precise.items() if is_so and with_pictures}
+    settings = _settings(output.layout, head, asked, rows_per, tables, allowed, encoding)
     columns = output.columns(schema(head, asked))
     output.make()
     with output.claimed():
-        _take_folder(output, head, settings, columns, _has_pictures(shards.values()))
+        _take_folder(output, head, settings, columns, with_pictures)
         if read_listing(output) != known:  # which was read before the folder was this run's own
             raise ValueError(f"out: another run has just written to {output.address}; start this one again")
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
@@ -176,7 +170,7 @@ def label(
         for part in itertools.chain.from_iterable(parts.values()):
             summary.add(part, now=False)
         dim = head.space.raw.shape[1]
-        tasks = _tasks(files, shards, parts, RowsPer(batch_size, part_size), output.layout, dim, digest)
+        tasks = _tasks(files, shards, parts, rows_per, output.layout, dim, digest)
         started = time.perf_counter()
         if tasks:
             written = _label(tasks, head, output, engine, workers, asked, near_size)
@@ -300,17 +294,37 @@ def _check(
         raise ValueError(f"max_error_share: expected a share in [0, 1], got {max_error_share!r}")
 
 
-def _settings(layout: Layout, head: SynonymousSpaceHead, *rest: Any) -> dict[str, Any]:
-    names = ("top_k", "keep_embeddings", "batch_size", "part_size", "column", "key_column")
-    backbone = head.backbone
-    return {
+def _settings(
+    layout: Layout,
+    head: SynonymousSpaceHead,
+    asked: Asked,
+    rows_per: RowsPer,
+    tables: Columns,
+    allowed: Sequence[str],
+    encoding: Mapping[str, bool],
+) -> dict[str, Any]:
+    """Return all that rows depend on beside the inputs; `encoding` says how pictures are encoded."""
+    settings = {
         "format": layout.format,
         "head": head.class_space.digest()[:16],
-        "dtype": None if backbone is None else str(backbone.dtype),
+        "dtype": None if head.backbone is None else str(head.backbone.dtype),
         "embedding_batch": layout.embedding_batch,
         "embedding_part": EMBEDDING_PART,
-        **dict(zip(names, rest, strict=True)),
+        "top_k": asked.top_k,
+        "keep_embeddings": asked.keep_embeddings,
+        "batch_size": rows_per.batch,
+        "part_size": rows_per.part,
+        "column": tables.data,
+        "key_column": tables.key,
     }
+    # Results of earlier versions say nothing of these, so none is there where it changes nothing.
+    later = {
+        "level": asked.level,
+        "among": list(asked.among or ()),
+        "allow_addresses": list(allowed),
+        **encoding,
+    }
+    return settings | {name: value for name, value in later.items() if value}
 
 
 def _take_folder(

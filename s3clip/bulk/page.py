@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from html import escape
 from pathlib import Path
 
 from s3clip.bulk.output import BOOKS, Output
@@ -12,7 +11,7 @@ from s3clip.bulk.summary import Summary
 from s3clip.files.writing import write_atomically
 from s3clip.html_page import html_page
 from s3clip.images.thumbnails import thumbnail
-from s3clip.printing import counted, printable
+from s3clip.printing import counted, html_text
 
 PAGE = f"{BOOKS}summary.html"
 MOST_SHOWN = 480
@@ -76,7 +75,7 @@ def _page(summary: Summary, pictures: dict[int, list[LabelledPicture]]) -> str:
     rows = []
     for index in sorted(range(len(counts)), key=lambda i: -counts[i]):
         line = (
-            f"<span><span>{_text(summary.class_names[index])}</span>"
+            f"<span><span>{html_text(summary.class_names[index])}</span>"
             f'<span class="bar" style="width:{100 * counts[index] / largest:.2f}%"></span>'
             f'<span class="count">{counts[index]:,}</span></span>'
         )
@@ -114,7 +113,7 @@ def _histogram(counts: list[int]) -> str:
 
 def _figure(picture: LabelledPicture) -> str:
     with suppress(OSError, ValueError):  # it may be gone, or be another file now
-        name = _text(Path(picture.path).name)
+        name = html_text(Path(picture.path).name)
         faint = "" if picture.accepted else ' style="opacity:.45"'
         source = thumbnail(Path(picture.path))
         return (
@@ -122,7 +121,3 @@ def _figure(picture: LabelledPicture) -> str:
             f"<figcaption>{picture.score:.1%}<br>{name}</figcaption></figure>"
         )
     return ""
-
-
-def _text(value: str) -> str:
-    return escape(printable(value))

@@ -133,13 +133,17 @@ def labelled_pictures(output: Output) -> Iterator[tuple[str, LabelledPicture | N
 def folder_names(class_names: Sequence[str]) -> list[str]:
     """Return a name for the folder of every class; no two are the same, in whatever case they are written."""
     names: list[str] = []
+    taken: set[str] = set()
+    numbers: dict[str, int] = {}  # by stem the last one that is taken: thousands of classes may have one name
     for each in class_names:
         allowed = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]+', "_", each)
         stem = allowed.encode()[:_LONGEST].decode(errors="ignore").strip(" .") or "class"
-        name, number = stem, 1
-        while name.casefold() in {other.casefold() for other in names}:
+        name, number = stem, numbers.get(stem, 1)
+        while name.casefold() in taken:
             name, number = f"{stem}-{number + 1}", number + 1
         names.append(name)
+        taken.add(name.casefold())
+        numbers[stem] = number
     return names
 
 

@@ -12,7 +12,6 @@ from s3clip.bulk.decoding import (
     ListedBatch,
     RowsPer,
     broken_off,
-    decoded_batches,
     listed_batches,
     part_start,
 )
@@ -50,8 +49,11 @@ class Task:
         return listed_batches(self.shard, self.rows_per, self.done)
 
     def batches(self, preprocess: ImageTransform | None) -> Iterator[DecodedBatch]:
-        """Give its batches, opened and checked, up to the one where it breaks off."""
-        for batch in decoded_batches(self.shard, self.rows_per, preprocess, self.done):
+        """Give its batches, opened one at a time and checked, up to the one where it breaks off."""
+        for batch in self.listed():
+            if isinstance(batch, ListedBatch):
+                assert preprocess is not None  # the job has one wherever there are pictures
+                batch = batch.opened(preprocess)
             checked = self.checked(batch)
             yield checked
             if checked.broken is not None:

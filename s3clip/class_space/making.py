@@ -65,7 +65,8 @@ def from_embeddings(
     scale: float | None = logit_scale.item() if is_tensor else plain(logit_scale)  # type: ignore[union-attr]
     if scale is not None and not is_scale(scale):
         raise ValueError(f"logit_scale: expected a number > 0, at most {LARGEST_SCALE:g}, got {scale}")
-    scale = None if scale is None else float(scale)  # a whole number is another one in JSON
+    # A float, whatever number was given: as one it is saved, and a digest tells 100 from 100.0.
+    scale = None if scale is None else float(scale)
     names, rows = checked_rows(embeddings, class_names)
     if texts is not None and [len(own) for own in texts] != [len(own) for own in rows]:
         raise ValueError("texts: expected one text for every row of embeddings, class by class")

@@ -23,6 +23,7 @@ from pydantic import (
 from torch import Tensor
 
 from s3clip.arguments import LARGEST_SCALE, is_scale
+from s3clip.backbone.identity import FLOATS
 from s3clip.class_space.examples import Examples, LearnedResidual
 from s3clip.class_space.shares import check_shares
 from s3clip.config import HeadConfig
@@ -213,18 +214,33 @@ class BackboneFacts:
     fingerprint: dict[str, Tensor]
 
 
+def row_owners(counts: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """Return (rows,) int64 ascending: the class of each row, where the classes have so many rows each."""
+    rows = torch.tensor(counts, device=device)
+    return torch.repeat_interleave(torch.arange(len(rows), device=device), rows)
+
+
+def check_settings(
+    classes: Sequence[FittedClass], calibration: Calibration | None, class_shares: Sequence[float] | None
+) -> None:
+    """Raise ValueError where thresholds or shares are those of other classes, or groups stand in no order."""
+    thresholds = None if calibration is None else calibration.thresholds
+    if thresholds is not None and len(thresholds) not in (1, len(classes)):
+        raise ValueError(f"calibration: {len(thresholds)} thresholds for {len(classes)} classes")
+    if class_shares is not None:
+        check_shares(class_shares, len(classes))
+    levels_of(each.groups for each in classes)
+
+
 def check_negatives(classes: Sequence[FittedClass], negatives: Tensor | None, dim: int) -> None:
     """Raise ValueError where these are not the (texts, dim) embeddings of the negatives of the classes."""
     rows = sum(len(each.negatives) for each in classes)
     got = "none" if negatives is None else f"{tuple(negatives.shape)} {negatives.dtype}"
     fits = negatives is None if rows == 0 else negatives is not None and negatives.shape == (rows, dim)
-    if not fits or (negatives is not None and negatives.dtype not in _DTYPES):
+    if not fits or (negatives is not None and negatives.dtype not in FLOATS):
         raise ValueError(f"negatives: expected floating ({rows}, {dim}), or none for 0 texts, got {got}")
     if negatives is not None and not bool(torch.isfinite(negatives).all()):
         raise ValueError("negatives: they hold NaN or Inf")
-
-
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,7 +291,7 @@ class ClassSpace:
 
     def __post_init__(self) -> None:
         """Check that the parts belong together."""
-        if self.raw.ndim != 2 or 0 in self.raw.shape or self.raw.dtype not in _DTYPES:
+        if self.raw.ndim != 2 or 0 in self.raw.shape or self.raw.dtype not in FLOATS:
             raise ValueError(
                 f"raw: expected floating (texts, dim), got {tuple(self.raw.shape)} {self.raw.dtype}"
             )
@@ -291,14 +307,9 @@ class ClassSpace:
         rows = sum(each.rows for each in self.classes)
         if rows != len(self.raw):
             raise ValueError(f"classes: they name {rows} texts, there are embeddings of {len(self.raw)}")
-        thresholds = None if self.calibration is None else self.calibration.thresholds
-        if thresholds is not None and len(thresholds) not in (1, len(self.classes)):
-            raise ValueError(f"calibration: {len(thresholds)} thresholds for {len(self.classes)} classes")
-        if self.class_shares is not None:
-            check_shares(self.class_shares, len(self.classes))
+        check_settings(self.classes, self.calibration, self.class_shares)
         if self.few_shot is not None:
             self.few_shot.check(len(self.classes), self.raw.shape[1])
-        levels_of(each.groups for each in self.classes)
         check_negatives(self.classes, self.negatives, self.raw.shape[1])
 
     @property
@@ -309,14 +320,12 @@ class ClassSpace:
     @cached_property
     def owners(self) -> Tensor:
         """(texts,) int64 ascending, the class of each row, on the device of `raw`."""
-        counts = torch.tensor([each.rows for each in self.classes], device=self.raw.device)
-        return torch.repeat_interleave(torch.arange(len(counts), device=self.raw.device), counts)
+        return row_owners([each.rows for each in self.classes], self.raw.device)
 
     @cached_property
     def negative_owners(self) -> Tensor:
         """(texts,) int64 ascending, the class of each row of `negatives`."""
-        counts = torch.tensor([len(each.negatives) for each in self.classes], device=self.raw.device)
-        return torch.repeat_interleave(torch.arange(len(counts), device=self.raw.device), counts)
+        return row_owners([len(each.negatives) for each in self.classes], self.raw.device)
 
     @property
     def known_margins(self) -> Tensor | None:

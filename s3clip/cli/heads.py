@@ -215,8 +215,8 @@ def push(
     ] = False,
 ) -> None:
     """Push a saved head to the Hub: a few MB, without its model. Log in with `hf auth login` first."""
-    from s3clip.artifact.folder import load_artifact
-    from s3clip.artifact.hub import push_artifact, pushed_to, without_local_names
+    from s3clip.artifact.folder import load_artifact, without_local_names
+    from s3clip.artifact.hub import push_artifact, pushed_to
 
     space = load_artifact(head)
     address = push_artifact(

@@ -1,4 +1,4 @@
-"""Compare ways to classify on the same images. Nothing in the rest of the package imports this one.
+"""Compare ways to classify on the same images. Nothing but the command imports this one.
 
 Its rooms, each of which uses those before it: `report` (what is found: its JSON, tables, pictures, pages),
 methods and scores, `benchmarks`, comparing, `runs`.

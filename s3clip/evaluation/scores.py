@@ -5,20 +5,28 @@ import math
 import torch
 from torch import Tensor
 
+BINS = 15
+"""Of confidences, as is usual for the calibration error."""
+LEVEL = 0.95
+"""How often an interval holds what it is of."""
+IGNORED = 255
+"""The label of pixels that do not count."""
 
-def expected_calibration_error(confidences: Tensor, correct: Tensor, *, bins: int = 15) -> float:
+
+def expected_calibration_error(confidences: Tensor, correct: Tensor) -> float:
     """Return the expected calibration error: the mean gap between confidence and accuracy (Guo et al. 2017).
+
+    Of `BINS` bins of equal width, each closed on the right; a confidence of 0 is in the first.
 
     Args:
         confidences: (images,) probability of the predicted class, in [0, 1].
         correct: (images,) bool.
-        bins: number of bins of equal width, each closed on the right; a confidence of 0 is in the first.
 
     Returns:
         In [0, 1].
     """
-    position = (confidences.double() * bins).ceil().long().sub_(1).clamp_(0, bins - 1)
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(
+    position = (confidences.double() * BINS).ceil().long().sub_(1).clamp_(0, BINS - 1)
+    gaps = torch.zeros(BINS, dtype=torch.float64).index_add_(
         0, position, correct.double() - confidences.double()
     )
     return float(gaps.abs().sum() / len(confidences))
@@ -63,14 +71,14 @@ def _products(weights: Tensor, values: Tensor) -> Tensor:
     return (values.double() @ weights.T).T
 
 
-def interval(resampled: Tensor, *, level: float = 0.95) -> tuple[float, float]:
-    """Return the percentile interval of (resamples,) numbers; NaN is left out."""
-    tail = (1 - level) / 2
+def interval(resampled: Tensor) -> tuple[float, float]:
+    """Return the percentile interval of (resamples,) numbers, at `LEVEL`; NaN is left out."""
+    tail = (1 - LEVEL) / 2
     ends = torch.nanquantile(resampled.double(), torch.tensor([tail, 1 - tail], dtype=torch.float64))
     return float(ends[0]), float(ends[1])
 
 
-def simultaneous_intervals(exact: Tensor, resampled: Tensor, *, level: float = 0.95) -> Tensor:
+def simultaneous_intervals(exact: Tensor, resampled: Tensor) -> Tensor:
     """Return intervals of several numbers that hold for all of them at once, hence for the best of them too.
 
     The bootstrap's single-step max-t (Westfall and Young 1993; Romano and Wolf 2005): each interval is the
@@ -80,7 +88,6 @@ def simultaneous_intervals(exact: Tensor, resampled: Tensor, *, level: float = 0
     Args:
         exact: (rows,) the numbers.
         resampled: (resamples, rows) the same in every resample; a resample with NaN is left out.
-        level: how often all of them are inside.
 
     Returns:
         (rows, 2) float64, the low and the high ends; no width where resamples never differ.
@@ -91,7 +98,7 @@ def simultaneous_intervals(exact: Tensor, resampled: Tensor, *, level: float = 0
     varies = errors > 1e-12 * resampled.abs().amax()  # less is rounding
     moved = (resampled - exact).abs() / errors
     widest = torch.where(varies, moved, 0).amax(1)
-    width = torch.quantile(widest, level) * errors
+    width = torch.quantile(widest, LEVEL) * errors
     return torch.stack([exact - width, exact + width], dim=1)
 
 
@@ -124,14 +131,13 @@ def holm(p: Tensor) -> Tensor:
     return torch.empty_like(p).scatter_(0, order, (p[order] * left).cummax(0).values.clamp_max(1))
 
 
-def confusion_matrix(labels: Tensor, predicted: Tensor, classes: int, *, ignore_index: int = 255) -> Tensor:
+def confusion_matrix(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
     """Count pixels by what they are and what they were taken for.
 
     Args:
-        labels: (...) integers, positions of classes, or `ignore_index` for pixels that do not count.
+        labels: (...) integers, positions of classes, or `IGNORED` for pixels that do not count.
         predicted: (...) integers of the same shape, positions of classes, or -1 for no class.
         classes: how many.
-        ignore_index: see `labels`.
 
     Returns:
         (classes, classes + 1) int64; the last column counts pixels taken for no class. Matrices of several
@@ -145,7 +151,7 @@ def confusion_matrix(labels: Tensor, predicted: Tensor, classes: int, *, ignore_
             f"predicted: expected the shape of the labels, {tuple(labels.shape)}, got "
             f"{tuple(predicted.shape)}"
         )
-    counted = labels != ignore_index
+    counted = labels != IGNORED
     rows, columns = labels[counted].long(), predicted[counted].long()
     for name, values, lowest in (("labels", rows, 0), ("predicted", columns, -1)):
         outside = (values < lowest) | (values >= classes)

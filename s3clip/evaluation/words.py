@@ -105,39 +105,9 @@ def compare_words(
         unit.append(unit_vectors(batch.float().cpu()))
     head = SynonymousSpaceHead(model, config=config).fit_classes(classes, templates=templates)
     answers = _Answers(head, unit)
-    correct = answers.predicted == truth
-
-    counts = torch.bincount(truth, minlength=len(scored)).tolist()
-    templates, points = head.templates or (), head.config.points
-    effects: list[dict[str, Any]] = []
-    adds: list[Tensor] = []
-    for position, own in enumerate(classes.texts(templates, points)):
-        row_of = {text: row for row, text in enumerate(own)}
-        for word, is_name, left in words[position]:
-            alone = SynonymSet(classes=(left,))
-            texts_left = alone.texts(templates, points)
-            rows = [row_of[text] for text in texts_left[0]]
-            predicted = answers.without(position, rows, named_classes(alone, texts_left)[0])
-            added = correct.long() - (predicted == truth).long()
-            gone = sorted(set(range(len(own))) - set(rows))
-            effects.append(
-                {
-                    "class_index": position,
-                    "class_name": classes.class_names[position],
-                    "word": word,
-                    "is_name": is_name,
-                    "points": len(gone),
-                    "kept": answers.kept(position, gone),
-                    "class_images": counts[position],
-                    "changed": int((predicted != answers.predicted).sum()),
-                    "gained": int((added > 0).sum()),
-                    "lost": int((added < 0).sum()),
-                }
-            )
-            adds.append(added.to_sparse())
-    differences = torch.stack(adds).double()
+    effects, differences = _left_out(head, answers, classes, words, truth)
     top1, recall = resampled_differences(differences, truth, scored, settings)
-    every = torch.ones(1, len(truth))
+    every, correct = torch.ones(1, len(truth)), answers.predicted == truth
     exact = [
         resampled_means(differences, every)[0].tolist(),
         resampled_class_means(differences, every, truth, scored)[0].tolist(),
@@ -164,12 +134,57 @@ def compare_words(
         settings={
             "backbone": model.name,
             "revision": model.revision,
-            "templates": list(templates),
+            "templates": list(head.templates or ()),
             "config": head.config.model_dump(),
             **{name: getattr(settings, name) for name in ("min_images", "bootstrap", "seed", "batch_size")},
         },
         versions=versions(),
     )
+
+
+def _left_out(
+    head: SynonymousSpaceHead,
+    answers: "_Answers",
+    classes: SynonymSet,
+    words: Sequence[Sequence[LeftOut]],
+    truth: Tensor,
+) -> tuple[list[dict[str, Any]], Tensor]:
+    """Leave out every word in turn, of a head that was fitted to these classes.
+
+    Returns:
+        What a `WordEffect` says of each word but for the statistics, and (words, images) float64, by image 1
+        where the word makes the answer right, -1 where it makes it wrong, mostly 0: a sparse tensor.
+    """
+    templates, points = head.templates or (), head.config.points
+    counts = torch.bincount(truth, minlength=len(classes.classes)).tolist()
+    correct = answers.predicted == truth
+    effects: list[dict[str, Any]] = []
+    adds: list[Tensor] = []
+    for position, own in enumerate(classes.texts(templates, points)):
+        row_of = {text: row for row, text in enumerate(own)}
+        for word, is_name, left in words[position]:
+            alone = SynonymSet(classes=(left,))
+            texts_left = alone.texts(templates, points)
+            rows = [row_of[text] for text in texts_left[0]]
+            predicted = answers.without(position, rows, named_classes(alone, texts_left)[0])
+            added = correct.long() - (predicted == truth).long()
+            gone = sorted(set(range(len(own))) - set(rows))
+            effects.append(
+                {
+                    "class_index": position,
+                    "class_name": classes.class_names[position],
+                    "word": word,
+                    "is_name": is_name,
+                    "points": len(gone),
+                    "kept": answers.kept(position, gone),
+                    "class_images": counts[position],
+                    "changed": int((predicted != answers.predicted).sum()),
+                    "gained": int((added > 0).sum()),
+                    "lost": int((added < 0).sum()),
+                }
+            )
+            adds.append(added.to_sparse())
+    return effects, torch.stack(adds).double()
 
 
 def words_of(each: SynonymClass) -> Iterator[LeftOut]:

@@ -41,6 +41,9 @@ _NO_ACCESS = (401, 403, 404)
 
 OFFLINE = "without a network, give a folder of this machine, or s3clip.demo.model_folder(), the demo model"
 
+ACCESS = ("token", "cache_dir", "local_files_only")
+"""Arguments of `fetch` that mean the same wherever a file of the Hub is asked for."""
+
 Result = TypeVar("Result")
 
 

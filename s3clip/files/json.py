@@ -17,19 +17,18 @@ LARGEST = 256 << 20
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def parse_json(content: bytes | str, name: str, *, largest: int = LARGEST) -> Any:
+def parse_json(content: bytes | str, name: str) -> Any:
     """Return what a JSON text holds.
 
     Args:
-        content: the text; bytes are UTF-8.
+        content: the text, at most `LARGEST` bytes (characters of a str); bytes are UTF-8.
         name: what an error calls it: the file's path.
-        largest: bytes (characters of a str) that are parsed at most.
 
     Raises:
         ValueError: no JSON, nested too deeply, too long, or an object that has a key twice.
     """
-    if len(content) > largest:
-        raise ValueError(f"{name}: {len(content):,} bytes of JSON, more than is read ({largest:,})")
+    if len(content) > LARGEST:
+        raise ValueError(f"{name}: {len(content):,} bytes of JSON, more than is read ({LARGEST:,})")
     try:
         return json.loads(content, object_pairs_hook=unique)
     except RepeatedKeyError as error:
@@ -50,19 +49,19 @@ def _advice(error: ValueError) -> str:
     return "; JSON has no comma before ] or }" if rest.lstrip(", \n\t\r")[:1] in ("]", "}") else ""
 
 
-def read_json(path: str | os.PathLike[str], *, largest: int = LARGEST) -> Any:
+def read_json(path: str | os.PathLike[str]) -> Any:
     """Return what a JSON file holds. For the errors see `parse_json`; and OSError."""
     path = Path(path)
-    if (size := path.stat().st_size) > largest:
-        raise ValueError(f"{path}: {size:,} bytes of JSON, more than is read ({largest:,})")
+    if (size := path.stat().st_size) > LARGEST:
+        raise ValueError(f"{path}: {size:,} bytes of JSON, more than is read ({LARGEST:,})")
     try:
         with regular_file(path).open("rb") as file:  # else a pipe would be waited for
-            content = file.read(largest + 1)
+            content = file.read(LARGEST + 1)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    if len(content) > largest:
-        raise ValueError(f"{path}: more bytes of JSON than is read ({largest:,})")
-    return parse_json(content, str(path), largest=largest)
+    if len(content) > LARGEST:
+        raise ValueError(f"{path}: more bytes of JSON than is read ({LARGEST:,})")
+    return parse_json(content, str(path))
 
 
 def checked(content: Any, model: type[Model], name: str, *, strict: bool | None = None) -> Model:

@@ -18,6 +18,7 @@ from PIL import Image
 from s3clip.files.addresses import LARGEST_FILE, is_address, open_binary
 from s3clip.files.reach import Named, Reach
 from s3clip.images.opening import BrokenImageError, open_image
+from s3clip.images.workers import in_workers
 
 BATCH_SIZE = 64
 ENCODED_BYTES = 1 << 30
@@ -73,10 +74,11 @@ class Sample:
         """Return the picture in RGB, upright; for the errors see `read`, for `needed` see `open_image`."""
         with self._named():
             data: Any = self.data
-            if isinstance(data, Span | Unread) or (isinstance(data, Named) and isinstance(data.find(), str)):
+            if isinstance(data, Named) and isinstance(file := data.find(), Path):
+                data = file
+            elif isinstance(data, Span | Named | Unread):
                 data = data.read()
-            found = data.find() if isinstance(data, Named) else data
-            return open_image(found, name=self.key, needed=needed)
+            return open_image(data, name=self.key, needed=needed)
 
     def read(self) -> bytes:
         """Return the encoded picture.
@@ -307,8 +309,6 @@ def read(
     for name, value, least in (("start", start, 0), ("batch_size", batch_size, 1), ("workers", workers, 0)):
         if value < least:
             raise ValueError(f"{name}: expected {least} or more, got {value}")
-    from s3clip.images.workers import in_workers
-
     # The samples are listed here, which costs little.
     tasks = _tasks(shards, start, batch_size)
     yield from in_workers(_Opened(opening, transform), tasks, workers=workers, ahead=_BATCHES_AHEAD)

@@ -76,6 +76,19 @@ def lance_state(path: str | os.PathLike[str]) -> FileState:
         return FileState(dataset.count_rows(), str(dataset.version))
 
 
+def lance_library() -> Any:
+    """Return the module that reads and writes Lance datasets.
+
+    Raises:
+        ImportError: the extra `lance` is not installed; the message says how to get it.
+    """
+    try:
+        import lance
+    except ImportError as error:
+        raise ImportError("Lance datasets take pylance: pip install 's3clip[lance]'") from error
+    return lance
+
+
 def missing_column(schema: Any, columns: Sequence[str]) -> str | None:
     """Say which of the columns a table does not have, and which it has; None if it has all."""
     for column in columns:
@@ -163,11 +176,7 @@ def _lance(path: str | os.PathLike[str]) -> Table:
 
 
 def _dataset(path: str | os.PathLike[str]) -> Any:
-    try:
-        import lance
-    except ImportError as error:
-        raise ImportError("Lance datasets take pylance: pip install 's3clip[lance]'") from error
-    return lance.dataset(os.fspath(path))
+    return lance_library().dataset(os.fspath(path))
 
 
 def _without(count: int, batches: Any) -> Iterator[Any]:

@@ -83,7 +83,7 @@ def walk(folder: str) -> tuple[list[str], list[str]]:
         OSError: a folder that may not be read.
     """
     found, left_out = [], []
-    start = os.fspath(folder).replace(os.sep, "/")
+    start = folder.replace(os.sep, "/")
     waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [(start.rstrip("/") or "/", ())]
     while waiting:
         where, above = waiting.pop()

@@ -1,7 +1,6 @@
 """Doubtful labels to look at: one HTML file with their images, which asks for nothing else."""
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from s3clip.files.writing import write_atomically
@@ -9,7 +8,7 @@ from s3clip.head import SynonymousSpaceHead
 from s3clip.html_page import html_page
 from s3clip.images.thumbnails import thumbnail
 from s3clip.prediction.label_check import LabelDoubt
-from s3clip.printing import counted, printable
+from s3clip.printing import counted, html_text
 
 MOST_SHOWN = 500
 """Images in a page, about 3 KB each."""
@@ -33,12 +32,12 @@ def write_contact_sheet(
         doubts: what `check_labels` found, the first of which are shown.
         path: of the page.
     """
-    names = [_text(name) for name in head.class_names]
+    names = [html_text(name) for name in head.class_names]
     figures = "\n".join(
-        f'<figure><img alt="{_text(files[each.image].name)}: labelled {names[each.given]}, seems to show '
+        f'<figure><img alt="{html_text(files[each.image].name)}: labelled {names[each.given]}, seems to show '
         f'{names[each.likely]}" src="{thumbnail(files[each.image])}">'
         f"<figcaption><del>{names[each.given]}</del><br><ins>{names[each.likely]}</ins><br>{each.wrong:.1%}<br>"
-        f"{_text(str(files[each.image]))}</figcaption></figure>"
+        f"{html_text(str(files[each.image]))}</figcaption></figure>"
         for each in doubts[:MOST_SHOWN]
     )
     shown = f", of which the first {MOST_SHOWN} are here" if len(doubts) > MOST_SHOWN else ""
@@ -50,7 +49,3 @@ def write_contact_sheet(
     )
     write_atomically(path, html_page("s3clip: doubtful labels", _STYLE, body).encode())
     return path
-
-
-def _text(value: str) -> str:
-    return escape(printable(value))

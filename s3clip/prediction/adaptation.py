@@ -190,9 +190,7 @@ class TestTimeAdapter(nn.Module):
 
     def _spaces(self) -> tuple[FoldedSpace, AdaptableSpace]:
         """Prepare the head's space, and again when the head was changed or moved since."""
-        folded = self.head.folded
-        space = self.head.space  # names what is missing where the head is not fitted
-        assert folded is not None
+        folded, space = self.head.folded, self.head.space
         state = (folded, folded.rows.device, folded.rows.dtype)
         if self._prepared is None or self._prepared[0] != state:
             precise = torch.promote_types(folded.rows.dtype, torch.float32)

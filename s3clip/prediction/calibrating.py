@@ -234,12 +234,22 @@ def rejection_threshold(scores: Tensor, false_accept_rate: float) -> float:
     Raises:
         ValueError: no negatives, or a rate outside [0, 1).
     """
-    false_accept_rate = plain(false_accept_rate)
-    if not (is_number(false_accept_rate) and 0 <= false_accept_rate < 1):
-        raise ValueError(f"false_accept_rate: expected a share in [0, 1), got {false_accept_rate!r}")
+    rate = checked_rate(false_accept_rate)
     if not len(scores):
         raise ValueError("images: expected images that show none of the classes, got none")
-    return least_threshold(scores, false_accept_rate)
+    return least_threshold(scores, rate)
+
+
+def checked_rate(false_accept_rate: Any) -> float:
+    """Return the share of images of no class that may be accepted, as a plain number.
+
+    Raises:
+        ValueError: it is outside [0, 1).
+    """
+    rate = plain(false_accept_rate)
+    if not (is_number(rate) and 0 <= rate < 1):
+        raise ValueError(f"false_accept_rate: expected a share in [0, 1), got {rate!r}")
+    return float(rate)
 
 
 def _temperature(logits: np.ndarray, positions: np.ndarray) -> float:

@@ -15,11 +15,15 @@ from s3clip.texts.labels import composed
 
 
 def class_positions(
-    labels: Iterable[int | str], class_names: Sequence[str], class_ids: Sequence[int | str | None]
+    labels: Iterable[int | str],
+    class_names: Sequence[str],
+    class_ids: Sequence[int | str | None],
+    argument: str = "labels",
 ) -> list[int | None]:
     """Return the class of each label, None for a string that is the id or name of no class.
 
-    A number is a position. A string is looked up among the ids first, "5" as the id 5 too.
+    A number is a position. A string is looked up among the ids first, "5" as the id 5 too. An error calls the
+    labels by `argument`.
 
     Raises:
         ValueError: a position out of range, or a name or id that several classes have.
@@ -38,18 +42,20 @@ def class_positions(
             meant = by_id.get(form) or by_name.get(form) or []
             if len(meant) > 1:
                 raise ValueError(
-                    f"labels: {label!r} is the id or name of several classes, {meant}; give positions"
+                    f"{argument}: {label!r} is the id or name of several classes, {meant}; give positions"
                 )
             found.append(meant[0] if meant else None)
         elif is_whole(label):
             if not 0 <= label < len(class_names):
                 raise ValueError(
-                    f"labels: position {label} is out of range for {counted(len(class_names), 'class')}; "
+                    f"{argument}: position {label} is out of range for {counted(len(class_names), 'class')}; "
                     f"give ids or names as strings"
                 )
             found.append(operator.index(label))
         else:
-            raise TypeError(f"labels: expected positions or strings, got {label!r} ({type(label).__name__})")
+            raise TypeError(
+                f"{argument}: expected positions or strings, got {label!r} ({type(label).__name__})"
+            )
     return found
 
 
@@ -122,7 +128,9 @@ def _positions_of_names(labels: Sequence[Any], classes: Sequence[Identified]) ->
     if other := [label for label in labels if not isinstance(label, str)]:
         raise ValueError(f"labels: expected names or positions throughout, got {other[0]!r} among names")
     positions = class_positions(labels, [each.name for each in classes], [each.id for each in classes])
+    found = []
     for label, position in zip(labels, positions, strict=True):
         if position is None:
             raise ValueError(f"labels: {label!r}: no class has it")
-    return [position for position in positions if position is not None]
+        found.append(position)
+    return found

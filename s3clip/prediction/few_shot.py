@@ -8,11 +8,12 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from s3clip.arguments import is_number, plain
+from s3clip.arguments import plain
 from s3clip.class_space import ClassSpace, Examples, FittedClass, teach
 from s3clip.class_space.examples import NONE_OF_THESE, copies, joined, rows_of
 from s3clip.images.opening import one_or_several
 from s3clip.prediction.batches import AnsweringHead, as_embeds, check_embeds, embeddings
+from s3clip.prediction.calibrating import checked_rate
 from s3clip.prediction.class_labels import class_positions
 from s3clip.printing import counted
 from s3clip.space.strength import first_of
@@ -74,10 +75,7 @@ def fit_few_shot(
         >>> head.fit_few_shot(images[:100], labels[:100]).few_shot.seen[7] == labels[:100].count(7)
         True
     """
-    false_accept_rate = plain(false_accept_rate)
-    if not (is_number(false_accept_rate) and 0 <= false_accept_rate < 1):
-        raise ValueError(f"false_accept_rate: expected a share in [0, 1), got {false_accept_rate!r}")
-    false_accept_rate = float(false_accept_rate)  # a whole number is another one in JSON
+    rate = checked_rate(false_accept_rate)
     space, scale = head.class_space, head.logit_scale.detach().item()
     positions = torch.tensor(label_positions(labels, head.classes), dtype=torch.int64, device="cpu")
     if not len(positions):
@@ -90,7 +88,7 @@ def fit_few_shot(
         )
     taken = _spread(positions, MOST_NUMBERS // max(len(head.classes), space.raw.shape[1]))
     embeds = _embedded(head, images, image_embeds, taken, len(positions), batch_size)
-    found = Examples(embeds, positions[taken].to(embeds.device), scale, false_accept_rate)
+    found = Examples(embeds, positions[taken].to(embeds.device), scale, rate)
     found = _distinct(found, taken)
     if add and isinstance(before, Examples):
         found = _with_new_labels(before, found)
@@ -108,18 +106,18 @@ def label_positions(labels: Any, classes: Sequence[FittedClass]) -> list[int]:
     if labels is None or isinstance(labels, str) or not isinstance(labels, Iterable):
         raise TypeError(f"labels: expected one for each image, got {labels!r}")
     listed = [plain(label) for label in (labels.tolist() if isinstance(labels, Tensor) else labels)]
-    given = [label for label in listed if label is not None]
+    shown = [place for place, label in enumerate(listed) if label is not None]
     names = [each.name for each in classes]
-    found = class_positions(given, names, [each.id for each in classes])
-    for label, position in zip(given, found, strict=True):
+    found = class_positions([listed[place] for place in shown], names, [each.id for each in classes])
+    positions = [NONE_OF_THESE] * len(listed)
+    for place, position in zip(shown, found, strict=True):
         if position is None:
             raise ValueError(
-                f"labels: {label!r} is no class; those there are: {', '.join(map(repr, names[:10]))}"
+                f"labels: {listed[place]!r} is no class; those there are: {', '.join(map(repr, names[:10]))}"
                 f"{', ...' if len(names) > 10 else ''}; None for an image that shows none of them"
             )
-    remaining = iter(found)
-    positions = [NONE_OF_THESE if label is None else next(remaining) for label in listed]
-    return [NONE_OF_THESE if position is None else position for position in positions]
+        positions[place] = position
+    return positions
 
 
 def _spread(labels: Tensor, most: int) -> Tensor:

@@ -21,8 +21,8 @@ from s3clip.backbone.precision import (
 from s3clip.images.sources import Sample, Shard, read
 from s3clip.prediction.batches import AnsweringHead, opened_batches
 
-Inputs = Callable[[], Mapping[str, Tensor] | None]
-"""Gives the arguments of `Backbone.encode_images` for the images of a trial; None where none can be read."""
+Inputs = Callable[[], Mapping[str, Tensor]]
+"""Gives the arguments of `Backbone.encode_images` for the images of a trial; none where none can be read."""
 
 
 def set_precision(
@@ -80,7 +80,7 @@ def trial_inputs(backbone: Backbone, images: Any) -> Mapping[str, Tensor]:
     return {}
 
 
-def first_inputs(transform: ImageTransform, shards: Iterable[Shard]) -> Mapping[str, Tensor] | None:
+def first_inputs(transform: ImageTransform, shards: Iterable[Shard]) -> Mapping[str, Tensor]:
     """Return the arguments of `encode_images` for the first pictures of shards, those that can be read.
 
     What cannot be reached is passed over: whoever reads all of it says so.
@@ -94,7 +94,7 @@ def first_inputs(transform: ImageTransform, shards: Iterable[Shard]) -> Mapping[
                     return found
         except ConnectionError:
             continue
-    return None
+    return {}
 
 
 @torch.no_grad()

@@ -107,8 +107,7 @@ def names_in(classes: Sequence[FittedClass], language: str) -> tuple[list[str], 
     Raises:
         ValueError: a code that is not one of a language.
     """
-    if not isinstance(language, str) or (problem := problem_of_language(language)):
-        problem = "is no text" if not isinstance(language, str) else problem
+    if problem := problem_of_language(language) if isinstance(language, str) else "is no text":
         raise ValueError(f"language: {language!r} {problem}")
     notes = []
     if without := sum(language not in each.names for each in classes):
@@ -134,10 +133,7 @@ def _among(classes: Sequence[FittedClass], among: Any) -> list[int]:
     single = isinstance(among, str | bytes | Mapping) or not isinstance(among, Iterable)
     listed = [plain(which) for which in ([among] if single else among)]
     numbers = [which for which in listed if not isinstance(which, str | Mapping)]
-    try:
-        found = set(class_positions(numbers, [each.name for each in classes], [None] * len(classes)))
-    except (TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("labels:", "among:")) from None
+    found = set(class_positions(numbers, [each.name for each in classes], [None] * len(classes), "among"))
     readings = _readings(classes) if len(numbers) < len(listed) else {}
     for which in listed:
         if isinstance(which, Mapping):

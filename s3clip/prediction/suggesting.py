@@ -57,6 +57,33 @@ def suggest(
     """
     head = copy.copy(head)  # as it is now, whatever another thread makes of it
     n = whole_number(n, "n")
+    places, embeds, counts = _looked_at(head, images, image_embeds, batch_size)
+    mean, labelled = embeds.mean(0), head.class_space.few_shot
+    points = _directions(embeds - mean)
+    near_known = points.new_full((len(points),), -torch.inf)
+    if isinstance(labelled, Examples):
+        known = torch.nn.functional.normalize(labelled.embeds.to(points), dim=1) - mean
+        near_known = _largest_cosine(points, _directions(known))[0]
+    centres = _centres(points, counts, near_known, n)
+    chosen: list[int] = []
+    free = 1 - near_known > _SAME
+    for centre in centres:
+        at = int(torch.where(free, points @ centre, -torch.inf).argmax())
+        if not free[at]:
+            break
+        chosen.append(at)
+        free &= 1 - points @ points[at] > _SAME
+    return [places[at] for at in chosen]
+
+
+def _looked_at(
+    head: TeachableHead, images: Any, image_embeds: Tensor | None, batch_size: int
+) -> tuple[list[int], Tensor, Tensor]:
+    """Return the positions of the images that can be read, their embeddings, and how much each counts.
+
+    Raises:
+        ValueError: none can be read.
+    """
     calibration = head.current_calibration
     places: list[int] = []
     embeds, unsure, taken_for = [], [], []
@@ -71,36 +98,24 @@ def suggest(
         embeds.append(batch.embeds.float())
     if not places:
         raise ValueError("images: expected images to choose from, got none that can be read")
-    points, labelled = torch.cat(embeds), head.class_space.few_shot
-    mean = points.mean(0)
-    points = _directions(points - mean)
-    known = points[:0]
-    if isinstance(labelled, Examples):
-        known = _directions(torch.nn.functional.normalize(labelled.embeds.to(points), dim=1) - mean)
-    near_known = (
-        _largest_cosine(points, known)[0] if len(known) else points.new_full((len(points),), -torch.inf)
-    )
     classes = torch.cat(taken_for)
-    counts = torch.cat(unsure) / torch.bincount(classes)[classes].to(points).sqrt()
+    found = torch.cat(embeds)
+    return places, found, torch.cat(unsure) / torch.bincount(classes)[classes].to(found).sqrt()
+
+
+def _centres(points: Tensor, counts: Tensor, near_known: Tensor, n: int) -> Tensor:
+    """Return the centres of at most `n` groups of directions; those near a labelled image are in none."""
     begins = _spread(points, counts, near_known, n)
-    if not begins:  # all are copies of labelled ones
-        return []
     centres = points[begins]
+    if not begins:  # all are copies of labelled ones
+        return centres
     for _ in range(_ROUNDS):
         cosine, group = _largest_cosine(points, centres)
         own = cosine > near_known
         sums = torch.zeros_like(centres).index_add_(0, group[own], points[own] * counts[own, None])
         moved = sums.norm(dim=1, keepdim=True) > 0
         centres = torch.where(moved, _directions(sums), centres)
-    chosen: list[int] = []
-    free = 1 - near_known > _SAME
-    for centre in centres:
-        at = int(torch.where(free, points @ centre, -torch.inf).argmax())
-        if not free[at]:
-            break
-        chosen.append(at)
-        free &= 1 - points @ points[at] > _SAME
-    return [places[at] for at in chosen]
+    return centres
 
 
 def _spread(points: Tensor, counts: Tensor, near_known: Tensor, n: int) -> list[int]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from fastapi import FastAPI, Request, Response
@@ -19,7 +19,7 @@ from s3clip.head import SynonymousSpaceHead
 from s3clip.prediction.scope import read_scope
 from s3clip.serve import described, page
 from s3clip.serve.asking import Asked, asked_in_form, asked_in_json, pixels_of
-from s3clip.serve.batching import Batcher, Work
+from s3clip.serve.batching import Batcher, Kind, Work
 from s3clip.serve.bounds import Bounds, RefusedError
 from s3clip.serve.current import Current, Served
 from s3clip.serve.front import Front
@@ -31,8 +31,6 @@ BODY_SECONDS = 60
 
 _OPEN = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
 _PATHS = _OPEN | {"/predict", "/embed", "/classes", "/metrics"}
-
-Kind = Literal["predict", "embed"]
 
 
 def create_app(

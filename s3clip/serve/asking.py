@@ -70,13 +70,16 @@ def asked_in_form(fields: Sequence[tuple[str, str | bytes]]) -> Asked:
         raise RefusedError(422, str(error)) from error
 
 
-def opened(source: str | bytes, place: int, bounds: Bounds) -> Image.Image:
-    """Return a picture of a request, decoded.
+def pixels_of(
+    source: str | bytes, place: int, bounds: Bounds, transform: ImageTransform
+) -> dict[str, Tensor]:
+    """Return what the image tower reads of one picture of a request.
 
     Args:
         source: the bytes of a file, base64 text, or an address.
         place: its number among the pictures, for errors.
         bounds: on its pixels, and what addresses are allowed.
+        transform: what makes pixels of pictures.
 
     Raises:
         ValueError, OSError: it is no picture, has too many pixels, or may not be fetched.
@@ -90,14 +93,7 @@ def opened(source: str | bytes, place: int, bounds: Bounds) -> Image.Image:
         width = height = 0
     if width * height > bounds.pixels:
         raise ValueError(f"{name}: {width:,} x {height:,} pixels, and {bounds.pixels:,} are decoded at most")
-    return open_image(content, name=name)
-
-
-def pixels_of(
-    source: str | bytes, place: int, bounds: Bounds, transform: ImageTransform
-) -> dict[str, Tensor]:
-    """Return what the image tower reads of one picture; for the errors see `opened`."""
-    return transform([opened(source, place, bounds)])
+    return transform([open_image(content, name=name)])
 
 
 def _content(text: str, name: str, bounds: Bounds) -> bytes:

@@ -14,6 +14,9 @@ from torch import Tensor
 from s3clip.head import SynonymousSpaceHead
 from s3clip.space.synonymous_space import unit_vectors
 
+Kind = Literal["predict", "embed"]
+"""Of answer."""
+
 
 @dataclass
 class Work:
@@ -32,7 +35,7 @@ class Work:
     """
 
     head: SynonymousSpaceHead
-    kind: Literal["predict", "embed"]
+    kind: Kind
     count: int
     pixels: Sequence[dict[str, Tensor]] = ()
     embeds: Tensor | None = None

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, fields
 
-from s3clip.arguments import is_count, is_number
+from s3clip.arguments import is_number, whole_number
 from s3clip.files.reach import allowed_places
 
 
@@ -47,9 +47,8 @@ class Bounds:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value = getattr(self, each.name)
-            if each.type in (int, "int") and not is_count(value):
-                raise ValueError(f"{each.name}: expected a whole number >= 1, got {value!r}")
+            if each.type in (int, "int"):
+                whole_number(getattr(self, each.name), each.name)
         if not (is_number(self.longest_wait) and 0 <= self.longest_wait <= 60):
             raise ValueError(f"longest_wait: expected seconds in [0, 60], got {self.longest_wait!r}")
         if self.waiting < self.pictures:

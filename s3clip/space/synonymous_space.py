@@ -184,15 +184,6 @@ def build_space(
             centering cannot tell apart, or one of too many texts; the classes are named. Margins of other
             embeddings.
     """
-    sizes = torch.bincount(owners)
-    largest = int(sizes.argmax())
-    check_text_count(class_names[largest], int(sizes[largest]))
-    unit = _checked_unit(raw, owners, class_names)
-    stands_for = merge_duplicates(unit, owners, progress)
-    distinct = torch.nonzero(stands_for == torch.arange(len(owners), device=owners.device))[:, 0]
-    own = owners[distinct]
-
-    classes = len(class_names)
     for argument, value, known in (
         ("scale_rule", scale_rule, (*SCALE_RULES, None)),
         ("keep_name", keep_name, ("tie", "always")),
@@ -200,6 +191,14 @@ def build_space(
     ):
         if value not in known:
             raise ValueError(f"unknown {argument} {value!r}; known: {', '.join(map(str, known))}")
+    sizes = torch.bincount(owners)
+    largest = int(sizes.argmax())
+    check_text_count(class_names[largest], int(sizes[largest]))
+    unit = _checked_unit(raw, owners, class_names)
+    stands_for = merge_duplicates(unit, owners, progress)
+    distinct = torch.nonzero(stands_for == torch.arange(len(owners), device=owners.device))[:, 0]
+    own = owners[distinct]
+    classes = len(class_names)
     rule = None if scale_rule is None else SCALE_RULES[scale_rule]
     centered = centering == "class_mean" and classes > 1
     relative = rule is not None and rule.relative and classes > 1
@@ -210,13 +209,7 @@ def build_space(
         spread = (centres - mean).norm(dim=-1).mean()
     del centres  # of classes of few texts a table that counts
     if centered:
-        vanished = own[(unit[distinct] - mean).norm(dim=1) < SHORTEST_CENTERED].unique().tolist()
-        if vanished:
-            names = ", ".join(repr(class_names[i]) for i in vanished)
-            raise ValueError(
-                f"classes {names}: a text equals the mean of all classes, so that centering leaves nothing "
-                f"of it (two classes with the same single text?); rename one, or set centering=None"
-            )
+        _check_centered(unit[distinct] - mean, own, class_names)
     # In place: of very many texts, two tables at once are felt.
     points = _seen_from(mean, unit) if centered or relative else unit
     if relative:
@@ -300,6 +293,16 @@ def _checked_unit(raw: Tensor, owners: Tensor, class_names: Sequence[str]) -> Te
         what = "has length zero" if bool(torch.isfinite(raw[row]).all()) else "holds NaN or Inf"
         raise ValueError(f"class {class_names[int(owners[row])]!r}: a text embedding {what}")
     return unit
+
+
+def _check_centered(centered: Tensor, owners: Tensor, class_names: Sequence[str]) -> None:
+    """Raise ValueError where centering leaves nothing of a text."""
+    if vanished := owners[centered.norm(dim=1) < SHORTEST_CENTERED].unique().tolist():
+        names = ", ".join(repr(class_names[i]) for i in vanished)
+        raise ValueError(
+            f"classes {names}: a text equals the mean of all classes, so that centering leaves nothing "
+            f"of it (two classes with the same single text?); rename one, or set centering=None"
+        )
 
 
 def _class_centres(points: Tensor, rows: Tensor, owners: Tensor, classes: int) -> Tensor:

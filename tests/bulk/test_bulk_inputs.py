@@ -21,7 +21,7 @@ from s3clip import SynonymousSpaceHead
 from s3clip.bulk import label
 from s3clip.bulk.arrays import open_array
 from s3clip.bulk.decoding import EMBEDDING_BATCH
-from s3clip.bulk.inputs import list_files, state_now
+from s3clip.bulk.inputs import InputFile, into_shards, list_files, state_now
 from s3clip.demo import model_folder, synonym_file
 from s3clip.files.state import FileState
 
@@ -506,3 +506,15 @@ def test_a_folder_that_may_not_be_read_is_named(space, tmp_path: Path):
             label(tmp_path / "in", space, tmp_path / "out")
     finally:
         (tmp_path / "in" / "closed").chmod(0o755)
+
+
+def test_tens_of_thousands_of_runs_of_pictures_are_numbered_on():
+    """Twenty thousand shards, as of ten million pictures: a search of all names for each takes too long."""
+    files = [InputFile(f"/p/{i}.jpg", FileState(1)) for i in range(20_000)]
+    first = into_shards(files[:7], [], 1)
+    shards = into_shards(files, first, 1)
+    assert [file.path for file in shards] == [file.path for file in files]
+    assert [file.shard for file in shards] == [f"p-files-{i:04d}" for i in range(20_000)]
+    others = [InputFile(f"/{folder}/p.files.tar", FileState(1)) for folder in ("p", "p_", "a/p", "_p")]
+    own = [file.shard for file in into_shards(others, shards, 1)[20_000:]]
+    assert own == ["p-p", "p_-p", "p-p-0001", "p-p-0002"]

@@ -14,7 +14,7 @@ from PIL import Image
 from s3clip import SynonymousSpaceHead
 from s3clip.backbone import precision
 from s3clip.bulk import label
-from s3clip.bulk.decoding import RowsPer, decoded_batches
+from s3clip.bulk.decoding import RowsPer, listed_batches
 from s3clip.bulk.embedding_shards import ArrayShard, EmbeddingTable
 from s3clip.bulk.local import read_ahead
 from s3clip.bulk.output import Output
@@ -142,7 +142,7 @@ def test_embeddings_read_ahead_are_the_same_rows_in_the_same_order(kind: str, tm
     else:
         pytest.importorskip("lance").write_dataset(table, str(path))
     shard = ArrayShard(str(path)) if kind == "npy" else EmbeddingTable(str(path))
-    batches = list(read_ahead(decoded_batches(shard, RowsPer(64, 256), None), 2))
+    batches = list(read_ahead(listed_batches(shard, RowsPer(64, 256)), 2))
     assert [key for batch in batches for key in pa.array(batch.keys).to_pylist()] == [
         f"{path}/{i}" for i in range(1_000)
     ]

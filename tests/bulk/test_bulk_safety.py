@@ -57,16 +57,16 @@ def on_first_part(monkeypatch: pytest.MonkeyPatch, action) -> None:
 
 def after_first_part(monkeypatch: pytest.MonkeyPatch, action) -> None:
     """Do something to the input when its first part has been read."""
-    real, done = bulk_work.decoded_batches, []
+    real, done = bulk_work.listed_batches, []
 
-    def decoded_batches(*arguments):
+    def listed_batches(*arguments):
         for batch in real(*arguments):
             yield batch
             if batch.ends_part and not done:
                 done.append(True)
                 action()
 
-    monkeypatch.setattr(bulk_work, "decoded_batches", decoded_batches)
+    monkeypatch.setattr(bulk_work, "listed_batches", listed_batches)
 
 
 # Two runs

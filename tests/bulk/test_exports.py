@@ -143,6 +143,14 @@ def test_classes_have_folders_of_their_own(tmp_path: Path):
     assert found[0] == "a_b"
 
 
+def test_tens_of_thousands_of_classes_have_folders_whether_alike_or_not():
+    """Twenty thousand: a search of all names for each class takes too long."""
+    many = range(20_000)
+    assert folder_names([f"class {i}" for i in many]) == [f"class {i}" for i in many]
+    alike = ["dog", "Dog-2", *(f"dog-{i + 3}" for i in many)]
+    assert folder_names(["dog", "Dog", *["dog"] * 20_000]) == alike
+
+
 def test_the_page_has_all_classes_and_nothing_from_elsewhere(labelled, tmp_path: Path):
     out, summary = labelled
     page = write_summary_page(out, summary)

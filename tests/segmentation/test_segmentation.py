@@ -2,8 +2,6 @@
 
 import copy
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from s3clip.segmentation.rle import encode_rle
 from s3clip.segmentation.scores import best_class, softmax_then_max
 from s3clip.segmentation.segmenter import encode_patches, segment_patches
 from s3clip.segmentation.windows import PatchLogits, resized_rows, tile, working_size
+from tests.processes import memory_grown
 from tests.tiny_models import FAMILIES, build
 
 CLIP_LIKE = ["clip", "metaclip_2", "altclip", "chinese_clip", "clipseg", "owlvit", "owlv2"]
@@ -230,22 +229,23 @@ def test_batch_size_and_memory_change_nothing(fitted, picture):
 def test_the_memory_of_pixels_is_bounded():
     # 171 classes at 700 x 700 pixels are 320 MiB at once.
     code = """
-import resource, torch
+import torch
 from s3clip.segmentation.windows import PatchLogits, tile
+from tests.processes import peak_memory
 torch.set_num_threads(1)
 tiling = tile(336, 336, 224, 112)
 patches = PatchLogits(torch.randn(4, 171, 14, 14), tiling, 16, (700, 700))
 patches.rows(0, 1).softmax(0).argmax(0)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(peak_memory())
 step = patches.rows_at_once(32 * 2**20)
 for start in range(0, 700, step):
     patches.rows(start, min(start + step, 700)).softmax(0).argmax(0)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, step)
+print(step)
+print(peak_memory())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    grown, step = map(float, done.stdout.split())
-    assert step > 1
-    assert grown < 32 + 16, "MiB, and some for the allocator"
+    grown, (step,) = memory_grown(code)
+    assert int(step) > 1
+    assert grown < (32 + 16) << 20, "and some for the allocator"
 
 
 # ---- labels --------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """Classes of very many texts: refused where they would take hours or all memory; memory that is linear."""
 
-import subprocess
 import sys
 
 import pytest
@@ -13,7 +12,7 @@ from s3clip.inspection.complexes import class_complexes
 from s3clip.prediction.adaptation import TestTimeAdapter
 from s3clip.space import METRICS, boruvka, duplicates, edges, synonymous_space
 from s3clip.texts.prompts import class_texts
-from tests import ROOT
+from tests.processes import memory_grown
 
 
 def rows(count: int, dim: int = 8) -> Tensor:
@@ -74,27 +73,20 @@ def test_so_are_those_of_pictures_and_of_adaptation(monkeypatch: pytest.MonkeyPa
 
 
 LINEAR = """
-import resource, torch
+import torch
+from tests.processes import peak_memory
 from s3clip.space.rips import spanning_tree_of_points
 torch.set_num_threads(1)
 for count in (2_000, 8_000):
     points = torch.randn(1, count, 8, generator=torch.Generator().manual_seed(0))
     spanning_tree_of_points(points, torch.ones(1, count))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(peak_memory())
 """
-
-
-def grown(code: str) -> int:
-    """Return by how many bytes the peak memory of a program grows between the two that it prints."""
-    line = [sys.executable, "-c", code]
-    found = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    small, large = (int(each) * (1 if sys.platform == "darwin" else 1024) for each in found)
-    return large - small
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="memory is read from resource")
 def test_a_walk_takes_memory_linear_in_the_points():
-    assert grown(LINEAR) < 8_000**2 * 8 / 10  # a tenth of a number in float64 for each pair
+    assert memory_grown(LINEAR)[0] < 8_000**2 * 8 / 10  # a tenth of a number in float64 for each pair
 
 
 def test_a_bar_counts_every_text_three_times(monkeypatch: pytest.MonkeyPatch):
@@ -115,16 +107,17 @@ def test_a_bar_counts_every_text_three_times(monkeypatch: pytest.MonkeyPatch):
 
 
 MANY = """
-import resource, torch
+import torch
+from tests.processes import peak_memory
 from s3clip.space.synonymous_space import build_space
 torch.set_num_threads(1)
 for classes in (1_000, 8_000):
     raw = torch.randn(classes, 16, generator=torch.Generator().manual_seed(0))
     build_space(raw, torch.arange(classes), list(map(str, range(classes))), scale_rule="margin")
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(peak_memory())
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="memory is read from resource")
 def test_many_classes_take_memory_linear_in_their_number():
-    assert grown(MANY) < 8_000**2 * 8 / 8  # an eighth of a number in float64 for each pair
+    assert memory_grown(MANY)[0] < 8_000**2 * 8 / 8  # an eighth of a number in float64 for each pair

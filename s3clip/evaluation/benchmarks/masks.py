@@ -12,14 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from s3clip.evaluation.benchmarks.table import Masks
+from s3clip.evaluation.scores import IGNORED
 from s3clip.files.addresses import open_binary
 from s3clip.files.reach import Reach
 from s3clip.images.opening import BrokenImageError, why_unreadable
 from s3clip.images.sources import Sample, Unread
 from s3clip.images.walking import walk
-
-IGNORED = 255
-"""The label of pixels that do not count."""
 
 
 @dataclass(frozen=True)

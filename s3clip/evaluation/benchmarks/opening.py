@@ -7,9 +7,10 @@ from typing import Any
 
 from s3clip.evaluation.benchmarks.classes import class_lookup, match_classes, position_of
 from s3clip.evaluation.benchmarks.layouts import open_layout
-from s3clip.evaluation.benchmarks.masks import IGNORED, MaskedImage
+from s3clip.evaluation.benchmarks.masks import MaskedImage
 from s3clip.evaluation.benchmarks.sets import ClassificationSet, SegmentationSet
 from s3clip.evaluation.benchmarks.table import Benchmark, Masks
+from s3clip.evaluation.scores import IGNORED
 from s3clip.files.reach import allowed_places
 from s3clip.images.sources import FileShard, Shard
 from s3clip.printing import counted

@@ -4,7 +4,6 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from s3clip._version import __version__
 from s3clip.files.writing import write_atomically
-from s3clip.printing import Cell, Column, Table, counted, markdown_text, new_figure, printable
+from s3clip.printing import Cell, Column, Table, counted, html_text, markdown_text, new_figure
 
 DEFAULT = "default"
 """The method with the head's default settings, which pictures and pages mark."""
@@ -44,7 +43,7 @@ def suffixes_text(names: Sequence[str]) -> str:
 def method_cell(name: str, control: str) -> Cell:
     """Return the name of a method as a cell that says which one is the control; pages mark the default."""
     said = f"{name} (control)" if name == control else name
-    html = f"<b>{escape(printable(said))}</b>" if name == DEFAULT else None
+    html = f"<b>{html_text(said)}</b>" if name == DEFAULT else None
     return Cell(said, name, html)
 
 

@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Callable, Sequence
-from html import escape
 from pathlib import Path
 
 from s3clip.evaluation.report.comparison import SHOWN, suffixes_text
@@ -17,7 +16,7 @@ from s3clip.evaluation.report.tables import (
     title_of,
 )
 from s3clip.html_page import html_page
-from s3clip.printing import Cell, Column, Table, printable
+from s3clip.printing import Cell, Column, Table, html_text
 
 LARGEST_THUMBNAIL = 1 << 20
 """Bytes; those of `s3clip eval` have a few thousand."""
@@ -98,18 +97,18 @@ def run_page(runs: Sequence[tuple[Path, Run]]) -> str:
         "<p>The headline score of each benchmark in percent, and in brackets what it is more than the run's "
         "control, in points with its 95 % paired-bootstrap interval; the mean where all of a task were run."
         f"{between} A click on the head of a column sorts a table.</p>",
-        f'<p class="soft">{_text(suffixes_text(list(names)))}</p>',
+        f'<p class="soft">{html_text(suffixes_text(list(names)))}</p>',
         *_first_and_all(lambda first: overview_table(benchmarks, first)),
     ]
     for name in dict.fromkeys(each.name for _, _, own in benchmarks for each in own):
         title = title_of(name)
-        also = "" if title == name else f' <small class="soft">{_text(name)}</small>'
-        parts.append(f"<h2>{_text(title)}{also}</h2>")
+        also = "" if title == name else f' <small class="soft">{html_text(name)}</small>'
+        parts.append(f"<h2>{html_text(title)}{also}</h2>")
         worst = []
         for label, folder, run in named:
             for each in run.benchmarks:
                 if each.name == name:
-                    parts += [f"<h3>{_text(label)}</h3>"] if len(runs) > 1 else []
+                    parts += [f"<h3>{html_text(label)}</h3>"] if len(runs) > 1 else []
                     parts += _benchmark(run.settings.control, each)
                     worst.append((label, folder, each))
         parts += _worst(worst)
@@ -157,10 +156,10 @@ def _exact_models(runs: Sequence[tuple[str, Path, Run]]) -> Table:
 
 
 def _benchmark(control: str, benchmark: Recognition | Segmentation) -> list[str]:
-    lines = [f'<p class="warning">Warning: {_text(warning)}</p>' for warning in benchmark.warnings]
+    lines = [f'<p class="warning">Warning: {html_text(warning)}</p>' for warning in benchmark.warnings]
     lines.append(
-        f"<p>{_text(benchmark_text(benchmark))} Differences from {_text(control)} in points, with 95 % "
-        "paired-bootstrap intervals.</p>"
+        f"<p>{html_text(benchmark_text(benchmark))} Differences from {html_text(control)} in points, with "
+        "95 % paired-bootstrap intervals.</p>"
     )
     return [*lines, *_first_and_all(lambda first: benchmark_table(benchmark, control, first))]
 
@@ -196,7 +195,7 @@ def _worst(found: Sequence[tuple[str, Path, Recognition | Segmentation]]) -> lis
     methods = dict.fromkeys(benchmark.worst_classes.method for _, _, benchmark in found)
     note = " An empty cell: not among the worst of that run." if several else ""
     return [
-        f"<h3>Worst classes of {_text(' and '.join(methods))}</h3>",
+        f"<h3>Worst classes of {html_text(' and '.join(methods))}</h3>",
         *([f'<p class="soft">{note}</p>'] if note else []),
         _wide(Table(["class", Column("images", ","), *columns, "taken for", "such as"], rows)),
     ]
@@ -211,10 +210,10 @@ def _example(folder: Path, name: str, example: Example) -> str:
     picture = ""
     if content:
         encoded = base64.b64encode(content).decode()
-        said = _text(f"{name}, taken for {example.taken_for}")
+        said = html_text(f"{name}, taken for {example.taken_for}")
         picture = f'<img alt="{said}" src="data:image/jpeg;base64,{encoded}"><br>'
-    caption = f"<figcaption>taken for {_text(example.taken_for)}</figcaption>"
-    return f'<figure title="{_text(example.key)}">{picture}{caption}</figure>'
+    caption = f"<figcaption>taken for {html_text(example.taken_for)}</figcaption>"
+    return f'<figure title="{html_text(example.key)}">{picture}{caption}</figure>'
 
 
 def _thumbnail(folder: Path, name: str) -> bytes:
@@ -228,10 +227,6 @@ def _thumbnail(folder: Path, name: str) -> bytes:
     except (OSError, ValueError, RuntimeError):  # such as links in a loop; the page is worth having without
         return b""
     return content if content.startswith(b"\xff\xd8\xff") and len(content) <= LARGEST_THUMBNAIL else b""
-
-
-def _text(value: str) -> str:
-    return escape(printable(value))
 
 
 def _wide(table: Table) -> str:

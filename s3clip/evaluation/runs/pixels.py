@@ -15,12 +15,12 @@ from torch import Tensor
 from s3clip._version import __version__
 from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.image_transform import ImageTransform
-from s3clip.evaluation.benchmarks.masks import IGNORED, mask_content, mask_labels
+from s3clip.evaluation.benchmarks.masks import mask_content, mask_labels
 from s3clip.evaluation.benchmarks.sets import SegmentationSet
 from s3clip.evaluation.method_texts import MethodTexts
 from s3clip.evaluation.methods import CONTROL, DEFAULT, Method
 from s3clip.evaluation.runs.cache import Cache, Seen
-from s3clip.evaluation.scores import confusion_matrix
+from s3clip.evaluation.scores import IGNORED, confusion_matrix
 from s3clip.evaluation.settings import ComparisonSettings, has_descriptors
 from s3clip.head import SynonymousSpaceHead
 from s3clip.images.opening import open_image
