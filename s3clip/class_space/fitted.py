@@ -28,11 +28,13 @@ _TENSORS = ("text_embeddings", "owners", *FURTHER_TENSORS)
 """Of a state dict."""
 
 _DROPPED = {
-    "calibration": "the calibration was of other classes or settings and is dropped; calibrate() again",
+    "calibration": "the calibration was of other classes, settings or labelled images and is dropped; "
+    "calibrate() again",
     "few_shot": "the labelled images were of other classes and are dropped; fit_few_shot() again",
     "class_shares": "the class shares were of other classes and are dropped; set_class_shares() again",
 }
 """What is said where a change takes a field of the class space away."""
+_REJECTION_TOO = ". The rejection went with it; fit_rejection() again"
 
 
 class _Unfitted(BaseModel):
@@ -335,9 +337,13 @@ class ClassSpaceModule(nn.Module):
         for field, message in _DROPPED.items():
             if field in asked:
                 continue
-            had = any(getattr(each, field, None) is not None for each in (before, merged))
-            if had and getattr(space, field) is None:
-                warnings.warn(message, stacklevel=3)
+            lost = [own for each in (before, merged) if (own := getattr(each, field, None)) is not None]
+            if lost and getattr(space, field) is None:
+                # One threshold is that of a rejection; a calibration has one for each class.
+                rejected = any(
+                    isinstance(own, Calibration) and len(own.thresholds or ()) == 1 for own in lost
+                )
+                warnings.warn(message + _REJECTION_TOO * rejected, stacklevel=3)
         return self
 
     def _scale_of(self, space: ClassSpace) -> Tensor | float | None:

@@ -19,6 +19,7 @@ from s3clip.cli.common import (
     Level,
     NearSize,
     SavedBackbone,
+    keep_inputs,
 )
 from s3clip.cli.stopping import keeps
 from s3clip.printing import counted, say
@@ -109,6 +110,7 @@ def label(
         if sort_into is not None:
             bulk.check_sorting(out, sort_into, sort_with.value)
         folders = {"--lance": lance, "--partition": partition, "--sort-into": sort_into}
+        keep_inputs([head], {"--csv": [csv]})
         _keep_apart(inputs, {"--out": Path(out), "--csv": csv}, folders)
         summary = bulk.label(
             inputs,

@@ -53,7 +53,8 @@ SavedBackbone = Annotated[
 
 _CLASSES = (
     'Synonym file: JSON such as {"cat": ["feline", "kitty"], "dog": []}, a text file with one class a line, '
-    'hf://datasets/user/name/file.json, builtin:food101 (see s3clip synonyms list); or names: "cat,dog".'
+    "hf://datasets/user/name/file.json, builtin:food101 (see s3clip synonyms list); or the JSON itself, or "
+    'names: "cat,dog".'
 )
 Classes = Annotated[str, typer.Argument(metavar="CLASSES", help=_CLASSES)]
 OptionalClasses = Annotated[str | None, typer.Argument(metavar="CLASSES", help=_CLASSES)]
@@ -206,19 +207,23 @@ def print_rows(header: list[str], rows: list[list[Any]], output: Format) -> None
         say(table.csv().removesuffix("\n") if output is Format.CSV else str(table))
 
 
-def class_source(given: str) -> str | list[str]:
+def class_source(given: str) -> Any:
     """Return what `SynonymSet.read` takes for what was given in the place of a synonym file.
 
     Args:
-        given: a file, ``hf://...``, ``builtin:food101`` or ``food101`` alone, or class names between commas;
-            one with a comma of its own stands in double quotes: ``cat,"dog, big"``.
+        given: a file, ``hf://...``, ``builtin:food101`` or ``food101`` alone, what a JSON file would hold, or
+            class names between commas; one with a comma of its own stands in double quotes:
+            ``cat,"dog, big"``.
     """
+    from s3clip.files.json import parse_json
     from s3clip.texts.sets import set_names
     from s3clip.texts.sources import BUILTIN, HUB, SUFFIXES
 
     path = Path(given)
     if given.startswith((BUILTIN, HUB)) or path.suffix.lower() in SUFFIXES or os.path.exists(path):
         return given
+    if given.lstrip().startswith(("{", "[")):
+        return parse_json(given, "classes")
     if "," in given:
         return [name.strip() for name in next(csv.reader([given], skipinitialspace=True))]
     return BUILTIN + given if given.partition("/")[0] in set_names() else given
@@ -313,22 +318,40 @@ def given_json(given: str, argument: str) -> tuple[Any, str]:
     return read_json(given), f"{argument} {given}"
 
 
-def keep_inputs(inputs: Iterable[Path], written: Mapping[str, Iterable[Path]]) -> None:
+_MODEL_FILES = ("config.json", ".safetensors")
+
+
+def keep_inputs(inputs: Iterable[Path | str | None], written: Mapping[str, Iterable[Path | None]]) -> None:
     """Refuse to write over what is read, or two results into one file.
 
     Args:
-        inputs: the files that are read.
+        inputs: what was given to be read: files, and folders of a head or a model, of which these files are
+            read; None, and what is no path of this machine, is nothing.
         written: by option, the files that it would write.
     """
-    read = {os.path.realpath(file) for file in inputs}  # unlike `resolve`, also of a link to itself
+    read: set[str] = set()
+    for each in inputs:
+        if each is not None:
+            read.add(place := os.path.realpath(each))  # unlike `resolve`, also of a link to itself
+            if os.path.isdir(place):
+                read |= {f"{place}/{name}" for name in os.listdir(place) if name.endswith(_MODEL_FILES)}
     seen: dict[str, str] = {}
     for option, files in written.items():
-        for place in map(os.path.realpath, files):
+        for place in (os.path.realpath(file) for file in files if file is not None):
             if place in read:
                 raise ValueError(f"{option}: {place} is read, and would be lost; give another place")
             if place in seen:
                 raise ValueError(f"{seen[place]}, {option}: both would write {place}; give two places")
             seen[place] = option
+
+
+def check_folder(option: str, folder: Path) -> None:
+    """Refuse a folder that cannot be written to, before the work and not after it; makes nothing."""
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))
+    if not there.is_dir():
+        raise NotADirectoryError(f"--{option}: expected a folder, {there} is a file")
+    if not os.access(there, os.W_OK):
+        raise PermissionError(f"--{option}: {there} is not to be written to; choose another folder")
 
 
 def make_folder(option: str, folder: Path) -> None:
@@ -337,5 +360,4 @@ def make_folder(option: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:  # of its kind, but it names no option
         raise OSError(f"--{option}: {folder} cannot be made a folder: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"--{option}: {folder} is not to be written to; choose another folder")
+    check_folder(option, folder)

@@ -22,6 +22,7 @@ from s3clip.cli.common import (
     Template,
     Values,
     Views,
+    check_folder,
     class_source,
     head_config,
     keep_inputs,
@@ -126,12 +127,13 @@ def compare(
     given = read_embeddings(embeddings) if embeddings is not None else None
     written = ("words.json", "words.md") if words else ("comparison.json", "comparison.md", "comparison.png")
     places = {"--out": [out / name for name in (*written, *(() if words else (BEST_CLASSES, "curve.png")))]}
-    inputs = [Path(each) for each in (classes, labels, embeddings) if each is not None]
+    inputs = [classes, config, labels, embeddings, backbone]
     if given is not None and given.texts is not None:
         if classes is not None or backbone is not None or words:
             advice = "--words need a synonym file" if words else "leave the synonym file and --backbone out"
             raise ValueError(f"{embeddings} has texts of its own; {advice}")
         keep_inputs(inputs, places)
+        check_folder("out", out)
         truth, scale = given.labels[:limit], given.logit_scale
         _show(
             compare_embeddings(
@@ -159,6 +161,7 @@ def compare(
         truth, scored["images"] = named[:limit], files[:limit]
         inputs += files
     keep_inputs(inputs, places)
+    check_folder("out", out)
     scored["templates"] = (template[0] if template and len(template) == 1 else template) or None
     scored["backbone"] = Backbone.from_pretrained(backbone, device=device)
     if "images" in scored and (dtype is not None or compiled):

@@ -30,6 +30,7 @@ from s3clip.cli.common import (
     Template,
     Values,
     Views,
+    check_folder,
     class_source,
     fitted_head,
     head_config,
@@ -82,6 +83,7 @@ def fit(
     """Build the synonymous space of every class in a synonym file, and save it."""
     from s3clip import SynonymousSpaceHead, SynonymSet
 
+    check_folder("out", out)
     settings = None if config is None else head_config(config)
     synonyms = SynonymSet.read(class_source(classes), values=values)  # type: ignore[arg-type]  # read() names a wrong one
     templates = template[0] if template and len(template) == 1 else template
@@ -96,7 +98,7 @@ def fit(
     )
     if len(head.classes) == 1:
         say("One class only: every image gets it; centering was skipped.")
-    say(f"Saved to {out}. Try: s3clip predict IMAGES --head {out}")
+    say(f"Saved to {out}. Try: s3clip predict IMAGES --head {shlex.quote(str(out))}")
 
 
 def schema() -> None:

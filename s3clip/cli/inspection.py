@@ -65,10 +65,7 @@ def inspect(
     chosen = None if name is None else named(name, fitted.class_names, head)
     if page is not None or picture is not None:
         files = find_images(images) if images else []
-        keep_inputs(
-            files,
-            {"--page": [] if page is None else [page], "--picture": [] if picture is None else [picture]},
-        )
+        keep_inputs([*files, head], {"--page": [page], "--picture": [picture]})
         if files:
             use_precision(fitted, dtype, compiled, files)
         _draw(fitted, head, chosen, page, files, picture)

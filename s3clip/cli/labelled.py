@@ -1,6 +1,7 @@
 """What a saved head learns of one's own images: probabilities, what to reject, how common classes are."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ from s3clip.cli.common import (
     Output,
     Revision,
     SavedBackbone,
+    check_folder,
     given_json,
     keep_inputs,
     print_rows,
@@ -126,6 +128,7 @@ def teach(
     )
     use_precision(fitted, dtype, compiled, files)
     if check is not None:
+        keep_inputs([*files, labels, head], {"--check": [check]})
         _check(fitted, files, known, check, output, batch_size)
         return
     fitted.fit_few_shot(files, known, add=add, batch_size=batch_size)
@@ -164,7 +167,9 @@ def suggest(
 
     files = [file.absolute() for file in find_images(images)]
     folder = Path(os.path.commonpath([file.parent for file in files]))
-    keep_inputs(files, {"--out": [out]})
+    keep_inputs([*files, head], {"--out": [out]})
+    if out.exists():
+        raise FileExistsError(f"--out: {out} is there, perhaps with labels filled in; name another file")
     fitted = _loaded(head, revision, backbone or "saved", device)
     use_precision(fitted, dtype, compiled, files)
     embeds = _encoded(fitted, files, batch_size)
@@ -175,9 +180,10 @@ def suggest(
         for at, (guess,) in zip(chosen, guesses, strict=True)
     ]
     write_atomically(out, Table(["file", "label", "guess", "score"], rows).csv().encode())
+    line = ["s3clip", "teach", "--head", head, "--images", str(folder), "--labels", str(out), "--add"]
     say(
         f"Chose {len(chosen):,} of {counted(len(files), 'image')}; fill in the column label of {out}, and "
-        f"try: s3clip teach --head {head} --images {folder} --labels {out} --add"
+        f"try: {shlex.join(line)}"
     )
 
 
@@ -260,7 +266,9 @@ def _place(head: str, out: Path | None) -> Path:
     """Where the head goes; asked for before the work."""
     if out is None and not os.path.isdir(head):
         raise ValueError(f"--out: {head} is not a folder here; give one to save the head in")
-    return Path(head) if out is None else out
+    folder = Path(head) if out is None else out
+    check_folder("out", folder)
+    return folder
 
 
 def _loaded(head: str, revision: str | None, backbone: Any, device: str | None) -> "SynonymousSpaceHead":
@@ -279,7 +287,6 @@ def _check(
 ) -> None:
     from s3clip.inspection.contact_sheet import write_contact_sheet
 
-    keep_inputs(files, {"--check": [page]})
     doubts = head.check_labels(files, known, batch_size=batch_size)
     names = head.class_names
     rows = [

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from s3clip.cli.common import make_folder
+from s3clip.cli.common import keep_inputs, make_folder
 from s3clip.printing import say
 
 
@@ -25,6 +25,7 @@ def report(
     from s3clip.files.writing import write_atomically
 
     write = {".csv": run_csv, ".tex": run_latex}.get(out.suffix.lower(), run_page)
+    keep_inputs([folder / "run.json" for folder in runs], {"--out": [out]})
     page = write([(folder, Run.read(folder)) for folder in runs])
     make_folder("out", out.absolute().parent)
     write_atomically(out, page.encode("utf-8", "backslashreplace"))

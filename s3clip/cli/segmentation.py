@@ -88,6 +88,7 @@ def segment(
         raise ValueError(f"--patch-features: expected one of {known}, got {patch_features!r}")
     files = find_images(images)
     wanted = _Wanted(files, out, overlay, heat_maps, rle)
+    keep_inputs([*files, head, classes, backbone], wanted.written)
     fitted = fitted_head(head, classes, backbone, revision, device)
     wanted.name_heat_maps(fitted.class_names)
     use_precision(fitted, dtype, compiled, files)
@@ -150,12 +151,11 @@ class _Wanted:
                 raise ValueError(f"{option}: expected a name that ends in .png, got {path}")
             if len(files) > 1 and path.suffix:
                 raise ValueError(f"{option}: expected a folder for {len(files)} images, got {path}")
-        written = {
+        written: dict[str, list[Path | None]] = {
             "--out": [self._path(out, file) for file in files] if out else [],
             "--overlay": [self._path(overlay, file) for file in files] if overlay else [],
-            "--rle": [] if rle is None else [rle],
+            "--rle": [rle],
         }
-        keep_inputs(files, written)
         self.written, self.maps = written, list[str]()
 
     def name_heat_maps(self, class_names: Sequence[str]) -> None:
@@ -170,7 +170,7 @@ class _Wanted:
         stems = {file.stem for file in self.files}
         over = [
             file
-            for file in [*self.files, *chain(*self.written.values())]
+            for file in filter(None, [*self.files, *chain(*self.written.values())])
             if Path(os.path.realpath(file)).parent == folder and file.suffix.lower() == ".png"
             for dash in re.finditer("-", file.stem)
             if file.stem[: dash.start()] in stems and file.stem[dash.end() :].casefold() in known

@@ -19,6 +19,7 @@ from s3clip.cli.common import (
     Output,
     Values,
     class_source,
+    keep_inputs,
     named,
     print_rows,
 )
@@ -124,7 +125,7 @@ def check(
     try:
         own = _read(source, quiet=True)  # the rules find what it would warn of, and say where
     except ValueError as error:
-        if not Path(source).is_file():
+        if not os.path.isfile(source):  # unlike `Path.is_file`, also of JSON as long as no name is
             raise
         findings = [Finding("error", "schema", None, None, "", str(error))]
     else:
@@ -249,6 +250,7 @@ def clean(
     """Take out what language models leave: repetitions, shared and long names, hypernyms, chatter, markup."""
     from s3clip.texts.cleaning import REMOVING, clean_synonyms, write_removals
 
+    keep_inputs([], {"--out": [out], "--removed": [removed]})
     own = _read(source, quiet=True)  # what it would warn of is listed
     cleaned, removals = clean_synonyms(own, rules=rule or REMOVING, scripts=script or ())
     if out.suffix.lower() != ".json":
@@ -281,6 +283,7 @@ def restore(
     """Put back what `clean` removed: all of it, or the rules and texts that are named."""
     from s3clip.texts.cleaning import read_removals, restore_synonyms
 
+    keep_inputs([removed], {"--out": [out]})
     removals = read_removals(removed)
     for option, wanted, known in (
         ("--rule", rule or [], {each.rule for each in removals}),
@@ -322,13 +325,14 @@ def _reference(
     builtin: str | None, names_of: str | None, dictionary: Path | None, backbone: str | None
 ) -> "Reference":
     """Gather what the options of `check` say to compare with."""
+    from s3clip.files.text import read_text
     from s3clip.texts.check import builtin_reference
 
     reference = builtin_reference(builtin)
     if names_of is not None:
         reference = replace(reference, names=_read(BUILTIN + names_of.removeprefix(BUILTIN)).class_names)
     if dictionary is not None:
-        listed = dictionary.read_text(encoding="utf-8").split()
+        listed = read_text(dictionary).split()
         reference = replace(reference, dictionary=frozenset(word.casefold() for word in listed))
     if backbone is not None:
         from s3clip import Backbone

@@ -16,7 +16,7 @@ _CALL = re.compile(rf"\b({'|'.join(_VERBS)})\(([^()]*)\)")
 
 _OTHERWISE = {
     "folder": ["out"],
-    "path": ["out"],
+    "path": ["out", "picture"],
     "name": ["backbone"],
     "batch_size": ["text_batch_size"],
     "method": ["adapt"],
@@ -26,6 +26,7 @@ _OTHERWISE = {
     "pixels": ["most_pixels"],
     "body_bytes": ["most_bytes"],
     "templates": ["template"],
+    "hive": ["partition"],
 }
 """Parameters of verbs by what the library calls the argument that they become, where that is another name."""
 

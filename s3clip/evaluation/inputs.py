@@ -91,7 +91,7 @@ def _listed_images(
         raise ValueError(f"{labels}: no images, only a header")
     own = below(labels.parent)
     reach = Reach(str(folder), (*allowed_places(allow_addresses), own))
-    found: dict[Path, str] = {}
+    found: dict[str, tuple[Path, str]] = {}  # by what a path and links lead to
     for file, label in rows:
         try:
             place = reach.find(file)
@@ -99,14 +99,18 @@ def _listed_images(
             raise ValueError(f"{labels}: {error}") from None
         if not isinstance(place, Path):
             raise ValueError(f"{labels}: {file!r}: expected files of this machine")
-        label = composed(label)
-        if (before := found.setdefault(Path(os.path.normpath(place)), label)) != label:
+        if not os.path.lexists(place):
+            raise FileNotFoundError(
+                f"{labels}: {file!r} is not there; its files lie in {folder} unless --images says otherwise"
+            )
+        path, label = Path(os.path.normpath(place)), composed(label)
+        if (before := found.setdefault(os.path.realpath(place), (path, label))[1]) != label:
             raise ValueError(
                 f"{labels}: {file!r} is listed twice, as {before!r} and as {label!r}; give each image one"
             )
     if again := len(rows) - len(found):
         warnings.warn(f"{labels}: images listed again are used once: {again:,}", stacklevel=2)
-    return list(found), list(found.values())
+    return [path for path, _ in found.values()], [label for _, label in found.values()]
 
 
 def folder_label(folders: Sequence[str], is_class: Callable[[str], bool]) -> str:
@@ -156,7 +160,8 @@ def rows_of_labels(path: Path, *wanted: str) -> list[list[str]]:
             )
         cells = [from_spreadsheet(dict(zip(header, row, strict=False)).get(column, "")) for column in wanted]
         if not all(cells):
-            raise ValueError(f"{path}: line {line}: expected a file and a label, got {cells}")
+            advice = "fill it in, or leave the line out"
+            raise ValueError(f"{path}: line {line}: expected a file and a label, got {cells}; {advice}")
         found.append(cells)
     return found
 

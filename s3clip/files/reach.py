@@ -137,8 +137,8 @@ class Reach:
 
     def _refused(self, name: str, scheme: str) -> OutOfReachError:
         return OutOfReachError(
-            f"{_said(name)} lies outside of the folder of the file that names it; to open it, allow "
-            f"{scheme!r} by allow_addresses"
+            f"{_said(name)} lies outside of the folder of the file that names it; to open it, give "
+            f"allow_addresses={scheme!r}"
         )
 
 

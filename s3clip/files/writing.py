@@ -15,6 +15,7 @@ except ImportError:  # Windows: nothing keeps two processes apart there
     fcntl = None  # type: ignore[assignment]
 
 
+_DEVICES = "/dev"
 _UNFINISHED = ".unfinished"
 _OLD = 3600  # seconds; nothing takes so long to write
 
@@ -69,13 +70,17 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
     What killed processes have left in the folder is removed once it is an hour old.
 
     Raises:
-        OSError: it cannot be written, as where it is a folder or lies in none.
+        OSError: it cannot be written, as where it is a folder or lies in none, or is a device such as
+            /dev/stdout, in whose place there would be a file afterwards. It names the path.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; give the name of a file")
     folder = path.absolute().parent
     if not folder.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {folder}; make it first")
+    # /dev/stdout may lead to a file, and is not that file.
+    if (path.exists() and not path.is_file()) or os.path.realpath(folder) == _DEVICES:
+        raise OSError(f"{path}: is no file that can be replaced, but a device or a pipe; give another name")
     _remove_unfinished(folder)
     unfinished = folder / f".{secrets.token_hex(8)}{_UNFINISHED}"
     try:
@@ -84,8 +89,11 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # what was wrong before is to be said
+            unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(unfinished)):
+            raise OSError(error.errno, error.strerror, str(path)) from error  # of its kind
         raise
 
 

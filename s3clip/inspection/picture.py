@@ -28,6 +28,9 @@ def draw_classes(data: dict[str, Any], indices: Sequence[int], path: str | os.Pa
     if not 1 <= len(indices) <= MOST_ROWS:
         raise ValueError(f"indices: expected 1 to {MOST_ROWS} classes to draw, got {len(indices)}")
     figure = new_figure(10, 3.6 * len(indices))
+    ending = Path(path).suffix.removeprefix(".").lower() or "png"
+    if ending not in figure.canvas.get_supported_filetypes():
+        raise ValueError(f"path: expected a name that ends in .png, .pdf or .svg, got {path}")
     axes = figure.subplots(len(indices), 3, squeeze=False, width_ratios=(1, 1, 0.9))
     for (bars, plane, legend), index in zip(axes, indices, strict=True):
         own = data["classes"][index]
@@ -63,7 +66,7 @@ def draw_classes(data: dict[str, Any], indices: Sequence[int], path: str | os.Pa
         lines += [f"and {len(own['texts']) - 24} more"] if len(own["texts"]) > 24 else []
         legend.text(0, 1, "\n".join(lines), fontsize=7, va="top", parse_math=False)
     content = io.BytesIO()
-    figure.savefig(content, format=Path(path).suffix.removeprefix(".").lower() or "png")
+    figure.savefig(content, format=ending)
     write_atomically(Path(path), content.getvalue())
     return Path(path)
 

@@ -75,6 +75,8 @@ def export_onnx(head: SynonymousSpaceHead, path: str | os.PathLike[str]) -> Path
     path = Path(path)
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"path: expected a file in a folder that exists, got {path}")
+    if path.suffix.lower() != ".onnx":  # torch writes .json and others in forms that runtimes do not read
+        raise ValueError(f"path: expected a name that ends in .onnx, got {path}")
     if head.backbone is None:
         raise ValueError("export_onnx: this head has no backbone, and no pixels to begin with")
     if head.folded is None:

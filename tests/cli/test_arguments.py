@@ -39,6 +39,26 @@ def test_classes_are_names_a_file_or_a_set(tmp_path: Path, monkeypatch: pytest.M
     assert SynonymSet.read(class_source("cat,dog")).class_names == ["cat", "dog"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '["cat", "big dog"]',
+        ' {"cat": ["feline, kitty"], "dog": []}',
+        '[{"name": "cat", "synonyms": ["kitty"], "groups": {"kind": "pet"}}]',
+        json.dumps({f"class {i}": ["a", "b"] for i in range(400)}),  # longer than any name of a file
+    ],
+)
+def test_classes_may_be_what_their_file_would_hold(content: str, tmp_path: Path):
+    (tmp_path / "classes.json").write_text(content, encoding="utf-8")
+    of_file = SynonymSet.read(tmp_path / "classes.json")
+    assert SynonymSet.read(class_source(content)) == of_file
+    assert run("synonyms", "show", content, "--format", "json").stdout == (
+        run("synonyms", "show", tmp_path / "classes.json", "--format", "json").stdout
+    )
+    with pytest.raises(ValueError, match="classes: not JSON"):
+        class_source(content[:-1])
+
+
 def test_predict_without_fit_is_a_fit_and_a_predict(photos: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ["zero", "one", "seven"]

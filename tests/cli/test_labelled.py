@@ -236,8 +236,12 @@ def test_suggest_writes_what_teach_reads(head: Path, photos: Path, tmp_path: Pat
     run("teach", "--head", head, "--images", photos, "--labels", out, "--none", "other")
     report = SynonymousSpaceHead.from_pretrained(head, backbone=None).few_shot
     assert sum(report.seen) + report.none == 9
-    run("suggest", photos.name, "--head", head, "-n", 5, "--out", out)
-    with out.open(newline="") as file:
+    filled = out.read_bytes()
+    with pytest.raises(FileExistsError, match="labels filled in"):
+        run("suggest", photos.name, "--head", head, "-n", 5, "--out", out)
+    assert out.read_bytes() == filled
+    run("suggest", photos.name, "--head", head, "-n", 5, "--out", tmp_path / "more.csv")
+    with (tmp_path / "more.csv").open(newline="") as file:
         assert not {photos / row["file"] for row in csv.DictReader(file)} & set(files)
 
 

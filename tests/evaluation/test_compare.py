@@ -767,6 +767,8 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "formula.csv").write_text(
         Table(["file", "label"], [["=a.png", "-2 zero"], ["'b.png", "1"]]).csv()
     )
+    for name in ("=a.png", "'b.png"):
+        (tmp_path / name).touch()
     files, labels = labelled_images(None, tmp_path / "formula.csv")
     assert ([file.name for file in files], labels) == (["=a.png", "'b.png"], ["-2 zero", "1"])
     for encoding in ("cp1252", "utf-16"):

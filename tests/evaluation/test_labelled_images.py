@@ -8,7 +8,7 @@ from PIL import Image
 
 from s3clip.evaluation.inputs import labelled_images, rows_of_labels
 
-SAME = ["a.png", "./a.png", "sub/../a.png", "{folder}/a.png"]
+SAME = ["a.png", "./a.png", "sub/../a.png", "{folder}/a.png", "sub/link.png"]
 
 
 @pytest.fixture
@@ -16,6 +16,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "sub").mkdir()
     for name in ("a.png", "b.png"):
         Image.new("RGB", (2, 2)).save(tmp_path / name)
+    (tmp_path / "sub" / "link.png").symlink_to("../a.png")
     return tmp_path
 
 
@@ -29,9 +30,24 @@ def read(folder: Path, *lines: str, header: str = "file,label") -> tuple[list[Pa
 def test_an_image_that_is_listed_again_is_one_image(folder: Path, first: str, again: str):
     with pytest.warns(UserWarning, match="images listed again are used once: 1"):
         files, labels = read(folder, f"{first},cat", "b.png,dog", f"{again}, cat ")
-    assert ([file.name for file in files], labels) == (["a.png", "b.png"], ["cat", "dog"])
-    with pytest.raises(ValueError, match=r"a\.png' is listed twice, as 'cat' and as 'dog'; give each"):
+    assert [file.resolve().name for file in files] == ["a.png", "b.png"]
+    assert labels == ["cat", "dog"]
+    with pytest.raises(ValueError, match=r"\.png' is listed twice, as 'cat' and as 'dog'; give each"):
         read(folder, f"{first},cat", f"{again},dog")
+
+
+def test_from_within_the_folder_too(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder / "sub")
+    (folder / "labels.csv").write_text(f"file,label\na.png,cat\n{folder}/a.png,dog\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="is listed twice"):
+        labelled_images(None, Path("../labels.csv"))
+
+
+def test_what_is_not_there_is_said_before_any_image_is_read(folder: Path):
+    with pytest.raises(FileNotFoundError, match=r"labels\.csv: 'c\.png' is not there; .*--im"):
+        read(folder, "a.png,cat", "c.png,dog")
+    with pytest.raises(ValueError, match=r"line 3: expected a file and a label, .*; fill"):
+        read(folder, "a.png,cat", "b.png,")
 
 
 def test_a_column_that_is_there_twice_is_refused(folder: Path):

@@ -133,7 +133,7 @@ def test_the_comparison_has_learners_and_their_curve(problem, tmp_path):
     assert compare_embeddings(texts, list("abcd"), images, labels, **asked_for).curve == ()
     scores = found["few_shot"]
     said = f"few_shot, learned of these images and asked of those it did not see: {100 * scores.top1:.1f} %"
-    assert found.closing("To use it: x").startswith(f"{found.conclusion()} To use it: x {said}")
+    assert found.closing("To use it: x").startswith(f"{found.conclusion()} To use it: x\n{said}")
     assert str(scores.top1_difference) in found.learned()
     without = found.model_copy(update={"scores": tuple(s for s in found.scores if s.name != "few_shot")})
     assert without.learned() is None

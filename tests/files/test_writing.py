@@ -1,5 +1,6 @@
 """Files are written whole or not at all, with the mode that any new file gets."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -60,6 +61,41 @@ def test_killed_at_any_moment_the_file_is_whole_and_what_is_left_goes(tmp_path: 
     writing._remove_unfinished.cache_clear()
     write_atomically(path, b"whole")
     assert sorted(tmp_path.iterdir()) == [new, tmp_path / ".notes.settings", path]
+
+
+def test_a_device_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As root, a rename would put a file into the place of /dev/null, for everybody."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link"):
+        with pytest.raises(OSError, match="is no file that can be replaced"):
+            write_atomically(path, b"x")
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+    # What lies in /dev is none even where it leads to a file, as /dev/stdout after "> file".
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "file").write_bytes(b"what was printed")
+    (tmp_path / "dev" / "stdout").symlink_to(tmp_path / "file")
+    monkeypatch.setattr(writing, "_DEVICES", str(tmp_path / "dev"))
+    with pytest.raises(OSError, match="is no file that can be replaced"):
+        write_atomically(tmp_path / "dev" / "stdout", b"x")
+    assert (tmp_path / "dev" / "stdout").is_symlink()
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_an_error_of_the_system_names_the_file_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+):
+    def full(*paths: object) -> None:
+        raise OSError(
+            errno.ENOSPC, "No space left on device", *(str(path) for path in paths[:1] if call != "fsync")
+        )
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_atomically(tmp_path / "page.html", b"x")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "page.html"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_name_as_long_as_a_file_system_takes(tmp_path: Path):

@@ -226,6 +226,16 @@ def test_changes_drop_a_calibration_with_one_warning(change):
     assert head.calibration is None
 
 
+def test_a_rejection_that_goes_is_said_too():
+    head, embeds, labels = problem(4)
+    head.calibrate(image_embeds=embeds, labels=labels).fit_rejection(image_embeds=embeds.flip(1))
+    with pytest.warns(
+        UserWarning, match=r"is dropped; calibrate.*The rejection went with it; fit_rejection\(\)"
+    ):
+        head.fit_few_shot(image_embeds=embeds, labels=labels)
+    assert head.calibration is None
+
+
 def test_a_rename_or_a_refused_change_keeps_it():
     head, embeds, labels = problem(4)
     head.calibrate(image_embeds=embeds, labels=labels)

@@ -215,6 +215,9 @@ def test_the_command_line(tmp_path: Path):
     again = run("clean", clean, "--out", clean, "--format", "json")
     assert json.loads(again.stdout) == []
     once = removed.read_bytes()
+    both = run("clean", clean, "--out", tmp_path / "both.json", "--removed", tmp_path / "both.json")
+    assert "give two places" in str(both.exception)
+    assert not (tmp_path / "both.json").exists()
     lost = run("clean", clean, "--out", clean, "--removed", removed)
     assert isinstance(lost.exception, FileExistsError)
     assert removed.read_bytes() == once

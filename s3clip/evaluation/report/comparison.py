@@ -323,7 +323,9 @@ class Comparison(Value):
 
     def closing(self, use: str = "") -> str:
         """Return what is said last: the conclusion, how to use the best method, and what `few_shot` gains."""
-        return " ".join(part for part in (self.conclusion(), use, self.learned()) if part)
+        said = [f"{self.conclusion()} {use}".rstrip(), self.learned()]
+        # A command to be copied ends its line.
+        return ("\n" if use else " ").join(part for part in said if part)
 
     def markdown(self) -> str:
         """Return the table, the summary and the conclusion as Markdown."""
