@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from s3clip.arguments import refuse_unless_pictures
 from s3clip.cli.common import (
     AllowAddresses,
     Compile,
@@ -112,6 +113,9 @@ def compare(
         raise ValueError(f"--limit: expected a whole number >= 1, got {limit}")
     if embeddings is not None and (images is not None or labels is not None):
         raise ValueError("--embeddings: it brings the labels; leave --images and --labels out")
+    refuse_unless_pictures(
+        embeddings is None, dtype=dtype, compiled=compiled, allow_addresses=allow_addresses
+    )
     if words and (method or adapt or learn):
         raise ValueError("--words: it compares words, not methods; leave --method, --adapt and --learn out")
     settings = None if config is None else head_config(config)
@@ -128,8 +132,11 @@ def compare(
     places = {"--out": [out / name for name in (*written, *(() if words else (BEST_CLASSES, "curve.png")))]}
     inputs = [Path(each) for each in (classes, labels, embeddings) if each is not None]
     if given is not None and given.texts is not None:
-        if classes is not None or backbone is not None or words:
-            advice = "--words need a synonym file" if words else "leave the synonym file and --backbone out"
+        about_texts = {"CLASSES": classes, "--backbone": backbone, "--template": template, "--device": device}
+        about_texts["--values"] = None if values == "synonyms" else values
+        unused = ", ".join(name for name, value in about_texts.items() if value is not None)
+        if unused or words:
+            advice = "--words need a synonym file" if words else f"leave out: {unused}"
             raise ValueError(f"{embeddings} has texts of its own; {advice}")
         keep_inputs(inputs, places)
         truth, scale = given.labels[:limit], given.logit_scale
@@ -161,7 +168,7 @@ def compare(
     keep_inputs(inputs, places)
     scored["templates"] = (template[0] if template and len(template) == 1 else template) or None
     scored["backbone"] = Backbone.from_pretrained(backbone, device=device)
-    if "images" in scored and (dtype is not None or compiled):
+    if dtype is not None or compiled:
         trial = SynonymousSpaceHead(scored["backbone"]).fit_classes(synonyms, templates=scored["templates"])
         use_precision(trial, dtype, compiled, scored["images"])
     if words:

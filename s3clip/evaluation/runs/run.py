@@ -86,8 +86,8 @@ def evaluate(
         What was found; None in all processes but the first, which scores.
 
     Raises:
-        ValueError: no set, two with one name, patch features without a set of segmentation, or what `compare`
-            refuses.
+        ValueError: no set, two with one name, patch features without a set of segmentation, `near_size`
+            without one of classification, or what `compare` refuses.
         TypeError: a set of segmentation, and a backbone whose patches have no embeddings.
     """
     own = processes or Processes(0, 1, str(backbone.device))
@@ -96,6 +96,8 @@ def evaluate(
         raise ValueError(f"sets: expected one or more, each once, got {', '.join(names) or 'none'}")
     if patch_features is not None and not any(isinstance(each, SegmentationSet) for each in sets):
         raise ValueError(f"patch_features: {patch_features!r} is of segmentation, and none of the sets is")
+    if near_size and not any(isinstance(each, ClassificationSet) for each in sets):
+        raise ValueError("near_size: is of classification, and none of the sets is; leave it out")
     started = time.perf_counter()
     asked: dict[str, Any] = {
         "methods": methods,
