@@ -51,6 +51,7 @@ from s3clip.class_space.state import (
 from s3clip.class_space.value import LARGEST_BIAS, Name, check_negatives
 from s3clip.config import SavedConfig
 from s3clip.files.addresses import checked_path, regular_file
+from s3clip.files.folders import check_own, visible
 from s3clip.files.json import checked, parse_json, read_json
 from s3clip.files.problems import shown
 from s3clip.files.writing import locked_folder, write_atomically
@@ -97,16 +98,9 @@ def save_artifact(folder: str | os.PathLike[str], space: ClassSpace) -> Path:
     """Write a class space into a folder, which is made if need be; one that was there is replaced.
 
     Raises:
-        ValueError: `folder` is a file, or holds the config.json of something else.
+        ValueError: `folder` is a file, or holds something else, such as a model.
     """
-    folder = Path(checked_path(folder, "folder"))
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"folder: expected a directory to save into, {folder} is a file")
-    if (folder / "config.json").exists() and not is_artifact(folder / "config.json"):
-        raise ValueError(
-            f"folder: {folder} holds a config.json of something else (a model?), which would be lost; save "
-            f"into another folder"
-        )
+    folder = check_place(folder)
     folder.mkdir(parents=True, exist_ok=True)
     wide = torch.promote_types(space.raw.dtype, torch.float32)
     tensors = {
@@ -150,6 +144,25 @@ def save_artifact(folder: str | os.PathLike[str], space: ClassSpace) -> Path:
             if SPACE_FILE.fullmatch(other.name) and other.name != config["space_file"]:
                 other.unlink(missing_ok=True)
     return folder
+
+
+def check_place(folder: str | os.PathLike[str], argument: str = "folder") -> Path:
+    """Return a folder to save a class space into; for the errors see `save_artifact`.
+
+    Args:
+        folder: is missing, empty or holds one, perhaps with what belongs to it, such as a README.
+        argument: what named it, for errors.
+    """
+    place = Path(checked_path(folder, argument))
+    check_own(place, argument, _is_ours, "saved head")
+    return place
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds a class space, or was to, when what saved it was killed."""
+    if (folder / "config.json").exists():
+        return is_artifact(folder / "config.json")
+    return all(map(SPACE_FILE.fullmatch, visible(os.listdir(folder))))
 
 
 def config_digest(config: dict[str, Any]) -> str:

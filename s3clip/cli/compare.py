@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from s3clip import SynonymSet
     from s3clip.evaluation import Comparison, WordComparison
 
-BEST_CLASSES = "best_classes.json"
-"""What the classes of a method that has texts of its own are written to, where it is the best."""
-
 
 @keeps(lambda **_: f"{encoded_texts()}; to begin anew")
 def compare(
@@ -107,8 +104,10 @@ def compare(
     from s3clip.evaluation import compare as compare_images
     from s3clip.evaluation import compare_embeddings, compare_words
     from s3clip.evaluation.inputs import labelled_images, read_embeddings
+    from s3clip.evaluation.report.folder import BEST_CLASSES, check_report_folder
     from s3clip.prediction.class_labels import names_and_ids
 
+    check_report_folder(out, "--out")
     if limit is not None and limit < 1:
         raise ValueError(f"--limit: expected a whole number >= 1, got {limit}")
     if embeddings is not None and (images is not None or labels is not None):
@@ -226,6 +225,7 @@ def _use(
     """
     from s3clip.config import HeadConfig
     from s3clip.evaluation.methods import METHODS, WITHOUT_NEGATIVES, Texts, names_alone
+    from s3clip.evaluation.report.folder import BEST_CLASSES
 
     name, adapt = result.control if result.best is None else result.best.name, None
     if name not in METHODS and "+" in name:

@@ -258,9 +258,11 @@ def shares(
 
 def _place(head: str, out: Path | None) -> Path:
     """Where the head goes; asked for before the work."""
+    from s3clip.artifact.folder import check_place
+
     if out is None and not os.path.isdir(head):
         raise ValueError(f"--out: {head} is not a folder here; give one to save the head in")
-    return Path(head) if out is None else out
+    return Path(head) if out is None else check_place(out, "--out")
 
 
 def _loaded(head: str, revision: str | None, backbone: Any, device: str | None) -> "SynonymousSpaceHead":
