@@ -279,9 +279,10 @@ def named(wanted: str, names: Sequence[str], what: str) -> list[int]:
         names: of all classes.
         what: whose classes they are, for the error, which names those that are nearly called so.
     """
-    for same in (str, str.casefold):
-        if found := [i for i, name in enumerate(names) if same(name) == same(wanted)]:
-            return found
+    from s3clip.texts.labels import NameIndex
+
+    if found := NameIndex((name, i) for i, name in enumerate(names)).find(wanted):
+        return found
     near = did_you_mean(wanted, names, f"it has: {', '.join(names[:10])}")
     raise ValueError(f"--class: {what} has no class {wanted!r}; {near}")
 

@@ -159,7 +159,7 @@ def compare(
             labels,
             file_column,
             label_column,
-            named=names_and_ids(synonyms.classes),
+            is_class=names_and_ids(synonyms.classes).__contains__,
             allow_addresses=allow_addresses or (),
         )
         truth, scored["images"] = named[:limit], files[:limit]
