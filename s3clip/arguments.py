@@ -40,6 +40,24 @@ def resolve_options(owner: str, options: Mapping[str, Option], given: Mapping[st
     return resolved
 
 
+def refuse_unless_pictures(some: bool, **given: object) -> None:
+    """Refuse what says how pictures are encoded, where none is.
+
+    Args:
+        some: whether there are pictures to encode.
+        given: such arguments, by name.
+
+    Raises:
+        ValueError: there are none, and one of the arguments has a value, which would be passed over.
+    """
+    named = [name for name, value in given.items() if value]
+    if named and not some:
+        it, they = ("it", "says") if len(named) == 1 else ("them", "say")
+        raise ValueError(
+            f"{', '.join(named)}: {they} how pictures are encoded, and none is here; leave {it} out"
+        )
+
+
 def did_you_mean(given: str, known: Iterable[str], otherwise: str = "") -> str:
     """Return "did you mean 'a' or 'b'?", to end an error about a name that is not known.
 

@@ -19,6 +19,7 @@ from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.evaluation.benchmarks.sets import ClassificationSet
 from s3clip.evaluation.runs import encoding
 from s3clip.images.sources import Sample
+from s3clip.texts.labels import NameIndex
 from tests import ROOT
 
 SHARDS, IMAGES = 5, 150
@@ -73,7 +74,7 @@ def open_digits(folder, expected=IMAGES + 1, name="digits"):
         headline="top1",
         shards=tuple(Folder(path) for path in sorted(folder.iterdir())),
         expected_images=expected,
-        lookup={name: position for position, name in enumerate(synonyms.class_names)},
+        lookup=NameIndex([(name, position) for position, name in enumerate(synonyms.class_names)]),
     )
 
 

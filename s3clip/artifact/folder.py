@@ -51,6 +51,7 @@ from s3clip.class_space.state import (
 from s3clip.class_space.value import LARGEST_BIAS, Name, check_negatives, check_settings, row_owners
 from s3clip.config import SavedConfig
 from s3clip.files.addresses import checked_path, regular_file
+from s3clip.files.folders import check_own, check_writable, visible
 from s3clip.files.json import checked, parse_json, read_json
 from s3clip.files.problems import shown
 from s3clip.files.writing import locked_folder, write_atomically
@@ -92,12 +93,14 @@ class _ConfigFile(BaseModel):
 def save_artifact(folder: str | os.PathLike[str], space: ClassSpace) -> Path:
     """Write a class space into a folder, which is made if need be; one that was there is replaced.
 
+    What else lies in the folder is left as it is, as transformers does: a README, logs, results.
+
     Raises:
-        ValueError: `folder` is a file, or holds the config.json of something else.
+        ValueError: `folder` holds the config.json of something else, such as a model.
+        NotADirectoryError, PermissionError: it is a file, or not to be written to.
     """
     folder = Path(checked_path(folder, "folder"))
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"folder: expected a directory to save into, {folder} is a file")
+    check_writable(folder, "folder")
     if (folder / "config.json").exists() and not is_artifact(folder / "config.json"):
         raise ValueError(
             f"folder: {folder} holds a config.json of something else (a model?), which would be lost; save "
@@ -151,6 +154,29 @@ def _config_of(space: ClassSpace) -> dict[str, Any]:
         **few_shot_settings(space.few_shot),
     ).model_dump(mode="json", exclude={"classes"})
     return {**config, "classes": [each.record() for each in space.classes]}
+
+
+def check_place(folder: str | os.PathLike[str], argument: str) -> Path:
+    """Return a folder for a class space alone, as commands ask for.
+
+    Args:
+        folder: is missing, empty or holds one, perhaps with what belongs to it, such as a README.
+        argument: what named it, for errors.
+
+    Raises:
+        ValueError: it holds something else.
+        NotADirectoryError, PermissionError: it is a file, or not to be written to.
+    """
+    place = Path(checked_path(folder, argument))
+    check_own(place, argument, _is_ours, "saved head")
+    return place
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds a class space, or was to, when what saved it was killed."""
+    if (folder / "config.json").exists():
+        return is_artifact(folder / "config.json")
+    return all(map(SPACE_FILE.fullmatch, visible(os.listdir(folder))))
 
 
 def config_digest(config: dict[str, Any]) -> str:

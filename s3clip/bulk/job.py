@@ -15,7 +15,7 @@ import torch
 from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
 from s3clip._version import __version__
-from s3clip.arguments import is_count, is_number, plain
+from s3clip.arguments import is_count, is_number, plain, refuse_unless_pictures
 from s3clip.backbone.identity import check_fingerprint
 from s3clip.bulk.decoding import EMBEDDING_PART, RowsPer
 from s3clip.bulk.embedding_shards import EmbeddingFile
@@ -119,7 +119,8 @@ def label(
     Raises:
         FileNotFoundError: an input that is not there.
         ValueError: `out` holds results of other settings, or another run is writing there; an input has
-            changed since it was labelled; or an argument is out of range.
+            changed since it was labelled; or an argument is out of range, or of pictures where there are
+            embeddings alone.
         TooManyErrorsError: more errors than allowed.
         OSError: nothing can be written, as to a full disk; what was written is kept.
         ImportError: an extra is missing: `ray`, `lance`, or the package of a store.
@@ -144,8 +145,15 @@ def label(
     if isinstance(head, SynonymousSpaceHead) and (dtype is not None or compiled or backbone is not None):
         said = "dtype, compiled, backbone: are for a head that is loaded here; give where it was saved"
         raise ValueError(said)
-    head = _head_for(shards, head, backbone, device)
     precise = {"compiled": compiled, "near_size": near_size}
+    refuse_unless_pictures(
+        _has_pictures(shards.values()),
+        dtype=dtype,
+        **precise,
+        backbone=backbone,
+        workers=workers if engine == "local" else None,  # of Ray they encode or label
+    )
+    head = _head_for(shards, head, backbone, device)
     precision = settle_precision(head, shards.values(), output.manifest(), dtype, **precise)
     for folder in result_folders(found):
         _check_results(folder, head)

@@ -23,6 +23,7 @@ from pydantic import BaseModel, Field, NonNegativeInt
 
 from s3clip.bulk.decoding import EMBEDDING_BATCH
 from s3clip.files.addresses import checked_path, is_address
+from s3clip.files.folders import holds_others, visible
 from s3clip.files.json import checked, parse_json
 from s3clip.files.writing import lock, write_atomically
 
@@ -168,9 +169,16 @@ class Output:
         return plain_columns(schema) if self.layout.plain else schema
 
     def check(self) -> None:
-        """Raise NotADirectoryError where the folder would be in the place of a file."""
+        """Refuse a folder that would be in the place of a file, or that holds something else.
+
+        Raises:
+            NotADirectoryError, ValueError: it does.
+        """
         if self.is_local and Path(self.address).exists() and not Path(self.address).is_dir():
             raise NotADirectoryError(f"out: expected a folder, {self.address} is a file")
+        names = visible(os.path.basename(name) for name in self._listed())
+        if names and BOOKS.rstrip("/") not in names and self.layout is not OLDER_LAYOUT:
+            raise ValueError(holds_others("out", self.address, names, "results of s3clip label"))
 
     def make(self) -> None:
         """Make the folder, where there is none.
@@ -315,14 +323,19 @@ class Output:
                 table = pq.read_table(file, columns=None if columns is None else list(columns))
             yield table.cast(plain_columns(table.schema))
 
-    def _names(self) -> list[str]:
+    def _listed(self) -> list[str]:
         try:
             self._fs.invalidate_cache(self._root)
-            names = self._fs.ls(self._root, detail=False)
+            found = [str(name).rstrip("/") for name in self._fs.ls(self._root, detail=False)]
         except FileNotFoundError:
             return []
+        return [name for name in found if name != self._root.rstrip("/")]  # some stores list the folder too
+
+    def _names(self) -> list[str]:
         older = f"/{OLDER_LAYOUT.listing}"
-        return sorted(name for name in names if name.endswith(".parquet") and not name.endswith(older))
+        return sorted(
+            name for name in self._listed() if name.endswith(".parquet") and not name.endswith(older)
+        )
 
     def _unwritable(self, error: OSError, doing: str) -> OSError:
         number, said = error.errno or errno.EIO, error.strerror or str(error)

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from s3clip.bulk.inputs import read_listing
 from s3clip.bulk.output import Output
 from s3clip.files.addresses import is_address
+from s3clip.files.folders import check_pictures, make_for_pictures
 from s3clip.files.writing import in_utf8
 from s3clip.images.walking import is_image
 
@@ -71,12 +72,12 @@ def sort_into(
 
     Args:
         results: the folder that `label` filled.
-        folder: is made where there is none.
+        folder: is made where there is none; one that is there is empty, or one that was sorted into.
         how: "symlink", "hardlink" or "copy".
 
     Raises:
         FileNotFoundError: no results there.
-        ValueError: another `how`, an address, or a folder inside of the results.
+        ValueError: another `how`, an address, a folder inside of the results, or one of something else.
         OSError: the folder cannot be made.
     """
     output, root = Output(results), check_sorting(results, folder, how)
@@ -84,7 +85,7 @@ def sort_into(
         raise FileNotFoundError(f"results: {output.address} holds none")
     folders = [root / name for name in folder_names(output.class_names())]
     done, taken = Sorted(), Counter[Path]()
-    root.mkdir(parents=True, exist_ok=True)
+    make_for_pictures(root)
     for key, found in labelled_pictures(output):
         if found is None:
             done.errors.append(f"{key}: no file of its own, but a part of another one")
@@ -112,8 +113,7 @@ def check_sorting(results: str | os.PathLike[str], folder: str | os.PathLike[str
     if is_address(folder) or is_address(str(results)):
         raise ValueError(f"sort_into: expected folders of this machine, got {results} and {folder}")
     root = Path(os.path.abspath(folder))
-    if root.exists() and not root.is_dir():
-        raise NotADirectoryError(f"sort_into: expected a folder, {root} is a file")
+    check_pictures(root, "sort_into")
     if Output(results).holds(str(root / "x")):
         raise ValueError(f"sort_into: {root} lies in the results, which are to hold parts alone")
     return root

@@ -2,7 +2,6 @@
 
 import math
 import operator
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ from s3clip.class_space.examples import Examples, LearnedResidual, merged
 from s3clip.class_space.shares import ROUNDING, SMALLEST_SHARE
 from s3clip.class_space.value import ClassSpace, FittedClass
 from s3clip.space.residual import Residual
-from s3clip.texts.labels import checked_name, composed
+from s3clip.texts.labels import NameIndex, checked_name
 
 
 def class_position(class_names: Sequence[str], which: int | str, argument: str = "classes") -> int:
@@ -36,9 +35,7 @@ def class_position(class_names: Sequence[str], which: int | str, argument: str =
 
 def _finder(class_names: Sequence[str], argument: str) -> Callable[[int | str], int]:
     """Return what `class_position` does, for many classes: names are listed once."""
-    by_name: dict[str, list[int]] = defaultdict(list)
-    for position, name in enumerate(class_names):
-        by_name[composed(name)].append(position)
+    index = NameIndex((name, position) for position, name in enumerate(class_names))
 
     def find(which: int | str) -> int:
         if not isinstance(which, str):
@@ -52,7 +49,7 @@ def _finder(class_names: Sequence[str], argument: str) -> Callable[[int | str], 
                     f"{argument}: position {which} is out of range for {len(class_names)} classes"
                 )
             return which
-        positions = by_name.get(composed(which), [])
+        positions = index.find(which)
         if len(positions) != 1:
             what = f"at positions {positions}; give the position" if positions else "no class"
             raise ValueError(f"{argument}: {which!r} names {what}")

@@ -171,10 +171,7 @@ def _keep_apart(
             if os.path.isdir(given) and real[option].is_relative_to(given):
                 raise ValueError(f"{option}: {real[option]} lies in {given}, which is labelled; give another")
         for other in real:
-            # Pictures are sorted into a folder that may be there, and hold more.
-            inside = (
-                option in folders and option != "--sort-into" and real[other].is_relative_to(real[option])
-            )
+            inside = option in folders and real[other].is_relative_to(real[option])
             if other != option and (inside or real[other] == real[option]):
                 raise ValueError(
                     f"{other}, {option}: {real[other]} would lie in the other; give another place"

@@ -284,9 +284,10 @@ def named(wanted: str, names: Sequence[str], what: str) -> list[int]:
         names: of all classes.
         what: whose classes they are, for the error, which names those that are nearly called so.
     """
-    for same in (str, str.casefold):
-        if found := [i for i, name in enumerate(names) if same(name) == same(wanted)]:
-            return found
+    from s3clip.texts.labels import NameIndex
+
+    if found := NameIndex((name, i) for i, name in enumerate(names)).find(wanted):
+        return found
     near = did_you_mean(wanted, names, f"it has: {', '.join(names[:10])}")
     raise ValueError(f"--class: {what} has no class {wanted!r}; {near}")
 
@@ -345,19 +346,12 @@ def keep_inputs(inputs: Iterable[Path | str | None], written: Mapping[str, Itera
             seen[place] = option
 
 
-def check_folder(option: str, folder: Path) -> None:
-    """Refuse a folder that cannot be written to, before the work and not after it; makes nothing."""
-    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))
-    if not there.is_dir():
-        raise NotADirectoryError(f"--{option}: expected a folder, {there} is a file")
-    if not os.access(there, os.W_OK):
-        raise PermissionError(f"--{option}: {there} is not to be written to; choose another folder")
-
-
 def make_folder(option: str, folder: Path) -> None:
     """Make a folder to write into, before the work and not after it."""
+    from s3clip.files.folders import check_writable
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:  # of its kind, but it names no option
         raise OSError(f"--{option}: {folder} cannot be made a folder: {error.strerror}") from error
-    check_folder(option, folder)
+    check_writable(folder, f"--{option}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from s3clip.arguments import refuse_unless_pictures
 from s3clip.cli.common import (
     AllowAddresses,
     Compile,
@@ -22,7 +23,6 @@ from s3clip.cli.common import (
     Template,
     Values,
     Views,
-    check_folder,
     class_source,
     head_config,
     keep_inputs,
@@ -35,9 +35,6 @@ from s3clip.printing import counted, say
 if TYPE_CHECKING:
     from s3clip import SynonymSet
     from s3clip.evaluation import Comparison, WordComparison
-
-BEST_CLASSES = "best_classes.json"
-"""What the classes of a method that has texts of its own are written to, where it is the best."""
 
 
 @keeps(lambda **_: f"{encoded_texts()}; to begin anew")
@@ -107,12 +104,17 @@ def compare(
     from s3clip.evaluation import compare as compare_images
     from s3clip.evaluation import compare_embeddings, compare_words
     from s3clip.evaluation.inputs import labelled_images, read_embeddings
+    from s3clip.evaluation.report.folder import BEST_CLASSES, check_report_folder
     from s3clip.prediction.class_labels import names_and_ids
 
+    check_report_folder(out, "--out")
     if limit is not None and limit < 1:
         raise ValueError(f"--limit: expected a whole number >= 1, got {limit}")
     if embeddings is not None and (images is not None or labels is not None):
         raise ValueError("--embeddings: it brings the labels; leave --images and --labels out")
+    refuse_unless_pictures(
+        embeddings is None, dtype=dtype, compiled=compiled, allow_addresses=allow_addresses
+    )
     if words and (method or adapt or learn):
         raise ValueError("--words: it compares words, not methods; leave --method, --adapt and --learn out")
     settings = None if config is None else head_config(config)
@@ -129,11 +131,13 @@ def compare(
     places = {"--out": [out / name for name in (*written, *(() if words else (BEST_CLASSES, "curve.png")))]}
     inputs = [classes, config, labels, embeddings, backbone]
     if given is not None and given.texts is not None:
-        if classes is not None or backbone is not None or words:
-            advice = "--words need a synonym file" if words else "leave the synonym file and --backbone out"
+        about_texts = {"CLASSES": classes, "--backbone": backbone, "--template": template, "--device": device}
+        about_texts["--values"] = None if values == "synonyms" else values
+        unused = ", ".join(name for name, value in about_texts.items() if value is not None)
+        if unused or words:
+            advice = "--words need a synonym file" if words else f"leave out: {unused}"
             raise ValueError(f"{embeddings} has texts of its own; {advice}")
         keep_inputs(inputs, places)
-        check_folder("out", out)
         truth, scale = given.labels[:limit], given.logit_scale
         _show(
             compare_embeddings(
@@ -155,16 +159,15 @@ def compare(
             labels,
             file_column,
             label_column,
-            named=names_and_ids(synonyms.classes),
+            is_class=names_and_ids(synonyms.classes).__contains__,
             allow_addresses=allow_addresses or (),
         )
         truth, scored["images"] = named[:limit], files[:limit]
         inputs += files
     keep_inputs(inputs, places)
-    check_folder("out", out)
     scored["templates"] = (template[0] if template and len(template) == 1 else template) or None
     scored["backbone"] = Backbone.from_pretrained(backbone, device=device)
-    if "images" in scored and (dtype is not None or compiled):
+    if dtype is not None or compiled:
         trial = SynonymousSpaceHead(scored["backbone"]).fit_classes(synonyms, templates=scored["templates"])
         use_precision(trial, dtype, compiled, scored["images"])
     if words:
@@ -222,6 +225,7 @@ def _use(
     """
     from s3clip.config import HeadConfig
     from s3clip.evaluation.methods import METHODS, WITHOUT_NEGATIVES, Texts, names_alone
+    from s3clip.evaluation.report.folder import BEST_CLASSES
 
     name, adapt = result.control if result.best is None else result.best.name, None
     if name not in METHODS and "+" in name:

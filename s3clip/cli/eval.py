@@ -86,6 +86,8 @@ def evaluate(
     For several GPUs or machines start it with a launcher: accelerate launch -m s3clip.cli eval ...
     """
     from s3clip import Backbone
+    from s3clip.evaluation.report.folder import check_report_folder
+    from s3clip.evaluation.runs.cache import check_cache
     from s3clip.evaluation.runs.processes import join_processes
     from s3clip.evaluation.runs.run import evaluate as evaluate_sets
     from s3clip.images.workers import cores
@@ -97,6 +99,8 @@ def evaluate(
     ):
         if value < least:
             raise ValueError(f"--{option}: expected a whole number >= {least}, got {value}")
+    check_report_folder(out, "--out")
+    check_cache(cache or out / "embeddings")
     opened = _open_sets(sets, data, convention, classes, allow_addresses or ())
     processes = join_processes(device)
     if processes.index == 0:

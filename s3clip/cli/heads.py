@@ -30,7 +30,6 @@ from s3clip.cli.common import (
     Template,
     Values,
     Views,
-    check_folder,
     class_source,
     fitted_head,
     head_config,
@@ -82,8 +81,9 @@ def fit(
 ) -> None:
     """Build the synonymous space of every class in a synonym file, and save it."""
     from s3clip import SynonymousSpaceHead, SynonymSet
+    from s3clip.artifact.folder import check_place
 
-    check_folder("out", out)
+    check_place(out, "--out")
     settings = None if config is None else head_config(config)
     synonyms = SynonymSet.read(class_source(classes), values=values)  # type: ignore[arg-type]  # read() names a wrong one
     templates = template[0] if template and len(template) == 1 else template

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from s3clip.arguments import refuse_unless_pictures
 from s3clip.cli.common import (
     ClassName,
     Compile,
@@ -59,6 +60,7 @@ def inspect(
 
     if images and page is None:
         raise ValueError("--images: are shown on the page; give --page page.html too")
+    refuse_unless_pictures(bool(images), backbone=backbone, dtype=dtype, compiled=compiled)
     fitted = SynonymousSpaceHead.from_pretrained(
         head, revision=revision, backbone=(backbone or "saved") if images else None, device=device
     )

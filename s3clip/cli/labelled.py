@@ -23,7 +23,6 @@ from s3clip.cli.common import (
     Output,
     Revision,
     SavedBackbone,
-    check_folder,
     given_json,
     keep_inputs,
     print_rows,
@@ -264,11 +263,11 @@ def shares(
 
 def _place(head: str, out: Path | None) -> Path:
     """Where the head goes; asked for before the work."""
+    from s3clip.artifact.folder import check_place
+
     if out is None and not os.path.isdir(head):
         raise ValueError(f"--out: {head} is not a folder here; give one to save the head in")
-    folder = Path(head) if out is None else out
-    check_folder("out", folder)
-    return folder
+    return check_place(head if out is None else out, "--out")
 
 
 def _loaded(head: str, revision: str | None, backbone: Any, device: str | None) -> "SynonymousSpaceHead":
@@ -318,16 +317,22 @@ def _labelled(
     """Return files and the positions of their classes, None for the label `none`; others are left out."""
     from s3clip.evaluation.inputs import labelled_images
     from s3clip.prediction.class_labels import class_positions, names_and_ids
-    from s3clip.texts.labels import composed
+    from s3clip.texts.labels import alike
 
     if images is None and labels is None:
         raise ValueError("expected --images, a folder with a sub-folder a class, or --labels, a CSV")
-    known_as, none = names_and_ids(head.classes), None if none is None else composed(none)
-    if none in known_as:
+    known_as = names_and_ids(head.classes)
+    if none is not None and none in known_as:
         raise ValueError(f"--none: {none} is a class of the head; call the folder of other images otherwise")
-    known_as |= set() if none is None else {none}
-    files, named = labelled_images(images, labels, *columns, named=known_as, allow_addresses=allow or ())
-    if none is not None and none not in named:
+
+    def is_none(label: str) -> bool:
+        return none is not None and alike(label) == alike(none)
+
+    def is_class(folder: str) -> bool:
+        return folder in known_as or is_none(folder)
+
+    files, named = labelled_images(images, labels, *columns, is_class=is_class, allow_addresses=allow or ())
+    if none is not None and not any(map(is_none, named)):
         raise ValueError(
             f"--none: no image has the label {none!r}; there are {', '.join(sorted(set(named))[:5])}"
         )
@@ -335,7 +340,7 @@ def _labelled(
     known = [
         (file, place)
         for file, place, label in zip(files, positions, named, strict=True)
-        if place is not None or label == none
+        if place is not None or is_none(label)
     ]
     if not known:
         raise ValueError(
@@ -343,7 +348,9 @@ def _labelled(
             f"{', '.join(head.class_names[:5])}"
         )
     if gone := len(files) - len(known):
-        others = {own for own, place in zip(named, positions, strict=True) if place is None and own != none}
+        others = {
+            own for own, place in zip(named, positions, strict=True) if place is None and not is_none(own)
+        }
         said = f"have a label that is no class, such as {min(others)!r}"
         say(f"warning: {gone:,} of {counted(len(files), 'image')} {said}", error=True)
     return [file for file, _ in known], [place for _, place in known]

@@ -31,6 +31,7 @@ from s3clip.cli.common import (
     use_precision,
 )
 from s3clip.cli.stopping import keeps
+from s3clip.files.folders import check_pictures, make_for_pictures
 from s3clip.files.writing import write_atomically
 from s3clip.printing import counted, say
 
@@ -149,8 +150,12 @@ class _Wanted:
                 continue
             if len(files) == 1 and path.suffix.lower() != ".png":
                 raise ValueError(f"{option}: expected a name that ends in .png, got {path}")
-            if len(files) > 1 and path.suffix:
-                raise ValueError(f"{option}: expected a folder for {len(files)} images, got {path}")
+            if len(files) > 1:
+                if path.suffix:
+                    raise ValueError(f"{option}: expected a folder for {len(files)} images, got {path}")
+                check_pictures(path, option)
+        if heat_maps is not None:
+            check_pictures(heat_maps, "--heat-maps")
         written: dict[str, list[Path | None]] = {
             "--out": [self._path(out, file) for file in files] if out else [],
             "--overlay": [self._path(overlay, file) for file in files] if overlay else [],
@@ -182,15 +187,21 @@ class _Wanted:
 
         file = self.files[i]
         if self.out is not None:
-            _write(self._path(self.out, file), _png(found.to_image()))
+            self._write_picture(self.out, file, found.to_image())
         if self.overlay is not None:
-            _write(self._path(self.overlay, file), _png(overlay(file, found)))
+            self._write_picture(self.overlay, file, overlay(file, found))
         if self.heat_maps is not None:
             for area in found.areas():
                 which = area["class_index"]
                 if area["share"] >= SMALLEST_SHARE:
                     name = f"{file.stem}-{self.maps[which]}.png"
+                    make_for_pictures(self.heat_maps)
                     _write(self.heat_maps / name, _png(heat_map(file, found, which)))
+
+    def _write_picture(self, given: Path, file: Path, picture: Any) -> None:
+        if len(self.files) > 1:
+            make_for_pictures(given)
+        _write(self._path(given, file), _png(picture))
 
     def _path(self, given: Path, file: Path) -> Path:
         return given if len(self.files) == 1 else given / f"{file.stem}.png"

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from s3clip.files.folders import check_pictures, make_for_pictures
 from s3clip.texts.synonyms import SynonymSet
 
 __all__ = ["held_out_digits", "model_folder", "synonym_file", "training_digits", "write_photos"]
@@ -53,14 +54,17 @@ def write_photos(folder: str | Path) -> list[Path]:
     """Write ten held-out digits of each class into a folder of its name, such as ``seven/0.png``.
 
     Args:
-        folder: made if need be.
+        folder: made if need be; one that is there is empty, or one of an earlier call.
 
     Returns:
         The files, in the order of the classes.
 
     Raises:
+        ValueError: the folder holds something else.
         FileExistsError: one of the files is there, and is another picture.
     """
+    check_pictures(folder, "folder")
+    make_for_pictures(Path(folder))
     images, labels = held_out_digits()
     names = SynonymSet.read(synonym_file()).class_names
     written = []

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from s3clip.artifact.folder import check_place
 from s3clip.config import HeadConfig
 from s3clip.demo import held_out_digits, model_folder, synonym_file
 from s3clip.demo.picture import BLUE, MUTED, Bar, Tile, draw
+from s3clip.files.folders import check_own
 from s3clip.head import SynonymousSpaceHead
 from s3clip.texts.synonyms import SynonymSet
 
@@ -92,7 +94,13 @@ class DemoResult:
 
 
 def run_demo(out: Path) -> DemoResult:
-    """Classify the held-out digits in all four ways, and write picture and head into the folder `out`."""
+    """Classify the held-out digits in all four ways, and write picture and head into the folder `out`.
+
+    Raises:
+        ValueError: it holds something else than an earlier demo.
+    """
+    check_own(out, "out", lambda place: (place / "head").is_dir(), "demo of s3clip")
+    check_place(out / "head", "out")
     images, labels = held_out_digits()
     synonyms = SynonymSet.read(synonym_file())
     words = [(each.name, *each.synonyms) for each in synonyms.classes]

@@ -4,7 +4,7 @@ import csv
 import io
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,19 +46,19 @@ def labelled_images(
     file_column: str = "file",
     label_column: str = "label",
     *,
-    named: Collection[str] = (),
+    is_class: Callable[[str], bool] = lambda name: False,
     allow_addresses: str | Iterable[str] = (),
 ) -> tuple[list[Path], list[str]]:
     """Return which image files there are, and what each shows.
 
     Args:
         folder: where the files of a CSV lie (beside it if None); without a CSV, the folders in it are the
-            labels of the images below them, in a tree the one nearest to the image that is in `named`.
+            labels of the images below them, in a tree the one nearest to the image that is a class.
         labels: a CSV with a header.
         file_column: its column of files: paths from the folder, below it or below that of the CSV.
         label_column: its column of labels.
-        named: names and ids of the classes, to find them among folders of folders; images below none of them
-            have the label of the first folder.
+        is_class: whether a name is that of a class, to find them among folders of folders; images below none
+            of them have the label of the first folder.
         allow_addresses: where else they may lie: "file" for anywhere on this machine, or "file:///folder".
 
     Raises:
@@ -76,9 +76,7 @@ def labelled_images(
             raise FileNotFoundError(
                 f"{folder}: no sub-folder with images; give --labels, or one for each class"
             )
-        return inside, [
-            folder_label(file.relative_to(folder).parts[:-1], named.__contains__) for file in inside
-        ]
+        return inside, [folder_label(file.relative_to(folder).parts[:-1], is_class) for file in inside]
     rows = rows_of_labels(labels, file_column, label_column)
     return _listed_images(labels, rows, labels.parent if folder is None else folder, allow_addresses)
 

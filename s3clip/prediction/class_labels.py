@@ -1,7 +1,6 @@
 """Labels of images, as positions of classes."""
 
 import operator
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from s3clip.arguments import is_whole, plain
 from s3clip.printing import counted
-from s3clip.texts.labels import composed
+from s3clip.texts.labels import NameIndex
 
 
 def class_positions(
@@ -22,24 +21,18 @@ def class_positions(
 ) -> list[int | None]:
     """Return the class of each label, None for a string that is the id or name of no class.
 
-    A number is a position. A string is looked up among the ids first, "5" as the id 5 too. An error calls the
-    labels by `argument`.
+    A number is a position. A string is looked up as by `names_and_ids`. An error names the `argument`.
 
     Raises:
         ValueError: a position out of range, or a name or id that several classes have.
         TypeError: a label that is neither.
     """
-    by_id, by_name = defaultdict(list), defaultdict(list)
-    for position, (name, own_id) in enumerate(zip(class_names, class_ids, strict=True)):
-        by_name[composed(name)].append(position)
-        if own_id is not None:
-            by_id[composed(str(own_id))].append(position)
+    index = _index(class_names, class_ids)
     listed = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
     found: list[int | None] = []
     for label in listed:
         if isinstance(label, str):
-            form = composed(label)
-            meant = by_id.get(form) or by_name.get(form) or []
+            meant = index.find(label)
             if len(meant) > 1:
                 raise ValueError(
                     f"{argument}: {label!r} is the id or name of several classes, {meant}; give positions"
@@ -71,11 +64,15 @@ class Identified(Protocol):
         """What it is called elsewhere."""
 
 
-def names_and_ids(classes: Iterable[Identified]) -> set[str]:
-    """Return every text that is the label of some class, composed."""
+def names_and_ids(classes: Iterable[Identified]) -> NameIndex:
+    """Return what labels mean: the class of an id first, "5" as the id 5 too, then that of a name."""
     listed = list(classes)
-    texts = [each.name for each in listed] + [str(each.id) for each in listed if each.id is not None]
-    return set(map(composed, texts))
+    return _index([each.name for each in listed], [each.id for each in listed])
+
+
+def _index(class_names: Sequence[str], class_ids: Sequence[int | str | None]) -> NameIndex:
+    ids = [(str(own), position) for position, own in enumerate(class_ids) if own is not None]
+    return NameIndex(ids, [(name, position) for position, name in enumerate(class_names)])
 
 
 def checked_labels(labels: Any, classes: Sequence[Identified], images: int) -> Tensor:

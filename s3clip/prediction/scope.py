@@ -13,7 +13,7 @@ from s3clip.arguments import did_you_mean, is_whole, plain
 from s3clip.class_space import FittedClass
 from s3clip.prediction.class_labels import class_positions
 from s3clip.texts.groups import group_owners, levels_of, problem_of_language
-from s3clip.texts.labels import composed
+from s3clip.texts.labels import alike, composed
 
 
 @dataclass(frozen=True)
@@ -175,11 +175,11 @@ def _called(
     classes: Sequence[FittedClass], which: str, readings: Mapping[str, Mapping[str, set[int]]]
 ) -> set[int]:
     """Return the positions of the classes that a name or id stands for."""
-    found = readings.get(composed(which))
+    found = readings.get(composed(which)) or _all_alike(readings, which)
     level, mark, group = which.partition("=")
-    if found is None and mark:
+    if not found and mark:
         return _in_all(classes, {level: group})
-    if found is None:
+    if not found:
         raise ValueError(f"among: no class or group is called {which!r}; {_known(classes, which)}")
     if len(set(map(frozenset, found.values()))) > 1:
         raise ValueError(
@@ -187,6 +187,13 @@ def _called(
             f"group with its level"
         )
     return next(iter(found.values()))
+
+
+def _all_alike(readings: Mapping[str, Mapping[str, set[int]]], which: str) -> dict[str, set[int]]:
+    """Return what names may stand for that are written in another way."""
+    wanted = alike(which)
+    meant = [each for name, each in readings.items() if alike(name) == wanted]
+    return {words: positions for each in meant for words, positions in each.items()}
 
 
 def _known(classes: Sequence[FittedClass], which: str) -> str:

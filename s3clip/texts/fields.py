@@ -1,6 +1,7 @@
 """What the fields of a synonym file may hold: types for pydantic, with the checks of our own."""
 
 from typing import Annotated, Any
+from unicodedata import normalize
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -10,15 +11,17 @@ from s3clip.texts.prompts import resolve_templates
 
 
 def _label(text: str) -> str:
-    if problem := problem_of_name(text.strip()):
+    text = composed(text)
+    if problem := problem_of_name(text):
         raise ValueError(problem)
-    return composed(text)
+    return text
 
 
 def _sentence(text: str) -> str:
-    if problem := problem_of_text(text.strip()):
+    text = normalize("NFC", text.strip())  # is encoded, and nothing is told apart by it
+    if problem := problem_of_text(text):
         raise ValueError(problem)
-    return composed(text)
+    return text
 
 
 def _language(code: str) -> str:

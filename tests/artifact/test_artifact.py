@@ -408,9 +408,16 @@ def test_a_header_that_lies_is_refused(saved: Path):
 
 def test_nothing_is_saved_into_a_file(head: SynonymousSpaceHead, tmp_path: Path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ValueError, match="expected a directory"):
+    with pytest.raises(NotADirectoryError, match="folder: expected a folder"):
         head.fit_classes(PETS).save_pretrained(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_head_is_saved_beside_what_else_lies_there(head: SynonymousSpaceHead, tmp_path: Path):
+    (tmp_path / "README.md").write_text("mine")
+    head.fit_classes(PETS).save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+    assert SynonymousSpaceHead.from_pretrained(tmp_path, backbone=None).class_names == head.class_names
 
 
 def test_load_artifact_returns_what_save_artifact_took(saved: Path, tmp_path: Path):

@@ -438,8 +438,12 @@ def test_output_that_cannot_be_written(head: SynonymousSpaceHead, pictures: Path
     assert (tmp_path / "file").read_text() == "mine"
     (tmp_path / "other").mkdir()
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other" / "mine.parquet")
-    with pytest.raises(ValueError, match="no part that s3clip wrote"):
+    with pytest.raises(ValueError, match=r"other holds mine.parquet and no results of s3clip"):
         label(pictures, head, tmp_path / "other", workers=0, **SIZES)
+    label(pictures, head, tmp_path / "ours", workers=0, **SIZES)
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "ours" / "mine.parquet")
+    with pytest.raises(ValueError, match="no part that s3clip wrote"):
+        label(pictures, head, tmp_path / "ours", workers=0, **SIZES)
 
 
 def test_a_full_disk(space: SynonymousSpaceHead, tmp_path: Path):

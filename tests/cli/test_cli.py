@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from s3clip import SynonymousSpaceHead, cli
 from s3clip.demo import held_out_digits, model_folder
+from s3clip.files.folders import make_for_pictures
 
 DIGITS = {"zero": ["0", "nought"], "one": ["1"], "seven": ["7"]}
 
@@ -240,7 +241,7 @@ def test_nothing_is_written_over_what_is_read(case: str, tmp_path: Path, monkeyp
     images, options, message = OVER[case]
     (tmp_path / "words.json").write_text(json.dumps(DIGITS))
     folder = tmp_path / "photos"
-    folder.mkdir()
+    make_for_pictures(folder)  # one of our pictures that are segmented: others are refused anyway
     for name in images:
         held_out_digits()[0][0].save(folder / name)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -254,6 +255,7 @@ def test_nothing_is_written_over_what_is_read(case: str, tmp_path: Path, monkeyp
 
 
 def test_heat_maps_beside_the_images_that_are_safe(tmp_path: Path):
+    make_for_pictures(tmp_path)
     (tmp_path / "words.json").write_text(json.dumps(DIGITS))
     for name in ("a.png", "b-1.png"):
         held_out_digits()[0][0].save(tmp_path / name)

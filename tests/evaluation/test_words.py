@@ -191,5 +191,5 @@ def test_the_command(images, tmp_path):
         CliRunner().invoke(cli.app, [*line, "out", "--method", "name"], catch_exceptions=False)
     shutil.copy(tmp_path / "digits.json", tmp_path / "out" / "words.json")
     line[1] = str(tmp_path / "out" / "words.json")
-    with pytest.raises(ValueError, match="would be lost"):
+    with pytest.raises(ValueError, match=r"out holds words.json, words.md and no report"):
         CliRunner().invoke(cli.app, [*line, str(tmp_path / "out")], catch_exceptions=False)

@@ -222,9 +222,9 @@ def _of_session(session: int) -> set[int]:
 
 def _files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")} - {
-        "log",
-        "_log",
-        "log-of-the-first",
+        ".log",
+        ".noted",
+        ".log-of-the-first",
     }
 
 
@@ -285,13 +285,13 @@ def _write_texts(base: Path, out: Path, which: int) -> None:
         for text, vector in known.items():
             assert np.array_equal(vector, _vectors([text])[0]), text
         cache.write(texts, _vectors(texts))
-        with (out / "log").open("a") as log:
+        with (out / ".log").open("a") as log:
             log.write("".join(f"{each}\n" for each in texts))
     assert not cache.failed
 
 
 def _check_texts(base: Path, out: Path) -> None:
-    lines = (out / "log").read_text().split("\n")[:-1]
+    lines = (out / ".log").read_text().split("\n")[:-1]
     texts = sorted(set(lines))
     known = _cache(out).read(texts, DIM)
     assert set(known) == set(texts), "what was written is not there"
@@ -305,21 +305,21 @@ def _check_texts(base: Path, out: Path) -> None:
 
 
 def _evaluate(base: Path, out: Path, which: int) -> None:
-    local_sets.encoding.add_images = local_sets.logged(out / "log")
+    local_sets.encoding.add_images = local_sets.logged(out / ".log")
     methods = ["name", "default"]
     local_sets.evaluate_one(local_sets.open_digits(base / "digits"), out, methods=methods, workers=2)
 
 
 def _before_eval(out: Path) -> None:
     with suppress(FileNotFoundError):
-        (out / "log").rename(out / "log-of-the-first")
+        (out / ".log").rename(out / ".log-of-the-first")
 
 
 def _check_eval(base: Path, out: Path) -> None:
     assert local_sets.results(out) == local_sets.results(base / "whole")
     first, second = (
         (out / name).read_text().split() if (out / name).exists() else []
-        for name in ("log-of-the-first", "log")
+        for name in (".log-of-the-first", ".log")
     )
     assert not set(first) & set(second), "an image that was written was encoded again"
     (store,) = {path.parent for path in out.rglob("*.jsonl")}
@@ -361,12 +361,12 @@ def _label_on_ray(base: Path, out: Path, which: int) -> None:
 
 def _before_label(out: Path) -> None:
     times = {file.name: file.stat().st_mtime_ns for file in out.glob("*-*.parquet")}
-    (out / "_log").write_text(json.dumps(times))
+    (out / ".noted").write_text(json.dumps(times))
 
 
 def _check_label(base: Path, out: Path) -> None:
     assert rows_of(out) == rows_of(base / "whole")
-    for name, then in json.loads((out / "_log").read_text()).items():
+    for name, then in json.loads((out / ".noted").read_text()).items():
         assert (out / name).stat().st_mtime_ns == then, f"{name} was written again"
 
 
@@ -405,14 +405,14 @@ def _before_asking(out: Path) -> None:
     for line in b"".join(path.read_bytes() for path in out.glob("*.jsonl")).split(b"\n"):
         with suppress(ValueError):
             answered.append(json.loads(line)["position"])
-    (out / "_log").write_text(json.dumps(answered))
+    (out / ".noted").write_text(json.dumps(answered))
     (out.parent / "asked").unlink(missing_ok=True)
 
 
 def _check_answers(base: Path, out: Path) -> None:
     assert (out / "own.json").read_bytes() == (base / "whole" / "own.json").read_bytes()
     asked = (base / "asked").read_text().split() if (base / "asked").exists() else []
-    again = set(json.loads((out / "_log").read_text())) & set(map(int, asked))
+    again = set(json.loads((out / ".noted").read_text())) & set(map(int, asked))
     assert not again, f"asked again: {again}"
 
 

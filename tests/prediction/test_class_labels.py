@@ -6,13 +6,18 @@ from unicodedata import normalize
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from s3clip import SynonymousSpaceHead, SynonymSet
+from s3clip.class_space.edits import class_position
+from s3clip.cli.common import named as of_option
 from s3clip.demo import model_folder
 from s3clip.evaluation.benchmarks.classes import class_lookup, position_of
 from s3clip.evaluation.inputs import labelled_images
-from s3clip.prediction.class_labels import names_and_ids
+from s3clip.prediction.class_labels import class_positions, names_and_ids
+from s3clip.texts.labels import NameIndex, alike, composed
 
 NAMES = ["Käse", "Crème brûlée", "ガム", "Ångström"]
 GROUPS = ["Süßes", "Süßes", "が", "が"]
@@ -20,6 +25,18 @@ FORMS = [
     pytest.param(lambda text: normalize("NFC", text), id="composed"),
     pytest.param(lambda text: normalize("NFD", text), id="decomposed"),
     pytest.param(lambda text: f" {normalize('NFD', text)}\t", id="with spaces"),
+    pytest.param(lambda text: f"\ufeff{text}\u3000", id="with marks around it"),
+    pytest.param(lambda text: "\u200b".join(normalize("NFD", text)), id="with zero-width spaces"),
+    pytest.param(lambda text: "\u00ad".join(text), id="with soft hyphens"),
+    pytest.param(lambda text: "\u200d".join(text), id="with joiners that join nothing"),
+    pytest.param(lambda text: f"\u200e{text}\u200f\u2060", id="with marks of direction"),
+    pytest.param(lambda text: text.replace(" ", "\u00a0"), id="with a space that does not break"),
+    pytest.param(lambda text: text.replace(" ", " \u2009 "), id="with more spaces"),
+]
+IN_ANOTHER_WAY = [
+    pytest.param(str.upper, id="in capitals"),
+    pytest.param(lambda text: text.swapcase().replace(" ", "_"), id="as folders are called"),
+    pytest.param(lambda text: text.replace(" ", " - "), id="with a hyphen"),
 ]
 
 
@@ -60,6 +77,7 @@ def test_wherever_it_is_named(form, head: SynonymousSpaceHead, tmp_path: Path):
     for i, (name, group) in enumerate(zip(NAMES, GROUPS, strict=True)):
         assert answers(among=form(name)) == answers(among=i)
         assert answers(among=form(f"é{i}")) == answers(among=i)
+        assert of_option(form(name), NAMES, "the head") == [i]
         members = [j for j, own in enumerate(GROUPS) if own == group]
         for named in (form(group), {form("Größe"): form(group)}, f"{form('Größe')}={form(group)}"):
             assert answers(among=named) == answers(among=members)
@@ -84,11 +102,62 @@ def test_wherever_it_is_named(form, head: SynonymousSpaceHead, tmp_path: Path):
     for name in NAMES:
         (tmp_path / form(name)).mkdir()
         Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / form(name) / "a.png")
-    files, read = labelled_images(tmp_path, None, named=names_and_ids(head.classes))
+    files, read = labelled_images(tmp_path, None, is_class=names_and_ids(head.classes).__contains__)
     assert sorted(read) == sorted(NAMES)
     lines = [f"{file.relative_to(tmp_path)},{form(NAMES[i])}" for i, file in enumerate(files)]
     (tmp_path / "labels.csv").write_text("\n".join(["file,label", *lines]), encoding="utf-8")
     assert labelled_images(None, tmp_path / "labels.csv")[1] == NAMES
+
+
+@pytest.mark.parametrize("form", IN_ANOTHER_WAY)
+def test_case_and_what_stands_for_a_space_do_not_count(form, head: SynonymousSpaceHead, tmp_path: Path):
+    images = torch.eye(head.space.raw.shape[1])
+    wanted = [class_lookup(SynonymSet.read(records()), {}), names_and_ids(head.classes)]
+    for i, (name, group) in enumerate(zip(NAMES, GROUPS, strict=True)):
+        assert [position_of(form(name), lookup) for lookup in wanted] == [i, i]
+        assert class_positions([form(name), form(f"é{i}")], NAMES, [f"é{j}" for j in range(4)]) == [i, i]
+        assert of_option(form(name), NAMES, "the head") == [i]
+        assert class_position(NAMES, form(name), "it") == i
+        for ways in ([form(name), i], [form(group), [j for j, own in enumerate(GROUPS) if own == group]]):
+            found, expected = (head.predict(image_embeds=images, among=way) for way in ways)
+            assert found == expected
+        (tmp_path / form(name)).mkdir()
+        Image.new("L", (2, 2)).save(tmp_path / form(name) / "a.png")
+    _, read = labelled_images(tmp_path, None, is_class=names_and_ids(head.classes).__contains__)
+    assert sorted(class_positions(read, NAMES, [None] * 4)) == [0, 1, 2, 3]
+
+
+def test_where_names_differ_in_case_alone_each_has_its_own():
+    names = ["Turkey", "turkey", "Golden_Retriever", "golden retriever", "fish"]
+    index = NameIndex((name, i) for i, name in enumerate(names))
+    assert [index.find(name) for name in names] == [[i] for i in range(5)]
+    assert index.find("FISH") == [4]
+    assert index.find("TURKEY") == [0, 1]
+    assert position_of("TURKEY", index) is None
+    with pytest.raises(ValueError, match=r"'TURKEY' is the id or name of several classes, \[0, 1\]"):
+        class_positions(["TURKEY"], names, [None] * 5)
+    with pytest.raises(ValueError, match=r"'TURKEY' names at positions \[0, 1\]"):
+        class_position(names, "TURKEY", "it")
+    # What is called just so goes before an id that is written in another way.
+    assert class_positions(["dog", "DOG"], ["dog", "cat"], [None, "DOG"]) == [0, 1]
+
+
+# Where a joiner changes what is shown, it is a part of the name: Persian, Hindi, Bengali, and emoji.
+JOINED = ["می\u200cخواهم", "क्\u200dष", "र\u200d्य", "👩\u200d🚀", "🏳\ufe0f\u200d🌈", "👩🏽\u200d🌾"]
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_a_joiner_that_is_seen_stays(name):
+    assert composed(name) == name
+    apart = name.replace("\u200c", "").replace("\u200d", "")
+    assert SynonymSet.read([name, apart]).class_names == [name, apart]
+
+
+@given(st.text(max_size=12))
+def test_composing_twice_is_composing_once(text):
+    once = composed(text)
+    assert composed(once) == once
+    assert alike(once) == alike(text) == alike(alike(text))
 
 
 def test_ids_that_are_numbers_are_texts_among_labels():

@@ -5,7 +5,7 @@ from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 
 from s3clip.printing import counted
-from s3clip.texts.labels import composed
+from s3clip.texts.labels import NameIndex, composed
 from s3clip.texts.synonyms import SynonymClass, SynonymSet
 
 SAME_ORDER = 0.9
@@ -73,30 +73,23 @@ def _renamed(each: SynonymClass, name: str) -> SynonymClass:
     return each.model_copy(update={"name": name, "synonyms": tuple(others)})
 
 
-def class_lookup(synonyms: SynonymSet, aliases: Mapping[str, str]) -> dict[str, int]:
-    """Return the position of each class by its id, its name and its alias, where only one class has that.
+def class_lookup(synonyms: SynonymSet, aliases: Mapping[str, str]) -> NameIndex:
+    """Return which class a label means, by its id, its name or its alias; `position_of` reads it.
 
-    An id goes before a name. `position_of` reads it.
+    Args:
+        synonyms: the classes.
+        aliases: what the file calls a name.
     """
-    lookup: dict[str, int] = {}
-    names = defaultdict(set)
-    for position, each in enumerate(synonyms.classes):
-        names[composed(each.name)].add(position)
-        names[" ".join(words_of(each.name))].add(position)
-        if each.id is not None:
-            lookup[composed(str(each.id))] = position
-    for name, positions in names.items():
-        if len(positions) == 1:
-            lookup.setdefault(name, *positions)
-    for alias, name in aliases.items():
-        if name in lookup:
-            lookup.setdefault(" ".join(words_of(alias)), lookup[name])
-    return lookup
+    ids = [(str(each.id), i) for i, each in enumerate(synonyms.classes) if each.id is not None]
+    names = [(each.name, i) for i, each in enumerate(synonyms.classes)]
+    own = NameIndex(ids, names)
+    meant = [(alias, own.find(name)) for alias, name in aliases.items()]
+    return NameIndex(ids, names, [(alias, found[0]) for alias, found in meant if len(found) == 1])
 
 
-def position_of(label: int | str | None, lookup: Mapping[str, int]) -> int | None:
-    """Return the class that a label says: a number is its position, a text is looked up, then its words."""
+def position_of(label: int | str | None, lookup: NameIndex) -> int | None:
+    """Return the class that a label says: a number is its position, a text means one class or none."""
     if not isinstance(label, str):
         return None if isinstance(label, bool) else label
-    position = lookup.get(composed(label))
-    return lookup.get(" ".join(words_of(label))) if position is None else position
+    found = lookup.find(label)
+    return found[0] if len(found) == 1 else None

@@ -1,7 +1,7 @@
 """A benchmark, on disk or on the Hub, opened: its pictures in order, with the class of each or its pixels."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from s3clip.evaluation.scores import IGNORED
 from s3clip.files.reach import allowed_places
 from s3clip.images.sources import FileShard, Shard
 from s3clip.printing import counted
+from s3clip.texts.labels import NameIndex
 from s3clip.texts.prompts import resolve_templates
 from s3clip.texts.synonyms import SynonymSet
 from s3clip.texts.templates import DEFAULT_TEMPLATES
@@ -49,11 +50,7 @@ def open_benchmark(
     on_hub = str(root).startswith("hf://")
     allowed = allowed_places(allow_addresses)
     words = SynonymSet.read(benchmark.synonyms) if synonyms is None else synonyms
-    names, known = set(words.class_names), class_lookup(words, benchmark.aliases)
-
-    def is_class(folder: str) -> bool:
-        return folder in names or position_of(folder, known) is not None
-
+    is_class = class_lookup(words, benchmark.aliases).__contains__
     found = open_layout(name, rules, benchmark.folder or (root if on_hub else Path(root)), allowed, is_class)
     problems = list(found.problems)
     if found.class_names is not None:
@@ -96,7 +93,7 @@ def _listed_labels(shards: Sequence[Shard]) -> list[int | str | None] | None:
 
 
 def _without_pictures(
-    name: str, labels: Sequence[int | str | None], class_names: Sequence[str], lookup: Mapping[str, int]
+    name: str, labels: Sequence[int | str | None], class_names: Sequence[str], lookup: NameIndex
 ) -> list[str]:
     """Return which classes have no picture, in words.
 

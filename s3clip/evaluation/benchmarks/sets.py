@@ -1,6 +1,5 @@
 """What an opened benchmark is, of either task: its pictures in order, its classes, and what labels them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
@@ -9,6 +8,7 @@ from s3clip.evaluation.benchmarks.classes import position_of
 from s3clip.evaluation.benchmarks.masks import MaskedImage
 from s3clip.evaluation.benchmarks.table import Headline, Masks
 from s3clip.images.sources import Record, Sample, Shard
+from s3clip.texts.labels import NameIndex
 from s3clip.texts.synonyms import SynonymSet
 
 
@@ -50,11 +50,11 @@ class ClassificationSet(EvaluationSet):
     """A set each of whose pictures is of a class.
 
     Attributes:
-        lookup: positions of classes by the strings that may label them.
+        lookup: which class a label means.
     """
 
     task = "classification"
-    lookup: Mapping[str, int] = field(default_factory=dict, repr=False)
+    lookup: NameIndex = field(default_factory=NameIndex, repr=False)
 
     def label_of(self, sample: Sample | Record) -> int:
         """Return the position of the sample's class.

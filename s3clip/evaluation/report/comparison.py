@@ -1,6 +1,5 @@
 """What a comparison found: as values and JSON, as a table and as a picture."""
 
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from s3clip._version import __version__
-from s3clip.files.writing import write_atomically
+from s3clip.evaluation.report.folder import save_report
 from s3clip.printing import Cell, Column, Table, counted, html_text, markdown_text, new_figure
 
 DEFAULT = "default"
@@ -373,16 +372,6 @@ def no_place(methods: Sequence[str]) -> str:
     """Return one sentence on methods, one or more, that do without the negatives of classes."""
     have = "which has" if len(methods) == 1 else "which have"
     return f"The negatives of classes are in all methods but {', '.join(methods)}, {have} no place for them."
-
-
-def save_report(folder: str | os.PathLike[str], name: str, content: dict[str, Any], markdown: str) -> Path:
-    """Write what was found as JSON and as Markdown into a folder, made if need be, and return it."""
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    for ending, written in (("json", text), ("md", markdown)):
-        write_atomically(place / f"{name}.{ending}", written.encode("utf-8", "backslashreplace"))
-    return place
 
 
 def draw_interval(axis: Any, row: int, difference: Difference, *, marked: bool, width: float = 2) -> None:

@@ -1,6 +1,5 @@
 """What a run found: written to `run.json`, tables and pictures, and read back."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import PrivateAttr
 
 from s3clip.evaluation.report.comparison import SHOWN, Value, suffixes_text
+from s3clip.evaluation.report.folder import check_report_folder, save_report
 from s3clip.evaluation.report.picture import draw_run
 from s3clip.evaluation.report.schema import (
     Benchmark,
@@ -116,15 +116,11 @@ class Run(Value):
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `run.json`, `run.md` and the thumbnails into a folder, made if need be, and return it."""
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
+        place = check_report_folder(folder)
         for name, content in self._thumbnails.items():
-            (place / name).parent.mkdir(exist_ok=True)
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(place / name, content)
-        write_atomically(place / "run.md", self.markdown().encode("utf-8", "backslashreplace"))
-        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
-        write_atomically(place / "run.json", text.encode("utf-8", "backslashreplace"))
-        return place
+        return save_report(place, "run", self.to_dict(), self.markdown())
 
     def draw(self, path: str | os.PathLike[str]) -> Path:
         """Draw how far every method is from the control on every benchmark, and return the path.

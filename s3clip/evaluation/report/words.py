@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from s3clip.evaluation.report.comparison import Difference, Value, save_report
+from s3clip.evaluation.report.comparison import Difference, Value
+from s3clip.evaluation.report.folder import save_report
 from s3clip.printing import Cell, Column, Table, counted, markdown_text
 
 LEVEL = 0.05

@@ -7,6 +7,7 @@ while these stay what they were, the shard need not be read again to know its im
 
 import hashlib
 import os
+import re
 from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ import PIL
 from s3clip.evaluation.benchmarks.masks import MaskedImage
 from s3clip.evaluation.runs.store import Entry, Store, Writer
 from s3clip.files.addresses import is_address
+from s3clip.files.folders import check_own
 from s3clip.files.reach import Named
 from s3clip.files.state import file_state
 from s3clip.images.sources import BrokenShardError, Record, Sample, Shard, Span, Unread
@@ -24,6 +26,20 @@ from s3clip.images.table_shards import TableShard
 from s3clip.images.tars import TarShard
 
 _READERS = 16
+
+
+def folder_of_model(cache: Path, key: str) -> Path:
+    """Return the folder in a cache of what the model of an image key made."""
+    return cache / key[:16]
+
+
+def check_cache(cache: Path) -> None:
+    """Raise ValueError where a folder for a cache holds something else."""
+
+    def is_ours(folder: Path) -> bool:
+        return any(re.fullmatch("[0-9a-f]{16}", name) for name in os.listdir(folder))
+
+    check_own(cache, "cache", is_ours, "cache of s3clip eval")
 
 
 class Seen(NamedTuple):

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.precision import Precision, Trial, check_precision
 from s3clip.evaluation.benchmarks.sets import ClassificationSet, SegmentationSet
+from s3clip.evaluation.runs.cache import folder_of_model
 from s3clip.evaluation.runs.processes import Processes
 from s3clip.files.json import checked, read_json
 from s3clip.files.writing import write_atomically
@@ -52,7 +53,7 @@ def settle_precision(
         return None
     kept: Trial | None = None
     if dtype == "auto":
-        path = cache / backbone.image_key()[:16] / "precision.json"
+        path = folder_of_model(cache, backbone.image_key()) / "precision.json"
         if path.exists():
             known = checked(read_json(path), _Kept, str(path))
             kept = Trial(known.dtype, known.said)

@@ -11,7 +11,7 @@ from s3clip.evaluation.benchmarks.sets import ClassificationSet, SegmentationSet
 from s3clip.evaluation.methods import CONTROL
 from s3clip.evaluation.report.comparison import versions
 from s3clip.evaluation.report.run import Run
-from s3clip.evaluation.runs.cache import Cache
+from s3clip.evaluation.runs.cache import Cache, check_cache, folder_of_model
 from s3clip.evaluation.runs.classification import score_images
 from s3clip.evaluation.runs.embeddings import ImageJob, stored_rows
 from s3clip.evaluation.runs.encoding import check_model, encode, images_of
@@ -86,8 +86,8 @@ def evaluate(
         What was found; None in all processes but the first, which scores.
 
     Raises:
-        ValueError: no set, two with one name, patch features without a set of segmentation, or what `compare`
-            refuses.
+        ValueError: no set, two with one name, patch features without a set of segmentation, `near_size`
+            without one of classification, a cache in a folder of something else, or what `compare` refuses.
         TypeError: a set of segmentation, and a backbone whose patches have no embeddings.
     """
     own = processes or Processes(0, 1, str(backbone.device))
@@ -96,6 +96,9 @@ def evaluate(
         raise ValueError(f"sets: expected one or more, each once, got {', '.join(names) or 'none'}")
     if patch_features is not None and not any(isinstance(each, SegmentationSet) for each in sets):
         raise ValueError(f"patch_features: {patch_features!r} is of segmentation, and none of the sets is")
+    if near_size and not any(isinstance(each, ClassificationSet) for each in sets):
+        raise ValueError("near_size: is of classification, and none of the sets is; leave it out")
+    check_cache(cache)
     started = time.perf_counter()
     asked: dict[str, Any] = {
         "methods": methods,
@@ -106,7 +109,7 @@ def evaluate(
     }
     precision = settle_precision(sets, backbone, cache, own, dtype, compiled=compiled, near_size=near_size)
     key = backbone.image_key()
-    folder = cache / key[:16]
+    folder = folder_of_model(cache, key)
     if own.index == 0:
         check_model(folder, backbone)
     features = patch_features or DEFAULT_FEATURES

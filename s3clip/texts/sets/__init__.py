@@ -55,7 +55,7 @@ SETS = {
     "imagenet1k": NamesDigest(1000, "571ae1c583b4be7d"),
     "cifar10": NamesDigest(10, "bb3914949cecedee"),
     "cifar100": NamesDigest(100, "60ae3a3ac1355fcf"),
-    "caltech101": NamesDigest(102, "8cd73f5d8e14e75f"),
+    "caltech101": NamesDigest(102, "acab5878fda7c0c1"),
     "oxford_pets": NamesDigest(37, "50be1443390f8a02"),
     "stanford_cars": NamesDigest(196, "93d089469409bbd0"),
     "flowers102": NamesDigest(102, "5429e1ef6e0e5aa3"),

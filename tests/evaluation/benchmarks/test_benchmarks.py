@@ -5,7 +5,7 @@ import json
 import pytest
 
 from s3clip import SynonymSet
-from s3clip.evaluation.benchmarks.classes import class_lookup, match_classes, words_of
+from s3clip.evaluation.benchmarks.classes import class_lookup, match_classes, position_of, words_of
 from s3clip.evaluation.benchmarks.table import Masks, benchmarks, find_benchmark
 from s3clip.texts.prompts import resolve_templates
 from s3clip.texts.synonyms import SynonymClass
@@ -183,12 +183,17 @@ def test_nearly_the_same_list_is_taken_to_be_in_the_same_order():
     assert problems == ["the synonym file has no words for 4 classes: a, b, c, d"]
 
 
-def test_labels_find_classes_by_id_name_alias_and_words_unless_two_have_them():
+def test_labels_find_classes_by_id_name_and_alias_unless_two_have_them():
     lookup = class_lookup(FILE, {"face": "off-center face"})
-    assert lookup["n2"] == 2
-    assert lookup["indoor church"] == lookup["church indoor"] == 0
-    assert lookup["face"] == lookup["center face off"] == 3
-    assert "missile" not in lookup
+
+    def found(label):
+        return position_of(label, lookup)
+
+    assert found("n2") == 2
+    assert found("indoor_church") == found("Indoor Church") == found("indoor church") == 0
+    assert found("face") == found("Face") == found("off-center_face") == 3
+    assert found("missile") is None
+    assert found("church, indoor") is None  # other words, as `compare` has it
 
 
 ROW = {

@@ -27,6 +27,7 @@ from s3clip.evaluation.runs.embeddings import ImageJob, StoredRows, stored_rows
 from s3clip.evaluation.runs.encoding import encode, images_of
 from s3clip.evaluation.runs.run import evaluate
 from s3clip.evaluation.runs.store import Store
+from s3clip.texts.labels import NameIndex
 from tests import local_sets
 from tests.local_sets import BROKEN, IMAGES, TORCHRUN, launched, open_digits, results, write_digits
 
@@ -297,8 +298,8 @@ def test_counts_and_warnings(backbone, digits, tmp_path):
 
 def test_images_of_no_class_are_left_out_counted_and_named(backbone, digits, tmp_path):
     opened = open_digits(digits, expected=None)
-    known = {name: i for name, i in opened.lookup.items() if name not in ("zero", "seven")}
-    run = evaluate([replace(opened, lookup=known)], backbone=backbone, cache=tmp_path, **FEW)
+    known = [(name, i) for i, name in enumerate(opened.class_names) if name not in ("zero", "seven")]
+    run = evaluate([replace(opened, lookup=NameIndex(known))], backbone=backbone, cache=tmp_path, **FEW)
     gone = {name: sum(name in path.name for path in digits.rglob("*.png")) for name in ("zero", "seven")}
     only = run.to_dict()["benchmarks"][0]
     left_out = sum(gone.values())
@@ -332,7 +333,7 @@ def test_images_of_no_class_are_left_out_counted_and_named(backbone, digits, tmp
     with pytest.raises(
         ValueError, match=r"no image to score: 151 found, 1 cannot be read.*their labels: eight; "
     ):
-        evaluate([replace(opened, lookup={})], backbone=backbone, cache=tmp_path, **FEW)
+        evaluate([replace(opened, lookup=NameIndex())], backbone=backbone, cache=tmp_path, **FEW)
 
 
 def test_worst_classes_are_counted(backbone, digits, tmp_path):

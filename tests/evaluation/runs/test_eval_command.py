@@ -251,7 +251,7 @@ BAD_COMMANDS = {
     ),
     "workers": bad(["{row}", "--workers", "-1"], "--workers: expected a whole number >= 0, got -1"),
     "no model": bad(["{row}", "--backbone", "empty"], "empty"),
-    "out is a file": bad(["{row}", "--out", "words.json"], "--out: words.json cannot be made a folder: "),
+    "out is a file": bad(["{row}", "--out", "words.json"], "--out: expected a folder, words.json is a file"),
     "cache in a file": bad(
         ["{row}", "--cache", "words.json/x"], "--cache: words.json/x cannot be made a folder: "
     ),

@@ -332,6 +332,7 @@ def test_methods_and_patch_features(backbone, data, tmp_path):
         ({"methods": ["random_descriptors"]}, "'random_descriptors' draws its texts"),
         ({"methods": ["nearer"]}, "'nearer' is not known"),
         ({"patch_features": "gem"}, "patch_features: expected one of patch"),
+        ({"near_size": True}, "near_size: is of classification, and none of the sets is"),
         ({"bootstrap": 0}, "bootstrap: expected a whole number"),
     ):
         with pytest.raises(ValueError, match=message):
