@@ -131,7 +131,7 @@ def _tensors_of(space: ClassSpace) -> dict[str, Tensor]:
         parts |= {f"fingerprint.{part}": vectors for part, vectors in backbone.fingerprint.items()}
     for name, value in numbers.items():
         if value is not None:
-            parts[name] = torch.tensor(value, dtype=torch.float64)
+            parts[name] = torch.tensor(value, dtype=torch.float64, device="cpu")
     return {name: part.cpu().contiguous() for name, part in parts.items()}
 
 
@@ -270,7 +270,7 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
         raise _broken(
             space_path, f"owners: expected ({rows},) int64, got {tuple(owners.shape)} {owners.dtype}"
         )
-    if not torch.equal(owners, row_owners([fitted.rows for fitted in config.classes])):
+    if not torch.equal(owners, row_owners([fitted.rows for fitted in config.classes], owners.device)):
         raise _broken(space_path, "owners do not agree with the classes of config.json")
     numbers = _take_numbers(tensors, space_path)
     fingerprint = _take_fingerprint(tensors, raw.shape[1], space_path)
