@@ -3,7 +3,9 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import ThreadingHTTPServer
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TypeVar
 
 Server = TypeVar("Server", bound=ThreadingHTTPServer)
@@ -20,3 +22,18 @@ def serving(server: Server) -> Iterator[Server]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class FilesOfAFolder(SimpleHTTPRequestHandler):
+    """What a folder holds, and not a word of it on standard error."""
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def serving_folder(folder: Path, handler: type[SimpleHTTPRequestHandler] = FilesOfAFolder) -> Iterator[str]:
+    """Serve the files of a folder, and give the address that their names come behind."""
+    files = partial(handler, directory=str(folder))
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), files)) as server:
+        yield f"http://127.0.0.1:{server.server_port}"

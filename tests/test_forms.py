@@ -4,12 +4,9 @@ A form that a way does not take is refused with an error; it never gets another 
 """
 
 import base64
-import functools
-import http.server
 import io
 import json
 import tarfile
-import threading
 import warnings
 from pathlib import Path
 
@@ -30,6 +27,7 @@ from s3clip.evaluation import compare
 from s3clip.evaluation.benchmarks.opening import open_benchmark
 from s3clip.evaluation.benchmarks.table import find_benchmark
 from s3clip.evaluation.runs.run import evaluate
+from tests.serving import serving_folder
 
 # A seven, dark ink on white. On its side, inverted, all black or all white it is something else.
 GREY = np.asarray(held_out_digits()[0][7])
@@ -116,11 +114,6 @@ class Column(tuple):
     """In the place of a column of `datasets`: a sequence that is neither a list nor a data set of torch."""
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture(scope="module")
 def head():
     return SynonymousSpaceHead.from_backbone(model_folder()).fit_classes(synonym_file())
@@ -171,13 +164,8 @@ def packed(folder):
 
 @pytest.fixture(scope="module")
 def server(folder):
-    handler = functools.partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-        thread.join()
+    with serving_folder(folder) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

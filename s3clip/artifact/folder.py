@@ -296,7 +296,7 @@ def _check(config: _ConfigFile, tensors: dict[str, Tensor], path: Path, space_pa
         raise _broken(
             space_path, f"owners: expected ({rows},) int64, got {tuple(owners.shape)} {owners.dtype}"
         )
-    if not torch.equal(owners, row_owners([fitted.rows for fitted in config.classes], torch.device("cpu"))):
+    if not torch.equal(owners, row_owners([fitted.rows for fitted in config.classes], owners.device)):
         raise _broken(space_path, "owners do not agree with the classes of config.json")
     numbers = _take_numbers(tensors, space_path)
     fingerprint = _take_fingerprint(tensors, raw.shape[1], space_path)

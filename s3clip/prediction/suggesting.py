@@ -98,16 +98,14 @@ def _looked_at(
         embeds.append(batch.embeds.float())
     if not places:
         raise ValueError("images: expected images to choose from, got none that can be read")
-    classes = torch.cat(taken_for)
-    found = torch.cat(embeds)
+    found, classes = torch.cat(embeds), torch.cat(taken_for)
     return places, found, torch.cat(unsure) / torch.bincount(classes)[classes].to(found).sqrt()
 
 
 def _centres(points: Tensor, counts: Tensor, near_known: Tensor, n: int) -> Tensor:
     """Return the centres of at most `n` groups of directions; those near a labelled image are in none."""
-    begins = _spread(points, counts, near_known, n)
-    centres = points[begins]
-    if not begins:  # all are copies of labelled ones
+    centres = points[_spread(points, counts, near_known, n)]
+    if not len(centres):  # all are copies of labelled ones
         return centres
     for _ in range(_ROUNDS):
         cosine, group = _largest_cosine(points, centres)

@@ -34,7 +34,7 @@ def problem_of_text(text: str, longest: int = LONGEST_TEXT) -> str:
     return _problem(text, plain, longest)
 
 
-def checked_name(name: object, argument: str = "name") -> str:
+def checked_name(name: object) -> str:
     """Return a name as names are kept: `composed`.
 
     Raises:
@@ -42,9 +42,9 @@ def checked_name(name: object, argument: str = "name") -> str:
         ValueError: it is empty, too long, or holds what cannot be shown.
     """
     if not isinstance(name, str):
-        raise TypeError(f"{argument}: expected a string, got {type(name).__name__}")
+        raise TypeError(f"name: expected a string, got {type(name).__name__}")
     if problem := problem_of_name(form := composed(name)):
-        raise ValueError(f"{argument}: {reprlib.repr(name)} {problem}")
+        raise ValueError(f"name: {reprlib.repr(name)} {problem}")
     return form
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import socket
-import threading
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from s3clip.files.reach import Named, OutOfReachError, Reach, allowed_places
 from s3clip.images.opening import BrokenImageError
 from s3clip.images.sources import Sample, open_samples
 from s3clip.images.table_shards import TableShard
+from tests.serving import serving
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -257,13 +257,10 @@ def server(monkeypatch):
     """A server; for these tests 127.0.0.2 alone is private, and 127.0.0.1 is the wide world."""
     monkeypatch.setattr(web, "_is_private", lambda ip: ip == "127.0.0.2")
     monkeypatch.setenv("no_proxy", "*")
-    with http.server.ThreadingHTTPServer(("0.0.0.0", 0), _Web) as running:
-        running.asked = []
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
+    running = http.server.ThreadingHTTPServer(("0.0.0.0", 0), _Web)
+    running.asked = []
+    with serving(running):
         yield running
-        running.shutdown()
-        thread.join()
 
 
 def test_no_redirect_to_another_scheme_or_to_a_private_host(server):

@@ -1,12 +1,9 @@
 """One picture in many forms has the same pixels, and what is no picture is named."""
 
 import base64
-import functools
-import http.server
 import io
 import os
 import tarfile
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +17,7 @@ from s3clip.images.opening import BrokenImageError, image_suffixes, one_or_sever
 from s3clip.images.sources import Sample
 from s3clip.images.table_shards import TableShard
 from s3clip.images.tars import TarShard
+from tests.serving import FilesOfAFolder, serving_folder
 
 GREY = np.add.outer(np.arange(24) * 5, np.arange(20) * 7).astype(np.uint8)  # uint8, 0 to 248
 GREY[0, 0], GREY[-1, -1] = 255, 0  # its whole range
@@ -119,7 +117,7 @@ def test_half_transparent_is_half_of_each():
     assert np.abs(np.asarray(open_image(array)).astype(int) - [127, 177, 227]).max() <= 1
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
+class _Web(FilesOfAFolder):
     def do_GET(self):
         if self.path == "/elsewhere":
             self.send_response(302)
@@ -139,22 +137,14 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         else:
             super().do_GET()
 
-    def log_message(self, *args):
-        pass
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("web")
     (folder / "photo.png").write_bytes(encoded(of(COLORS)))
     (folder / "page.html").write_bytes(b"<html>")
-    handler = functools.partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-        thread.join()
+    with serving_folder(folder, _Web) as address:
+        yield address
 
 
 def test_a_picture_wherever_it_lies_has_the_same_pixels(tmp_path, server):

@@ -7,8 +7,6 @@ import os
 import pickle
 import subprocess
 import sys
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -25,7 +23,7 @@ from s3clip.demo import held_out_digits, model_folder
 from s3clip.integrations.pipeline import KEPT_LABEL_SETS
 from tests import ROOT
 from tests.checkpoints import put, saved
-from tests.serving import serving
+from tests.serving import serving_folder
 from tests.tiny_models import FAMILIES, SIGLIP_TEXT, build, siglip_tokenizer
 
 TASK = "zero-shot-image-classification"
@@ -681,22 +679,14 @@ def test_unknown_arguments_are_passed_over_with_a_warning(clip, images):
     assert_same(found, theirs(clip)(images[0], candidate_labels=LABELS, multi_label=True))
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """Files of a folder."""
-
-    def log_message(self, *_):
-        pass
-
-
 def test_every_way_in_takes_what_transformers_takes(digits, tmp_path):
     """And with the same answer: the command line too, but for what is not written as words."""
     folder, head = digits
     path = tmp_path / "a.png"
     digit().save(path)
     text = base64.b64encode(path.read_bytes()).decode()
-    handler = partial(Quiet, directory=str(tmp_path))
-    with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
-        words = [str(path), f"http://127.0.0.1:{server.server_port}/a.png", f"data:image/png;base64,{text}"]
+    with serving_folder(tmp_path) as address:
+        words = [str(path), f"{address}/a.png", f"data:image/png;base64,{text}"]
         records = [{"bytes": path.read_bytes(), "path": None}, {"bytes": None, "path": str(path)}]
         given = [digit(), *words, text, path, path.read_bytes(), *records]
         (first, *others) = head.predict(given, top_k=2)

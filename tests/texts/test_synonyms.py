@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import threading
 import warnings
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +20,7 @@ from s3clip.texts.labels import composed, problem_of_name
 from s3clip.texts.lines import Lines
 from s3clip.texts.synonyms import SynonymClass, SynonymSet, collisions
 from tests import SHARED
+from tests.serving import serving
 
 SAMPLES = SHARED / "data" / "synonyms"
 
@@ -616,8 +616,7 @@ def hub(tmp_path, monkeypatch):
             pass
 
     constants = huggingface_hub.constants
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Hub)) as server:
         endpoint = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)
         template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
@@ -628,7 +627,6 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
         yield
-        server.shutdown()
 
 
 @pytest.mark.usefixtures("hub")

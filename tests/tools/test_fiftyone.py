@@ -6,8 +6,6 @@ FIFTYONE_DATABASE_URI names another one.
 
 import os
 import shutil
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,14 +18,9 @@ from PIL import Image
 from s3clip import SynonymousSpaceHead
 from s3clip.demo import model_folder, synonym_file, write_photos
 from tests import ROOT
-from tests.serving import serving
+from tests.serving import serving_folder
 
 README = ROOT / "examples" / "fiftyone_zoo" / "README.md"
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +59,8 @@ def model(fo: Any, folder: Path, home: Path) -> Any:
     import fiftyone.zoo as foz
 
     shutil.make_archive(str(home / "www" / "source"), "zip", ROOT, "examples/fiftyone_zoo")
-    handler = partial(_Quiet, directory=str(home / "www"))
-    with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
-        address = f"http://127.0.0.1:{server.server_port}/source.zip"
+    with serving_folder(home / "www") as place:
+        address = f"{place}/source.zip"
         foz.register_zoo_model_source(address)
         assert address in foz.list_zoo_model_sources()
     assert "s3clip" in foz.list_zoo_models(source=address)
