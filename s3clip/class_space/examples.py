@@ -53,7 +53,7 @@ class FewShotReport(BaseModel):
         recall: the mean of that over the classes that were seen.
         threshold: the logit, without the model's bias, from which on an image is taken to show a class; None
             where no image shows none of them.
-        constant: whether a constant is learned for each class; reports of before say nothing of it, and had none.
+        constant: whether a constant is learned for each class; older reports say nothing of it: none was.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

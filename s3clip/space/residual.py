@@ -57,7 +57,8 @@ class Basis(NamedTuple):
         mean: (dim,) of the embeddings.
         length: root mean square distance from the mean.
         axes: (dim, r) orthonormal: the principal axes of the images.
-        images: (images, r) float64, centered and divided by `length`; with a constant one column more, of ones.
+        images: (images, r) float64, centered and divided by `length`; with a constant also a column of
+            ones, the last.
         eigenvalues: of `images.T @ images`, as many as it has columns.
     """
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from s3clip.space.residual import Basis, fit_parts, log_prior
 
 STRENGTHS = {2500.0: 0, 800.0: 0, 250.0: 0, 80.0: 0, 30.0: 1, 10.0: 3, 2.5: 10}
-"""Divided by the number of images: with few of them, the space is held on to. Of each how many images its classes
-must have, as `images_a_class` counts them: a weak one loses what rare classes had before."""
+"""Divided by the number of images: with few of them, the space is held on to. Of each how many images a class
+there must be, as `images_a_class` counts them: a weak one loses what rare classes had before."""
 USUAL = 250.0
 """Stronger ones are asked only where this one would be taken, or none; none was seen to differ for it."""
 FOLDS = 10
