@@ -54,6 +54,7 @@ class FewShotReport(BaseModel):
         recall: the mean of that over the classes that were seen.
         threshold: the logit, without the model's bias, from which on an image is taken to show a class; None
             where no image shows none of them.
+        constant: whether a constant is learned for each class; older reports say nothing of it: none was.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -64,6 +65,7 @@ class FewShotReport(BaseModel):
     top1: Gain
     recall: Gain
     threshold: float | None = Field(ge=-LARGEST_THRESHOLD, le=LARGEST_THRESHOLD)
+    constant: bool = False
 
     def summary(self) -> str:
         """Return a sentence on what labelled images gain."""

@@ -47,7 +47,10 @@ def _learned(kept: Examples, built: BuiltSpace) -> tuple[Examples, Residual | No
     if report is not None and report.strength is None:
         return kept, None
     logits = _logits(kept.embeds, built, kept.logit_scale)
-    found = basis(torch.nn.functional.normalize(shown.cpu().double(), dim=1)) if len(shown) else None
+    found = None
+    if len(shown):
+        unit = torch.nn.functional.normalize(shown.cpu().double(), dim=1)
+        found = basis(unit, constant=report is None or report.constant)
     if report is None:
         choice = _NOTHING if found is None else choose(found, logits[of_class], labels, copies(shown))
         seen, none = counts(kept.labels.tolist(), logits.shape[1])
@@ -58,6 +61,7 @@ def _learned(kept: Examples, built: BuiltSpace) -> tuple[Examples, Residual | No
             top1=Gain(**choice.top1._asdict()),
             recall=Gain(**choice.recall._asdict()),
             threshold=None,
+            constant=True,
         )
     learned = None
     if found is not None and report.strength is not None:

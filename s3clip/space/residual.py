@@ -1,14 +1,16 @@
 """What labelled images add to the logits: a linear residual of the embedding, the space being its prior.
 
-With v a unit embedding, m the mean of the labelled ones and r their root mean square distance from it, logits
-become those of the space plus W (v - m) / r, and W is what makes
+With v a unit embedding, m the mean of the labelled ones, r their root mean square distance from it and
+x = (v - m) / r, logits become those of the space plus W x + b, and W and b are what makes
 
-    sum_i cross_entropy(space_i + W (v_i - m) / r + log(prior) / 2, label_i)  +  strength / 2 · |W|²
+    sum_i cross_entropy(space_i + W x_i + b + log(prior) / 2, label_i)  +  strength / 2 · (|W|² + |b|²)
 
 smallest: multinomial logistic regression with the logits of the space as offset, and with half of the labels'
 own log frequencies taken as said, so that a common class need not be learned by W (half way to the balanced
 softmax of Ren et al. 2020; all the way gives up what shares of classes gain, no step of it pays with the
-recall of rare classes). The problem is convex, with one solution. It is found by L-BFGS in coordinates in
+recall of rare classes). The constant b is what a few images say best: that a class stands too high or too low
+whatever the image shows. It is as dear as a direction as long as images are from their mean. (Residuals of
+before had none.) The problem is convex, with one solution. It is found by L-BFGS in coordinates in
 which the Hessian would be the identity if all probabilities had the same variance: with Z the images and q
 the mean of p (1 - p) over images and classes where the residual is nothing, it is near to q ZᵀZ + strength.
 (Half as many steps as with 1/2 in the place of q, the bound of Böhning 1992.) Everything is a function of
@@ -55,8 +57,9 @@ class Basis(NamedTuple):
         mean: (dim,) of the embeddings.
         length: root mean square distance from the mean.
         axes: (dim, r) orthonormal: the principal axes of the images.
-        images: (images, r) float64, centered and divided by `length`.
-        eigenvalues: (r,) of `images.T @ images`.
+        images: (images, r) float64, centered and divided by `length`; with a constant also a column of
+            ones, the last.
+        eigenvalues: of `images.T @ images`, as many as it has columns.
     """
 
     mean: Tensor
@@ -66,8 +69,13 @@ class Basis(NamedTuple):
     eigenvalues: Tensor
 
 
-def basis(embeds: Tensor) -> Basis:
-    """Return labelled images as `fit` takes them. Args: embeds: (images, dim) of length one, float64."""
+def basis(embeds: Tensor, *, constant: bool = True) -> Basis:
+    """Return labelled images as `fit` takes them.
+
+    Args:
+        embeds: (images, dim) of length one, float64.
+        constant: whether a constant is learned for each class too.
+    """
     mean = embeds.mean(0)
     seen = embeds - mean
     length = float(seen.square().sum(1).mean().sqrt())
@@ -83,7 +91,11 @@ def basis(embeds: Tensor) -> Basis:
         values, axes = torch.linalg.eigh(seen.T @ seen)
         there = values > values[-1] * 1e-12
         values, axes = values[there], axes[:, there]
-    return Basis(mean, length, axes, seen @ axes, values)
+    images = seen @ axes
+    if constant:  # across all axes, since images are centered
+        images = torch.cat([images, images.new_ones(len(images), 1)], 1)
+        values = torch.cat([values, values.new_full((1,), len(images))])
+    return Basis(mean, length, axes, images, values)
 
 
 def log_prior(labels: Tensor, classes: int) -> Tensor:
@@ -200,8 +212,10 @@ def _wrong(found: Tensor, label: Tensor, shown: Tensor) -> Tensor:
 
 def residual(found: Basis, weights: Tensor) -> Residual:
     """Return a residual of unit embeddings. Args: weights: (r, classes) as `fit` gives them."""
-    whole = found.axes @ weights / found.length
-    return Residual(whole, -(found.mean @ whole))
+    rank = found.axes.shape[1]
+    whole = found.axes @ weights[:rank] / found.length
+    bias = -(found.mean @ whole)
+    return Residual(whole, bias + weights[rank] if len(weights) > rank else bias)
 
 
 def minimum(loss: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, enough: float) -> Tensor:

@@ -1,7 +1,7 @@
 """How strongly to hold on to the space: chosen by cross-validation, "as it is" being one of the choices.
 
 Each labelled image is scored by residuals that were learned without it. A strength counts where it lowers
-the log-loss of these images by more than chance (one standard error of the paired differences), and lowers
+the log-loss of these images beyond chance (half a standard error of the paired differences), and lowers
 neither accuracy nor mean recall by more than chance. Of those that count, the best one is taken or, where
 that is no better beyond half a standard error, a stronger one. Where none counts the space stays as it is.
 
@@ -19,9 +19,9 @@ from torch import Tensor
 
 from s3clip.space.residual import Basis, fit_parts, log_prior
 
-STRENGTHS = {2500.0: 0, 800.0: 0, 250.0: 0, 80.0: 0, 30.0: 0, 10.0: 3, 2.5: 15}
-"""Divided by the number of images: with few of them, the space is held on to. Of each the number of images
-that the classes which were seen must have, on average: a weak one loses what rare classes had before."""
+STRENGTHS = {2500.0: 0, 800.0: 0, 250.0: 0, 80.0: 0, 30.0: 1, 10.0: 3, 2.5: 10}
+"""Divided by the number of images: with few of them, the space is held on to. Of each how many images a class
+there must be, as `images_a_class` counts them: a weak one loses what rare classes had before."""
 USUAL = 250.0
 """Stronger ones are asked only where this one would be taken, or none; none was seen to differ for it."""
 FOLDS = 10
@@ -73,6 +73,19 @@ class Choice(NamedTuple):
     strength: float | None
     top1: Estimate
     recall: Estimate
+
+
+def images_a_class(labels: Tensor, classes: int) -> float:
+    """Return the harmonic mean of the images of all classes, half a one added to each.
+
+    The rarest classes decide, whose recall is lost first; of one without any image nothing is known.
+
+    Args:
+        labels: (images,) int64.
+        classes: how many there are.
+    """
+    counts = torch.bincount(labels, minlength=classes).double() + 0.5
+    return float(1 / counts.reciprocal().mean())
 
 
 def first_of(groups: Tensor) -> Tensor:
@@ -152,7 +165,7 @@ def chosen(asked: Asked, classes: int) -> int | None:
         return None
     mean, error = _mean_and_error(asked.gains)
     change = asked.after - asked.before[:, None]
-    counts = mean > error
+    counts = mean > error / 2
     for weights in (_of_images(asked.labels), _of_classes(asked.labels, classes)):
         weighted = weights[:, None] * change
         counts &= weighted.sum(0) >= -weighted.square().sum(0).sqrt() - 1e-9
@@ -177,12 +190,11 @@ def choose(found: Basis, logits: Tensor, labels: Tensor, groups: Tensor) -> Choi
         that choosing the best of several adds nothing to it. The interval's upper end allows for the images
         of its own class that an image is asked without.
     """
-    seen = len(labels.unique())
-    a_class = len(labels) / seen
-    allowed = [each for each, least in STRENGTHS.items() if a_class >= least]
-    if seen == 1 or not bool(groups.any()):  # one class, or one image: nothing tells classes apart
-        allowed = []
     classes = logits.shape[1]
+    a_class = images_a_class(labels, classes)
+    allowed = [each for each, least in STRENGTHS.items() if a_class >= least]
+    if len(labels.unique()) == 1 or not bool(groups.any()):  # nothing tells classes apart
+        allowed = []
     strengths = [each / len(labels) for each in allowed if each <= USUAL]
     asked = ask(found, logits, labels, groups, strengths)
     position = chosen(asked, classes)

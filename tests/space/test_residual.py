@@ -1,5 +1,7 @@
 """The residual of labelled images, against scipy and scikit-learn, and how its strength is chosen."""
 
+from statistics import harmonic_mean
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from s3clip.space import strength
 from s3clip.space.residual import basis, fit, log_prior, minimum, residual
-from s3clip.space.strength import STRENGTHS, Asked, choose, chosen, fold_of
+from s3clip.space.strength import STRENGTHS, Asked, choose, chosen, fold_of, images_a_class
 
 
 def problem(images=60, dim=6, classes=4, seed=0, noise=1.0):
@@ -21,15 +23,17 @@ def problem(images=60, dim=6, classes=4, seed=0, noise=1.0):
     return normalize(embeds, dim=1), logits, labels
 
 
-def solved(embeds, logits, labels, strengths=(0.5,)):
-    found = basis(embeds)
+def solved(embeds, logits, labels, strengths=(0.5,), *, constant=True):
+    found = basis(embeds, constant=constant)
     return [residual(found, each) for each in fit(found.images, logits, labels, found.eigenvalues, strengths)]
 
 
+@pytest.mark.parametrize("constant", [True, False], ids=["with a constant", "without, as before"])
 @pytest.mark.parametrize(("images", "dim"), [(60, 6), (20, 40)], ids=["more images", "more dimensions"])
-def test_it_is_the_smallest_of_the_sum_that_the_docs_give(images, dim):
+def test_it_is_the_smallest_of_the_sum_that_the_docs_give(images, dim, constant):
     embeds, logits, labels = problem(images, dim)
-    (found,) = solved(embeds, logits, labels)
+    logits[:, 1] += 2  # a class that stands too high whatever the image shows
+    (found,) = solved(embeds, logits, labels, constant=constant)
     mean = embeds.mean(0)
     length = (embeds - mean).square().sum(1).mean().sqrt()
     seen = (embeds - mean) / length
@@ -37,18 +41,21 @@ def test_it_is_the_smallest_of_the_sum_that_the_docs_give(images, dim):
     prior = torch.tensor(np.log(counts / counts.sum()) / 2)
 
     def loss(flat):
-        weights = torch.tensor(flat.reshape(dim, 4), requires_grad=True)
-        value = cross_entropy(logits + seen @ weights + prior, labels, reduction="sum")
+        weights = torch.tensor(flat.reshape(dim + 1, 4), requires_grad=True)
+        added = seen @ weights[:dim] + constant * weights[dim]
+        value = cross_entropy(logits + added + prior, labels, reduction="sum")
         value = value + 0.25 * weights.square().sum()
         value.backward()
         return value.item(), weights.grad.numpy().ravel()
 
     best = minimize(
-        loss, np.zeros(dim * 4), jac=True, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-10}
+        loss, np.zeros((dim + 1) * 4), jac=True, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-10}
     )
-    expected = torch.tensor(best.x.reshape(dim, 4)) / length
+    weights = torch.tensor(best.x.reshape(dim + 1, 4))
+    expected = weights[:dim] / length
+    assert bool(weights[dim].any()) == constant
     torch.testing.assert_close(found.weights, expected, atol=2e-4, rtol=0)
-    torch.testing.assert_close(found.bias, -(mean @ expected), atol=2e-4, rtol=0)
+    torch.testing.assert_close(found.bias, weights[dim] - mean @ expected, atol=2e-4, rtol=0)
 
 
 def test_without_a_space_and_with_equal_classes_it_is_logistic_regression():
@@ -164,8 +171,8 @@ def outcomes(gains, after=1.0, before=0.0):
 def test_what_gains_no_more_than_chance_is_not_taken():
     noise = torch.randn(100, generator=torch.Generator().manual_seed(0))
     noise = (noise - noise.mean()) / noise.std()
-    assert chosen(outcomes(noise + 0.09), 2) is None
-    assert chosen(outcomes(noise + 0.11), 2) == 0
+    assert chosen(outcomes(noise + 0.04), 2) is None
+    assert chosen(outcomes(noise + 0.06), 2) == 0
 
 
 def test_what_lowers_accuracy_beyond_chance_is_not_taken():
@@ -203,7 +210,9 @@ def test_weak_strengths_are_for_classes_with_many_images():
     for images in (8, 60, 400):
         own = labels[:images]
         choice = choose(basis(embeds[:images]), logits[:images] * 0, own, torch.arange(images))
-        weakest = min(k for k, least in STRENGTHS.items() if images / len(own.unique()) >= least)
+        a_class = harmonic_mean([int((own == each).sum()) + 0.5 for each in range(4)])
+        assert images_a_class(own, 4) == pytest.approx(a_class)
+        weakest = min(k for k, least in STRENGTHS.items() if a_class >= least)
         assert choice.strength is None or choice.strength * images >= weakest - 1e-9
 
 
