@@ -285,10 +285,11 @@ class Sequences(RuleBasedStateMachine):
         rest = (1 - (share or 0)) / (len(state.words) - 1)
         shares = share and {each: share if each == word else rest for each in state.words}
         after = replace(state, shares=shares, calibrated=without_coverage(state.calibrated))
+        same = shares == state.shares
         self.changed(
             lambda head: head.set_class_shares(share and {state.label(word): share}),
-            after,
-            *(["coverage"] if own and own.coverage else []),
+            state if same else after,
+            *(["coverage"] if own and own.coverage and not same else []),
         )
 
     @precondition(lambda self: len(self.state.words) < len(WORDS))
