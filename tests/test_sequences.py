@@ -368,7 +368,7 @@ class Sequences(RuleBasedStateMachine):
         if state.shares is None:
             assert torch.equal(logits, expected)
         else:  # divided by their sum, and so rounded, more than once
-            torch.testing.assert_close(logits, expected)
+            torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-3)
             assert head.class_shares == pytest.approx(other.class_shares)
         found, calibration = head.current_calibration, other.current_calibration
         if state.shares is None and not any(step.rounded for step in state.calibrated):
