@@ -269,6 +269,8 @@ def set_shares(space: ClassSpace, shares: Mapping[int | str, float] | None) -> C
             share below `SMALLEST_SHARE`, or shares that do not add up to 1 or leave nothing for the rest.
     """
     resolved = None if shares is None else _resolved(space.class_names, shares)
+    if resolved == space.class_shares:
+        return space
     # Sets of labels were chosen by probabilities that are others now; all else is of logits without shares.
     calibration = None if space.calibration is None else space.calibration.without_sets()
     return replace(space, class_shares=resolved, calibration=calibration)

@@ -4,8 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from s3clip.arguments import LARGEST_SCALE, is_scale
@@ -19,6 +22,9 @@ LARGEST_THRESHOLD = 1e13
 LARGEST_WEIGHT = 1e12
 """Of a residual: logits stay finite in float32, also divided by the least temperature."""
 LEAST_STRENGTH = 1e-9
+SAME_IMAGE = 2**-10
+"""Of the distance of two unit embeddings of one image: a step of float16 in every coordinate."""
+_COORDINATES = 8
 _Share = Annotated[float, Field(ge=-1, le=1)]
 _Count = Annotated[int, Field(ge=0, lt=2**40)]
 
@@ -209,10 +215,33 @@ def merged(first: Examples | None, second: Examples | None, class_names: Sequenc
 
 
 def copies(embeds: Tensor) -> Tensor:
-    """Return (images,) one number for all copies of an image, from 0 on. Args: embeds: (images, dim)."""
+    """Return (images,) one number for all copies of an image, from 0 on. Args: embeds: (images, dim) unit.
+
+    An image has other last digits in another batch, some of which float16 rounds to another number.
+    """
     with torch.autocast("cpu", enabled=False):  # knows no float16 where it is on
-        groups: Tensor = torch.unique(embeds.cpu(), dim=0, return_inverse=True)[1]
-    return groups
+        rows, groups = torch.unique(embeds.cpu(), dim=0, return_inverse=True)
+    first, second = _near(rows.float()).numpy()
+    links = coo_matrix((np.ones(len(first)), (first, second)), shape=(len(rows), len(rows)))
+    same = torch.from_numpy(connected_components(links, directed=False)[1])
+    return same.to(groups.dtype)[groups]
+
+
+def _near(rows: Tensor) -> Tensor:
+    """Return (2, pairs) int64: which (n, dim) rows lie nearer to each other than `SAME_IMAGE`."""
+    # Nor do they differ by more in any coordinate: the one of the widest spread leaves few pairs to look at.
+    widest = rows.var(0, correction=0).topk(min(_COORDINATES, rows.shape[1])).indices
+    order = rows[:, widest[0]].argsort()
+    rows = rows[order]
+    keys, pairs = rows[:, widest], [order.new_empty(2, 0)]
+    for apart in range(1, len(rows)):
+        steps = (keys[apart:] - keys[:-apart]).abs() < SAME_IMAGE
+        if not bool(steps[:, 0].any()):
+            break
+        at = steps.all(1).nonzero()[:, 0]
+        at = at[(rows[at + apart] - rows[at]).norm(dim=1) < SAME_IMAGE]
+        pairs.append(torch.stack([order[at], order[at + apart]]))
+    return torch.cat(pairs, dim=1)
 
 
 def rows_of(parts: Sequence[Tensor]) -> Tensor:

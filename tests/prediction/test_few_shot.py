@@ -3,12 +3,15 @@
 import copy
 import warnings
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from s3clip import HeadConfig, SynonymousSpaceHead
+from s3clip.class_space.examples import SAME_IMAGE, copies
 from s3clip.integrations.estimator import SynonymousSpaceClassifier
 from s3clip.prediction import few_shot
 from s3clip.prediction.adaptation import TestTimeAdapter
@@ -261,6 +264,42 @@ def test_a_correction_takes_the_place_of_the_label_before(taught):
     head.fit_few_shot(image_embeds=IMAGES[:20], labels=LABELS[:20], add=True)
     assert head.few_shot.seen == taught.few_shot.seen
     torch.testing.assert_close(head(image_embeds=ASKED), taught(image_embeds=ASKED), atol=2e-2, rtol=0)
+
+
+def test_an_image_in_another_batch_is_the_same_image():
+    from s3clip.demo import held_out_digits, model_folder, synonym_file
+
+    pictures, digits = held_out_digits()
+    head = SynonymousSpaceHead.from_backbone(str(model_folder())).fit_classes(synonym_file())
+    one_by_one = [head.backbone.encode_images(**head.backbone.preprocess([each])) for each in pictures[:60]]
+    alone = torch.cat(one_by_one).detach()
+    head.fit_few_shot(pictures[:60], digits[:60])
+    assert not torch.equal(head.examples.embeds, alone.half())  # some are rounded to another number
+    others = [(digit + 1) % 10 for digit in digits[:60]]
+    head.fit_few_shot(image_embeds=alone, labels=others, add=True)
+    assert head.examples.labels.tolist() == others
+    with pytest.raises(ValueError, match="is image 3 again, with another label"):
+        head.fit_few_shot(image_embeds=torch.cat([alone[:5], alone[3:4] + 1e-6]), labels=[0, 1, 2, 3, 4, 5])
+
+
+@hypothesis.settings(max_examples=30)
+@hypothesis.given(seed=st.integers(0, 2**32), count=st.integers(1, 10), width=st.integers(1, 20))
+def test_copies_are_those_of_a_plain_loop(seed, count, width):
+    generator = torch.Generator().manual_seed(seed)
+    images = normalize(torch.randn(count, width, generator=generator), dim=1)
+    images = images[torch.randint(count, (2 * count,), generator=generator)]
+    images = normalize(
+        images + 10.0 ** torch.randint(-8, -1, (2 * count, 1), generator=generator) / width, dim=1
+    )
+    images = images.half()
+    expected = list(range(2 * count))
+    for _ in range(2 * count):  # the least number of all that are near, until nothing changes
+        for i in range(2 * count):
+            near = (images.float() - images[i].float()).norm(dim=1) < SAME_IMAGE
+            expected[i] = min(number for number, is_near in zip(expected, near, strict=True) if is_near)
+    found = copies(images).tolist()
+    assert sorted(set(found)) == list(range(len(set(expected))))
+    assert len(set(zip(found, expected, strict=True))) == len(set(expected)) == len(set(found))
 
 
 def test_repeated_images_count_once(taught):
