@@ -93,7 +93,7 @@ def download_artifact(
                 raise
             return _both(repo_id, revision, place)  # the history was written anew between the two
     except Exception as error:
-        error.add_note(f"There is no folder {repo_id!r} here, so it was looked for on the Hub.")
+        error.add_note(f"there is no folder {repo_id!r} here, so it was looked for on the Hub")
         raise
 
 

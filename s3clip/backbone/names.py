@@ -75,7 +75,7 @@ class ModelName:
 def _hub_id_or_folder(text: str) -> str:
     # Else transformers says that it is no valid name of a repository.
     is_path = text.startswith((".", "/", "~")) or "\\" in text or text[1:2] == ":"
-    if is_path and not os.path.isdir(text):
+    if (is_path and not os.path.isdir(text)) or os.path.isfile(text):
         raise FileNotFoundError(f"name: there is no folder {text!r}; give that of a model, or a Hub id")
     return text
 

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,7 +16,7 @@ from s3clip.bulk.output import Output
 from s3clip.files.addresses import is_address
 from s3clip.files.folders import check_pictures, make_for_pictures
 from s3clip.files.writing import in_utf8
-from s3clip.images.walking import is_image
+from s3clip.images.walking import is_image, walk
 
 How = Literal["symlink", "hardlink", "copy"]
 WAYS: tuple[How, ...] = ("symlink", "hardlink", "copy")
@@ -48,12 +48,14 @@ class Sorted:
     Attributes:
         new: links or copies made.
         there: that an earlier call had made.
+        elsewhere: of these, in a folder that is not of the class that the results say.
         rejected: pictures that no class accepts, which are in no folder.
         errors: why others are in none.
     """
 
     new: int = 0
     there: int = 0
+    elsewhere: int = 0
     rejected: int = 0
     errors: list[str] = field(default_factory=list)
 
@@ -68,7 +70,8 @@ def sort_into(
     picture's own name, on the same disk; copies outlive everything, and can be taken elsewhere.
 
     What is in the folder is never written over: of pictures with the same name the next gets a number. A
-    second call adds what is missing.
+    second call adds what is missing. A picture that lies in another folder in it, since somebody corrected
+    its label or another head sorted it, stays there alone.
 
     Args:
         results: the folder that `label` filled.
@@ -86,6 +89,10 @@ def sort_into(
     folders = [root / name for name in folder_names(output.class_names())]
     done, taken = Sorted(), Counter[Path]()
     make_for_pictures(root)
+    placed: dict[object, list[Path]] = {}
+    for path in map(Path, walk(str(root))[0]):
+        mark = os.readlink(path) if path.is_symlink() else _mark(path.lstat(), how)
+        placed.setdefault(mark, []).append(path)
     for key, found in labelled_pictures(output):
         if found is None:
             done.errors.append(f"{key}: no file of its own, but a part of another one")
@@ -95,6 +102,9 @@ def sort_into(
             source = Path(found.path)
             target = folders[found.class_index] / source.name
             try:
+                if _lies_elsewhere(source, target, how, placed):
+                    done.there, done.elsewhere = done.there + 1, done.elsewhere + 1
+                    continue
                 target.parent.mkdir(exist_ok=True)
                 is_new, taken[target] = _place(source, target, how, taken[target])
             except OSError as error:
@@ -165,6 +175,23 @@ def _place(source: Path, target: Path, how: How, taken: int) -> tuple[bool, int]
         except FileExistsError:
             continue
         return True, taken
+
+
+def _mark(status: os.stat_result, how: How) -> object:
+    """Return what a picture and its hard link or copy have in common."""
+    return status.st_size if how == "copy" else (status.st_dev, status.st_ino)
+
+
+def _lies_elsewhere(source: Path, target: Path, how: How, placed: Mapping[object, Sequence[Path]]) -> bool:
+    """Whether a picture lies in another folder than that of the target, and not in that one."""
+    same = placed.get(str(source) if how == "symlink" else _mark(source.stat(), how), ())
+    if how == "copy":
+        same = [
+            path
+            for path in same
+            if path.name.startswith(source.stem) and filecmp.cmp(source, path, shallow=False)
+        ]
+    return bool(same) and all(path.parent != target.parent for path in same)
 
 
 def _is_there(source: Path, target: Path, how: How) -> bool:

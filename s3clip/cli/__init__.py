@@ -114,8 +114,8 @@ def _one_line(error: BaseException) -> str:
 
     if isinstance(error, ValidationError):
         return first_problem(error)
-    said = " ".join([str(error), *getattr(error, "__notes__", ())])
-    line = " ".join(said.split()) or type(error).__name__
+    said = [" ".join(part.split()) for part in (str(error), *getattr(error, "__notes__", ()))]
+    line = "; ".join(part for part in said if part) or type(error).__name__
     # It may hold what a file or a server said.
     return line if len(line) <= 2 * _LONGEST else f"{line[:_LONGEST]} ... {line[-_LONGEST:]}"
 

@@ -100,9 +100,9 @@ def label(
     """
     if engine not in ("local", "ray"):
         raise ValueError(f"--engine: expected local or ray, got {engine!r}")
-    try:
-        from s3clip import bulk
+    from s3clip import bulk
 
+    try:
         asked: dict[Form, Path | None] = {"csv": csv, "lance": lance, "hive": partition}
         exports = {form: path for form, path in asked.items() if path is not None}
         for form, path in exports.items():
@@ -134,7 +134,7 @@ def label(
             compiled=compiled,
             near_size=near_size,
         )
-    except ImportError as error:  # an extra, or the package of a store, which it names
+    except ImportError as error:  # an extra too, or the package of a store, which it names
         raise OSError(str(error)) from error
     except bulk.TooManyErrorsError as error:
         say(f"error: {error}", error=True)
@@ -180,6 +180,7 @@ def _keep_apart(
 
 def _say_sorted(done: "Sorted", folder: Path) -> None:
     there = f", {done.there:,} were there" if done.there else ""
+    there += f" ({done.elsewhere:,} in folders of other classes, and stay in those)" if done.elsewhere else ""
     left = f", {done.rejected:,} accepted by no class are in none" if done.rejected else ""
     say(f"Sorted {counted(done.new, 'picture')} into {folder}{there}{left}.")
     for line in done.errors[:_MOST_SHOWN]:

@@ -21,7 +21,8 @@ def app(
     classes: OptionalClasses = None,
     backbone: OptionalBackbone = None,
     port: Annotated[
-        int | None, typer.Option(help="Where to listen; else at one that is free from 7860 on.")
+        int | None,
+        typer.Option(help="Where to listen; else at one that is free from 7860 on.", min=0, max=65535),
     ] = None,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
     device: Device = None,

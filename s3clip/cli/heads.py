@@ -53,6 +53,7 @@ def demo(
     ] = None,
 ) -> None:
     """Show what the choice of names does, on handwritten digits: offline, with a small CLIP of its own."""
+    check_folder(*("out", out) if photos is None else ("photos", photos))
     if photos is not None:
         from s3clip.demo import write_photos
 

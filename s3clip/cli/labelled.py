@@ -66,7 +66,7 @@ def calibrate(
     from s3clip.evaluation.sureness import measure_sureness
     from s3clip.prediction.conformal import needed_images
 
-    folder = _place(head, out)
+    folder = _Place(head, out)
     fitted = _loaded(head, revision, backbone or "saved", device)
     files, known = _labelled(fitted, images, labels, file_column, label_column, allow=allow_addresses)
     if coverage is not None:
@@ -76,7 +76,7 @@ def calibrate(
     before = measure_sureness(fitted, embeds, known)
     fitted.calibrate(image_embeds=embeds, labels=known, coverage=coverage)
     after = measure_sureness(fitted, embeds, known)
-    fitted.save_pretrained(folder)
+    folder.save(fitted)
     sets = ""
     if after.set_size is not None:
         sets = f"; sets of {after.set_size:.1f} classes hold the right one {coverage:.1%} of the time"
@@ -120,7 +120,7 @@ def teach(
 
     With --labels a CSV as `s3clip compare` takes it. The images stay in the head, as embeddings.
     """
-    folder = _place(head, out)
+    folder = _Place(head, out)
     fitted = _loaded(head, revision, backbone or "saved", device)
     files, known = _labelled(
         fitted, images, labels, file_column, label_column, none=none, allow=allow_addresses
@@ -131,7 +131,7 @@ def teach(
         _check(fitted, files, known, check, output, batch_size)
         return
     fitted.fit_few_shot(files, known, add=add, batch_size=batch_size)
-    fitted.save_pretrained(folder)
+    folder.save(fitted)
     report = fitted.few_shot
     assert report is not None  # it is there once something was learned from
     count, top1, recall = sum(report.seen) + report.none, report.top1, report.recall
@@ -217,7 +217,7 @@ def reject(
     """
     from s3clip.images.walking import find_images
 
-    folder = _place(head, out)
+    folder = _Place(head, out)
     files = find_images(images)
     fitted = _loaded(head, revision, backbone or "saved", device)
     use_precision(fitted, dtype, compiled, files)
@@ -225,7 +225,7 @@ def reject(
     fitted.fit_rejection(image_embeds=embeds, false_accept_rate=false_accept_rate, accept_rate=accept_rate)
     accepted = sum(own[0].accepted for own in fitted.predict(image_embeds=embeds, top_k=1))
     of = "no class" if accept_rate is None else "the classes"
-    fitted.save_pretrained(folder)
+    folder.save(fitted)
     say(
         f"Of your {counted(len(files), 'image')} of {of} {accepted:,} are accepted from now on, and the "
         f'others "none of these"; saved to {folder}.'
@@ -246,11 +246,11 @@ def shares(
     revision: Revision = None,
 ) -> None:
     """Tell a head how common its classes are, where you know: wrong shares lose more than true ones gain."""
-    folder = _place(head, out)
+    folder = _Place(head, out)
     wanted = None if given.strip() == "null" else given_json(given, "SHARES")[0]
     fitted = _loaded(head, revision, None, None)
     fitted.set_class_shares(wanted)
-    fitted.save_pretrained(folder)
+    folder.save(fitted)
     if fitted.class_shares is None:
         say(f"No class counts as more common than another; saved to {folder}.")
         return
@@ -261,13 +261,32 @@ def shares(
     )
 
 
-def _place(head: str, out: Path | None) -> Path:
-    """Where the head goes; asked for before the work."""
-    from s3clip.artifact.folder import check_place
+class _Place:
+    """The folder that a head goes into, asked for before the work."""
 
-    if out is None and not os.path.isdir(head):
-        raise ValueError(f"--out: {head} is not a folder here; give one to save the head in")
-    return check_place(head if out is None else out, "--out")
+    def __init__(self, head: str, out: Path | None) -> None:
+        from s3clip.artifact.folder import check_place
+
+        if out is None and not os.path.isdir(head):
+            raise ValueError(f"--out: {head} is not a folder here; give one to save the head in")
+        self.folder = check_place(head if out is None else out, "--out")
+        self._before = self._state()
+
+    def save(self, head: "SynonymousSpaceHead") -> None:
+        """Save a head, unless another command changed what lies there, which would be lost."""
+        if self._state() != self._before:
+            raise ValueError(
+                f"{self.folder}: another command saved a head there meanwhile, which would be lost; run this "
+                f"one again, or give another --out"
+            )
+        head.save_pretrained(self.folder)
+
+    def _state(self) -> bytes | None:
+        config = self.folder / "config.json"
+        return config.read_bytes() if config.is_file() else None
+
+    def __str__(self) -> str:
+        return str(self.folder)
 
 
 def _loaded(head: str, revision: str | None, backbone: Any, device: str | None) -> "SynonymousSpaceHead":

@@ -63,6 +63,8 @@ def _defaults(command: Any, content: Mapping[str, Any], context: typer.Context) 
         if parameter is None:
             near = did_you_mean(key, known, f"it has {', '.join(known)}")
             raise ValueError(f"{context.obj}: {key!r} is no option of {_verb(context)}; {near}")
+        if parameter.name in found:
+            raise ValueError(f"{context.obj}: {key}: is given twice, by another name too; give it once")
         if value is not None:
             found[parameter.name] = _value(parameter, value, f"{context.obj}: {key}")
     return found

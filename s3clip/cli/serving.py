@@ -36,7 +36,10 @@ def serve(
     revision: Revision = None,
     batch_size: BatchSize = BATCH_SIZE,
     longest_wait: Annotated[
-        float, typer.Option(help="Milliseconds that a picture waits for others, where the model is idle.")
+        float,
+        typer.Option(
+            help="Milliseconds that a picture waits for others, where the model is idle.", min=0, max=60_000
+        ),
     ] = 5.0,
     waiting: Annotated[
         int, typer.Option(help="Pictures that may wait; requests beyond are told to try again (503).")

@@ -76,7 +76,15 @@ def labelled_images(
             raise FileNotFoundError(
                 f"{folder}: no sub-folder with images; give --labels, or one for each class"
             )
-        return inside, [folder_label(file.relative_to(folder).parts[:-1], is_class) for file in inside]
+        found = [folder_label(file.relative_to(folder).parts[:-1], is_class) for file in inside]
+        shows: dict[str, str] = {}  # by what links lead to
+        for file, label in zip(inside, found, strict=True):
+            if is_class(label) and (before := shows.setdefault(os.path.realpath(file), label)) != label:
+                raise ValueError(
+                    f"{file}: is in the folder of {label!r}, and by a link in that of {before!r}; give each "
+                    f"image one"
+                )
+        return inside, found
     rows = rows_of_labels(labels, file_column, label_column)
     return _listed_images(labels, rows, labels.parent if folder is None else folder, allow_addresses)
 

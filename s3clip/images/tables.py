@@ -93,7 +93,7 @@ def missing_column(schema: Any, columns: Sequence[str]) -> str | None:
     """Say which of the columns a table does not have, and which it has; None if it has all."""
     for column in columns:
         if column not in schema.names:
-            return f"no column {column!r}; it has: {', '.join(schema.names)}"
+            return f"no column {column!r}; it has: {', '.join(schema.names)}; name one of these (column)"
     return None
 
 

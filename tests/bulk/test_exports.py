@@ -124,6 +124,20 @@ def test_pictures_are_sorted_and_nothing_is_written_over(labelled, photos: Path,
     assert {path for path in folder.rglob("*") if not path.is_dir()} == made | before
 
 
+@pytest.mark.parametrize("how", ["symlink", "hardlink", "copy"])
+def test_a_picture_that_was_moved_stays_where_it_is(labelled, tmp_path: Path, how):
+    out, _ = labelled
+    folder = tmp_path / "sorted"
+    sort_into(out, folder, how)
+    moved = next(folder.rglob("*=x.png"))  # a copy has its content and name alone to be known by
+    (folder / "wrong" / "deep").mkdir(parents=True)
+    moved.rename(folder / "wrong" / "deep" / moved.name)
+    before = sorted(folder.rglob("*"))
+    again = sort_into(out, folder, how)
+    assert (again.new, again.there, again.elsewhere) == (0, 25, 1)
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_pictures_that_are_gone_are_listed(labelled, photos: Path, tmp_path: Path):
     other = Path(shutil.copytree(photos, tmp_path / "photos"))
     label(other, photos.parent / "head", tmp_path / "out", workers=0)

@@ -172,6 +172,14 @@ BAD = {
     "template without a place": ([*FIT, "--template", "photo"], "photo"),
     "unknown values": ([*FIT, "--values", "words"], "prompts"),
     "no backbone there": (["fit", "{good}", "--backbone", "{empty}", "--out", "o"], "empty.json"),
+    "a file for a model": (
+        [*FIT[:2], "--backbone", "{good}", "--out", "o"],
+        "good.json'; give that of a model",
+    ),
+    "a file of this folder for a model": (
+        [*FIT[:2], "--backbone", "twice.json", "--out", "o"],
+        "--backbone: there is no folder 'twice.json'; give that of a model",
+    ),
     "bad device": ([*FIT, "--device", "gpu"], "gpu"),
     "absent device": ([*FIT, "--device", "cuda:77"], "cuda:77"),
     "out is a file": (["fit", "{good}", "--backbone", "{model}", "--out", "{empty}"], "empty.json"),

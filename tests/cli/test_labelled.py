@@ -245,6 +245,27 @@ def test_suggest_writes_what_teach_reads(head: Path, photos: Path, tmp_path: Pat
         assert not {photos / row["file"] for row in csv.DictReader(file)} & set(files)
 
 
+def test_what_another_command_saved_meanwhile_is_not_lost(
+    head: Path, photos: Path, tmp_path: Path, monkeypatch
+):
+    fit = SynonymousSpaceHead.fit_rejection
+
+    def meanwhile(self, *args, **options):
+        other = SynonymousSpaceHead.from_pretrained(head, backbone=None)
+        other.rename_class("one", f"{other.class_names[1]}!").save_pretrained(head)
+        return fit(self, *args, **options)
+
+    monkeypatch.setattr(SynonymousSpaceHead, "fit_rejection", meanwhile)
+    with pytest.raises(ValueError, match="another command saved a head there meanwhile"):
+        run("reject", photos / "other", "--head", head)
+    assert SynonymousSpaceHead.from_pretrained(head, backbone=None).class_names[1] == "one!"
+    monkeypatch.undo()
+    run("reject", photos / "other", "--head", head)
+    kept = SynonymousSpaceHead.from_pretrained(head, backbone=None)
+    assert kept.class_names[1] == "one!"
+    assert kept.calibration is not None
+
+
 def test_bad_input_is_named_before_the_work(head: Path, photos: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="--out: user/name is not a folder here"):
         run("calibrate", "--head", "user/name", "--images", photos)

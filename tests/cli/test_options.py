@@ -146,6 +146,7 @@ def test_a_file_of_options_is_the_same_as_the_line(place: Path, monkeypatch, cap
         ('{"topk": 1}', ["predict"], "o.json: 'topk' is no option of s3clip predict; did you mean 'top-k'?"),
         ('{"zzz": 1}', ["push"], "it has head, repository, private"),
         ('{"top-k": [1, 2]}', ["predict"], "o.json: top-k: expected one value, got 2"),
+        ('{"top-k": 1, "top_k": 2}', ["predict"], "o.json: top_k: is given twice"),
         ('{"sets": 1}', ["predict"], "o.json: sets: expected true or false, got 1"),
         ('{"backbone": true}', ["predict"], "o.json: backbone: expected a text or a number, got True"),
         ('{"dictonary": "x"}', ["synonyms", "check"], "s3clip synonyms check; did you mean 'dictionary'?"),

@@ -36,6 +36,16 @@ def test_an_image_that_is_listed_again_is_one_image(folder: Path, first: str, ag
         read(folder, f"{first},cat", f"{again},dog")
 
 
+def test_a_link_gives_no_image_two_classes(folder: Path):
+    for name in ("cat", "dog", "all"):
+        (folder / "tree" / name).mkdir(parents=True)
+        (folder / "tree" / name / "a.png").symlink_to(folder / "a.png")
+    with pytest.raises(ValueError, match="'dog', and by a link in that of 'cat'; give each image one"):
+        labelled_images(folder / "tree", None, named=["cat", "dog"])
+    files, labels = labelled_images(folder / "tree", None, named=["dog"])  # the others are of no class
+    assert (len(files), labels) == (3, ["all", "cat", "dog"])
+
+
 def test_from_within_the_folder_too(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder / "sub")
     (folder / "labels.csv").write_text(f"file,label\na.png,cat\n{folder}/a.png,dog\n", encoding="utf-8")
