@@ -57,6 +57,9 @@ class Found:
     problems: tuple[str, ...] = ()
 
 
+_Opener = Callable[[Any, str, Any, tuple[str, ...]], Found]
+
+
 class _NotThere(FileNotFoundError):
     """A layout that a data set does not have; says what was looked for."""
 
@@ -83,7 +86,7 @@ def open_layout(
         ValueError: one is, but contradicts itself.
     """
     on_hub = isinstance(root, str)
-    openers = {**_OPENERS, "folders": partial(_folders, is_class=is_class)}
+    openers: dict[str, _Opener] = {**_OPENERS, "folders": partial(_folders, is_class=is_class)}
     looked_for = []
     for layout in convention.layouts:
         if on_hub and getattr(layout, "hub", None) is None:
@@ -338,7 +341,7 @@ def _read_text(path: Path) -> str:
     return text
 
 
-_OPENERS: dict[str, Callable[[Any, str, Any, tuple[str, ...]], Found]] = {
+_OPENERS: dict[str, _Opener] = {
     "coop_split": _coop_split,
     "aircraft_lists": _aircraft_lists,
     "flat_imagenet": _flat_imagenet,
