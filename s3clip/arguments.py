@@ -58,7 +58,9 @@ def refuse_unless_pictures(some: bool, **given: object) -> None:
         )
 
 
-def did_you_mean(given: str, known: Iterable[str], otherwise: str = "") -> str:
+def did_you_mean(
+    given: str, known: Iterable[str], otherwise: str = "", *, written: Mapping[str, str] | None = None
+) -> str:
     """Return "did you mean 'a' or 'b'?", to end an error about a name that is not known.
 
     Letters and digits count, in whatever case: "Food-101" is nearly called food101, and "pets" a part of
@@ -68,6 +70,7 @@ def did_you_mean(given: str, known: Iterable[str], otherwise: str = "") -> str:
         given: the name.
         known: those that there are; three of them at most are said.
         otherwise: what is said where none is near.
+        written: how names have to be written that are not written as they are called.
     """
     names: dict[str, list[str]] = {}
     for each in known:
@@ -75,8 +78,8 @@ def did_you_mean(given: str, known: Iterable[str], otherwise: str = "") -> str:
     wanted = _plain_name(given)
     parts = [key for key in names if len(wanted) >= _SHORTEST_PART and wanted in key]
     found = (*get_close_matches(wanted, names), *parts) if wanted else ()
-    near = [each for key in found for each in names[key]]
-    listed = " or ".join(map(repr, list(dict.fromkeys(near))[:3]))
+    near = list(dict.fromkeys(each for key in found for each in names[key]))[:3]
+    listed = " or ".join(repr((written or {}).get(each, each)) for each in near)
     return f"did you mean {listed}?" if near else otherwise
 
 

@@ -51,7 +51,7 @@ from s3clip.class_space.state import (
 from s3clip.class_space.value import LARGEST_BIAS, Name, check_negatives, check_settings, row_owners
 from s3clip.config import SavedConfig
 from s3clip.files.addresses import checked_path, regular_file
-from s3clip.files.folders import check_own, check_writable, visible
+from s3clip.files.folders import beside, check_own, check_writable, visible
 from s3clip.files.json import checked, parse_json, read_json
 from s3clip.files.problems import shown
 from s3clip.files.writing import locked_folder, write_atomically
@@ -209,7 +209,7 @@ def load_artifact(folder: str | os.PathLike[str]) -> ClassSpace:
     folder = Path(folder)
     path = folder / "config.json"
     if not path.exists() or path.is_dir():
-        what = "no config.json in it" if folder.is_dir() else "no such folder"
+        what = "no config.json in it" if folder.is_dir() else f"no such folder{beside(folder)}"
         if folder.is_file():
             what = "a file, where the folder that `s3clip fit` or save_pretrained() wrote is expected"
         raise FileNotFoundError(f"{folder} is not a saved class space: {what}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from s3clip.arguments import did_you_mean
 from s3clip.files.addresses import checked_path
+from s3clip.files.folders import beside
 from s3clip.files.hub import is_hub_name
 
 SCHEMES = {
@@ -76,7 +77,9 @@ def _hub_id_or_folder(text: str) -> str:
     # Else transformers says that it is no valid name of a repository.
     is_path = text.startswith((".", "/", "~")) or "\\" in text or text[1:2] == ":"
     if (is_path and not os.path.isdir(text)) or os.path.isfile(text):
-        raise FileNotFoundError(f"name: there is no folder {text!r}; give that of a model, or a Hub id")
+        raise FileNotFoundError(
+            f"name: there is no folder {text!r}; give that of a model, or a Hub id{beside(text)}"
+        )
     return text
 
 

@@ -19,6 +19,7 @@ from s3clip.bulk import arrays
 from s3clip.bulk.embedding_shards import ArrayShard, EmbeddingFile, EmbeddingTable
 from s3clip.bulk.output import BOOKS, LAYOUT, OLDER_LAYOUT, Output, address_of
 from s3clip.files.addresses import is_address
+from s3clip.files.folders import beside
 from s3clip.files.json import checked
 from s3clip.files.reach import Reach
 from s3clip.files.state import FileState, file_state, store_state
@@ -98,7 +99,7 @@ def list_files(inputs: Iterable[str | os.PathLike[str]], out: Output | None = No
             suffixes = ", ".join((*TARS, *sorted(tables.SUFFIXES | arrays.SUFFIXES), LANCE))
             raise FileNotFoundError(
                 f"{place}: nothing there that can be labelled; expected pictures, {suffixes}, or a folder or "
-                f"glob of them"
+                f"glob of them{'' if is_address(place) else beside(place)}"
             )
         paths = {file.path for file in read}
         warn_of_passed_over(place, [*left_out, *(path for path in own if path not in paths)])

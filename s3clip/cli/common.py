@@ -313,8 +313,10 @@ def given_json(given: str, argument: str) -> tuple[Any, str]:
     if given.lstrip().startswith("{"):
         return parse_json(given, argument), argument
     if not Path(given).is_file():
+        from s3clip.files.folders import beside
+
         raise FileNotFoundError(
-            f"{argument}: {given}: no such file; expected JSON, or the name of a file of it"
+            f"{argument}: {given}: no such file; expected JSON, or the name of a file of it{beside(given)}"
         )
     return read_json(given), f"{argument} {given}"
 

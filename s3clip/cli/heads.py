@@ -53,7 +53,9 @@ def demo(
     ] = None,
 ) -> None:
     """Show what the choice of names does, on handwritten digits: offline, with a small CLIP of its own."""
-    check_folder(*("out", out) if photos is None else ("photos", photos))
+    from s3clip.files.folders import check_writable
+
+    check_writable(*(out, "--out") if photos is None else (photos, "--photos"))
     if photos is not None:
         from s3clip.demo import write_photos
 

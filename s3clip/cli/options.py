@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from s3clip.arguments import did_you_mean
+from s3clip.files.folders import beside
 from s3clip.files.json import read_json
 
 
@@ -20,7 +21,9 @@ def read_options(path: Path) -> dict[str, Any]:
         ValueError: it is neither, or holds something else.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"--options: {path}: no such file; expected one of JSON or TOML")
+        raise FileNotFoundError(
+            f"--options: {path}: no such file; expected one of JSON or TOML{beside(path)}"
+        )
     if path.suffix.lower() != ".toml":
         content = read_json(path)
     else:

@@ -5,6 +5,7 @@ predictions runs offline in seconds. `examples/studies/train_demo.py` trained th
 software works; they say nothing about how good the method is on photographs.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from s3clip.files.folders import check_pictures, make_for_pictures
+from s3clip.files.folders import check_own, visible
 from s3clip.texts.synonyms import SynonymSet
 
 __all__ = ["held_out_digits", "model_folder", "synonym_file", "training_digits", "write_photos"]
@@ -63,10 +64,10 @@ def write_photos(folder: str | Path) -> list[Path]:
         ValueError: the folder holds something else.
         FileExistsError: one of the files is there, and is another picture.
     """
-    check_pictures(folder, "folder")
-    make_for_pictures(Path(folder))
     images, labels = held_out_digits()
     names = SynonymSet.read(synonym_file()).class_names
+    # No mark, which code that walks over classes would take for one.
+    check_own(folder, "folder", lambda place: set(names).issuperset(visible(os.listdir(place))), "digits")
     written = []
     for digit, name in enumerate(names):
         own = np.flatnonzero(labels == digit)

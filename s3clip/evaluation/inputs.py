@@ -14,6 +14,7 @@ import torch
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
+from s3clip.files.folders import beside
 from s3clip.files.reach import Reach, allowed_places, below
 from s3clip.files.text import read_text
 from s3clip.images.walking import find_images
@@ -70,7 +71,9 @@ def labelled_images(
         if folder is None:
             raise ValueError("expected --images, --labels or --embeddings, to have something to score")
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: no such folder; without --labels it has a sub-folder a class")
+            raise FileNotFoundError(
+                f"{folder}: no such folder; without --labels it has a sub-folder a class{beside(folder)}"
+            )
         inside = [file for file in find_images([folder]) if file.parent != folder]
         if not inside:
             raise FileNotFoundError(

@@ -1,9 +1,11 @@
 """A folder to write into is empty, or filled by what writes there now: nobody's files are mixed with ours."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
+from s3clip.arguments import did_you_mean
 from s3clip.files.writing import in_utf8
 
 MARK = ".s3clip"
@@ -59,6 +61,20 @@ def holds_others(argument: str, folder: object, names: Iterable[str], what: str)
 def visible(names: Iterable[str]) -> list[str]:
     """Return the names that are not hidden: what systems and tools leave in a folder is nobody's."""
     return [name for name in names if not name.startswith(".")]
+
+
+def beside(path: str | os.PathLike[str], others: Mapping[str, str] | None = None) -> str:
+    """Return the names near one that leads to nothing, to end an error; "" if there are none.
+
+    Args:
+        path: that is not there.
+        others: what else could be meant, by what it is called, as it has to be written.
+    """
+    place, meant = Path(path), dict(others or {})
+    with suppress(OSError):  # there is no such folder either
+        meant |= {name: in_utf8(str(place.with_name(name))) for name in visible(os.listdir(place.parent))}
+    near = did_you_mean(place.name, meant, written=meant)
+    return f"; {near}" if near else ""
 
 
 def check_pictures(folder: str | os.PathLike[str], argument: str) -> None:

@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from s3clip.files.folders import beside
 from s3clip.files.waiting import seconds_to_wait
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -131,7 +132,7 @@ def fetch(
             # What is left of the first try may be longer than the file: it would never be whole.
             return Path(_answered(lambda: download(True), patience))
     except Exception as error:
-        return _fallen_back(error, kept, f"{repo_id}/{file}")
+        return _fallen_back(error, kept, repo_id, file)
 
 
 def find_model(
@@ -167,7 +168,7 @@ def find_model(
     except HfHubHTTPError as error:
         raise FileNotFoundError(
             f"name: no model {name!r} on the Hub that can be read ({_reason(error)}); check how it is spelt, "
-            f"or log in with `hf auth login`; {OFFLINE}"
+            f"or log in with `hf auth login`; {OFFLINE}{beside(name)}"
         ) from error
     for each in said:
         warnings.warn(str(each.message), stacklevel=3)
@@ -274,8 +275,9 @@ def _is_cut(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno is None and "onsistency" in str(error)
 
 
-def _fallen_back(error: Exception, kept: Path | None, what: str) -> Path:
+def _fallen_back(error: Exception, kept: Path | None, repo: str, file: str) -> Path:
     """Return the file of the cache, with a warning, or raise what is wrong in a sentence."""
+    what = f"{repo}/{file}"
     if isinstance(error, RevisionNotFoundError) or not _is_of_network(error):
         raise error
     if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
@@ -283,7 +285,8 @@ def _fallen_back(error: Exception, kept: Path | None, what: str) -> Path:
     if kept is None:
         if _status(error)[0] in _NO_ACCESS:
             raise error
-        raise ConnectionError(f"{what}: not in the cache, and {_reason(error)}; {OFFLINE}") from error
+        said = f"{what}: not in the cache, and {_reason(error)}; {OFFLINE}{beside(repo)}"
+        raise ConnectionError(said) from error
     if not isinstance(error, OfflineModeIsEnabled):
         warnings.warn(
             f"{what}: {_reason(error)}; the copy of it in the cache is used, which may be older", stacklevel=4

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from s3clip.files.addresses import checked_path, is_address
+from s3clip.files.folders import beside
 from s3clip.images.opening import image_suffixes
 
 
@@ -35,7 +36,9 @@ def find_images(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
             files = [Path(path) for path in matching if is_image(path) and _is_file(path)]
             warn_of_passed_over(source, sorted({*matching} - {str(path) for path in files}))
             if not files:
-                raise FileNotFoundError(f"{source}: no such file, folder or matching glob of images")
+                raise FileNotFoundError(
+                    f"{source}: no such file, folder or matching glob of images{beside(path)}"
+                )
         found.update(dict.fromkeys(files))
     return list(found)
 

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from s3clip.files.addresses import checked_path
+from s3clip.files.folders import beside
 from s3clip.files.json import LARGEST, parse_json, unique
 from s3clip.files.problems import shown
 from s3clip.files.text import read_text
@@ -88,7 +89,10 @@ def _parsed(path: Path, where: str) -> Any:
             return classes
         raise ValueError(f"{where}: is a directory without sub-folders; expected one a class, or {_KINDS}")
     if not path.exists():
-        raise FileNotFoundError(f"no synonym file {str(path)!r}: looked for {path.absolute()}")
+        from s3clip.texts.sets import set_names
+
+        near = beside(path, {name: BUILTIN + name for name in set_names()})
+        raise FileNotFoundError(f"no synonym file {str(path)!r}: looked for {path.absolute()}{near}")
     if kind not in SUFFIXES:
         raise ValueError(f"{where}: expected {_KINDS}")
     text = read_text(path, where)

@@ -11,6 +11,7 @@ import torch
 from s3clip import HeadConfig, SynonymousSpaceHead
 from s3clip.artifact.folder import DamagedFileError, load_artifact
 from s3clip.class_space import Calibration
+from s3clip.texts.labels import composed
 from tests.artifact.test_artifact import rewrite
 
 RECORDS = [{"name": "ox", "id": 3}, {"name": "cat", "synonyms": ["kitty"]}, {"name": "ox 2"}]
@@ -119,7 +120,9 @@ def test_a_fingerprint_of_other_parts_is_kept(saved: Path, tmp_path: Path):
     more = {"fingerprint.more_texts": torch.ones(6, 16), "fingerprint.tokenizer": torch.arange(32).byte()}
     rewrite(saved, change_tensors=lambda tensors: tensors.update(more))
     space = load_artifact(saved)
-    again = load_artifact(SynonymousSpaceHead.from_pretrained(saved, backbone=None).save_pretrained(tmp_path))
+    again = load_artifact(
+        SynonymousSpaceHead.from_pretrained(saved, backbone=None).save_pretrained(tmp_path / "again")
+    )
     for kept in (space, again):
         assert set(kept.backbone.fingerprint) == {"image", "texts", "more_texts", "tokenizer"}
         assert torch.equal(kept.backbone.fingerprint["tokenizer"], torch.arange(32).byte())
@@ -308,7 +311,7 @@ def test_texts_that_cannot_be_shown_are_refused():
 def test_names_of_all_scripts_are_names(name: str, tmp_path: Path):
     head = SynonymousSpaceHead().fit_embeddings([torch.randn(1, 8)], [name], logit_scale=1.0)
     assert load_artifact(head.save_pretrained(tmp_path)).class_names == [name]
-    assert head.rename_class(0, f"{name}2").class_names == [f"{name}2"]
+    assert head.rename_class(0, f"{name}2").class_names == [composed(f"{name}2")]
 
 
 def test_scales_and_temperatures_have_bounds():

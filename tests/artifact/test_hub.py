@@ -166,7 +166,7 @@ def test_large_files_go_through_their_own_storage(
     (file,) = head.save_pretrained(tmp_path / "space").glob("*.safetensors")
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     if way == "xet":
-        hf_xet = pytest.importorskip("hf_xet")
+        hf_xet = pytest.importorskip("hf_xet", reason="huggingface_hub is not installed with hf_xet")
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)
         hub.xet_folder = str(tmp_path / "storage")
         (tmp_path / "storage").mkdir()

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,9 @@ class Found:
     problems: tuple[str, ...] = ()
 
 
+_Opener = Callable[[Any, str, Any, tuple[str, ...]], Found]
+
+
 class _NotThere(FileNotFoundError):
     """A layout that a data set does not have; says what was looked for."""
 
@@ -82,12 +86,13 @@ def open_layout(
         ValueError: one is, but contradicts itself.
     """
     on_hub = isinstance(root, str)
+    openers: dict[str, _Opener] = {**_OPENERS, "folders": partial(_folders, is_class=is_class)}
     looked_for = []
     for layout in convention.layouts:
         if on_hub and getattr(layout, "hub", None) is None:
             continue
         try:
-            found = _OPENERS[layout.kind](layout, convention.split, root, allowed, is_class)
+            found = openers[layout.kind](layout, convention.split, root, allowed)
         except _NotThere as error:
             looked_for.append(str(error))
             continue
@@ -106,9 +111,7 @@ class _CoopParts(RootModel[dict[str, list[tuple[str, StrictInt, str]]]]):
     """The pictures of each split: file, label, name of the class."""
 
 
-def _coop_split(
-    layout: CoopSplit, split: str, root: Path, allowed: tuple[str, ...], is_class: IsClass
-) -> Found:
+def _coop_split(layout: CoopSplit, split: str, root: Path, allowed: tuple[str, ...]) -> Found:
     folder = root / layout.folder
     file = folder / layout.file
     content = _read_text(file)
@@ -130,9 +133,7 @@ def _coop_split(
     return Found(layout, tuple(shards), [names[label].replace("_", " ") for label in range(len(names))])
 
 
-def _aircraft_lists(
-    layout: AircraftLists, split: str, root: Path, allowed: tuple[str, ...], is_class: IsClass
-) -> Found:
+def _aircraft_lists(layout: AircraftLists, split: str, root: Path, allowed: tuple[str, ...]) -> Found:
     folder = root / layout.folder
     names = _read_text(folder / "variants.txt").splitlines()
     positions = {name.strip(): position for position, name in enumerate(names)}
@@ -147,7 +148,9 @@ def _aircraft_lists(
     return Found(layout, tuple(file_shards(folder / "images", files)), list(positions))
 
 
-def _folders(layout: Folders, split: str, root: Path, allowed: tuple[str, ...], is_class: IsClass) -> Found:
+def _folders(
+    layout: Folders, split: str, root: Path, allowed: tuple[str, ...], *, is_class: IsClass
+) -> Found:
     folder = root / layout.folder
     inside, outside = _pictures(folder)
     if not inside:
@@ -169,9 +172,7 @@ def _pictures(folder: Path) -> tuple[list[str], list[str]]:
     return [path for path in found if "/" in path], [path for path in found if "/" not in path]
 
 
-def _flat_imagenet(
-    layout: FlatImageNet, split: str, root: Path, allowed: tuple[str, ...], is_class: IsClass
-) -> Found:
+def _flat_imagenet(layout: FlatImageNet, split: str, root: Path, allowed: tuple[str, ...]) -> Found:
     folder = root / layout.folder
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
     numbered = {name: int(match[1]) for name in names if (match := IMAGENET_VAL.fullmatch(name))}
@@ -228,7 +229,7 @@ def _devkit_ids(file: Path) -> dict[int, str]:
         raise ValueError(f"{file}: not the table of the development kit ({error!r})") from error
 
 
-def _csv(layout: Csv, split: str, root: Path, allowed: tuple[str, ...], is_class: IsClass) -> Found:
+def _csv(layout: Csv, split: str, root: Path, allowed: tuple[str, ...]) -> Found:
     file, folder = root / layout.file, root / layout.folder
     if not file.is_file():
         raise _NotThere(str(file))
@@ -242,16 +243,14 @@ def _csv(layout: Csv, split: str, root: Path, allowed: tuple[str, ...], is_class
     return Found(layout, tuple(file_shards(folder, files)))
 
 
-def _masks(layout: Masks, split: str, root: Path, allowed: tuple[str, ...], is_class: IsClass) -> Found:
+def _masks(layout: Masks, split: str, root: Path, allowed: tuple[str, ...]) -> Found:
     try:
         return Found(layout, tuple(masked_images(layout, root / layout.folder, allowed)))
     except FileNotFoundError as error:
         raise _NotThere(str(error)) from error
 
 
-def _webdataset(
-    layout: WebDataset, split: str, root: Path | str, allowed: tuple[str, ...], is_class: IsClass
-) -> Found:
+def _webdataset(layout: WebDataset, split: str, root: Path | str, allowed: tuple[str, ...]) -> Found:
     folder = _place(layout, root)
     count = _text_or_none(_join(folder, split, "nshards.txt"))
     if count is not None:
@@ -271,9 +270,7 @@ def _webdataset(
     return Found(layout, shards, [line.strip() for line in listed.splitlines() if line.strip()])
 
 
-def _parquet(
-    layout: Parquet, split: str, root: Path | str, allowed: tuple[str, ...], is_class: IsClass
-) -> Found:
+def _parquet(layout: Parquet, split: str, root: Path | str, allowed: tuple[str, ...]) -> Found:
     folder = _place(layout, root)
     patterns = (f"{split}-*.parquet", f"data/{split}-*.parquet", f"{split}.parquet", f"{split}/*.parquet")
     names = next((names for pattern in patterns if (names := _list(folder, pattern))), [])
@@ -344,13 +341,13 @@ def _read_text(path: Path) -> str:
     return text
 
 
-_OPENERS: dict[str, Callable[[Any, str, Any, tuple[str, ...], IsClass], Found]] = {
+_OPENERS: dict[str, _Opener] = {
     "coop_split": _coop_split,
     "aircraft_lists": _aircraft_lists,
-    "folders": _folders,
     "flat_imagenet": _flat_imagenet,
     "csv": _csv,
     "masks": _masks,
     "webdataset": _webdataset,
     "parquet": _parquet,
 }
+"""What opens a layout, by its kind; folders, which are told apart by the classes, `open_layout` adds."""

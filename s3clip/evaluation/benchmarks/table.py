@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from s3clip.arguments import did_you_mean
+from s3clip.files.folders import beside
 from s3clip.files.json import checked, parse_json
 from s3clip.texts.sources import BUILTIN
 
@@ -244,7 +245,7 @@ def _read_row(path: Path) -> Benchmark:
     except OSError as error:
         raise FileNotFoundError(
             f"{path}: {error.strerror}; expected the name of a benchmark, or a file with the row of a set of "
-            f"your own"
+            f"your own{beside(path)}"
         ) from error
     try:
         row = checked(parse_json(content, str(path)), Benchmark, str(path))

@@ -21,6 +21,7 @@ from s3clip.evaluation.report.schema import (
     headline_of,
 )
 from s3clip.evaluation.report.tables import benchmark_table, benchmark_text, summary_table, title_of
+from s3clip.files.folders import beside
 from s3clip.files.json import checked, read_json
 from s3clip.files.writing import write_atomically
 from s3clip.printing import counted, markdown_text
@@ -60,7 +61,9 @@ class Run(Value):
         try:
             content = read_json(path)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{path}: no such file; expected a folder of `s3clip eval`") from error
+            raise FileNotFoundError(
+                f"{path}: no such file; expected a folder of `s3clip eval`{beside(folder)}"
+            ) from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(
                 f"{path}: expected the format {FORMAT!r}, as this version of `s3clip eval` writes it; "
