@@ -272,6 +272,7 @@ class Sequences(RuleBasedStateMachine):
                 step(self.head)
             assert answers(self.head) == before
 
+    @precondition(lambda self: len(self.state.words) < len(WORDS))
     @rule(rate=st.sampled_from([0.05, 0.5]))
     def fit_rejection(self, rate):
         step, own = (
