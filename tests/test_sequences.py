@@ -412,5 +412,7 @@ class Sequences(RuleBasedStateMachine):
         assert torch.equal(embeds, kept)
 
 
-Sequences.TestCase.settings = settings(max_examples=10, stateful_step_count=10, deadline=None, derandomize=True)
+Sequences.TestCase.settings = settings(
+    max_examples=10, stateful_step_count=10, deadline=None, derandomize=True
+)
 TestSequences = pytest.mark.filterwarnings("error::UserWarning")(Sequences.TestCase)

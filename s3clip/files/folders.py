@@ -44,7 +44,7 @@ def check_writable(folder: Path, argument: str) -> None:
         NotADirectoryError: it is a file, or would lie in one.
         PermissionError: it, or where it would be made, is not to be written to.
     """
-    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
     if not there.is_dir():
         raise NotADirectoryError(f"{argument}: expected a folder, {there} is a file")
     if not os.access(there, os.W_OK):

@@ -59,6 +59,12 @@ def composed(text: str) -> str:
     """
     if text.isascii():
         return (_SPACES.sub(" ", text) if "  " in text else text).strip()
+    while (form := _composed_once(text)) != text:  # what is taken out brings others side by side
+        text = form
+    return form
+
+
+def _composed_once(text: str) -> str:
     text = _INVISIBLE.sub("", text)
     text = _JOINER.sub(lambda found: found[0] if _joins(text, found.start()) else "", text)
     return normalize("NFC", _SPACES.sub(" ", text).strip())
@@ -85,7 +91,8 @@ def alike(text: str) -> str:
 
     Case does not count, and "_" and "-" stand for spaces, as in the names of folders.
     """
-    return " ".join(re.sub(r"[\s_-]+", " ", composed(text).casefold()).split())
+    folded = composed(composed(text).casefold())  # "İ" becomes two characters
+    return " ".join(re.sub(r"[\s_-]+", " ", folded).split())
 
 
 class NameIndex:

@@ -41,8 +41,10 @@ def test_a_link_gives_no_image_two_classes(folder: Path):
         (folder / "tree" / name).mkdir(parents=True)
         (folder / "tree" / name / "a.png").symlink_to(folder / "a.png")
     with pytest.raises(ValueError, match="'dog', and by a link in that of 'cat'; give each image one"):
-        labelled_images(folder / "tree", None, named=["cat", "dog"])
-    files, labels = labelled_images(folder / "tree", None, named=["dog"])  # the others are of no class
+        labelled_images(folder / "tree", None, is_class={"cat", "dog"}.__contains__)
+    files, labels = labelled_images(
+        folder / "tree", None, is_class={"dog"}.__contains__
+    )  # the others are of no class
     assert (len(files), labels) == (3, ["all", "cat", "dog"])
 
 

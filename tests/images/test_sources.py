@@ -376,7 +376,9 @@ def test_pictures_that_a_table_names_lie_beside_it(tmp_path):
     own = list(TableShard("t", tmp_path / "a" / "t.parquet", label_column=None).samples())
     assert shade(own[0].open()) == 7
     for sample in own[1:3]:
-        with pytest.raises(BrokenImageError, match=r"lies outside of the folder .* allow '(file|memory)'"):
+        with pytest.raises(
+            BrokenImageError, match=r"outside of the folder .* allow_addresses='(file|memory)'"
+        ):
             sample.open()
     for sample, error in ((here[3], FileNotFoundError), (here[4], BrokenImageError)):
         with pytest.raises(error):

@@ -493,7 +493,7 @@ def test_warnings_point_at_the_caller():
 READABLE = st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]).filter(
     lambda sign: not problem_of_name(f"a{sign}")
 )
-TEXT = st.text(READABLE, min_size=1, max_size=8).filter(str.strip)
+TEXT = st.text(READABLE, min_size=1, max_size=8).filter(composed)
 TEXTS = st.lists(TEXT, max_size=3)
 CLASS = st.builds(
     SynonymClass,

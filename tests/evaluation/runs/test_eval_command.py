@@ -253,7 +253,7 @@ BAD_COMMANDS = {
     "no model": bad(["{row}", "--backbone", "empty"], "empty"),
     "out is a file": bad(["{row}", "--out", "words.json"], "--out: expected a folder, words.json is a file"),
     "cache in a file": bad(
-        ["{row}", "--cache", "words.json/x"], "--cache: words.json/x cannot be made a folder: "
+        ["{row}", "--cache", "words.json/x"], "--cache: expected a folder, words.json is a file"
     ),
     "broken cache": bad(["{row}", "--cache", "cache"], "fingerprint.safetensors: cannot be read", "--cache"),
 }
