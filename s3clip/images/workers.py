@@ -107,10 +107,20 @@ def _begin(parent: int, worker: int) -> None:
 
     Torch takes whoever has the worker then for its parent.
     """
+    sys.excepthook = _say_unless_nobody_takes
     if hasattr(os, "nice"):
         os.nice(_NICE)
     if hasattr(os, "fork") and os.getppid() != parent:  # on Windows torch has a handle of the parent
         os._exit(1)
+
+
+def _say_unless_nobody_takes(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Print an error, as Python does, but of what a worker holds out to a process that ends.
+
+    It shares its tensors by a thread, which tells of a receiver that is gone; other errors go to the loader.
+    """
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _begin_thread() -> None:

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import sys
+from multiprocessing.connection import Client
+from multiprocessing.resource_sharer import DupFd
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,26 @@ def test_a_worker_whose_parent_was_killed_while_it_began(tmp_path: Path):
     assert is_there(int(worker.read_text()))
     (tmp_path / "go").touch()
     wait_for(lambda: not is_there(int(worker.read_text())), seconds=60)
+
+
+class Shared:
+    """A dataset whose worker holds something out to a process that connects, and is gone."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        with (Path(__file__)).open() as file:
+            held = DupFd(file.fileno())
+        address, _ = held._id  # type: ignore[attr-defined]
+        Client(address, authkey=multiprocessing.current_process().authkey).close()
+        os.close(held.detach())  # to the next one it is given
+        sys.excepthook(ValueError, ValueError("of something else"), None)
+        return 7
+
+
+def test_a_worker_says_nothing_of_a_process_that_takes_nothing(capfd: pytest.CaptureFixture[str]):
+    loader = DataLoader(Shared(), num_workers=1, batch_size=None, multiprocessing_context="fork")
+    assert list(start_workers(loader)) == [7]
+    said = capfd.readouterr().err
+    assert said.splitlines() == ["ValueError: of something else"]
