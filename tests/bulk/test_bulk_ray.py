@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -135,24 +136,21 @@ def test_two_actors_after_a_job_that_stopped(cluster: None, place: Path, tmp_pat
 
 
 def test_it_listens_on_loopback_alone(cluster: None):
-    listening = [
-        (process.name(), connection.laddr.ip)
-        for process in family()
-        for connection in process.net_connections(kind="inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]
+    listening = [address for process in family() for address in addresses(process)]
     assert len(listening) > 3
-    assert {ip for _, ip in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert {*listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 def test_workers_are_killed(cluster: None, place: Path, tmp_path: Path):
     out, draw, killed = tmp_path / "out", random.Random(), []
 
     def kill(whom: str, most: float) -> None:
-        victims = wait_for(lambda: [each for each in family() if whom in command(each)])
-        time.sleep(draw.uniform(0, most))
-        victims[0].kill()
-        killed.append(whom)
+        while whom not in killed:
+            victims = wait_for(lambda: [each for each in family() if whom in command(each)])
+            time.sleep(draw.uniform(0, most))
+            with suppress(psutil.NoSuchProcess):  # it had ended meanwhile: another one, then
+                victims[0].kill()
+                killed.append(whom)
 
     def kill_both() -> None:
         kill("MapBatches(_Decode)", 0.1)
@@ -261,6 +259,15 @@ def command(process: "psutil.Process") -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
+
+
+def addresses(process: "psutil.Process") -> list[str]:
+    """Where a process listens; nowhere if it has ended."""
+    try:
+        found = process.net_connections(kind="inet")
+    except psutil.NoSuchProcess:
+        return []
+    return [each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN]
 
 
 def assert_gone(processes: list["psutil.Process"]) -> None:
