@@ -7,8 +7,6 @@ from typing import Annotated
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from s3clip.arguments import LARGEST_SCALE, is_scale
@@ -219,6 +217,9 @@ def copies(embeds: Tensor) -> Tensor:
 
     An image has other last digits in another batch, some of which float16 rounds to another number.
     """
+    from scipy.sparse import coo_matrix  # a fifth of a second, and only labelled images need it
+    from scipy.sparse.csgraph import connected_components
+
     with torch.autocast("cpu", enabled=False):  # knows no float16 where it is on
         rows, groups = torch.unique(embeds.cpu(), dim=0, return_inverse=True)
     first, second = _near(rows.float()).numpy()
