@@ -2,8 +2,9 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from s3clip.class_space import FittedClass
 from s3clip.prediction.class_labels import class_positions
 from s3clip.texts.groups import group_owners, levels_of, problem_of_language
 from s3clip.texts.labels import alike, composed
+
+_Readings = dict[str, dict[str, set[int]]]
+"""By name what it may stand for, in words, and the positions of the classes that are meant."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +139,12 @@ def _among(classes: Sequence[FittedClass], among: Any) -> list[int]:
     numbers = [which for which in listed if not isinstance(which, str | Mapping)]
     found = set(class_positions(numbers, [each.name for each in classes], [None] * len(classes), "among"))
     readings = _readings(classes) if len(numbers) < len(listed) else {}
+    in_other_forms = cache(partial(_in_other_forms, readings))  # for all names at once, where one needs it
     for which in listed:
         if isinstance(which, Mapping):
             found |= _in_all(classes, which)
         elif isinstance(which, str):
-            found |= _called(classes, which, readings)
+            found |= _called(classes, which, readings, in_other_forms)
     if not found:
         raise ValueError("among: expected classes or groups, got none")
     return sorted(position for position in found if position is not None)
@@ -157,14 +162,14 @@ def _form(text: Any) -> Any:
     return composed(text) if isinstance(text, str) else text
 
 
-def _readings(classes: Sequence[FittedClass]) -> dict[str, dict[str, set[int]]]:
+def _readings(classes: Sequence[FittedClass]) -> _Readings:
     """Return what each name may stand for: the positions of the classes that are meant, in words."""
-    found: dict[str, dict[str, set[int]]] = {}
+    found: _Readings = {}
     for i, each in enumerate(classes):
         found.setdefault(composed(each.name), {})[f"class {i}"] = {i}
         for level, group in each.groups.items():
             found.setdefault(composed(group), {}).setdefault(f"{{{level!r}: {group!r}}}", set()).add(i)
-    by_id: dict[str, dict[str, set[int]]] = {}
+    by_id: _Readings = {}
     for i, each in enumerate(classes):
         if each.id is not None:
             by_id.setdefault(composed(str(each.id)), {})[f"class {i}"] = {i}
@@ -172,10 +177,10 @@ def _readings(classes: Sequence[FittedClass]) -> dict[str, dict[str, set[int]]]:
 
 
 def _called(
-    classes: Sequence[FittedClass], which: str, readings: Mapping[str, Mapping[str, set[int]]]
+    classes: Sequence[FittedClass], which: str, readings: _Readings, in_other_forms: Callable[[], _Readings]
 ) -> set[int]:
     """Return the positions of the classes that a name or id stands for."""
-    found = readings.get(composed(which)) or _all_alike(readings, which)
+    found = readings.get(composed(which)) or in_other_forms().get(alike(which))
     level, mark, group = which.partition("=")
     if not found and mark:
         return _in_all(classes, {level: group})
@@ -189,11 +194,12 @@ def _called(
     return next(iter(found.values()))
 
 
-def _all_alike(readings: Mapping[str, Mapping[str, set[int]]], which: str) -> dict[str, set[int]]:
-    """Return what names may stand for that are written in another way."""
-    wanted = alike(which)
-    meant = [each for name, each in readings.items() if alike(name) == wanted]
-    return {words: positions for each in meant for words, positions in each.items()}
+def _in_other_forms(readings: _Readings) -> _Readings:
+    """Return what names may stand for in whatever way they are written, by what is `alike` in all of them."""
+    found: _Readings = {}
+    for name, meant in readings.items():
+        found.setdefault(alike(name), {}).update(meant)
+    return found
 
 
 def _known(classes: Sequence[FittedClass], which: str) -> str:
