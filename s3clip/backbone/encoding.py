@@ -7,7 +7,7 @@ from torch import Tensor
 
 from s3clip.backbone.backbone import Backbone
 from s3clip.backbone.text_cache import TextCache, never_fatal, text_cache
-from s3clip.space.synonymous_space import unit_vectors
+from s3clip.space.synonymous_space import as_tensor, unit_vectors
 from s3clip.texts.prompts import Text
 
 PROMPT_BLOCK = 16_384
@@ -95,7 +95,7 @@ def checked_rows(
             f"embeddings, class_names: expected one tensor for each of one or more classes, "
             f"got {len(embeddings)} tensors and {len(names)} names"
         )
-    rows = [own if isinstance(own, Tensor) else torch.as_tensor(own, device="cpu") for own in embeddings]
+    rows = list(map(as_tensor, embeddings))
     for name, own in zip(names, rows, strict=True):
         if own.ndim != 2 or not len(own) or not own.is_floating_point():
             raise ValueError(

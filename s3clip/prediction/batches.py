@@ -13,7 +13,7 @@ from s3clip.arguments import whole_number
 from s3clip.class_space import Calibration, Examples, FittedClass
 from s3clip.images.opening import BrokenImageError, one_or_several, open_image
 from s3clip.prediction.adaptation import AdaptableHead, TestTimeAdapter
-from s3clip.space.synonymous_space import unit_vectors
+from s3clip.space.synonymous_space import as_tensor, unit_vectors
 
 
 class AnsweringHead(AdaptableHead, Protocol):
@@ -167,8 +167,7 @@ def as_embeds(image_embeds: Any) -> Tensor:
         TypeError: something else.
     """
     try:
-        given = isinstance(image_embeds, Tensor)  # as_tensor would move it where the process makes tensors
-        found = image_embeds if given else torch.as_tensor(image_embeds, device="cpu")
+        found = as_tensor(image_embeds)
         if found.is_complex():
             raise TypeError("of complex ones")
         return found

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from s3clip.arguments import is_whole, plain
 from s3clip.printing import counted
+from s3clip.space.synonymous_space import as_tensor
 from s3clip.texts.labels import NameIndex
 
 
@@ -96,8 +97,7 @@ def checked_labels(labels: Any, classes: Sequence[Identified], images: int) -> T
         raise ValueError(f"labels: expected one for each of {counted(images, 'image')}, got {len(labels)}")
     if isinstance(labels, list) and any(isinstance(label, str) for label in labels):
         labels = _positions_of_names(labels, classes)
-    given = labels if isinstance(labels, Tensor) else torch.as_tensor(labels, device="cpu")
-    table = _comparable(given)
+    table = _comparable(as_tensor(labels))
     if table.ndim == 2:
         if table.shape[1] != len(classes) or not bool(((table == 0) | (table == 1)).all()):
             raise ValueError(

@@ -265,6 +265,14 @@ def check_paired(sizes: Tensor, what: str) -> None:
         )
 
 
+def as_tensor(given: Any) -> Tensor:
+    """Return what was given as a tensor, which stays where it is; other numbers come to the CPU.
+
+    By itself torch takes both to where the process makes tensors (`torch.set_default_device`).
+    """
+    return given if isinstance(given, Tensor) else torch.as_tensor(given, device="cpu")
+
+
 def unit_vectors(vectors: Tensor) -> Tensor:
     """Return vectors of length one in the same directions, in float32 at least, whatever length they had.
 
