@@ -91,7 +91,7 @@ def test_a_folder_of_something_else_is_refused_and_left(verb: str, place: Path):
         before = there(place)
         result = CliRunner().invoke(cli.app, [*VERBS[verb], verb.split()[-1], str(folder)])
         assert isinstance(result.exception, ValueError), (name, result.output, result.exception)
-        assert f"{folder} holds" in str(result.exception), result.exception
+        assert str(result.exception).startswith(f"{verb.split()[-1]}: {folder} holds"), result.exception
         assert there(place) == before, name
 
 

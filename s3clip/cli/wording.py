@@ -15,7 +15,7 @@ _VERBS = {"calibrate": "calibrate", "fit_few_shot": "teach", "fit_rejection": "r
 _CALL = re.compile(rf"\b({'|'.join(_VERBS)})\(([^()]*)\)")
 
 _OTHERWISE = {
-    "folder": ["out"],
+    "folder": ["out", "photos"],
     "path": ["out", "picture"],
     "name": ["backbone"],
     "batch_size": ["text_batch_size"],
